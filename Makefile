@@ -1,0 +1,57 @@
+# Everything runs in .venv, which the first target that needs it makes. `make help` lists targets.
+PYTHON ?= python3
+RUN_DIR ?= runs/demo
+CORPUS ?= $(RUN_DIR)-corpus/corpus.jsonl
+
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format types check clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##/\1:/' | column -t -s: 2>/dev/null \
+	  || grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## the virtual environment with the pinned versions
+
+# Remove the stamp to install again. A .venv made by hand is kept and installed into. torch goes
+# first and alone: pip picks the build its indexes offer (a CPU one where that is what they offer).
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: Python 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old: 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
+	@command -v g++ >/dev/null || { echo "make: g++ not found: DeepSpeed compiles an operator on first use (Debian, Ubuntu: apt-get install g++)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: .venv has $$($(BIN)/python --version): remove it, 3.11 or newer is needed" >&2; exit 1; }
+	@echo "installing into .venv (some minutes the first time)"
+	@$(PIP) install --quiet -c constraints.txt torch
+	@$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (RUN_DIR=runs/demo)
+	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
+	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR) corpus.path=$(CORPUS)
+
+test: $(INSTALLED)  ## the tests
+	$(BIN)/python -m pytest tests -m "not slow"
+
+test-slow: $(INSTALLED)  ## the tests marked slow, which CI runs beside them
+	$(BIN)/python -m pytest tests -m slow
+
+lint: $(INSTALLED)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED)  ## mypy
+	$(BIN)/mypy
+
+check: lint types test  ## what CI runs, without the demo
+
+clean:  ## caches and build output; runs/ and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
