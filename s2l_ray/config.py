@@ -1,0 +1,345 @@
+"""The whole run as typed, validated models. Nothing else in the project parses configuration.
+
+Imports neither torch nor ray, so that a typo costs well under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+SelectorName = Literal["s2l", "s2l_official", "random"]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run: says the field, what was found and what was wanted."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=False)
+
+
+class CorpusConfig(Section):
+    """Where the examples come from and how a row becomes an example."""
+
+    path: str | list[str] = Field(
+        description="file, glob or folder (local or s3://), several of them, or hf://owner/dataset"
+    )
+    format: Literal["auto", "jsonl", "parquet", "huggingface"] = "auto"
+    split: str = "train"  # of a Hugging Face dataset
+    columns: dict[
+        Literal["instruction", "input", "output", "messages", "source"], str
+    ] = {}  # our field -> the column's name; fields left out are detected
+    source: str | None = None  # for rows without a source column; else "default"
+    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    duplicates: Literal["drop", "number"] = "drop"
+    heldout_share: Share = 0.0  # set aside for evaluation before the proxy sees the corpus
+    num_parts: Annotated[int, Field(ge=1, le=10_000)] | None = None  # unless set: about 64 MB each
+
+
+class PromptConfig(Section):
+    """How an example becomes text: a named template or one's own, and where it is cut."""
+
+    template: Literal["alpaca", "radiology", "plain", "chat", "custom"] = "alpaca"
+    prompt: str | None = None  # custom: text with {instruction}, used without an input
+    prompt_with_input: str | None = None  # custom: text with {instruction} and {input}
+    max_length: Annotated[int, Field(ge=2)] = 512
+
+    @model_validator(mode="after")
+    def _custom(self) -> PromptConfig:
+        if (self.template == "custom") != (self.prompt is not None):
+            raise ValueError("prompt.prompt goes with prompt.template: custom, and only with it")
+        if self.prompt is not None and "{instruction}" not in self.prompt:
+            raise ValueError("prompt.prompt lacks {instruction}")
+        if self.prompt_with_input is not None and not (
+            "{instruction}" in self.prompt_with_input and "{input}" in self.prompt_with_input
+        ):
+            raise ValueError("prompt.prompt_with_input lacks {instruction} or {input}")
+        return self
+
+
+class ModelConfig(Section):
+    """A causal language model: a hub name or folder, or an architecture to start from scratch."""
+
+    name: str | None = None  # hub name or folder in Hugging Face format
+    revision: str | None = None
+    trust_remote_code: bool = False
+    architecture: dict[str, Any] | None = None  # from scratch: model_type and its config's fields
+    tokenizer_vocab: Annotated[int, Field(ge=300)] | None = None  # train a BPE on the corpus
+    tokenizer: str | None = None  # from scratch with an existing tokenizer: hub name or folder
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ModelConfig:
+        if (self.name is None) == (self.architecture is None):
+            raise ValueError("give either name (pretrained) or architecture (from scratch)")
+        if self.architecture is not None:
+            if "model_type" not in self.architecture:
+                raise ValueError("architecture lacks model_type, such as gpt_neox or llama")
+            if (self.tokenizer is None) == (self.tokenizer_vocab is None):
+                raise ValueError("a model from scratch needs tokenizer or else tokenizer_vocab")
+        elif self.tokenizer is not None or self.tokenizer_vocab is not None:
+            raise ValueError("a pretrained model brings its own tokenizer")
+        return self
+
+
+class WorkersConfig(Section):
+    """Ray resources of a stage: how many workers or actors, and what each asks for."""
+
+    num_workers: Positive = 1
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    accelerator_type: str | None = None
+
+
+class TrainingConfig(Section):
+    """One fine-tuning job. `zero_stage: null` is DDP, 0 to 3 is DeepSpeed ZeRO."""
+
+    model: ModelConfig
+    epochs: Annotated[float, Field(gt=0)] = 3
+    max_steps: Positive | None = None  # instead of epochs
+    global_batch_size: Positive = 128
+    micro_batch_size: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    warmup_share: Share = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    offload_optimizer: bool = False  # DeepSpeed: optimizer state to CPU memory
+    gradient_checkpointing: bool = False
+    num_checkpoints: Positive | None = None  # evenly spaced, the last at the end
+    checkpoint_every: Positive | None = None  # or every n steps
+    resume_every: Positive = 500  # steps between resume points beside the checkpoints
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    workers: WorkersConfig = WorkersConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainingConfig:
+        if self.num_checkpoints is not None and self.checkpoint_every is not None:
+            raise ValueError("give num_checkpoints or checkpoint_every, not both")
+        share, rest = divmod(self.global_batch_size, self.workers.num_workers)
+        if rest:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} must be a multiple of "
+                f"workers.num_workers {self.workers.num_workers}"
+            )
+        if share % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size / num_workers = {share} must be a multiple of "
+                f"micro_batch_size {self.micro_batch_size}"
+            )
+        if self.offload_optimizer and self.zero_stage in (None, 0):
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        return self
+
+
+class TrajectoriesConfig(Section):
+    """Scoring: the loss of every example at every checkpoint."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tokens_per_batch: Positive = 8192  # padded tokens in one forward pass
+    workers: WorkersConfig = WorkersConfig()  # num_workers: actors at the start
+    max_workers: Positive | None = None  # the actor pool may grow to this
+
+
+class ClustersConfig(Section):
+    """k-means over trajectories (scikit-learn's meanings)."""
+
+    n_clusters: Positive = 100
+    max_iter: Positive = 300
+    tol: Annotated[float, Field(ge=0)] = 1e-4
+    random_state: int = 42
+    num_actors: Positive | None = None  # unless set: one per CPU of the cluster
+    stability: bool = True  # cluster once more with another seed and report the agreement
+
+
+class SelectionConfig(Section):
+    """Which examples, how many, and how they come out."""
+
+    selector: SelectorName = "s2l"
+    budget: int | float | str = 0.11
+    seed: int = 42
+    export: list[Literal["alpaca", "prompt_response", "messages"]] = []  # JSONL beside Parquet
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget(cls, value: Any) -> Any:
+        parse_budget(value)  # before pydantic would take true for 1
+        return value
+
+
+class EvaluationConfig(Section):
+    """Held-out response loss, and the comparison that tells whether selection helped."""
+
+    files: dict[str, str] = {}  # name -> a corpus-shaped file, beside the held-out share
+    baselines: list[SelectorName] = ["random"]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1]
+
+    @field_validator("seeds", "baselines")
+    @classmethod
+    def _once(cls, value: list) -> list:
+        if len(set(value)) != len(value):
+            raise ValueError(f"has an entry twice: {value}")
+        return value
+
+
+class ReportConfig(Section):
+    examples: bool = True  # show corpus text in the report
+    examples_per_cluster: Annotated[int, Field(ge=1, le=50)] = 4
+
+
+class RunConfig(Section):
+    """A run: `python jobs/pipeline.py CONFIG.yaml`."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
+    run_dir: Annotated[str, Field(min_length=1)]
+    seed: int = 42
+    corpus: CorpusConfig
+    prompt: PromptConfig = PromptConfig()
+    proxy: TrainingConfig
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
+    clusters: ClustersConfig = ClustersConfig()
+    selection: SelectionConfig = SelectionConfig()
+    target: TrainingConfig | None = None
+    target_prompt: PromptConfig | None = None  # unless set: the same as prompt
+    evaluation: EvaluationConfig = EvaluationConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _whole(self) -> RunConfig:
+        if self.proxy.num_checkpoints is None and self.proxy.checkpoint_every is None:
+            raise ValueError("proxy needs num_checkpoints or checkpoint_every (at least 2 points)")
+        if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
+            raise ValueError("proxy.num_checkpoints must be 2 or more: a trajectory has 2 points")
+        for field, prompt in (("prompt", self.prompt), ("target_prompt", self.target_prompt)):
+            model = self.proxy.model if field == "prompt" else self.target and self.target.model
+            if prompt and prompt.template == "chat" and model and model.tokenizer_vocab:
+                raise ValueError(f"{field}.template chat needs a tokenizer with a chat template")
+        return self
+
+
+def parse_budget(value: int | float | str) -> tuple[str, float]:
+    """A budget as ("examples", n), ("share", 0 < s <= 1) or ("tokens", n).
+
+    Strings: "500", "11%", "2M tokens", "1.5B tokens". Raises ValueError on anything else.
+    """
+    wanted = 'a count (1000), a share (0.11 or "11%") or tokens ("2M tokens")'
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r}: wanted {wanted}")
+    if isinstance(value, str):
+        text = value.strip()
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGB]?)\s*tokens", text):
+            scale = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]]
+            kind, number = "tokens", float(round(float(match[1]) * scale))
+        elif match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text):
+            kind, number = "share", float(match[1]) / 100
+        elif re.fullmatch(r"\d+", text):
+            kind, number = "examples", float(text)
+        else:
+            raise ValueError(f"{value!r}: wanted {wanted}")
+    else:
+        kind = "examples" if isinstance(value, int) else "share"
+        number = float(value)
+    if number <= 0 or (kind == "share" and number > 1):
+        raise ValueError(f"{value!r}: wanted {wanted}, more than 0, a share at most 1")
+    return kind, number
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read one YAML file, apply `key.path=value` overrides (values are YAML), validate.
+
+    Raises ConfigError with every fault found, a line each.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: wanted a mapping of settings, found {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    return validate(data, origin=str(path))
+
+
+def validate(data: dict[str, Any], *, origin: str = "config") -> RunConfig:
+    """The mapping as a RunConfig; ConfigError names field, what was found and what was wanted."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(fault) for fault in error.errors()]
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hex digits over the JSON form of the parts (sections of the config, strings, numbers)."""
+    plain = [p.model_dump(mode="json") if isinstance(p, BaseModel) else p for p in parts]
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: wanted key.path=value")
+    *parents, last = key.strip().split(".")
+    node = data
+    for name in parents:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {name} is not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[Section] | None:
+    """The config class whose fields the location's last name should be one of."""
+    section: type[Section] | None = RunConfig
+    for name in location:
+        if section is None or str(name) not in section.model_fields:
+            return None
+        annotation = section.model_fields[str(name)].annotation
+        choices = [annotation, *get_args(annotation)]
+        section = next((c for c in choices if isinstance(c, type) and issubclass(c, Section)), None)
+    return section
+
+
+def _explain(fault: Any) -> str:
+    location = fault["loc"]
+    field = ".".join(str(part) for part in location) or "the configuration"
+    found = fault.get("input")
+    shown = repr(found) if not isinstance(found, dict) else "a mapping"
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    if fault["type"] == "extra_forbidden":
+        section = _section_at(location[:-1])
+        names = sorted(section.model_fields) if section else []
+        near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+        hint = f"; nearest valid name: {near[0]}" if near else f"; valid names: {', '.join(names)}"
+        return f"{field}: unknown key (found {shown}){hint}"
+    if fault["type"] == "missing":
+        return f"{field}: missing, a value is wanted"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{field}: {message}"
+    if fault["type"] == "literal_error" and isinstance(found, str):
+        names = re.findall(r"'([^']*)'", message)
+        near = difflib.get_close_matches(found, names, n=1, cutoff=0.4)
+        message += f"; nearest valid name: {near[0]}" if near else ""
+    return f"{field}: found {shown}, wanted: {message}"
