@@ -1,0 +1,80 @@
+"""The driver's side of Ray: connect, quieten, and say what machine and versions a run had."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import resource
+from importlib.metadata import version
+from pathlib import Path
+
+import ray
+from ray.data import DataContext
+
+# For every worker, before torch is loaded: processes that share cores must not spin while they
+# wait, and freed training buffers are kept instead of going back to the system at each step.
+WORKER_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name, really: in the environment of a job
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "scikit-learn", "pyarrow", "numpy")
+
+
+def connect() -> None:
+    """Use the Ray that is there (RAY_ADDRESS, a job's cluster, the caller's), or start a local one.
+
+    A program that runs on Ray already keeps its own settings.
+    """
+    quiet()
+    if ray.is_initialized():
+        return
+    # Ray refuses a variable that the job's submission sets too: that one stands.
+    job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
+    given = job.get("env_vars") or {}
+    ours = {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in given}
+    runtime_env: dict[str, object] = {"env_vars": ours}
+    if "RAY_ADDRESS" in os.environ and not in_job():
+        runtime_env["py_modules"] = [str(Path(__file__).parent)]  # no job brings the code
+    # A local Ray keeps idle workers: to start one and import torch takes seconds, and the stages
+    # of a small run are not much longer.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def in_job() -> bool:
+    """Whether this is the driver of a submitted Ray job."""
+    return JOB_CONFIG in os.environ
+
+
+def quiet() -> None:
+    """Leave the terminal to the stages' own progress; Ray's logs are in its session folder."""
+    DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def hardware() -> str:
+    """One line: what the cluster offers, and the driver's kind of machine."""
+    have = ray.cluster_resources()
+    nodes = len([node for node in ray.nodes() if node["Alive"]])
+    gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""
+    memory = have.get("memory", 0) / 2**30
+    return (
+        f"{nodes} node{'s' if nodes > 1 else ''}, {have.get('CPU', 0):.0f} CPUs{gpus}, "
+        f"{memory:.0f} GiB for Ray ({platform.machine()})"
+    )
+
+
+def peak_memory() -> float:
+    """Largest resident size of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if platform.system() == "Darwin" else 1024)

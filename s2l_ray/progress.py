@@ -1,0 +1,120 @@
+"""Progress of a stage: a live line on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import ray
+
+INTERVAL = 15.0  # seconds between lines when the output is not a terminal
+
+
+class Progress:
+    """`with Progress("score", total=12, unit="parts") as p: p.advance(1)`; writes to stderr."""
+
+    def __init__(self, stage: str, *, total: float, unit: str) -> None:
+        self.stage, self.total, self.unit = stage, total, unit
+        self.done, self.note = 0.0, ""
+        self.began = self.shown = time.monotonic()
+        self.already = 0.0  # done before this process: not part of the rate
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._show(final=True)
+        elif sys.stderr.isatty():
+            sys.stderr.write("\n")
+
+    def resume_at(self, done: float) -> None:
+        self.done = self.already = done
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self.set(self.done + amount, note)
+
+    def set(self, done: float, note: str = "") -> None:
+        self.done, self.note = done, note
+        wait = 0.5 if sys.stderr.isatty() else INTERVAL
+        if time.monotonic() - self.shown >= wait:
+            self._show()
+
+    def _show(self, final: bool = False) -> None:
+        self.shown = time.monotonic()
+        seconds = max(self.shown - self.began, 1e-9)
+        rate = (self.done - self.already) / seconds
+        line = f"[{self.stage}] {self.done:,.0f} of {self.total:,.0f} {self.unit}"
+        if rate > 0:
+            line += f", {rate:,.1f}/s" if rate >= 0.1 else f", {60 * rate:.1f}/min"
+            left = (self.total - self.done) / rate
+            line += f", {clock(seconds)} taken" if final else f", {clock(left)} left"
+        if self.note:
+            line += f", {self.note}"
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\033[K{line}" + ("\n" if final else ""))
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def clock(seconds: float) -> str:
+    """42 s, 3 min 5 s, 2 h 10 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+@ray.remote
+class Board:
+    """Where a worker writes how far it is, for the driver to show."""
+
+    def __init__(self) -> None:
+        self.news: tuple[int, str] = (0, "")
+
+    def write(self, done: int, note: str) -> None:
+        self.news = (done, note)
+
+    def read(self) -> tuple[int, str]:
+        return self.news
+
+
+class watch:
+    """`with watch(board, progress):` shows the board's news while the block runs."""
+
+    def __init__(self, board: Any, progress: Progress) -> None:
+        self.board, self.progress, self.over = board, progress, threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        self._show()
+
+    def _run(self) -> None:
+        while not self.over.wait(1.0):
+            self._show()
+
+    def _show(self) -> None:
+        try:
+            done, note = ray.get(self.board.read.remote())
+        except ray.exceptions.RayError:
+            return  # lost with its node: what it shows is not worth the training
+        if done and not self.progress.done:
+            self.progress.resume_at(done - 1)
+        if done:
+            self.progress.set(done, note)

@@ -1,0 +1,128 @@
+"""Runs the units of a stage with Ray Data: each unit yields one part, the manifest goes last.
+
+A unit is the restart unit of a stage (a part; in scoring a checkpoint and a part). Whole parts
+that an earlier run left behind are kept; only what is missing is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy
+
+from s2l_ray.config import WorkersConfig
+from s2l_ray.progress import Progress
+from s2l_ray.store import Manifest, Part, Store
+
+# What a unit's work returns: the part's rows, and its stats (JSON) for the manifest.
+Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
+
+
+def run_units(
+    store: Store,
+    units: list[dict[str, Any]],
+    make_work: Callable[..., Work],
+    args: tuple[Any, ...] = (),
+    *,
+    folder: str,
+    fingerprint: str,
+    label: str,
+    suffix: str = "arrow",
+    workers: WorkersConfig | None = None,
+    max_workers: int | None = None,
+    info: dict[str, Any] | None = None,
+) -> Manifest:
+    """Run `make_work(*args)(unit)` for each unit and commit the stage `folder`.
+
+    Each unit is a dict with a name under "unit"; the name may hold a folder ("step-000500/part-0").
+    Without `workers` the units are Ray tasks of one CPU; with it they go to a pool of actors, each
+    of which calls `make_work` once (to load a model, say), from workers.num_workers up to
+    max_workers. A part without rows is listed like any other.
+    """
+    found = store.found_parts(folder)
+    parts = [found[unit["unit"]] for unit in units if unit["unit"] in found]
+    todo = [unit for unit in units if unit["unit"] not in found]
+    with Progress(label, total=len(units), unit="parts") as progress:
+        progress.resume_at(len(parts))
+        if todo:
+            for row in plain_rows(
+                _dataset(todo, (store, folder, suffix, make_work, args), workers, max_workers)
+            ):
+                parts.append(Part(**json.loads(row["part"])))
+                progress.advance(1)
+    return store.commit(folder, fingerprint, parts, info or {})
+
+
+def plain_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a Dataset; a ValueError raised in its tasks arrives as the ValueError it was."""
+    # Otherwise Ray Data raises its own error from ours, and pickling loses what it came from.
+    dataset.context.raise_original_map_exception = True
+    try:
+        yield from dataset.iter_rows()
+    except ray.exceptions.RayTaskError as error:
+        cause: BaseException | None = error
+        while cause is not None and type(cause) is not ValueError:
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        # Ray Data adds advice on retries, which would not help.
+        raise ValueError(str(cause).split("\nFailed to ")[0]) from None
+
+
+def _dataset(
+    units: list[dict[str, Any]],
+    constructor: tuple[Any, ...],
+    workers: WorkersConfig | None,
+    max_workers: int | None,
+) -> ray.data.Dataset:
+    items = [{"unit": json.dumps(unit)} for unit in units]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    if workers is None:
+        return dataset.map_batches(
+            _run_once, fn_args=constructor, batch_size=1, batch_format="pyarrow", num_cpus=1
+        )
+    least = min(workers.num_workers, len(units))
+    most = min(max(max_workers or 0, workers.num_workers), len(units))
+    return dataset.map_batches(
+        _Worker,
+        fn_constructor_args=constructor,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=workers.cpus_per_worker,
+        num_gpus=workers.gpus_per_worker,
+        **({"accelerator_type": workers.accelerator_type} if workers.accelerator_type else {}),
+    )
+
+
+class _Worker:
+    def __init__(
+        self,
+        store: Store,
+        folder: str,
+        suffix: str,
+        make_work: Callable[..., Work],
+        args: tuple[Any, ...],
+    ) -> None:
+        self.store, self.folder, self.suffix = store, folder, suffix
+        self.work = make_work(*args)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        parts = []
+        for text in batch["unit"].to_pylist():
+            unit = json.loads(text)
+            table, stats = self.work(unit)
+            part = self.store.write_part(
+                table, self.folder, unit["unit"], suffix=self.suffix, stats=stats
+            )
+            parts.append(json.dumps(asdict(part)))
+        return pa.table({"part": parts})
+
+
+def _run_once(batch: pa.Table, *constructor: Any) -> pa.Table:
+    return _Worker(*constructor)(batch)
