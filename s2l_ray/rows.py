@@ -1,0 +1,251 @@
+"""One row of a source as the turns of an example, and back. Pure functions, no I/O."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PAIRS = [  # prompt and response columns, in order of preference
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+]
+CHATS = ["messages", "conversations"]  # OpenAI, ShareGPT; these go before pairs
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+Turns = list[tuple[str, str]]  # (role, text)
+Record = tuple[int, str | None, Any]  # row number, raw text if there is one, content or BadRow
+
+
+class BadRow(Exception):
+    """A row that is no example. The category holds no value of the row, so it can be counted."""
+
+    def __init__(self, category: str, detail: str = "") -> None:
+        super().__init__(category, detail)
+        self.category = category
+        self.reason = f"{category}: {detail}" if detail else category
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one file: `messages`, or `instruction` and `output` with maybe `input`."""
+
+    instruction: str | None = None
+    output: str | None = None
+    input: str | None = None
+    messages: str | None = None
+    source: str | None = None
+
+
+def detect(rows: Sequence[Iterable[str]], wanted: Mapping[Any, str], file: str) -> Columns:
+    """The columns to read in a file, from the column names of its first rows.
+
+    `wanted` (config.columns) goes before what is found; ValueError if it names what is not there,
+    or if nothing of a known shape is.
+    """
+    names = [set(row) for row in rows]
+    union = sorted(set().union(*names))
+    for field, column in wanted.items():
+        if column not in union:
+            near = difflib.get_close_matches(column, union, n=1, cutoff=0.4)
+            hint = f"; nearest: {near[0]}" if near else ""
+            raise ValueError(
+                f"{file}: no column {column!r} (corpus.columns.{field}); "
+                f"found {_listed(union)}{hint}"
+            )
+    source = wanted.get("source", "source")
+    if "messages" in wanted:
+        if wanted.keys() & {"instruction", "input", "output"}:
+            raise ValueError(
+                f"{file}: corpus.columns names both messages and "
+                f"{_listed(sorted(wanted.keys() - {'messages', 'source'}))}; one shape is wanted"
+            )
+        return Columns(messages=wanted["messages"], source=source)
+    if "instruction" in wanted or "output" in wanted:
+        pairs = [(wanted.get("instruction", a), wanted.get("output", b)) for a, b in PAIRS]
+        shapes: list[tuple[str, ...]] = [*dict.fromkeys(pairs)]
+    else:
+        shapes = [*((chat,) for chat in CHATS if "input" not in wanted), *PAIRS]
+    whole = (s for row in names for s in shapes if row.issuperset(s))
+    some = (s for row in names for s in shapes if row.intersection(s))  # rows will be rejected
+    shape = next(whole, None) or next(some, None)
+    if shape is None:
+        raise ValueError(
+            f"{file}: no columns of a known shape: found {_listed(union)}; wanted "
+            f"{' or '.join([*CHATS, *map(' and '.join, PAIRS)])}, or set corpus.columns"
+        )
+    if len(shape) == 1:
+        return Columns(messages=shape[0], source=source)
+    return Columns(shape[0], shape[1], wanted.get("input", "input"), source=source)
+
+
+def parse(record: Any, columns: Columns, source: str) -> tuple[str, Turns]:
+    """The source and the turns of a row; BadRow says why it has none."""
+    if not isinstance(record, dict):
+        raise BadRow("not an object", f"found {_kind(record)}")
+    if columns.messages:
+        turns = _chat(record, columns.messages)
+    else:
+        assert columns.instruction and columns.output and columns.input
+        turns = [("user", _text(record, columns.instruction))]
+        extra = record.get(columns.input)
+        if extra is not None and not (isinstance(extra, str) and not extra.strip()):
+            turns.append(("input", _text(record, columns.input)))
+        turns.append(("assistant", _text(record, columns.output)))
+    found = record.get(columns.source) if columns.source else None
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        found = str(found)
+    if found is not None and not isinstance(found, str):
+        raise BadRow(f"wrong type of {columns.source!r}", f"found {_kind(found)}, wanted a string")
+    return found or source, turns
+
+
+def content_of(turns: Turns) -> bytes:
+    """Canonical JSON of the turns: what identity and the held-out share go by."""
+    return _utf8(json.dumps(turns, ensure_ascii=False, separators=(",", ":")))
+
+
+def example_id_of(source: str, content: bytes) -> int:
+    """63 bits of a hash of source and content."""
+    return hash63(_utf8(json.dumps(source, ensure_ascii=False)) + content)
+
+
+def is_heldout(content: bytes, share: float, seed: int) -> bool:
+    """By content without source: the same text never stands on both sides."""
+    return hash63(b"heldout %d " % seed + content) < share * 2**63
+
+
+def hash63(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
+
+
+def export_row(turns: Sequence[Mapping[str, str]], source: str, shape: str) -> dict[str, Any]:
+    """A row for other programs: "alpaca", "prompt_response" or "messages".
+
+    An input stays a field of its own in alpaca; elsewhere it follows the prompt after an empty
+    line. ValueError for a chat that is not one prompt and one response, unless as messages.
+    """
+    if shape == "messages":
+        messages: list[dict[str, str]] = []
+        for turn in turns:
+            if turn["role"] == "input":
+                messages[-1]["content"] += "\n\n" + turn["text"]
+            else:
+                messages.append({"role": turn["role"], "content": turn["text"]})
+        return {"messages": messages, "source": source}
+    if shape not in ("alpaca", "prompt_response"):
+        raise ValueError(f"shape: found {shape!r}, wanted alpaca, prompt_response or messages")
+    roles = [turn["role"] for turn in turns]
+    if roles not in (["user", "assistant"], ["user", "input", "assistant"]):
+        raise ValueError(f"a chat of turns {', '.join(roles)} is no {shape} row; use messages")
+    texts = [turn["text"] for turn in turns]
+    if shape == "alpaca":
+        extra = texts[1] if len(texts) == 3 else ""
+        return {"instruction": texts[0], "input": extra, "output": texts[-1], "source": source}
+    return {"prompt": "\n\n".join(texts[:-1]), "response": texts[-1], "source": source}
+
+
+def _chat(record: dict[str, Any], column: str) -> Turns:
+    messages = _present(record, column)
+    if not isinstance(messages, list):
+        raise BadRow(f"wrong type of {column!r}", f"found {_kind(messages)}, wanted a list")
+    turns: Turns = []
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, dict):
+            detail = f"found {_kind(message)} as message {number}, wanted an object"
+            raise BadRow(f"wrong type in {column!r}", detail)
+        name = next((n for n in ("role", "from") if message.get(n) is not None), None)
+        if name is None:
+            raise BadRow("missing field 'role'", f"message {number}, {_found(message)}")
+        role = ROLES.get(message[name]) if isinstance(message[name], str) else None
+        if role is None:
+            shown = repr(message[name])[:40]
+            raise BadRow("unknown role", f"{shown} in message {number}")
+        field = next((n for n in ("content", "value") if message.get(n) is not None), "content")
+        text = _joined(_present(message, field), field, number)
+        if not text.strip() and role != "system":
+            raise BadRow(f"empty field {field!r}", f"message {number}, of the {role}")
+        turns.append((role, text))
+    if not any(role == "assistant" for role, _ in turns):
+        raise BadRow("no assistant turn", f"{len(turns)} messages")
+    if turns[0][0] == "assistant":
+        raise BadRow("the assistant turn comes first, without a prompt")
+    return turns
+
+
+def _joined(content: Any, field: str, number: int) -> str:
+    """A message's text: a string, or OpenAI's list of text parts."""
+    if isinstance(content, str):
+        return content
+    wrong = f"wrong type of {field!r}"
+    if not isinstance(content, list):
+        raise BadRow(wrong, f"found {_kind(content)} in message {number}, wanted a string")
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str) or part.get("type", "text") != "text":
+            shown = repr(part.get("type"))[:40] if isinstance(part, dict) else _kind(part)
+            raise BadRow(wrong, f"found a part {shown} in message {number}, wanted text parts")
+    return "".join(part["text"] for part in content)
+
+
+def _present(record: dict[str, Any], field: str) -> Any:
+    if field not in record:
+        raise BadRow(f"missing field {field!r}", _found(record))
+    if record[field] is None:
+        raise BadRow(f"empty field {field!r}", "found null")
+    return record[field]
+
+
+def _text(record: dict[str, Any], field: str) -> str:
+    value = _present(record, field)
+    if not isinstance(value, str):
+        raise BadRow(f"wrong type of {field!r}", f"found {_kind(value)}, wanted a string")
+    if not value.strip():
+        raise BadRow(f"empty field {field!r}")
+    return value
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise BadRow("not Unicode text", f"half of a surrogate pair, U+{code:04X}") from None
+
+
+def _kind(value: Any) -> str:
+    return KINDS.get(type(value), type(value).__name__)
+
+
+def _found(record: Mapping[str, Any]) -> str:
+    return f"found {_listed(list(record))}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(str(name)[:40] for name in names[:10])
+    return (shown or "nothing") + (f" and {len(names) - 10} more" if len(names) > 10 else "")

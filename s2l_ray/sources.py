@@ -1,0 +1,200 @@
+"""Where a corpus is (files anywhere, datasets folders, hub datasets), and its raw rows."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from s2l_ray import rows, tables
+from s2l_ray.config import CorpusConfig
+
+MIB = 2**20
+HASHED = 64 * MIB  # a local file up to this size is known by its content, a larger one by its time
+HUB_ROWS = 50_000  # rows of a hub dataset that one task reads
+ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+COMPRESSED = (".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file to read; of a hub dataset, a range of its rows."""
+
+    name: str  # as the user would write it
+    root: str  # a URI that opens the filesystem; "" is local
+    path: str  # on that filesystem; a hub dataset's name
+    format: str  # jsonl, parquet, arrow (of a datasets folder) or hub
+    bytes: int  # about, uncompressed
+    stamp: str  # changes with the content
+    start: int = 0
+    stop: int = 0
+
+
+def resolve(config: CorpusConfig) -> list[SourceFile]:
+    """The files of config.path, by name, each once; ValueError if a path matches nothing."""
+    paths = [config.path] if isinstance(config.path, str) else config.path
+    found: dict[Any, SourceFile] = {}
+    for path in paths:
+        if path.startswith("hf://"):
+            files = _hub(path.removeprefix("hf://"), config.split)
+        else:
+            files = _find(path, config)
+        if not files:
+            raise ValueError(
+                f"corpus.path: {path!r} matches no file to read; wanted files that end in "
+                f"{', '.join(ENDINGS)} (also {' or '.join(COMPRESSED)}), or a datasets folder"
+            )
+        found |= {(file.root, file.path, file.start): file for file in files}
+    return sorted(found.values(), key=lambda file: (file.name, file.start))
+
+
+def _find(path: str, config: CorpusConfig) -> list[SourceFile]:
+    """Files of a path, folder or glob on any filesystem that pyarrow opens."""
+    remote = "://" in path
+    text, _, query = path.partition("?") if remote else (os.path.expanduser(path), "", "")
+    magic = next((i for i, letter in enumerate(text) if letter in "*?["), None)
+    if not remote and os.path.exists(text):
+        magic = None
+    cut = len(text) if magic is None else text.rfind("/", 0, magic) + 1
+    base, pattern = text[:cut], text[cut:]
+    root = base + (f"?{query}" if query else "") if remote else ""
+    try:
+        if remote:
+            filesystem, start = pafs.FileSystem.from_uri(root)
+        else:
+            filesystem, start = pafs.LocalFileSystem(), os.path.abspath(base or ".")
+        start = start.rstrip("/")
+        top = filesystem.get_file_info(start)
+        if top.type == pafs.FileType.File:
+            kind = _kind_of(base, config.format) or ("jsonl" if config.format == "jsonl" else "")
+            if not kind:
+                raise ValueError(
+                    f"corpus.path: {path}: no known ending; wanted {', '.join(ENDINGS)} or "
+                    f"corpus.format"
+                )
+            return [_file(filesystem, root, top, base, kind)]
+        deep = magic is None or "/" in pattern or "**" in pattern
+        selector = pafs.FileSelector(start, allow_not_found=True, recursive=deep)
+        infos = {i.path[len(start) + 1 :]: i for i in filesystem.get_file_info(selector)}
+    except OSError as error:
+        raise ValueError(f"corpus.path: {path}: {error}") from error
+    base = base if base.endswith("/") or not base else base + "/"
+    if "dataset_dict.json" in infos and magic is None:  # several splits
+        if f"{config.split}/state.json" not in infos:
+            splits = sorted(n.split("/")[0] for n in infos if n.endswith("/state.json"))
+            raise ValueError(
+                f"corpus.path: {path}: no split {config.split!r} (corpus.split); "
+                f"found {', '.join(splits)}"
+            )
+        return _find(f"{base}{config.split}" + (f"?{query}" if query else ""), config)
+    if "state.json" in infos and magic is None:  # datasets.save_to_disk
+        with filesystem.open_input_stream(infos["state.json"].path) as stream:
+            names = [data["filename"] for data in json.loads(stream.read())["_data_files"]]
+        return [_file(filesystem, root, infos[name], base + name, "arrow") for name in names]
+    found = []
+    for name, info in infos.items():
+        if magic is None:
+            taken = not any(piece[0] in "._" for piece in name.split("/"))
+        else:
+            taken = _matches(name.split("/"), pattern.split("/"))
+        found_kind = _kind_of(name, config.format)
+        if info.type == pafs.FileType.File and taken and found_kind:
+            found.append(_file(filesystem, root, info, base + name, found_kind))
+    return found
+
+
+def _matches(name: list[str], pattern: list[str]) -> bool:
+    """Shell rules, by folder levels: * stays inside a level, ** spans any number."""
+    if not name or not pattern:
+        return not name and (not pattern or pattern == ["**"])
+    if pattern[0] == "**":
+        return _matches(name, pattern[1:]) or _matches(name[1:], pattern)
+    return fnmatch.fnmatchcase(name[0], pattern[0]) and _matches(name[1:], pattern[1:])
+
+
+def _kind_of(name: str, wanted: str) -> str | None:
+    """How a file of this name is read: jsonl, parquet, or not at all."""
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    kind = ENDINGS.get(os.path.splitext(name)[1].lower())
+    return kind if wanted in ("auto", kind) else None
+
+
+def _file(
+    filesystem: pafs.FileSystem, root: str, info: pafs.FileInfo, name: str, kind: str
+) -> SourceFile:
+    stamp = f"{info.size}-{info.mtime_ns}"
+    if not root and info.size <= HASHED:  # a copy of a file is the same file
+        with filesystem.open_input_stream(info.path, compression=None) as stream:
+            stamp = hashlib.blake2b(stream.read(), digest_size=16).hexdigest()
+    squeezed = kind == "parquet" or name.endswith(COMPRESSED)
+    return SourceFile(name, root, info.path, kind, info.size * (4 if squeezed else 1), stamp)
+
+
+def _hub(name: str, split: str) -> list[SourceFile]:
+    try:
+        import datasets
+        import huggingface_hub
+    except ImportError:
+        raise ValueError(f"hf://{name}: needs `pip install s2l-ray[huggingface]`") from None
+    try:
+        commit = huggingface_hub.HfApi().dataset_info(name).sha or ""
+        data = datasets.load_dataset(name, split=split, revision=commit)
+    except Exception as error:  # of several HTTP libraries
+        raise ValueError(f"corpus.path: hf://{name}, split {split!r}: {error}") from error
+    spans = [(i, min(i + HUB_ROWS, len(data))) for i in range(0, len(data), HUB_ROWS)]
+    size = data.data.nbytes // max(1, len(data))
+    return [
+        SourceFile(f"hf://{name}", "", name, "hub", size * (j - i), commit, i, j) for i, j in spans
+    ]
+
+
+def records(file: SourceFile, split: str) -> Iterator[rows.Record]:
+    """Row number, raw text and content of every row, in bounded memory."""
+    try:
+        if file.format == "hub":
+            import datasets
+
+            data = datasets.load_dataset(file.path, split=split, revision=file.stamp)
+            for index in range(file.start, file.stop):
+                yield index + 1, None, data[index]
+            return
+        filesystem = pafs.FileSystem.from_uri(file.root)[0] if file.root else pafs.LocalFileSystem()
+        if file.format == "jsonl":
+            with filesystem.open_input_stream(file.path, compression="detect") as stream:
+                lines = io.BufferedReader(stream, MIB)
+                yield from tables.parse_lines(lines, file.name)
+            return
+        if file.format == "parquet":
+            with filesystem.open_input_file(file.path) as data:
+                batches: Any = pq.ParquetFile(data).iter_batches(batch_size=1000)
+                yield from _numbered(batches)
+        else:
+            with filesystem.open_input_stream(file.path, compression=None) as stream:
+                yield from _numbered(pa.ipc.open_stream(stream))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file.name}: cannot be read as {file.format}: {error}") from error
+
+
+def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[rows.Record]:
+    return (
+        (n, None, row)
+        for n, row in enumerate(
+            chain.from_iterable(
+                batch.slice(start, 1000).to_pylist()
+                for batch in batches
+                for start in range(0, batch.num_rows, 1000)
+            ),
+            1,
+        )
+    )
