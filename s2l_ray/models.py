@@ -1,0 +1,188 @@
+"""A causal language model and its tokenizer: from a hub name, a folder, or a config (from scratch).
+
+B examples, L tokens, V vocabulary, M label tokens of a batch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from s2l_ray.config import ModelConfig
+from s2l_ray.store import Manifest, Store
+
+LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block: 256 MB in fp32
+TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
+END_TOKEN = "<|endoftext|>"
+
+
+def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, folder: str) -> None:
+    """Put the model's tokenizer into the run: trained on the corpus, or copied from its source."""
+    if store.exists(folder, "tokenizer_config.json"):
+        return
+    if model.tokenizer_vocab is not None:
+        tokenizer: Any = _train_tokenizer(store, examples, model.tokenizer_vocab)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.tokenizer or model.name,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+    with TemporaryDirectory() as local:
+        tokenizer.save_pretrained(local)
+        store.upload(local, folder, last="tokenizer_config.json")
+
+
+def load_tokenizer(store: Store, folder: str) -> Any:
+    return AutoTokenizer.from_pretrained(store.download(folder))
+
+
+def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:
+    """The model before training, fp32 (training keeps fp32 master weights). Seeds from-scratch."""
+    if model.architecture is None:
+        assert model.name is not None
+        return AutoModelForCausalLM.from_pretrained(
+            model.name,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            dtype=torch.float32,
+        )
+    fields = {"vocab_size": len(tokenizer)} | model.architecture
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        fields.setdefault(name, getattr(tokenizer, name))
+    if fields["vocab_size"] < len(tokenizer):
+        raise ValueError(
+            f"architecture: vocab_size {fields['vocab_size']} is less than the tokenizer's "
+            f"{len(tokenizer)} tokens"
+        )
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    # What a config does not know it keeps as one more attribute, and no model reads it.
+    kept, default = config.to_dict(), type(config)()
+    unknown = sorted(name for name in fields if name in kept and not hasattr(default, name))
+    if unknown:
+        raise ValueError(f"architecture: {config.model_type} has no field {', '.join(unknown)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config).float()
+
+
+def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel:
+    """A model from a local folder in Hugging Face format; safetensors only, no code from it."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), use_safetensors=True
+    )
+
+
+class LabelLoss(nn.Module):
+    """Cross-entropy at the label tokens alone: what training sums and scoring averages.
+
+    forward(input_ids_BL, loss_mask_BL) -> losses_M, fp32, in row order: the loss of each label
+    token given the tokens before it. Rows are padded on the right; causal attention keeps the
+    padding out of the real tokens, so no attention mask is needed.
+
+    The output head runs at label positions only, where the model lets it (`head_apart`). Models
+    that do more to their logits (scaling, soft-capping) take the whole forward pass.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.head_apart = _head_is_apart(model)
+
+    def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
+        picked_BL = loss_mask_BL[:, 1:]
+        targets_M = input_ids_BL[:, 1:][picked_BL]
+        if not self.head_apart:
+            logits_BLV = self.model(input_ids=input_ids_BL, use_cache=False).logits
+            return F.cross_entropy(
+                logits_BLV[:, :-1][picked_BL].float(), targets_M, reduction="none"
+            )
+        hidden_BLD = self.model.base_model(
+            input_ids=input_ids_BL, use_cache=False
+        ).last_hidden_state
+        hidden_MD = hidden_BLD[:, :-1][picked_BL]
+        head = self.model.get_output_embeddings()
+        rows = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
+        return torch.cat(
+            [
+                F.cross_entropy(head(hidden).float(), targets, reduction="none")
+                for hidden, targets in zip(
+                    hidden_MD.split(rows), targets_M.split(rows), strict=True
+                )
+            ]
+        )
+
+
+def _head_is_apart(model: PreTrainedModel) -> bool:
+    """Whether model(x) is head(base_model(x)) and nothing more, by a trial.
+
+    The head's output is replaced by large numbers in the trial: at the small logits of a fresh
+    model a soft cap, for one, would not show.
+    """
+    head = model.get_output_embeddings()
+    if head is None or model.base_model is model:
+        return False
+    seen: dict[str, Tensor] = {}
+
+    def replace(_: nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
+        seen["hidden"] = inputs[0]
+        large = torch.linspace(-100, 100, logits.numel(), device=logits.device)
+        seen["logits"] = large.to(logits.dtype).view_as(logits)
+        return seen["logits"]
+
+    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    training = model.training
+    model.eval()
+    hook = head.register_forward_hook(replace)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+        hook.remove()
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    model.train(training)
+    return (
+        bool(seen)
+        and torch.equal(logits.float(), seen["logits"].float())
+        and torch.equal(hidden, seen["hidden"])
+    )
+
+
+def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over the corpus: any text has tokens, none is unknown."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    def texts() -> Any:
+        seen = 0
+        for part in examples.parts:
+            for turns in store.read_part(examples.folder, part, ["turns"])["turns"].to_pylist():
+                yield "\n".join(turn["text"] for turn in turns)
+                seen += 1
+            if seen >= TOKENIZER_EXAMPLES:
+                return
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[END_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END_TOKEN, pad_token=END_TOKEN, bos_token=None
+    )

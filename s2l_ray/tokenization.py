@@ -1,0 +1,204 @@
+"""From turns to token ids and a label mask: templates, truncation. Pure functions.
+
+Labels are the response tokens, the end token included; every assistant turn of a chat counts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+
+from s2l_ray.config import PromptConfig
+from s2l_ray.models import load_tokenizer
+from s2l_ray.store import TOKENS, Manifest, Part, Store
+from s2l_ray.units import run_units
+
+Turn = dict[str, str]
+Segment = tuple[str, bool]  # text, and whether its tokens are labels
+
+# name: (prompt, prompt for an instruction with an input). The first two are the paper's (section
+# 5 and the official code), the misspelt heading included: the models saw it so.
+TEMPLATES = {
+    "alpaca": (
+        "Below is an instruction that describes a task. Write a response that appropriately "
+        "completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:",
+        "Below is an instruction that describes a task, paired with an input that provides "
+        "further context. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:",
+    ),
+    "radiology": (
+        "Below are the findings in a radiology report. Write an impression that diagnostically "
+        "summarizes the findings.\n\n ### Findings:\n{instruction}\n\n### Inpression:",
+        "Below are the findings in a radiology report. Write an impression that diagnostically "
+        "summarizes the findings.\n\n ### Findings:\n{instruction}\n{input}\n\n### Inpression:",
+    ),
+    "plain": ("{instruction}\n", "{instruction}\n{input}\n"),
+}
+
+
+def segments(turns: list[Turn], prompt: PromptConfig, tokenizer: Any) -> list[Segment]:
+    """The example's text in pieces, each a prompt piece or a label piece.
+
+    With the chat template, a label piece is what the template adds for an assistant turn, its end
+    marker included. With the others the end token follows each response (see `encode`).
+    """
+    if prompt.template == "chat":
+        return _chat_segments(turns, tokenizer)
+    plain, with_input = (
+        (prompt.prompt, prompt.prompt_with_input)
+        if prompt.template == "custom"
+        else TEMPLATES[prompt.template]
+    )
+    assert plain is not None
+    pieces: list[Segment] = []
+    for index, turn in enumerate(turns):
+        following = turns[index + 1] if index + 1 < len(turns) else None
+        if turn["role"] == "system":
+            pieces.append((turn["text"] + "\n\n", False))
+        elif turn["role"] == "user":
+            extra = following["text"] if following and following["role"] == "input" else None
+            pieces.append((_fill(plain, with_input, turn["text"], extra), False))
+        elif turn["role"] == "assistant":
+            pieces.append((turn["text"], True))
+    return pieces
+
+
+def encode(
+    examples: list[list[Turn]], prompt: PromptConfig, tokenizer: Any
+) -> list[tuple[list[int], list[bool], int, bool]]:
+    """For each example: input_ids, loss_mask, num_label_tokens, truncated.
+
+    Text is tokenised piece by piece, so that no token spans prompt and response. The first token
+    is never a label: nothing precedes it to predict it from. Cut at prompt.max_length.
+    """
+    chat = prompt.template == "chat"
+    if not chat and tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token")
+    pieces = [segments(turns, prompt, tokenizer) for turns in examples]
+    texts = [text for example in pieces for text, _ in example]
+    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+    start = [] if chat else _start_ids(tokenizer)
+    rows = []
+    for example in pieces:
+        ids, mask = list(start), [False] * len(start)
+        for _, is_label in example:
+            piece = list(next(encoded))
+            if is_label and not chat:
+                piece.append(tokenizer.eos_token_id)
+            ids += piece
+            mask += [is_label] * len(piece)
+        if mask:
+            mask[0] = False
+        truncated = len(ids) > prompt.max_length
+        ids, mask = ids[: prompt.max_length], mask[: prompt.max_length]
+        rows.append((ids, mask, sum(mask), truncated))
+    return rows
+
+
+def encode_table(examples: pa.Table, prompt: PromptConfig, tokenizer: Any) -> pa.Table:
+    """A table with example_id and turns as a table of the schema `store.TOKENS`."""
+    rows = encode(examples["turns"].to_pylist(), prompt, tokenizer)
+    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
+    arrays = [examples["example_id"].combine_chunks().cast(pa.int64())] + [
+        pa.array(list(column), type=field.type)
+        for column, field in zip(columns, list(TOKENS)[1:], strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=TOKENS)
+
+
+def tokenize(
+    store: Store,
+    examples: Manifest,
+    *,
+    tokenizer_folder: str,
+    prompt: PromptConfig,
+    folder: str,
+    fingerprint: str,
+) -> Manifest:
+    """Tokenise each part of `examples` once; the same part layout, counts in the stats."""
+    return run_units(
+        store,
+        [{"unit": part.unit, "part": part.__dict__} for part in examples.parts],
+        _Tokenize,
+        (store, examples.folder, tokenizer_folder, prompt),
+        folder=folder,
+        fingerprint=fingerprint,
+        label="tokenize",
+        info={"tokenizer": tokenizer_folder},
+    )
+
+
+class _Tokenize:
+    def __init__(
+        self, store: Store, examples_folder: str, tokenizer_folder: str, prompt: PromptConfig
+    ) -> None:
+        self.store, self.folder, self.prompt = store, examples_folder, prompt
+        self.tokenizer = load_tokenizer(store, tokenizer_folder)
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        examples = self.store.read_part(
+            self.folder, Part(**unit["part"]), columns=["example_id", "turns"]
+        )
+        table = encode_table(examples, self.prompt, self.tokenizer)
+        labels = table["num_label_tokens"].to_numpy()
+        return table, {
+            "trainable": int((labels > 0).sum()),  # has a label token left
+            "truncated": int(table["truncated"].to_numpy(zero_copy_only=False).sum()),
+            "tokens": len(table["input_ids"].combine_chunks().flatten()),
+            "label_tokens": int(labels.sum()),
+        }
+
+
+def _fill(plain: str, with_input: str | None, instruction: str, extra: str | None) -> str:
+    values = {"{instruction}": instruction, "{input}": extra or ""}
+    template = plain
+    if extra is not None and with_input is None:
+        values["{instruction}"] += f"\n{extra}"
+    elif extra is not None and with_input is not None:
+        template = with_input
+    # Not str.format, and in one go: the texts and the template may hold braces.
+    return re.sub(r"\{instruction\}|\{input\}", lambda found: values[found[0]], template)
+
+
+def _start_ids(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer puts before a text: a begin token, or none."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+
+
+def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
+    messages: list[dict[str, str]] = []
+    for turn in turns:
+        if turn["role"] == "input":
+            messages[-1] = {
+                "role": "user",
+                "content": f"{messages[-1]['content']}\n\n{turn['text']}",
+            }
+        else:
+            messages.append({"role": turn["role"], "content": turn["text"]})
+
+    def render(count: int, **options: Any) -> str:
+        try:
+            return tokenizer.apply_chat_template(messages[:count], tokenize=False, **options)
+        except jinja2.TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages[:count])
+            raise ValueError(f"the chat template refuses turns {roles}: {error}") from None
+
+    pieces: list[Segment] = []
+    written = ""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or index == 0:  # an opening turn answers nothing
+            continue
+        before = render(index, add_generation_prompt=True)
+        after = render(index + 1)
+        if not before.startswith(written) or not after.startswith(before):
+            raise ValueError(
+                "the tokenizer's chat template rewrites earlier turns, so the label tokens of "
+                "an assistant turn cannot be told; use another prompt.template"
+            )
+        pieces += [(before[len(written) :], False), (after[len(before) :], True)]
+        written = after
+    return pieces

@@ -1,0 +1,200 @@
+"""Tokenizers trained on the corpus, models from scratch, and losses at label tokens alone."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from conftest import example, write_corpus
+from torch.nn import functional as F
+
+from s2l_ray import models
+from s2l_ray.config import ModelConfig
+from s2l_ray.models import (
+    LabelLoss,
+    initial_model,
+    load_model,
+    load_tokenizer,
+    prepare_tokenizer,
+)
+from s2l_ray.store import Store
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+
+
+WORDS = ["anchor", "basket", "candle", "dragon", "engine", "forest", "garden", "hammer", "island"]
+WORDS += ["jacket", "kettle", "ladder", "marble", "needle", "orange"]
+EXAMPLES = [example(f"{a} of {b}", f"the {b} and the {a}") for a in WORDS for b in WORDS]
+
+
+def config_of(**fields):
+    return ModelConfig(architecture=TINY | fields, tokenizer_vocab=320)
+
+
+@pytest.fixture
+def tokenizer(store):
+    corpus = write_corpus(store, EXAMPLES)
+    prepare_tokenizer(store, config_of(), corpus, folder="tokenizer")
+    return load_tokenizer(store, "tokenizer")
+
+
+def test_any_text_comes_back(tokenizer):
+    assert len(tokenizer) == 320
+    assert tokenizer.eos_token == "<|endoftext|>"
+    texts = [
+        "",
+        "the candle  of the dragon",
+        " leading, trailing \n\n\ttabs\r\n",
+        "naïve Größe 東京 🦜👩‍👩‍👧 \u0000 \u200f עברית e\u0301",
+        "don't . , ! he 's 1234567890",
+        "".join(map(chr, range(1, 0x250))),
+    ]
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.eos_token_id not in ids
+    assert len(tokenizer("the candle of the dragon")["input_ids"]) < 15  # it learnt something
+    assert len(tokenizer("2024")["input_ids"]) == 4  # a token a digit
+
+
+def test_same_corpus_same_tokenizer(local_ray, store, tmp_path):
+    """In this process and in another, byte for byte; another corpus has another."""
+
+    def digests(root, examples):
+        there = Store(root)
+        corpus = write_corpus(there, examples)
+        prepare_tokenizer(there, config_of(), corpus, folder="tokenizer")
+        files = sorted(Path(there.path("tokenizer")).iterdir())
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    for module in ("conftest", __name__):  # workers cannot import these
+        ray.cloudpickle.register_pickle_by_value(sys.modules[module])
+    far = ray.remote(digests).remote(str(tmp_path / "far"), EXAMPLES)
+    here = digests(store.uri, EXAMPLES)
+    assert "tokenizer.json" in here
+    assert here == ray.get(far)
+    assert here["tokenizer.json"] != digests(tmp_path / "other", EXAMPLES[9:])["tokenizer.json"]
+
+
+def test_a_tokenizer_that_is_there_is_not_made_again(store):
+    first = write_corpus(store, EXAMPLES, folder="corpus/first")
+    other = write_corpus(store, [example("ä" * 9, "ö" * 9)], folder="corpus/other")
+    prepare_tokenizer(store, config_of(), first, folder="tokenizer")
+    before = store.read_bytes("tokenizer", "tokenizer.json")
+    prepare_tokenizer(store, config_of(), other, folder="tokenizer")
+    assert store.read_bytes("tokenizer", "tokenizer.json") == before
+
+
+def test_a_tokenizer_from_a_folder(store, tokenizer):
+    corpus = store.manifest("corpus/test")
+    config = ModelConfig(architecture=TINY, tokenizer=store.path("tokenizer"))
+    prepare_tokenizer(store, config, corpus, folder="copied")
+    text = "the anchor 3 ü"
+    assert load_tokenizer(store, "copied")(text) == tokenizer(text)
+
+
+def test_initial_model_is_the_seed_s(tokenizer):
+    torch.manual_seed(1)
+    first = initial_model(config_of(), tokenizer, seed=7).state_dict()
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(1))  # the caller's random numbers are its own
+    second = initial_model(config_of(), tokenizer, seed=7).state_dict()
+    other = initial_model(config_of(), tokenizer, seed=8).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+    assert first["lm_head.weight"].shape == (320, 32)
+    assert {tensor.dtype for tensor in first.values()} == {torch.float32}
+
+
+def test_initial_model_s_config(tokenizer):
+    config = initial_model(config_of(rope_theta=500.0, vocab_size=384), tokenizer, seed=0).config
+    assert config.eos_token_id == tokenizer.eos_token_id
+    assert config.vocab_size == 384
+    assert config.rope_parameters["rope_theta"] == 500.0  # an older name that transformers takes
+    gpt2 = ModelConfig(
+        architecture={"model_type": "gpt2", "hidden_size": 32, "num_attention_heads": 2,
+                      "num_hidden_layers": 1},
+        tokenizer_vocab=320,
+    )  # fmt: skip
+    assert initial_model(gpt2, tokenizer, seed=0).config.n_embd == 32
+    with pytest.raises(ValueError, match=r"llama has no field hiden_size, layers$"):
+        initial_model(config_of(layers=3, hiden_size=64), tokenizer, seed=0)
+    with pytest.raises(ValueError, match="vocab_size 100 is less than the tokenizer's 320"):
+        initial_model(config_of(vocab_size=100), tokenizer, seed=0)
+
+
+def test_a_pretrained_model_is_loaded_as_it_is(store, tokenizer):
+    model = initial_model(config_of(), tokenizer, seed=7).to(torch.bfloat16)
+    model.save_pretrained(store.path("folder"))
+    loaded = initial_model(ModelConfig(name=store.path("folder")), tokenizer, seed=1)
+    assert loaded.dtype == torch.float32
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor.float())
+    assert load_model(store.path("folder"), dtype="bfloat16").dtype == torch.bfloat16
+
+
+def random_batch(vocab=320):
+    torch.manual_seed(3)
+    ids_BL = torch.randint(0, vocab, (5, 17))
+    mask_BL = torch.rand(5, 17) < 0.5
+    mask_BL[:, 0] = False
+    return ids_BL, mask_BL
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("at_once", [1, 7 * 320, models.LOGITS_AT_ONCE])
+def test_losses_and_gradients_do_not_depend_on_chunks(tokenizer, monkeypatch, at_once, tied):
+    model = initial_model(config_of(tie_word_embeddings=tied), tokenizer, seed=7)
+    ids_BL, mask_BL = random_batch()
+    logits_BLV = model(input_ids=ids_BL).logits
+    every_BL = F.cross_entropy(logits_BLV[:, :-1].transpose(1, 2), ids_BL[:, 1:], reduction="none")
+    expected = every_BL[mask_BL[:, 1:]]
+    expected.sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    monkeypatch.setattr(models, "LOGITS_AT_ONCE", at_once)
+    loss = LabelLoss(model)
+    assert loss.head_apart
+    calls = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
+    losses = loss(ids_BL, mask_BL)
+    rows = {1: 1, 7 * 320: 7}.get(at_once, 1 << 20)
+    assert len(calls) == -(-len(expected) // rows)
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
+    losses.sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("gemma2", {"final_logit_softcapping": 30.0, "head_dim": 8}),
+        ("granite", {"logits_scaling": 2.0}),
+        ("cohere", {"logit_scale": 0.5}),
+    ],
+)
+def test_heads_that_are_not_apart_are_told_on_fresh_weights(tokenizer, kind, fields):
+    """Fresh logits are so small that a soft cap changes them by less than a millionth."""
+    model = initial_model(config_of(model_type=kind, **fields), tokenizer, seed=7)
+    loss = LabelLoss(model)
+    assert not loss.head_apart
+    ids_BL, mask_BL = random_batch()
+    logits_BLV = model(input_ids=ids_BL).logits
+    expected = F.cross_entropy(logits_BLV[:, :-1].transpose(1, 2), ids_BL[:, 1:], reduction="none")
+    torch.testing.assert_close(loss(ids_BL, mask_BL), expected[mask_BL[:, 1:]])
+    without = initial_model(
+        config_of(model_type="gemma2", final_logit_softcapping=None, head_dim=8), tokenizer, seed=7
+    )
+    assert LabelLoss(without).head_apart

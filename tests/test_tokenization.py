@@ -1,0 +1,246 @@
+"""Templates against hand-written text, label masks, truncation, chat templates."""
+
+import pyarrow as pa
+import pytest
+from conftest import random_examples, write_corpus
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from s2l_ray.config import PromptConfig
+from s2l_ray.store import EXAMPLES, TOKENS
+from s2l_ray.tokenization import encode, encode_table, segments, tokenize
+
+SPECIAL = ["</s>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def byte_tokenizer(*, bos=False, chat=None):
+    """One token a byte: what is tokenised can be read back and counted by hand."""
+    symbols = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(symbols)}, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens(SPECIAL)
+    if bos:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="</s>", bos_token="<s>" if bos else None
+    )
+    tokenizer.chat_template = chat
+    return tokenizer
+
+
+def turns(*pairs):
+    return [{"role": role, "text": text} for role, text in pairs]
+
+
+def one(example, prompt, tokenizer):
+    """Whole text, the label texts (maximal runs of label tokens), ids, mask."""
+    ((ids, mask, labels, truncated),) = encode([example], prompt, tokenizer)
+    assert labels == sum(mask)
+    assert len(ids) == len(mask)
+    runs, last = [], False
+    for token, is_label in zip(ids, mask, strict=True):
+        if is_label:
+            runs = [*runs[:-1], [*runs[-1], token]] if last else [*runs, [token]]
+        last = is_label
+    return tokenizer.decode(ids), [tokenizer.decode(run) for run in runs], truncated
+
+
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."  # noqa: E501
+ALPACA_INPUT = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request."  # noqa: E501
+RADIOLOGY = "Below are the findings in a radiology report. Write an impression that diagnostically summarizes the findings."  # noqa: E501
+CUSTOM = {"template": "custom"}
+ASK = turns(("user", "Add 2 and 3."), ("assistant", "5"))
+ASK_INPUT = turns(("user", "Add."), ("input", "2 and 3"), ("assistant", "5"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "example", "text"),
+    [
+        (
+            {"template": "alpaca"},
+            ASK,
+            ALPACA + "\n\n### Instruction:\nAdd 2 and 3.\n\n### Response:5</s>",
+        ),
+        (
+            {"template": "alpaca"},
+            ASK_INPUT,
+            ALPACA_INPUT
+            + "\n\n### Instruction:\nAdd.\n\n### Input:\n2 and 3\n\n### Response:5</s>",
+        ),
+        (
+            {"template": "radiology"},
+            ASK,
+            RADIOLOGY + "\n\n ### Findings:\nAdd 2 and 3.\n\n### Inpression:5</s>",
+        ),
+        ({"template": "plain"}, ASK, "Add 2 and 3.\n5</s>"),
+        ({"template": "plain"}, ASK_INPUT, "Add.\n2 and 3\n5</s>"),
+        (CUSTOM | {"prompt": "Q: {instruction} {x} A: "}, ASK, "Q: Add 2 and 3. {x} A: 5</s>"),
+        (CUSTOM | {"prompt": "Q: {instruction}|"}, ASK_INPUT, "Q: Add.\n2 and 3|5</s>"),
+        (
+            {
+                "template": "custom",
+                "prompt": "{instruction}",
+                "prompt_with_input": "[{input}] {instruction}, {input}: ",
+            },
+            ASK_INPUT,
+            "[2 and 3] Add., 2 and 3: 5</s>",
+        ),
+        (
+            {"template": "plain"},
+            turns(
+                ("system", "Be brief."),
+                ("user", "one"),
+                ("assistant", "1"),
+                ("user", "two"),
+                ("assistant", "2"),
+            ),
+            "Be brief.\n\none\n1</s>two\n2</s>",
+        ),
+    ],
+)  # fmt: skip
+def test_templates_and_labels(prompt, example, text):
+    for bos in (False, True):
+        tokenizer = byte_tokenizer(bos=bos)
+        whole, labels, truncated = one(example, PromptConfig(**prompt), tokenizer)
+        assert whole == ("<s>" if bos else "") + text
+        assert labels == [turn["text"] + "</s>" for turn in example if turn["role"] == "assistant"]
+        assert not truncated
+
+
+def test_braces_and_names_of_fields_in_the_texts_are_text():
+    for template in ("alpaca", "plain"):
+        example = turns(("user", "{input} {0} {instruction}"), ("input", "{instruction} {{}} {a}"),
+                        ("assistant", "{output}"))  # fmt: skip
+        whole, labels, _ = one(example, PromptConfig(template=template), byte_tokenizer())
+        assert whole.count("{input} {0} {instruction}\n") == 1
+        assert whole.count("\n{instruction} {{}} {a}\n") == 1
+        assert labels == ["{output}</s>"]
+
+
+def test_tokens_are_those_of_the_pieces():
+    """A BPE with a merge across prompt and response: it must not be used."""
+    symbols = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
+    vocab = {symbol: i for i, symbol in enumerate(symbols)}
+    bpe = Tokenizer(models.BPE(vocab, [("a", "b")]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
+    prompt = PromptConfig(template="custom", prompt="{instruction}")
+    example = turns(("user", "aba"), ("assistant", "bab"))
+    ((ids, mask, labels, _),) = encode([example], prompt, tokenizer)
+    a, b, ab, end = (vocab[s] for s in ("a", "b", "ab", "</s>"))
+    assert ids == [ab, a, b, ab, end]
+    assert mask == [False, False, True, True, True]
+    assert labels == 3
+
+
+def test_truncation():
+    tokenizer, plain = byte_tokenizer(), "plain"  # "Add 2 and 3.\n5</s>" has 15 tokens
+    assert one(ASK, PromptConfig(template=plain, max_length=15), tokenizer)[1:] == (
+        ["5</s>"],
+        False,
+    )
+    cut = PromptConfig(template=plain, max_length=14)
+    assert one(ASK, cut, tokenizer) == ("Add 2 and 3.\n5", ["5"], True)
+    none = encode([ASK], PromptConfig(template=plain, max_length=13), tokenizer)[0]
+    assert none[1] == [False] * 13
+    assert none[2:] == (0, True)
+
+
+def test_the_first_token_is_never_a_label():
+    opening = turns(("assistant", "hi"), ("user", "yes"), ("assistant", "no"))
+    prompt = PromptConfig(template="plain")
+    assert one(opening, prompt, byte_tokenizer())[1] == ["i</s>", "no</s>"]
+    assert one(opening, prompt, byte_tokenizer(bos=True))[1] == ["hi</s>", "no</s>"]
+
+
+def test_an_example_without_a_token_has_no_mask():
+    tokenizer = byte_tokenizer(chat=CHAT)
+    assert encode([turns(("user", "x"))], PromptConfig(template="chat"), tokenizer) == [
+        ([], [], 0, False)
+    ]
+    assert encode([], PromptConfig(), tokenizer) == []
+
+
+def test_chat_labels_are_the_assistant_texts_and_end_markers():
+    example = turns(
+        ("system", "S"),
+        ("user", "one"),
+        ("assistant", " 1 "),
+        ("user", "two"),
+        ("input", "more"),
+        ("assistant", "2"),
+    )
+    tokenizer = byte_tokenizer(chat=CHAT)
+    whole, labels, _ = one(example, PromptConfig(template="chat"), tokenizer)
+    assert whole == (
+        "<|system|>\nS<|end|>\n<|user|>\none<|end|>\n<|assistant|>\n1<|end|>\n"
+        "<|user|>\ntwo\n\nmore<|end|>\n<|assistant|>\n2<|end|>\n"
+    )
+    assert labels == ["1<|end|>\n", "2<|end|>\n"]
+    ids = encode([example], PromptConfig(template="chat"), tokenizer)[0][0]
+    assert ids == tokenizer(whole, add_special_tokens=False)["input_ids"]
+
+
+def test_a_chat_that_the_assistant_opens_has_labels_where_it_answers():
+    example = turns(("assistant", "hi"), ("user", "one"), ("assistant", "1"))
+    tokenizer = byte_tokenizer(chat=CHAT)
+    whole, labels, _ = one(example, PromptConfig(template="chat"), tokenizer)
+    assert whole.startswith("<|assistant|>\nhi<|end|>\n<|user|>")
+    assert labels == ["1<|end|>\n"]
+
+
+def test_chat_templates_that_cannot_be_used():
+    example = turns(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    forgets = "{% for m in messages[-2:] %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    with pytest.raises(ValueError, match="rewrites earlier turns"):
+        segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=forgets))
+    refuses = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(ValueError, match="refuses turns user: roles must alternate"):
+        segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=refuses))
+
+
+def test_a_tokenizer_without_end_token():
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        encode([ASK], PromptConfig(), tokenizer)
+
+
+def test_a_table_without_rows():
+    assert encode_table(EXAMPLES.empty_table(), PromptConfig(), byte_tokenizer()).schema == TOKENS
+
+
+def test_the_stage(local_ray, store):
+    """Each part on Ray as `encode` has it, in the corpus's parts, with counts."""
+    corpus = write_corpus(store, random_examples(40), num_parts=3)
+    tokenizer = byte_tokenizer(bos=True)
+    tokenizer.save_pretrained(store.path("tokenizer"))
+    prompt = PromptConfig(template="plain", max_length=30)
+    tokens = tokenize(
+        store, corpus, tokenizer_folder="tokenizer", prompt=prompt, folder="tokens", fingerprint="t"
+    )
+    assert [part.unit for part in tokens.parts] == [part.unit for part in corpus.parts]
+    assert tokens.info == {"tokenizer": "tokenizer"}
+    for part, source in zip(tokens.parts, corpus.parts, strict=True):
+        table = store.read_part("tokens", part)
+        examples = store.read_part(corpus.folder, source)
+        assert table.schema.equals(TOKENS)
+        assert table["example_id"].to_pylist() == examples["example_id"].to_pylist()
+        expected = encode(examples["turns"].to_pylist(), prompt, tokenizer)
+        rows = table.to_pylist()
+        assert [(r["input_ids"], r["loss_mask"]) for r in rows] == [e[:2] for e in expected]
+        assert part.stats == {
+            "trainable": sum(r["num_label_tokens"] > 0 for r in rows),
+            "truncated": sum(r["truncated"] for r in rows),
+            "tokens": sum(len(r["input_ids"]) for r in rows),
+            "label_tokens": sum(sum(r["loss_mask"]) for r in rows),
+        }
+    assert 0 < sum(part.stats["trainable"] for part in tokens.parts) < 40
+    assert isinstance(store.read_part("tokens", tokens.parts[0]), pa.Table)
