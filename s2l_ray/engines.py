@@ -1,0 +1,171 @@
+"""How gradients are shared and weights updated: plain DDP, or DeepSpeed ZeRO. One interface.
+
+`with micro_batch(last): forward, backward`, then `step(learning_rate)` after the last one, which
+returns the gradient's norm; save_model, save_optimizer and load make a resume point. Both use
+torch's AdamW over fp32 master weights and clip the gradient's norm. L and B as in models.py.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from s2l_ray.config import TrainingConfig
+from s2l_ray.models import LabelLoss
+
+
+def make_engine(
+    loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
+) -> DataParallelEngine | DeepSpeedEngine:
+    if config.zero_stage is None:
+        return DataParallelEngine(loss, config, device, world)
+    return DeepSpeedEngine(loss, config, device, world)
+
+
+class DataParallelEngine:
+    """torch's DistributedDataParallel; with one worker the bare module."""
+
+    def __init__(
+        self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
+    ) -> None:
+        self.loss = loss.to(device)
+        self.loss.train()
+        self.max_grad_norm = config.max_grad_norm
+        self.optimizer = _adamw(self.loss, config)
+        self.module: Any = self.loss
+        if world > 1:
+            self.module = DistributedDataParallel(
+                self.loss, device_ids=[device] if device.type == "cuda" else None
+            )
+        self.autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"
+        )
+
+    def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
+        with self.autocast:
+            return self.module(input_ids_BL, loss_mask_BL)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        alone = last or self.module is self.loss
+        return nullcontext() if alone else self.module.no_sync()  # gradients are shared once
+
+    def step(self, learning_rate: float) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self.loss.parameters(), self.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def save_model(self, local: str) -> None:
+        if _is_first():
+            self.loss.model.save_pretrained(local)
+
+    def save_optimizer(self, local: str) -> None:
+        if not _is_first():
+            return
+        tensors = {
+            f"{name}/{key}": value.contiguous()
+            for name, parameter in self.loss.named_parameters()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        save_file(tensors, Path(local, "optimizer.safetensors"))
+
+    def load(self, local: str) -> None:
+        tensors = load_file(Path(local, "optimizer.safetensors"))
+        parameters = dict(self.loss.named_parameters())
+        for path, value in tensors.items():
+            name, key = path.rsplit("/", 1)
+            parameter = parameters[name]
+            place = value if key == "step" else value.to(parameter.device)
+            self.optimizer.state[parameter][key] = place
+
+
+class DeepSpeedEngine:
+    """DeepSpeed ZeRO stage 0 to 3. Its optimizer state is its own format, one file a worker."""
+
+    def __init__(
+        self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
+    ) -> None:
+        import deepspeed
+
+        accumulation = config.global_batch_size // (world * config.micro_batch_size)
+        settings: dict[str, Any] = {
+            "train_batch_size": config.global_batch_size,
+            "train_micro_batch_size_per_gpu": config.micro_batch_size,
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": config.max_grad_norm,
+            "zero_optimization": {
+                "stage": config.zero_stage,
+                "stage3_gather_16bit_weights_on_model_save": True,
+            },
+            "bf16": {"enabled": config.model.dtype == "bfloat16"},
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 1 << 30,
+        }
+        if config.offload_optimizer:
+            settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        loss.train()
+        self.loss = loss
+        self.engine, *_ = deepspeed.initialize(
+            model=loss, optimizer=_adamw(loss, config), config=settings
+        )
+
+    def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
+        return self.engine(input_ids_BL, loss_mask_BL)
+
+    def backward(self, loss: Tensor) -> None:
+        # The loss is already a share of the whole batch's, accumulation included.
+        self.engine.backward(loss, scale_wrt_gas=False)
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        self.engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def step(self, learning_rate: float) -> float:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() or 0.0)  # stage 0 does not tell
+
+    def save_model(self, local: str) -> None:
+        sharded = self.engine.zero_optimization_stage() == 3
+        weights = (
+            self.engine._zero3_consolidated_16bit_state_dict()
+            if sharded
+            else self.loss.state_dict()
+        )
+        if _is_first():
+            self.loss.model.save_pretrained(
+                local, state_dict={k.removeprefix("model."): v for k, v in weights.items()}
+            )
+
+    def save_optimizer(self, local: str) -> None:
+        self.engine.save_checkpoint(local, tag="deepspeed", save_latest=False)
+        for file in Path(local, "deepspeed").iterdir():
+            file.rename(Path(local, file.name))
+
+    def load(self, local: str) -> None:
+        folder = Path(local)
+        # DeepSpeed's own format is pickled: the one file of a run that is not plain data.
+        self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+
+
+def _adamw(loss: LabelLoss, config: TrainingConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        loss.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
