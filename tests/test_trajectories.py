@@ -1,0 +1,223 @@
+"""Scoring against Hugging Face's own loss, one example at a time; restarts; any number of actors.
+
+N examples, T checkpoints.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.models import LabelLoss
+from s2l_ray.store import EXAMPLES, TOKENS
+from s2l_ray.trajectories import _Scorer, assemble, losses_array, score, score_table
+
+VOCAB = 300
+SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+GROUPED = SMALL | {"num_key_value_heads": 2, "head_dim": 8}
+SHAPES = {
+    "gpt_neox": SMALL,
+    "llama": GROUPED,
+    "gemma2": GROUPED | {"final_logit_softcapping": 5.0, "sliding_window": 16},
+    "granite": GROUPED | {"logits_scaling": 4.0},
+}
+
+
+def small_model(kind, seed=0):
+    """A model whose losses differ much from example to example: weights larger than fresh ones."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SHAPES[kind]))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3).add_(torch.randn_like(parameter) * 0.05)
+    return model.float().eval()
+
+
+def random_tokens(count, seed=0, first_id=0):
+    """Examples of 2 to 40 tokens, labels here and there (several turns); every fifth has none."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        length = int(random.integers(2, 41))
+        mask = random.random(length) < 0.6
+        mask[0], mask[-1] = False, True
+        if number % 5 == 4:
+            mask[:] = False
+        rows.append(
+            {
+                "example_id": first_id + number,
+                "input_ids": random.integers(0, VOCAB, length).tolist(),
+                "loss_mask": mask.tolist(),
+                "num_label_tokens": int(mask.sum()),
+                "truncated": False,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=TOKENS)
+
+
+def naive_losses(tokens, model):
+    """example_id -> loss: batches of one, no padding, the model's own loss."""
+    found = {}
+    for row in tokens.to_pylist():
+        if any(row["loss_mask"]):
+            ids = torch.tensor([row["input_ids"]])
+            labels = torch.where(torch.tensor([row["loss_mask"]]), ids, -100)
+            with torch.no_grad():
+                found[row["example_id"]] = model(input_ids=ids, labels=labels).loss.item()
+    return found
+
+
+def assert_same_losses(table, expected):
+    assert table["example_id"].to_pylist() == list(expected)  # in order, none without labels
+    for found, loss in zip(table["loss"].to_pylist(), expected.values(), strict=True):
+        assert abs(found - loss) <= 1e-5 * max(1, loss)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_losses_are_those_of_a_naive_loop_whatever_the_batches(kind):
+    tokens, model = random_tokens(25), small_model(kind)
+    expected = naive_losses(tokens, model)
+    assert len(expected) == 20
+    assert max(expected.values()) - min(expected.values()) > 0.2
+    loss = LabelLoss(model)
+    assert loss.head_apart == (kind in ("gpt_neox", "llama"))
+    for tokens_per_batch in (1, 64, 1 << 20):
+        table = score_table(tokens, loss, tokens_per_batch=tokens_per_batch)
+        assert_same_losses(table, expected)
+        labels = [sum(row["loss_mask"]) for row in tokens.to_pylist() if any(row["loss_mask"])]
+        assert table["num_label_tokens"].to_pylist() == labels
+
+
+def test_batches_hold_at_most_so_many_padded_tokens():
+    tokens, loss = random_tokens(40), LabelLoss(small_model("llama"))
+    seen = []
+    loss.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    score_table(tokens, loss, tokens_per_batch=64)
+    assert all(rows * length <= 64 or rows == 1 for rows, length in seen)
+    assert [length for _, length in seen] == sorted((n for _, n in seen), reverse=True)
+    assert max(rows for rows, _ in seen) > 4
+    assert sum(rows for rows, _ in seen) == 32
+
+
+def test_no_example_with_labels_gives_an_empty_table():
+    table = score_table(random_tokens(5)[4:], LabelLoss(small_model("llama")))
+    assert table.num_rows == 0
+    assert table.schema.names == ["example_id", "loss", "num_label_tokens"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_with_the_example_and_the_checkpoint(store, value):
+    tokens = random_tokens(12, first_id=7000)
+    model = small_model("gpt_neox")
+    bad = tokens["input_ids"][2].as_py()[0]  # a token of example 7002
+    with torch.no_grad():
+        model.get_input_embeddings().weight[bad] = value
+    hit = [
+        row["example_id"]
+        for row in tokens.to_pylist()
+        if bad in row["input_ids"][:-1] and any(row["loss_mask"])
+    ]
+    with pytest.raises(ValueError, match=rf"example_id {hit[0]}: the loss is (nan|inf)"):
+        score_table(tokens, LabelLoss(model))
+    model.save_pretrained(store.path("proxy/checkpoint-000003"))
+    part = store.write_part(tokens, "tokens", "part-00000")
+    unit = {"unit": "x", "model": "proxy/checkpoint-000003", "part": part.__dict__}
+    with pytest.raises(ValueError, match=f"checkpoint-000003, part-00000.*example_id {hit[0]}"):
+        _Scorer(store, "tokens", TrajectoriesConfig())(unit)
+
+
+def contents(folder):
+    """file below the folder -> its bytes and when it was written; manifests left out."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(Path(folder).rglob("*.arrow"))
+    }
+
+
+def only_bytes(found):
+    return {name: data for name, (data, _) in found.items()}
+
+
+def test_score_and_assemble_on_ray(local_ray, store):
+    tables = [random_tokens(count, seed=i, first_id=100 * i) for i, count in enumerate((12, 3, 9))]
+    tables.append(random_tokens(5, first_id=300)[4:])  # a part without any label
+    tokens = store.commit(
+        "tokens",
+        "t",
+        [store.write_part(t, "tokens", f"part-{i}") for i, t in enumerate(tables)],
+        {},
+    )
+    corpus_parts = []
+    for number, table in enumerate(tables):
+        rows = [
+            {"example_id": i, "source": f"source-{i % 3}", "turns": [], "file": "f", "row": 1}
+            for i in table["example_id"].to_pylist()
+        ]
+        corpus_table = pa.Table.from_pylist(rows, schema=EXAMPLES)
+        corpus_parts.append(
+            store.write_part(corpus_table, "corpus", f"part-{number}", suffix="parquet")
+        )
+    corpus = store.commit("corpus", "c", corpus_parts, {})
+    checkpoints, models = {}, {}
+    for step in (1000, 20, 3):  # their order by number is not that by name of unpadded steps
+        models[step] = small_model("gpt_neox", seed=step)
+        checkpoints[step] = f"proxy/checkpoint-{step:06d}"
+        models[step].save_pretrained(store.path(checkpoints[step]))
+
+    def run(folder, actors):
+        config = TrajectoriesConfig(tokens_per_batch=64, workers={"num_workers": actors})
+        return score(store, tokens, checkpoints, config, folder=folder, fingerprint="l")
+
+    losses = run("losses", 2)
+    assert losses.info["steps"] == [3, 20, 1000]
+    for step, model in models.items():
+        for number, table in enumerate(tables):
+            unit = f"step-{step:06d}/part-{number}"
+            part = next(p for p in losses.parts if p.unit == unit)
+            found = store.read_part("losses", part)
+            assert_same_losses(found, naive_losses(table, model))
+            assert found.equals(
+                score_table(table, LabelLoss(model), tokens_per_batch=64).cast(found.schema)
+            )
+
+    # Restart: one unit deleted, one cut off in the middle; the others stay as they are.
+    before = contents(store.path("losses"))
+    assert len(before) == 12
+    gone, cut = sorted(before)[1], sorted(before)[6]
+    os.unlink(store.path("losses", "manifest.json"))
+    os.unlink(store.path("losses", gone))
+    Path(store.path("losses", cut)).write_bytes(before[cut][0][:-20])
+    again = run("losses", 1)
+    after = contents(store.path("losses"))
+    assert only_bytes(after) == only_bytes(before)
+    assert {name for name in after if after[name] != before[name]} == {gone, cut}
+    assert again == losses
+
+    # From scratch with one actor: the same bytes.
+    run("losses-one", 1)
+    assert only_bytes(contents(store.path("losses-one"))) == only_bytes(before)
+
+    trajectories = assemble(store, corpus, losses, folder="trajectories", fingerprint="x")
+    assert [part.unit for part in trajectories.parts] == [part.unit for part in corpus.parts]
+    assert trajectories.parts[3].rows == 0
+    for part, table in zip(trajectories.parts[:3], tables, strict=False):
+        found = store.read_part("trajectories", part)
+        expected = [naive_losses(table, models[step]) for step in (3, 20, 1000)]
+        ids = found["example_id"].to_pylist()
+        assert ids == list(expected[0])
+        assert found["source"].to_pylist() == [f"source-{i % 3}" for i in ids]
+        losses_NT = losses_array(found)
+        expected_NT = np.array([[losses[i] for losses in expected] for i in ids])
+        np.testing.assert_allclose(losses_NT, expected_NT, rtol=1e-5, atol=1e-5)
