@@ -1,0 +1,279 @@
+"""Trajectories in actors: the rows in chunks, and the passes over a chunk that k-means is made of.
+
+Shape suffixes: N examples, T checkpoints (losses per trajectory), K clusters.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from threadpoolctl import ThreadpoolController
+
+logger = logging.getLogger(__name__)
+
+_TILE_ROWS = 4096  # rows converted to float64 at a time: the tile and its distances fit in cache
+_START_SECONDS = 30.0
+
+
+def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest center of every trajectory: (cluster_id int32 [N], squared distance float64 [N]).
+
+    Computes in float64 whatever the dtype of the losses, in small tiles, on one thread. Ties go
+    to the lowest id. Raises ValueError if T differs or a row holds NaN or inf.
+    """
+    if losses_NT.ndim != 2 or losses_NT.shape[1] != centers_KT.shape[1]:
+        raise ValueError(
+            f"losses have shape {losses_NT.shape}, wanted [N, T] with T={centers_KT.shape[1]}"
+        )
+    # Any common offset keeps the distances; this one keeps |c|^2 - 2xc from cancelling.
+    offset_T = centers_KT.mean(axis=0)
+    centers_KT = centers_KT - offset_T
+    norm_K = (centers_KT**2).sum(axis=1)
+    minus_2c_TK = np.ascontiguousarray(-2.0 * centers_KT.T)
+    cluster_id = np.empty(len(losses_NT), dtype=np.int32)
+    squared = np.empty(len(losses_NT))
+    with thread_pools().limit(limits=1), np.errstate(invalid="ignore"):
+        for tile in _tiles_of(losses_NT):
+            x_NT = losses_NT[tile].astype(np.float64, order="C") - offset_T
+            score_NK = x_NT @ minus_2c_TK
+            score_NK += norm_K
+            cluster_id[tile] = score_NK.argmin(axis=1)
+            # Taken directly, not from the score: exact even where the distance is tiny.
+            squared[tile] = ((x_NT - centers_KT[cluster_id[tile]]) ** 2).sum(axis=1)
+    bad = np.flatnonzero(~np.isfinite(squared))
+    if bad.size:
+        raise ValueError(not_finite(bad.size, len(losses_NT), bad[0]))
+    return cluster_id, squared
+
+
+@ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)
+class _ChunkActor:
+    """Works on chunks, each (first row, end row, [(object ref, start, stop), ...]).
+
+    The result of `run` depends on nothing but its arguments, so Ray may restart the actor and run
+    any call again; the chunks are not given to the constructor, since Ray 2.60 does not promise to
+    keep its arguments for a restart (it logs an error, ray issue 53727). Below `run` one method
+    per pass over a chunk; rows leave them as float64 less `mean_T`, and `centers_KT` are less
+    `mean_T` too, against cancellation.
+    """
+
+    def __init__(self):
+        self._loaded = {}  # a cache by first row: every call to one actor is about one set of rows
+
+    def run(self, chunks, method, *args) -> list:
+        return [getattr(self, method)(chunk, *args) for chunk in chunks]
+
+    def _rows(self, chunk) -> np.ndarray:
+        first_row, _, slices = chunk
+        if first_row not in self._loaded:
+            blocks = ray.get([ref for ref, _, _ in slices])
+            if isinstance(blocks[0], np.ndarray):  # one object per chunk
+                self._loaded[first_row] = blocks[0]
+            else:
+                pieces, whole = [], True
+                for block, (_, start, stop) in zip(blocks, slices, strict=True):
+                    if not isinstance(block, pa.Table):
+                        block = pa.Table.from_pandas(block, preserve_index=False)
+                    whole = whole and stop - start == block.num_rows
+                    pieces += block["losses"].slice(start, stop - start).chunks
+                losses_NT = decode(pieces, first_row)
+                # A view into a part of a block would pin all of it in the store of every node.
+                self._loaded[first_row] = losses_NT if whole else losses_NT.copy()
+        return self._loaded[first_row]
+
+    def _tiles(self, chunk, mean_T) -> Iterator[np.ndarray]:
+        losses_NT = self._rows(chunk)
+        for tile in _tiles_of(losses_NT):
+            yield losses_NT[tile].astype(np.float64, order="C") - mean_T
+
+    def inspect(self, chunk):
+        """(losses per row, rows with NaN or inf, the first of them, sum of the rows [T])"""
+        losses_NT = self._rows(chunk)
+        bad = np.flatnonzero(~np.isfinite(losses_NT).all(axis=1))
+        if bad.size:
+            return losses_NT.shape[1], bad.size, chunk[0] + int(bad[0]), None
+        sum_T = sum(tile_NT.sum(axis=0) for tile_NT in self._tiles(chunk, 0.0))
+        return losses_NT.shape[1], 0, None, sum_T
+
+    def distinct(self, chunk, limit):
+        """Up to `limit` distinct rows, as bytes."""
+        seen: set[bytes] = set()
+        for tile_NT in self._tiles(chunk, 0.0):
+            seen.update(map(bytes, tile_NT + 0.0))  # -0.0 equals 0.0 but has other bytes
+            if len(seen) >= limit:
+                break
+        return list(seen)[:limit]
+
+    def squared_deviations(self, chunk, mean_T):
+        return sum((tile_NT**2).sum(axis=0) for tile_NT in self._tiles(chunk, mean_T))
+
+    def gather(self, chunk, mean_T, row_N):
+        """The rows of the ascending global indices `row_N` that lie in the chunk."""
+        first, end = np.searchsorted(row_N, chunk[:2])
+        return self._rows(chunk)[row_N[first:end] - chunk[0]].astype(np.float64) - mean_T
+
+    def partials(self, chunk, mean_T, centers_KT):
+        """(sum of the members of each cluster [K, T], their counts [K], inertia)"""
+        K, T = centers_KT.shape
+        sum_KT, count_K, inertia = np.zeros((K, T)), np.zeros(K, dtype=np.int64), 0.0
+        for tile_NT in self._tiles(chunk, mean_T):
+            cluster_id, squared = assign(tile_NT, centers_KT)
+            for t in range(T):
+                sum_KT[:, t] += np.bincount(cluster_id, tile_NT[:, t], minlength=K)
+            count_K += np.bincount(cluster_id, minlength=K)
+            inertia += float(squared.sum())
+        return sum_KT, count_K, inertia
+
+    def farthest(self, chunk, mean_T, centers_KT, count):
+        """The rows farthest from their centers: (distance^2, global row, cluster, row [T])"""
+        found, row = [], chunk[0]
+        for tile_NT in self._tiles(chunk, mean_T):
+            cluster_id, squared = assign(tile_NT, centers_KT)
+            top = np.argsort(-squared, kind="stable")[:count]
+            found += [(squared[n], row + n, cluster_id[n], tile_NT[n]) for n in top]
+            row += len(tile_NT)
+        return farthest_of(found, count)
+
+
+@contextmanager
+def actor_pool(chunks, num_actors) -> Iterator[Callable[..., list]]:
+    """Spread the chunks over actors; yields each_chunk(method, *args) -> results in row order."""
+    if num_actors is None:
+        num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    num_actors = min(num_actors, len(chunks))
+    actor_class: Any = _ChunkActor
+    actors = [actor_class.remote() for _ in range(num_actors)]
+    shares = [ray.put(chunks[i::num_actors]) for i in range(num_actors)]
+
+    def each_chunk(method: str, *args: Any) -> list[Any]:
+        refs = [ray.put(arg) for arg in args]
+        try:
+            results = ray.get(
+                [
+                    actor.run.remote(share, method, *refs)
+                    for actor, share in zip(actors, shares, strict=True)
+                ]
+            )
+        except ValueError as error:  # Ray's own class: show what the user did, not its traceback
+            raise getattr(error, "cause", error) from None
+        return [results[i % num_actors][i // num_actors] for i in range(len(chunks))]
+
+    try:
+        started = [actor.__ray_ready__.remote() for actor in actors]
+        _, waiting = ray.wait(started, num_returns=num_actors, timeout=_START_SECONDS)
+        if waiting:
+            logger.warning("k-means: %d of %d actors wait for a CPU", len(waiting), num_actors)
+        yield each_chunk
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def chunks_of(X, chunk_rows: int) -> list:
+    """Cut X into [(first row, end row, [(object ref, start, stop), ...]), ...]."""
+    if not isinstance(X, ray.data.Dataset):
+        losses_NT = as_float_array(X)
+        if not len(losses_NT):
+            raise ValueError("X has no rows, wanted [N, T] with N >= n_clusters")
+        return [
+            (first, first + len(part), [(ray.put(part), 0, len(part))])
+            for first in range(0, len(losses_NT), chunk_rows)
+            for part in [losses_NT[first : first + chunk_rows]]
+        ]
+    check_column(X)
+    selected = X.select_columns(["losses"])
+    options = selected.context.execution_options  # may be shared with X: put it back
+    preserve_order, options.preserve_order = options.preserve_order, True
+    try:
+        bundles = list(selected.materialize().iter_internal_ref_bundles())
+    finally:
+        options.preserve_order = preserve_order
+    chunks, slices, first, filled = [], [], 0, 0
+    for entry in (entry for bundle in bundles for entry in bundle.blocks):
+        start, num_rows = 0, entry.metadata.num_rows
+        while start < num_rows:
+            stop = min(num_rows, start + chunk_rows - filled)
+            slices.append((entry.ref, start, stop))
+            filled += stop - start
+            start = stop
+            if filled == chunk_rows:
+                chunks.append((first, first + filled, slices))
+                slices, first, filled = [], first + filled, 0
+    if slices:
+        chunks.append((first, first + filled, slices))
+    if not chunks:
+        raise ValueError("the Dataset has no rows")
+    return chunks
+
+
+def farthest_of(found, count: int) -> list:
+    """The `count` farthest of (distance^2, row, ...), ties by lowest row."""
+    return sorted(found, key=lambda item: (-item[0], item[1]))[:count]
+
+
+def decode(pieces: list[pa.Array], first_row: int = 0) -> np.ndarray:
+    """Pieces of a list or Ray tensor column as one float array [N, T], without a copy if it can."""
+    flats, lengths = [], []
+    for piece in pieces:
+        column_type = piece.type
+        if isinstance(column_type, pa.BaseExtensionType):
+            piece = piece.storage
+        if pa.types.is_struct(piece.type):  # Ray's tensors of unequal shapes
+            piece = piece.field("data")
+        if (
+            not hasattr(piece.type, "value_field")
+            or len(getattr(column_type, "shape", (None,))) != 1
+        ):
+            raise ValueError(f"column 'losses' must hold lists of floats, got {column_type}")
+        if piece.null_count:
+            raise ValueError(f"column 'losses' has {piece.null_count} rows that are null")
+        lengths.append(pc.list_value_length(piece).to_numpy(zero_copy_only=False))
+        flats.append(piece.flatten().to_numpy(zero_copy_only=False))
+    length_N = np.concatenate(lengths)
+    other = np.flatnonzero(length_N != length_N[0])
+    if other.size:
+        raise ValueError(
+            f"rows of unequal length: row {first_row} has {length_N[0]} losses, "
+            f"row {first_row + other[0]} has {length_N[other[0]]}"
+        )
+    flat = flats[0] if len(flats) == 1 else np.concatenate(flats)
+    return as_float_array(flat.reshape(len(length_N), length_N[0]))
+
+
+def as_float_array(X) -> np.ndarray:
+    losses_NT = np.asarray(X)
+    if losses_NT.dtype.kind != "f":
+        losses_NT = losses_NT.astype(np.float64)
+    if losses_NT.ndim != 2 or not losses_NT.shape[1]:
+        raise ValueError(f"X has shape {losses_NT.shape}, wanted [N, T] with T >= 1")
+    return losses_NT
+
+
+def check_column(dataset: ray.data.Dataset) -> None:
+    columns = dataset.columns()
+    if columns is None:
+        raise ValueError("the Dataset has no rows")
+    if "losses" not in columns:
+        raise ValueError(f"the Dataset has no column 'losses', it has {columns}")
+
+
+def not_finite(bad_rows: int, num_rows: int, first_row: int) -> str:
+    return f"{bad_rows} of {num_rows} rows hold NaN or inf, the first is row {first_row}"
+
+
+def _tiles_of(losses_NT: np.ndarray) -> Iterator[slice]:
+    return (slice(i, i + _TILE_ROWS) for i in range(0, len(losses_NT), _TILE_ROWS))
+
+
+@functools.cache
+def thread_pools() -> ThreadpoolController:
+    """Finding the thread pools takes longer than a tile, setting their size does not."""
+    return ThreadpoolController()

@@ -1,0 +1,205 @@
+"""The clusters stage: k-means over trajectories, a cluster for every example, and what to know
+about the partition. N examples, T checkpoints, K clusters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import ray
+from sklearn.metrics import adjusted_rand_score
+
+from s2l_ray.chunks import assign
+from s2l_ray.config import ClustersConfig
+from s2l_ray.kmeans import KMeans
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.trajectories import losses_array
+from s2l_ray.units import run_units
+
+SAMPLE_ROWS = 50_000  # for diagnostics; ids are hashes, so the first parts are a uniform sample
+
+
+def cluster(
+    store: Store,
+    trajectories: Manifest,
+    config: ClustersConfig,
+    *,
+    by_source: bool,
+    folder: str,
+    fingerprint: str,
+) -> Manifest:
+    """Cluster all trajectories together, or those of each source apart (`by_source`).
+
+    Parts: example_id, cluster_id int32 (unique over all sources), distance float32 to the center.
+    `centers.arrow`: cluster_id, source (null unless by_source), center float32[T]. info: sizes [K],
+    sources [K], inertia, n_iter, level_share, adjusted_rand (of the same k-means with
+    another seed, on a sample; null by source).
+    """
+    sources = _sources(store, trajectories) if by_source else [None]
+    fits = []
+    for source in sources:
+        n_clusters = config.n_clusters
+        if by_source:
+            n_clusters = min(n_clusters, _distinct(store, trajectories, source, n_clusters))
+        fits.append(
+            KMeans(
+                n_clusters,
+                max_iter=config.max_iter,
+                tol=config.tol,
+                random_state=config.random_state,
+                num_actors=config.num_actors,
+            ).fit(_dataset(store, trajectories, source))
+        )
+    centers = [(s, fit.cluster_centers_) for s, fit in zip(sources, fits, strict=True)]
+    info = {
+        "inertia": sum(fit.inertia_ for fit in fits),
+        "n_iter": max(fit.n_iter_ for fit in fits),
+        "sources": [s for s, centers_KT in centers for _ in centers_KT],
+    } | _diagnose(store, trajectories, config, None if by_source else fits[0])
+    store.write_bytes(_centers_file(centers), folder, "centers.arrow")
+    labelled = run_units(
+        store,
+        [{"unit": part.unit, "part": part.__dict__} for part in trajectories.parts],
+        _Label,
+        (store, trajectories.folder, centers),
+        folder=f"{folder}/labels",
+        fingerprint=fingerprint,
+        label="cluster",
+        suffix="parquet",
+    )
+    sizes = np.sum([part.stats["sizes"] for part in labelled.parts], axis=0)
+    parts = [Part(**(part.__dict__ | {"file": f"labels/{part.file}"})) for part in labelled.parts]
+    return store.commit(folder, fingerprint, parts, info | {"sizes": sizes.tolist()})
+
+
+def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
+    """Centers [K, T] in cluster_id order."""
+    data = store.read_bytes(clusters.folder, "centers.arrow")
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    return np.stack(table["center"].to_numpy())
+
+
+def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE_ROWS) -> pa.Table:
+    """About `rows` trajectories, a uniform sample (whole parts in id order)."""
+    tables, have = [], 0
+    for part in trajectories.parts:
+        tables.append(store.read_part(trajectories.folder, part))
+        have += part.rows
+        if have >= rows:
+            break
+    return pa.concat_tables(tables).slice(0, rows)
+
+
+def _dataset(store: Store, trajectories: Manifest, source: str | None) -> ray.data.Dataset:
+    refs = [
+        _read_losses.remote(store, trajectories.folder, part, source) for part in trajectories.parts
+    ]
+    return ray.data.from_arrow_refs(refs)
+
+
+@ray.remote(num_cpus=1)
+def _read_losses(store: Store, folder: str, part: Part, source: str | None) -> pa.Table:
+    table = store.read_part(folder, part, ["source", "losses"])
+    if source is not None:
+        table = table.filter(pa.compute.equal(table["source"], source))
+    return table.select(["losses"])
+
+
+@ray.remote(num_cpus=1)
+def _distinct_rows(table: pa.Table, at_most: int) -> np.ndarray:
+    return np.unique(losses_array(table), axis=0)[:at_most]
+
+
+@ray.remote(num_cpus=1)
+def _sources_of(store: Store, folder: str, part: Part) -> list[str]:
+    return store.read_part(folder, part, ["source"])["source"].unique().to_pylist()
+
+
+def _sources(store: Store, trajectories: Manifest) -> list[str | None]:
+    found = ray.get(
+        [_sources_of.remote(store, trajectories.folder, part) for part in trajectories.parts]
+    )
+    return sorted({source for names in found for source in names})
+
+
+def _distinct(store: Store, trajectories: Manifest, source: str | None, at_most: int) -> int:
+    folder = trajectories.folder
+    rows = [
+        _distinct_rows.remote(_read_losses.remote(store, folder, part, source), at_most)
+        for part in trajectories.parts
+    ]
+    return len(np.unique(np.concatenate(ray.get(rows)), axis=0))
+
+
+class _Label:
+    def __init__(
+        self, store: Store, folder: str, centers: list[tuple[str | None, np.ndarray]]
+    ) -> None:
+        self.store, self.folder, self.centers = store, folder, centers
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        losses_NT = losses_array(table)
+        sources = table["source"].to_numpy(zero_copy_only=False)
+        labels = np.full(len(losses_NT), -1, np.int32)
+        distances = np.zeros(len(losses_NT))
+        offset = 0
+        for source, centers_KT in self.centers:
+            rows = np.arange(len(labels)) if source is None else np.flatnonzero(sources == source)
+            own, squared = assign(losses_NT[rows], centers_KT)
+            labels[rows], distances[rows] = own + offset, np.sqrt(squared)
+            offset += len(centers_KT)
+        assert (labels >= 0).all(), "a source without centers"
+        out = pa.table(
+            {
+                "example_id": table["example_id"],
+                "cluster_id": pa.array(labels),
+                "distance": pa.array(distances.astype(np.float32)),
+            }
+        )
+        return out, {"sizes": np.bincount(labels, minlength=offset).tolist()}
+
+
+def _diagnose(
+    store: Store, trajectories: Manifest, config: ClustersConfig, fit: KMeans | None
+) -> dict[str, Any]:
+    losses_NT = losses_array(sample_trajectories(store, trajectories))
+    singular = np.linalg.svd(losses_NT - losses_NT.mean(axis=0), compute_uv=False) ** 2
+    agreement = None
+    if config.stability and fit is not None:
+        other = KMeans(
+            config.n_clusters,
+            max_iter=config.max_iter,
+            tol=config.tol,
+            random_state=config.random_state + 1,
+            num_actors=config.num_actors,
+        )
+        try:
+            agreement = adjusted_rand_score(
+                fit.predict(losses_NT), other.fit(losses_NT).predict(losses_NT)
+            )
+        except ValueError:  # the sample has too few distinct rows: nothing to compare
+            agreement = None
+    return {
+        "level_share": float(singular[0] / singular.sum()) if singular.sum() else None,
+        "adjusted_rand": None if agreement is None else float(agreement),
+    }
+
+
+def _centers_file(centers: list[tuple[str | None, np.ndarray]]) -> bytes:
+    rows = [(source, center) for source, centers_KT in centers for center in centers_KT]
+    table = pa.table(
+        {
+            "cluster_id": pa.array(range(len(rows)), pa.int32()),
+            "source": pa.array([source for source, _ in rows], pa.string()),
+            "center": pa.array(
+                [center.tolist() for _, center in rows], pa.list_(pa.float64(), len(rows[0][1]))
+            ),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,239 @@
+"""k-means over a pool of Ray actors, with the grammar of scikit-learn.
+
+The rows are cut, in row order, into chunks of `chunk_rows`. Actors hold the chunks and return
+one partial result per chunk; the driver adds them up strictly in chunk order. So the result is
+the same bit for bit for any number of actors and any split of the data into blocks (on one type
+of CPU), and the driver never holds the data.
+
+Shape suffixes: N examples, T checkpoints (losses per trajectory), K clusters.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from itertools import chain
+from numbers import Integral
+
+import numpy as np
+import pyarrow as pa
+import ray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.cluster import kmeans_plusplus
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.random import sample_without_replacement
+from sklearn.utils.validation import check_is_fitted
+
+from s2l_ray.chunks import (
+    actor_pool,
+    as_float_array,
+    assign,
+    check_column,
+    chunks_of,
+    decode,
+    farthest_of,
+    not_finite,
+    thread_pools,
+)
+
+logger = logging.getLogger(__name__)
+
+_INIT_ROWS = 2**18  # rows that k-means++ looks at, on the driver
+_LOG_SECONDS = 5.0
+
+
+class KMeans(ClusterMixin, BaseEstimator):
+    """Lloyd's k-means on trajectories that live in Ray actors.
+
+    Parameters have scikit-learn's meanings; `init` is "k-means++" or an array [K, T].
+    `num_actors` (one CPU each) defaults to one per CPU of the cluster, at most one per chunk.
+    `chunk_rows` is the unit of work and of summation: another value gives another rounding.
+
+    After `fit`: `cluster_centers_` float64 [K, T], in the unit of the losses; `inertia_`, the sum
+    of squared distances to the nearest of these centers; `n_iter_`; `n_features_in_` (T).
+    """
+
+    def __init__(
+        self,
+        n_clusters=100,
+        *,
+        init="k-means++",
+        max_iter=300,
+        tol=1e-4,
+        random_state=None,
+        num_actors=None,
+        chunk_rows=65536,
+    ):
+        self.n_clusters = n_clusters
+        self.init = init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.num_actors = num_actors
+        self.chunk_rows = chunk_rows
+
+    def fit(self, X, y=None) -> KMeans:
+        """Learn the centers of X: an array [N, T], or a Dataset with a list column `losses`.
+
+        Raises ValueError if a parameter or the data cannot be used: no rows, rows of unequal
+        length, NaN or inf, or fewer distinct rows than clusters.
+        """
+        self._check_params()
+        chunks = chunks_of(X, self.chunk_rows)
+        num_rows = chunks[-1][1]
+        if self.n_clusters > num_rows:
+            raise ValueError(f"n_clusters={self.n_clusters} needs as many rows, got {num_rows}")
+        with actor_pool(chunks, self.num_actors) as each_chunk:
+            mean_T = _check_rows(each_chunk, num_rows)
+            init_KT = self._check_init(len(mean_T))
+            _check_distinct(each_chunk, num_rows, self.n_clusters)
+            variance_T = sum(each_chunk("squared_deviations", mean_T)) / num_rows
+            if init_KT is None:
+                init_KT = _plusplus(
+                    each_chunk, mean_T, num_rows, self.n_clusters, self.random_state
+                )
+            else:
+                init_KT = init_KT - mean_T
+            tolerance = self.tol * float(variance_T.mean())
+            centers_KT, self.inertia_, self.n_iter_ = _lloyd(
+                each_chunk, mean_T, init_KT, self.max_iter, tolerance
+            )
+        self.cluster_centers_ = centers_KT + mean_T
+        self.n_features_in_ = len(mean_T)
+        return self
+
+    def predict(self, X):
+        """Nearest center of every row, ties to the lowest cluster id.
+
+        An array [N, T] gives int32 labels [N]. A Dataset with a column `losses` gives a (lazy)
+        Dataset with the columns `cluster_id` int32 and `distance` float32 (Euclidean, to the own
+        center) added, or replaced. Raises ValueError as `fit` does, and if T is not that of
+        `fit`; for the rows of a Dataset this happens when it is executed.
+        """
+        check_is_fitted(self)
+        if not isinstance(X, ray.data.Dataset):
+            return assign(as_float_array(X), self.cluster_centers_)[0]
+        check_column(X)
+        centers_KT = self.cluster_centers_
+
+        def add_clusters(table: pa.Table) -> pa.Table:
+            losses_NT = np.empty((0, centers_KT.shape[1]))
+            if table.num_rows:
+                losses_NT = decode(table["losses"].chunks)
+            cluster_id, squared = assign(losses_NT, centers_KT)
+            added = {"cluster_id": cluster_id, "distance": np.sqrt(squared).astype(np.float32)}
+            table = table.drop_columns([name for name in added if name in table.column_names])
+            for name, values in added.items():
+                table = table.append_column(name, pa.array(values))
+            return table
+
+        return X.map_batches(add_clusters, batch_format="pyarrow")
+
+    def fit_predict(self, X, y=None):
+        """`fit(X).predict(X)`: the labels of the training rows are not kept in the estimator."""
+        return self.fit(X).predict(X)
+
+    def _check_params(self) -> None:
+        for name in ("n_clusters", "max_iter", "chunk_rows", "num_actors"):
+            value = getattr(self, name)
+            if name == "num_actors" and value is None:
+                continue
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        if not self.tol >= 0:
+            raise ValueError(f"tol must be >= 0, got {self.tol!r}")
+        if isinstance(self.init, str) and self.init != "k-means++":
+            raise ValueError(f"init must be 'k-means++' or an array [K, T], got {self.init!r}")
+
+    def _check_init(self, num_losses: int) -> np.ndarray | None:
+        if isinstance(self.init, str):
+            return None
+        init_KT = np.asarray(self.init, dtype=np.float64)
+        wanted = (self.n_clusters, num_losses)
+        if init_KT.shape != wanted:
+            raise ValueError(f"init has shape {init_KT.shape}, wanted [K, T] = {wanted}")
+        if not np.isfinite(init_KT).all():
+            raise ValueError("init holds NaN or inf, wanted finite centers")
+        return init_KT
+
+
+def _check_rows(each_chunk, num_rows: int) -> np.ndarray:
+    """Mean row [T], or ValueError for rows that cannot be clustered."""
+    lengths, bad_rows, first_bad, sums = zip(*each_chunk("inspect"), strict=True)
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"rows hold between {min(lengths)} and {max(lengths)} losses, wanted one T"
+        )
+    if sum(bad_rows):
+        first = next(row for row in first_bad if row is not None)
+        raise ValueError(not_finite(sum(bad_rows), num_rows, first))
+    return sum(sums) / num_rows
+
+
+def _check_distinct(each_chunk, num_rows: int, n_clusters: int) -> None:
+    found = len(set().union(*each_chunk("distinct", n_clusters)))
+    if found < n_clusters:
+        raise ValueError(
+            f"found {found} distinct rows among {num_rows}, "
+            f"n_clusters={n_clusters} needs at least {n_clusters}"
+        )
+
+
+def _plusplus(each_chunk, mean_T, num_rows, n_clusters, random_state) -> np.ndarray:
+    """k-means++ centers (less mean_T) from all rows, or a uniform sample of _INIT_ROWS of them.
+
+    On loss trajectories, which have heavy tails, initialisation decides how good k-means ends.
+    """
+    random_state = check_random_state(random_state)
+    sample_rows = max(_INIT_ROWS, n_clusters)
+    if num_rows <= sample_rows:
+        row_N = np.arange(num_rows)
+    else:
+        row_N = sample_without_replacement(num_rows, sample_rows, random_state=random_state)
+        row_N.sort()
+    sample_NT = np.concatenate(each_chunk("gather", mean_T, row_N))
+    with thread_pools().limit(limits=1):
+        return kmeans_plusplus(sample_NT, n_clusters, random_state=random_state)[0]
+
+
+def _lloyd(each_chunk, mean_T, centers_KT, max_iter, tolerance) -> tuple[np.ndarray, float, int]:
+    """(centers [K, T] less mean_T, their inertia, iterations), stopping as scikit-learn does."""
+    logged = time.monotonic()
+    for iteration in range(1, max_iter + 1):
+        sum_KT, count_K, inertia = _reduce(each_chunk("partials", mean_T, centers_KT))
+        empty = np.flatnonzero(count_K == 0)
+        if empty.size:
+            found = chain.from_iterable(each_chunk("farthest", mean_T, centers_KT, empty.size))
+            for k, (_, _, old, row_T) in zip(empty, farthest_of(found, empty.size), strict=True):
+                sum_KT[old] -= row_T
+                count_K[old] -= 1
+                sum_KT[k], count_K[k] = row_T, 1
+        new_KT = sum_KT / np.maximum(count_K, 1)[:, None]
+        # A cluster whose only member was moved away joins the largest one for now.
+        new_KT[count_K == 0] = new_KT[count_K.argmax()]
+        shift = float(((new_KT - centers_KT) ** 2).sum())
+        centers_KT = new_KT
+        if time.monotonic() - logged >= _LOG_SECONDS:
+            logged = time.monotonic()
+            logger.info(
+                "k-means iteration %d: inertia %.6g, squared center shift %.3g (stops at %.3g)",
+                *(iteration, inertia, shift, tolerance),
+            )
+        if shift <= tolerance:
+            break
+    else:
+        warnings.warn(
+            f"k-means stopped at max_iter={max_iter}: squared center shift {shift:.3g}, "
+            f"wanted at most {tolerance:.3g}",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    _, _, inertia = _reduce(each_chunk("partials", mean_T, centers_KT))
+    return centers_KT, inertia, iteration
+
+
+def _reduce(partials) -> tuple:
+    """Add up tuples item by item, strictly in the order given."""
+    return tuple(sum(items) for items in zip(*partials, strict=True))
