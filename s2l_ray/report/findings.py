@@ -1,0 +1,252 @@
+"""What the numbers of a run say, in words: pure functions, no drawing.
+
+Lower loss is better. Selectors are compared by pairs of arms with the same seed; a difference is
+always main − baseline, so that a negative one is in favour of the main selector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from s2l_ray.report import Arm, ReportData
+
+MIN_PAIRS = 5  # below this no verdict about which selector is better
+# Two-sided 95% quantiles of Student's t for 1, 2, ... 30 degrees of freedom.
+T95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+class Summary(NamedTuple):
+    """One selector over its seeds; `difference` is paired by seed, selector − baseline."""
+
+    selector: str
+    n_seeds: int
+    n_examples: str  # "1,100" or a range
+    n_steps: str
+    mean: float | None
+    standard_error: float | None
+    difference: float | None
+    difference_error: float | None
+    n_pairs: int
+
+
+def mean_se(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and standard error of the mean; None where too few values (none; one) allow it."""
+    if len(values) == 0:
+        return None, None
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    variance = math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def paired(arms: Sequence[Arm], main: str, baseline: str) -> list[tuple[Arm, Arm]]:
+    """Pairs (main, baseline) of arms with the same seed, by seed.
+
+    Raises ValueError if a selector has two arms with one seed.
+    """
+    by_seed: dict[str, dict[int, Arm]] = {main: {}, baseline: {}}
+    for arm in arms:
+        if arm.selector not in by_seed:
+            continue
+        if arm.seed in by_seed[arm.selector]:
+            raise ValueError(f"two arms of selector {arm.selector!r} have seed {arm.seed}")
+        by_seed[arm.selector][arm.seed] = arm
+    if main == baseline:
+        return []
+    seeds = sorted(by_seed[main].keys() & by_seed[baseline].keys())
+    return [(by_seed[main][seed], by_seed[baseline][seed]) for seed in seeds]
+
+
+def differences(pairs: Sequence[tuple[Arm, Arm]], source: str | None = None) -> list[float]:
+    """Held-out loss, main − baseline, of the pairs in which both are finite."""
+
+    def loss(arm: Arm) -> float:
+        return arm.loss if source is None else arm.loss_by_source.get(source, math.nan)
+
+    found = [loss(main) - loss(baseline) for main, baseline in pairs]
+    return [difference for difference in found if math.isfinite(difference)]
+
+
+def summarize(arms: Sequence[Arm], baseline: str) -> list[Summary]:
+    """One row per selector, in order of appearance."""
+    rows = []
+    for selector in dict.fromkeys(arm.selector for arm in arms):
+        mine = [arm for arm in arms if arm.selector == selector]
+        found = differences(paired(arms, selector, baseline))
+        examples, steps = _range([a.n_examples for a in mine]), _range([a.n_steps for a in mine])
+        overall, difference = mean_se([arm.loss for arm in mine]), mean_se(found)
+        rows.append(
+            Summary(selector, len(mine), examples, steps, *overall, *difference, len(found))
+        )
+    return rows
+
+
+def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
+    """Did `main` beat `baseline`? In plain words, with the numbers, and no more than they carry.
+
+    From five pairs on, a difference counts if the 95% interval (Student's t over the pairs) leaves
+    out zero; with fewer the numbers are given without a verdict.
+    """
+    if main == baseline:
+        return f"The selector of this run is {baseline}, the baseline: nothing to compare it with."
+    pairs = paired(arms, main, baseline)
+    found = differences(pairs)
+    n, n_left_out = len(found), len(pairs) - len(found)
+    notes = _steps_note(pairs)
+    if n_left_out:
+        notes += f" Left out: {_plural(n_left_out, 'pair')} in which a loss is not finite."
+    mean, error = mean_se(found)
+    if mean is None:
+        return (
+            f"Whether {main} helps was not measured: there is no pair of targets of {main} and "
+            f"{baseline} with the same seed and finite losses.{notes}"
+        )
+    size = f"{abs(mean):.4f}" + ("" if error is None else f" ± {error:.4f}")
+    basis = f"mean ± standard error over {n} pairs of targets with the same seed"
+    direction = "lower" if mean < 0 else "higher"
+    if n < MIN_PAIRS or error is None:
+        basis = "one pair of targets with the same seed, so no standard error" if n == 1 else basis
+        lead = f"{main} did not beat {baseline} here" if mean >= 0 else "No verdict"
+        gap = "the same as" if mean == 0 and not error else f"{size} {direction} than"
+        return (
+            f"{lead}: the held-out loss of {main} is {gap} that of {baseline} ({basis}). "
+            f"{'One pair' if n == 1 else f'{n} pairs'} cannot support a verdict about which of "
+            f"the two is better; that takes at least {MIN_PAIRS}.{notes}"
+        )
+    half = (T95[n - 2] if n - 2 < len(T95) else 1.96 + 2.5 / (n - 1)) * error
+    interval = f"95% interval {_signed(mean - half)} to {_signed(mean + half)}"
+    if mean + half < 0:
+        return (
+            f"{main} beat {baseline}: its held-out loss is {size} lower ({basis}; "
+            f"{interval}).{notes}"
+        )
+    if mean - half > 0:
+        return (
+            f"{main} did NOT beat {baseline}; it is worse: its held-out loss is {size} higher "
+            f"({basis}; {interval}).{notes}"
+        )
+    return (
+        f"{main} did not beat {baseline} beyond noise: its held-out loss differs by "
+        f"{_signed(mean)} ± {error:.4f} ({basis}; {interval}, which holds zero).{notes}"
+    )
+
+
+def diagnostics(data: ReportData) -> list[str]:
+    """Plain sentences about the trajectories, the clusters and the subset of a run."""
+    return [sentence for check in (_trajectories, _partition, _mix) for sentence in check(data)]
+
+
+def _trajectories(data: ReportData) -> list[str]:
+    found = []
+    level = data.explained_variance_level
+    if level is not None:
+        reading = "the shape of a trajectory counts at least as much as its level"
+        if level >= 0.9:
+            reading = "clusters are close to loss strata, and the shape of a curve adds little"
+        elif level >= 0.5:
+            reading = "clusters are ordered by loss first, by the shape of the curve second"
+        found.append(
+            f"{level:.1%} of the variance of the trajectories is the loss level (the first "
+            f"principal component): {reading}."
+        )
+    if data.loss_quantiles_5T is not None and len(data.loss_quantiles_5T[2]) > 1:
+        first, last = float(data.loss_quantiles_5T[2][0]), float(data.loss_quantiles_5T[2][-1])
+        found.append(
+            f"The median loss fell from {first:.3f} at the first checkpoint to {last:.3f} at the "
+            "last."
+            if last < first
+            else f"The median loss did not fall (first checkpoint {first:.3f}, last {last:.3f}): "
+            "the proxy learned little, so its trajectories say little about the examples."
+        )
+    return found
+
+
+def _partition(data: ReportData) -> list[str]:
+    found = []
+    above = data.share_above_quota
+    if above is not None:
+        reading = "most clusters are taken whole, and the budget goes to what is rare"
+        if above >= 0.9:
+            lead = f"Nearly every cluster ({above:.1%}) is larger than its quota"
+            reading = "S2L comes close to sampling by strata of loss, the same number from each"
+        else:
+            lead = f"{above:.1%} of the clusters are larger than their quota"
+            if above >= 0.5:
+                reading = "those are sampled, the smaller ones are taken whole"
+        found.append(f"{lead}: {reading}.")
+    if data.cluster_sizes is not None and len(data.cluster_sizes):
+        sizes = np.asarray(data.cluster_sizes)
+        text = (
+            f"{_plural(len(sizes), 'cluster')}, of {int(sizes.min()):,} to "
+            f"{int(sizes.max()):,} examples (median {float(np.median(sizes)):,.0f})"
+        )
+        if (tiny := int((sizes <= 2).sum())) > 0:
+            text += f"; {tiny:,} of them with two examples or fewer"
+        if data.inertia is not None:
+            text += f"; k-means inertia {data.inertia:,.6g}"
+        if data.n_iter is not None:
+            text += f" after {_plural(data.n_iter, 'iteration')}"
+        found.append(text + ".")
+        rand = data.adjusted_rand
+        if rand is None:
+            found.append("How far the partition depends on the k-means seed was not measured.")
+        else:
+            reading = "it depends strongly on the seed, so single clusters mean little"
+            if rand >= 0.9:
+                reading = "it hardly depends on the seed"
+            elif rand >= 0.7:
+                reading = "it depends on the seed to some extent"
+            found.append(f"Adjusted Rand index with another k-means seed {rand:.2f}: {reading}.")
+    return found
+
+
+def _mix(data: ReportData) -> list[str]:
+    found = []
+    corpus, subset = data.corpus_by_source, data.subset_by_source
+    n_corpus, n_subset = sum(corpus.values()), sum((subset or {}).values())
+    if subset and n_subset and n_corpus and len(corpus) > 1:
+        moved = sum(
+            abs(subset.get(s, 0) / n_subset - corpus.get(s, 0) / n_corpus)
+            for s in corpus.keys() | subset.keys()
+        )
+        text = f"The mix of sources in the subset is {moved / 2:.1%} away from the corpus"
+        text += " (total variation)"
+        if absent := sum(1 for s, n in corpus.items() if n and not subset.get(s)):
+            text += f"; {_plural(absent, 'source')} of {len(corpus)} gave nothing"
+        found.append(text + ".")
+    if n_corpus and data.n_truncated / n_corpus >= 0.05:
+        found.append(
+            f"{data.n_truncated / n_corpus:.1%} of the corpus was truncated: losses and training "
+            "see only the beginning of these examples."
+        )
+    return found
+
+
+def _steps_note(pairs: Sequence[tuple[Arm, Arm]]) -> str:
+    if all(main.n_steps == baseline.n_steps for main, baseline in pairs):
+        return ""
+    mine, other = (_range([pair[side].n_steps for pair in pairs]) for side in (0, 1))
+    return f" Mind that they trained for unequal numbers of steps ({mine} against {other})."
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -1,0 +1,196 @@
+"""From a run's artifacts to the numbers of its report: manifests, and a sample of whole parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from s2l_ray import clustering, driver
+from s2l_ray.config import parse_budget
+from s2l_ray.pipeline import Run, Selection
+from s2l_ray.report import Arm, Curve, Example, Rejection, ReportData, Stage, render
+from s2l_ray.selectors import SELECTORS
+from s2l_ray.store import Manifest
+from s2l_ray.trajectories import losses_array
+
+BINS = 40
+
+
+def write(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) -> str:
+    """Render the run's page to report/index.html; returns its address."""
+    page = render(gather(run, selection, arms))
+    run.store.write_bytes(page.encode(), "report", "index.html")
+    return run.store.address("report", "index.html")
+
+
+def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) -> ReportData:
+    """What the page shows of a run that has got at least to its selection."""
+    config, done, info = run.config, run.done, selection.info
+    corpus, tokens = done["corpus"].info, done["tokens"]
+    sample = clustering.sample_trajectories(run.store, done["trajectories"])
+    chosen = _chosen_ids(selection)
+    edges, of_corpus, of_subset = _lengths(run, chosen)
+    clustered: dict[str, Any] = {}
+    if info["by_cluster"] is not None:
+        clusters = done[SELECTORS[config.selection.selector].groups]  # the stage has its name
+        clustered = {
+            "centers_KT": clustering.read_centers(run.store, clusters),
+            "cluster_sizes": clusters.info["sizes"],
+            "cluster_chosen": info["by_cluster"],
+            "explained_variance_level": clusters.info["level_share"],
+            "inertia": clusters.info["inertia"],
+            "n_iter": clusters.info["n_iter"],
+            "adjusted_rand": clusters.info["adjusted_rand"],
+            "share_above_quota": info["groups_above_quota"],
+            "examples": _examples(run, clusters, chosen) if config.report.examples else (),
+        }
+    trained = [("proxy", None, done["proxy"].info["history"])]
+    trained += [(arm["selector"], arm["seed"], arm["history"]) for arm in arms]
+    return ReportData(
+        title=config.name,
+        run_dir=run.store.uri,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        selector=config.selection.selector,
+        budget=_budget_in_words(config.selection.budget),
+        seed=config.selection.seed,
+        versions=driver.versions(),
+        hardware=driver.hardware(),
+        settings_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+        corpus_by_source=corpus["by_source"],
+        n_duplicates=corpus["duplicates"],
+        n_rejected=corpus["rejected"],
+        rejections=[Rejection(*reason) for reason in corpus["rejected_reasons"]],
+        n_held_out=corpus["heldout"],
+        n_unlabelled=tokens.rows - sum(part.stats["trainable"] for part in tokens.parts),
+        n_truncated=sum(part.stats["truncated"] for part in tokens.parts),
+        subset_by_source=info["by_source"],
+        length_edges=edges,
+        length_corpus=of_corpus,
+        length_subset=of_subset,
+        curves=[Curve(name, seed, *zip(*history, strict=True)) for name, seed, history in trained],
+        steps=done["trajectories"].info["steps"],
+        loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
+        arms=[
+            Arm(a["selector"], a["seed"], a["examples"], a["steps"], a["loss"], a["by_source"])
+            for a in arms
+        ],
+        stages=_stages(run),
+        peak_memory_bytes=int(driver.peak_memory()),
+        **clustered,
+    )
+
+
+def _chosen_ids(selection: Selection) -> pa.Array:
+    store, manifest = selection.store, selection.manifest
+    columns = [
+        store.read_part(manifest.folder, part, ["example_id"])["example_id"].combine_chunks()
+        for part in manifest.parts
+    ]
+    return pa.concat_arrays(columns)
+
+
+def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[int]]:
+    """Histogram of tokens an example: edges [BINS + 1], of the corpus, of the chosen [BINS].
+
+    Of whole parts up to clustering.SAMPLE_ROWS examples, which is a uniform sample."""
+    lengths, taken, have = [], [], 0
+    for part in run.done["tokens"].parts:
+        table = run.store.read_part(run.done["tokens"].folder, part, ["example_id", "input_ids"])
+        lengths.append(pc.list_value_length(table["input_ids"]).to_numpy())
+        taken.append(pc.is_in(table["example_id"], value_set=chosen).to_numpy())
+        have += part.rows
+        if have >= clustering.SAMPLE_ROWS:
+            break
+    length, is_taken = np.concatenate(lengths), np.concatenate(taken)
+    edges = np.linspace(0, length.max() + 1, BINS + 1)
+    counts = (np.histogram(lengths, edges)[0] for lengths in (length, length[is_taken]))
+    return edges.tolist(), *(count.tolist() for count in counts)
+
+
+def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Example]]:
+    """A few examples of each cluster: the first by id, from no more parts than needed."""
+    wanted = run.config.report.examples_per_cluster
+    shown: list[list[Example]] = [[] for _ in clusters.info["sizes"]]
+    parts = {name: {p.unit: p for p in run.done[name].parts} for name in ("corpus", "trajectories")}
+    seen = 0
+    for part in clusters.parts:
+        labels = run.store.read_part(clusters.folder, part)
+        losses = run.store.read_part(
+            run.done["trajectories"].folder, parts["trajectories"][part.unit]
+        )
+        room = [wanted - len(found) for found in shown]
+        rows: list[tuple[int, int]] = []
+        for row, cluster in enumerate(labels["cluster_id"].to_pylist()):
+            if room[cluster] > 0:
+                room[cluster] -= 1
+                rows.append((row, cluster))
+        if rows:
+            _show(run, rows, labels, losses, parts["corpus"][part.unit], chosen, shown)
+        seen += part.rows
+        enough = all(
+            len(s) >= min(wanted, n) for s, n in zip(shown, clusters.info["sizes"], strict=True)
+        )
+        if enough or seen >= clustering.SAMPLE_ROWS:
+            break
+    return shown
+
+
+def _show(
+    run: Run,
+    rows: list[tuple[int, int]],
+    labels: pa.Table,
+    losses: pa.Table,
+    corpus_part: Any,
+    chosen: pa.Array,
+    shown: list[list[Example]],
+) -> None:
+    texts = run.store.read_part(run.done["corpus"].folder, corpus_part)
+    index = [row for row, _ in rows]
+    ids = labels["example_id"].take(index)
+    at = pc.index_in(ids, value_set=texts["example_id"])
+    taken = pc.is_in(ids, value_set=chosen).to_pylist()
+    curves = losses_array(losses)[index]
+    for (_, cluster), turns, source, curve, is_chosen in zip(
+        rows,
+        texts["turns"].take(at).to_pylist(),
+        texts["source"].take(at).to_pylist(),
+        curves,
+        taken,
+        strict=True,
+    ):
+        last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+        prompt = "\n".join(turn["text"] for turn in turns[:last])
+        shown[cluster].append(
+            Example(
+                source, float(curve[0]), float(curve[-1]), prompt, turns[last]["text"], is_chosen
+            )
+        )
+
+
+def _stages(run: Run) -> list[Stage]:
+    found = []
+    for entry in run.times:
+        manifest = run.done[entry["stage"]]
+        seconds = entry["seconds"]
+        throughput = ""
+        if "padded_tokens" in manifest.info:
+            rate = manifest.info["tokens"] / max(manifest.info["seconds"], 1e-9)
+            throughput = f"{rate:,.0f} tokens/s while training"
+        elif not entry["reused"] and manifest.rows and seconds:
+            throughput = f"{manifest.rows / seconds:,.0f} rows/s"
+        took = None if entry["reused"] else seconds
+        found.append(Stage(entry["stage"], took, throughput, entry["reused"]))
+    return found
+
+
+def _budget_in_words(budget: int | float | str) -> str:
+    kind, amount = parse_budget(budget)
+    if kind == "share":
+        return f"{amount:.4g} of the corpus" if amount < 0.01 else f"{amount:.1%} of the corpus"
+    return f"{amount:,.0f} {kind}"
