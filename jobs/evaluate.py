@@ -1,0 +1,29 @@
+"""Held-out response loss of the tuned target: python jobs/evaluate.py CONFIG.yaml [key=value …]"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
+
+from s2l_ray import command
+from s2l_ray.config import RunConfig
+
+
+def work(config: RunConfig) -> None:
+    from s2l_ray import pipeline
+
+    run = pipeline.Run.start(config)
+    target, name = pipeline.finetune_selected(run)
+    result = pipeline.evaluate(run, target, name)
+    for source, loss in result["by_source"].items():
+        print(f"{loss:8.4f}  {source}")
+    print(f"{result['loss']:8.4f}  all, nats per response token, {result['label_tokens']:,} tokens")
+
+
+if __name__ == "__main__":
+    command.main(
+        "Evaluate the fine-tuned target on held-out examples.",
+        work,
+        needs_target=True,
+        needs_heldout=True,
+    )

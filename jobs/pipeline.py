@@ -1,0 +1,29 @@
+"""The whole line, with the comparison: python jobs/pipeline.py CONFIG.yaml [key.path=value …]"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
+
+from s2l_ray import command
+from s2l_ray.config import RunConfig
+
+
+def work(config: RunConfig) -> None:
+    from s2l_ray import pipeline
+    from s2l_ray.report import gather
+
+    run = pipeline.Run.start(config)
+    selection = pipeline.select(None, config, run=run)
+    arms = pipeline.compare(run)
+    page = gather.write(run, selection, arms)
+    print(f"selection: {selection.path}\nreport: {page}")
+
+
+if __name__ == "__main__":
+    command.main(
+        "Select, fine-tune, compare with the baselines, report.",
+        work,
+        needs_target=True,
+        needs_heldout=True,
+    )

@@ -1,0 +1,73 @@
+"""Evaluation of a target: response loss on examples that no training has seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from s2l_ray import corpus
+from s2l_ray.config import CorpusConfig, EvaluationConfig
+from s2l_ray.store import Manifest, Store
+
+NOTHING = "nothing to evaluate on: set corpus.heldout_share (0.05, say) or evaluation.files"
+
+
+def heldout_examples(
+    store: Store, examples: Manifest, config: EvaluationConfig
+) -> dict[str, Manifest]:
+    """The held-out share of the corpus under "heldout", and each evaluation file by its name."""
+    found = {}
+    if "heldout" in config.files:
+        raise ValueError("evaluation.files: the name 'heldout' is that of corpus.heldout_share")
+    heldout = store.manifest(f"{examples.folder}/heldout")
+    if heldout is not None and heldout.rows:
+        found["heldout"] = heldout
+    for name, path in config.files.items():
+        settings = CorpusConfig(path=path, source=name, duplicates="number")
+        try:
+            mark = corpus.fingerprint_of(settings)
+            folder = f"evaluations/corpora/{name}/{mark}"
+            found[name] = store.manifest(folder) or corpus.ingest(
+                store, settings, folder=folder, fingerprint=mark
+            )
+        except ValueError as error:
+            raise ValueError(f"evaluation.files: {name}: {error}") from error
+    if not found:
+        raise ValueError(NOTHING)
+    return found
+
+
+def summarise(store: Store, scores: list[tuple[str, Manifest, Manifest]]) -> dict[str, Any]:
+    """Mean response loss, nats per label token: "loss" over all, "by_source" apart.
+
+    scores: (name of the held-out set, its examples, their losses).
+    """
+    sums: dict[str, list[float]] = {}
+    for _, examples, losses in scores:
+        by_unit = {part.unit: part for part in examples.parts}
+        for part in losses.parts:
+            table = store.read_part(losses.folder, part)
+            texts = store.read_part(
+                examples.folder, by_unit[part.unit.split("/", 1)[1]], ["example_id", "source"]
+            )
+            at = pc.index_in(table["example_id"], value_set=texts["example_id"])
+            sources = texts["source"].take(at).to_numpy()
+            labels = table["num_label_tokens"].to_numpy().astype(np.float64)
+            total = table["loss"].to_numpy() * labels
+            for source in np.unique(sources):
+                mine = sources == source
+                entry = sums.setdefault(str(source), [0.0, 0.0])
+                entry[0] += float(total[mine].sum())
+                entry[1] += float(labels[mine].sum())
+    if not sums:
+        raise ValueError(
+            "prompt.max_length: no held-out example has a response token left after the cut"
+        )
+    loss, tokens = (sum(entry[i] for entry in sums.values()) for i in (0, 1))
+    return {
+        "loss": loss / tokens,
+        "label_tokens": int(tokens),
+        "by_source": {source: total / count for source, (total, count) in sorted(sums.items())},
+    }

@@ -1,0 +1,301 @@
+"""The stages as one straight line, from the corpus to the comparison of targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray.data
+
+from s2l_ray import corpus, evaluation
+from s2l_ray.clustering import cluster
+from s2l_ray.config import (
+    RunConfig,
+    SelectionConfig,
+    SelectorName,
+    TrainingConfig,
+    fingerprint,
+    parse_budget,
+)
+from s2l_ray.models import prepare_tokenizer
+from s2l_ray.run import Run
+from s2l_ray.selection import choose
+from s2l_ray.selectors import SELECTORS
+from s2l_ray.store import Manifest, Store
+from s2l_ray.tokenization import tokenize
+from s2l_ray.training import train
+from s2l_ray.trajectories import assemble, checkpoints_of, score
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A finished selection. `dataset()` goes into any Ray Data or Ray Train program."""
+
+    store: Store
+    manifest: Manifest
+
+    @property
+    def path(self) -> str:
+        return self.store.address(self.manifest.folder)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """selector, budget, seed, examples, tokens, by_source, by_cluster."""
+        return self.manifest.info
+
+    def dataset(self) -> ray.data.Dataset:
+        """The chosen examples in rank order: example_id, source, turns, file, row, rank,
+        cluster_id, reason.
+
+        Ray Train splits a dataset into equal shards and leaves out a remainder: with W workers, up
+        to W - 1 examples of an epoch, unless the budget is a multiple of W.
+        """
+        dataset = corpus.read_examples(self.store, self.manifest)
+        dataset.context.execution_options.preserve_order = True  # of this dataset alone
+        return dataset
+
+
+def select(
+    dataset: ray.data.Dataset | None, config: RunConfig, *, run: Run | None = None
+) -> Selection:
+    """Corpus to subset. `dataset` None: the corpus is what config.corpus.path names.
+
+    Rows of a dataset have the shapes that corpus files have (instruction/output, messages, …).
+    """
+    run = run or Run.start(config)
+    examples = ingest(run, dataset)
+    tokens = tokens_of(run, "tokens", examples, config.proxy.model, config.prompt)
+    _check_reachable(config, tokens)
+    proxy = run.stage(
+        "proxy",
+        [tokens.fingerprint, *_settings_of(config.proxy), config.seed],
+        partial(
+            train,
+            run.store,
+            tokens,
+            config.proxy,
+            tokenizer_folder=tokens.info["tokenizer"],
+            seed=config.seed,
+            label="proxy",
+        ),
+    )
+    losses = run.stage(
+        "losses",
+        [proxy.fingerprint, tokens.fingerprint, config.trajectories.dtype],
+        partial(
+            score,
+            run.store,
+            tokens,
+            checkpoints_of(proxy),
+            config.trajectories,
+        ),
+    )
+    run.stage(
+        "trajectories",
+        [losses.fingerprint],
+        partial(assemble, run.store, examples, losses),
+    )
+    return choose_subset(run, config.selection)
+
+
+def _settings_of(training: TrainingConfig) -> list[Any]:
+    """What identifies a training. Not how it is spread and restarted: an unfinished run goes on
+    with another number of workers, a finished one is not trained anew for it."""
+    operations = {"workers", "max_failures", "resume_every", "micro_batch_size"}
+    return [training.model_dump(mode="json", exclude=operations)]
+
+
+def _check_reachable(config: RunConfig, tokens: Manifest) -> None:
+    """Refuse what the corpus is too small for before hours of training, not after them."""
+    have = sum(part.stats["trainable"] for part in tokens.parts)
+    if not have:
+        raise ValueError(
+            f"prompt.max_length: none of {tokens.rows:,} examples has a response token left after "
+            f"the cut at {config.prompt.max_length} tokens"
+        )
+    kind, amount = parse_budget(config.selection.budget)
+    if kind == "examples" and amount > have:
+        raise ValueError(
+            f"selection.budget: {amount:,.0f} examples, but only {have:,} can be chosen"
+        )
+    have_tokens = sum(part.stats["tokens"] for part in tokens.parts)
+    if kind == "tokens" and amount > have_tokens:
+        raise ValueError(
+            f"selection.budget: {config.selection.budget!r}, but the corpus has "
+            f"{have_tokens:,} tokens"
+        )
+    wanted = config.clusters.n_clusters
+    if SELECTORS[config.selection.selector].groups == "clusters" and wanted > have:
+        raise ValueError(f"clusters.n_clusters: {wanted:,}, but there are only {have:,} examples")
+
+
+def ingest(run: Run, dataset: ray.data.Dataset | None = None) -> Manifest:
+    config = run.config
+    return run.stage(
+        "corpus",
+        [corpus.fingerprint_of(config.corpus, dataset, seed=config.seed)],
+        partial(
+            corpus.ingest,
+            run.store,
+            config.corpus,
+            dataset=dataset,
+            seed=config.seed,
+        ),
+    )
+
+
+def tokens_of(run: Run, name: str, examples: Manifest, model: Any, prompt: Any) -> Manifest:
+    """The stage `name`: examples tokenised for a model, its tokenizer made ready first."""
+    # A tokenizer trained here is a function of the corpus; another's is what its name says.
+    trained_on = run.done["corpus"].fingerprint if model.tokenizer_vocab else None
+    source = [model.tokenizer_vocab, model.tokenizer or model.name, model.revision, trained_on]
+    tokenizer = f"tokenizers/{fingerprint(*source)}"
+
+    def make(**stage: str) -> Manifest:
+        prepare_tokenizer(run.store, model, run.done["corpus"], folder=tokenizer)
+        return tokenize(
+            run.store,
+            examples,
+            tokenizer_folder=tokenizer,
+            prompt=prompt,
+            **stage,
+        )
+
+    return run.stage(name, [examples.fingerprint, tokenizer, prompt], make)
+
+
+def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
+    """One selector's subset, its clusters made first where it has any."""
+    config, trajectories = run.config, run.done["trajectories"]
+    kind = SELECTORS[selection.selector].groups
+    groups = trajectories
+    if kind != "all":
+        groups = run.stage(
+            "clusters" if kind == "clusters" else "clusters_by_source",
+            [trajectories.fingerprint, config.clusters.model_dump(exclude={"num_actors"}), kind],
+            partial(
+                cluster,
+                run.store,
+                trajectories,
+                config.clusters,
+                by_source=kind == "clusters_by_source",
+            ),
+        )
+    manifest = run.stage(
+        f"selections/{selection_name(selection.selector, selection.seed)}",
+        [groups.fingerprint, selection],
+        partial(
+            choose,
+            run.store,
+            selection,
+            corpus=run.done["corpus"],
+            tokens=run.done["tokens"],
+            groups=groups,
+        ),
+    )
+    return Selection(run.store, manifest)
+
+
+def selection_name(selector: SelectorName, seed: int) -> str:
+    return f"{selector}-seed{seed}"
+
+
+def finetune(run: Run, selection: Selection, name: str, *, seed: int) -> Manifest:
+    """Fine-tune the target on a subset."""
+    config = run.config
+    assert config.target is not None
+    target = config.target
+    tokens = tokens_of(
+        run,
+        f"targets/{name}/tokens",
+        selection.manifest,
+        target.model,
+        config.target_prompt or config.prompt,
+    )
+    return run.stage(
+        f"targets/{name}",
+        [tokens.fingerprint, *_settings_of(target), seed],
+        partial(
+            train,
+            run.store,
+            tokens,
+            target,
+            tokenizer_folder=tokens.info["tokenizer"],
+            seed=seed,
+            label=f"target {name}",
+        ),
+    )
+
+
+def evaluate(run: Run, target: Manifest, name: str) -> dict[str, Any]:
+    """Held-out response loss of a fine-tuned target: overall and by source."""
+    config = run.config
+    assert config.target is not None
+    prompt = config.target_prompt or config.prompt
+    heldout = evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)
+    scores = []
+    for origin, examples in heldout.items():
+        tokens = tokens_of(
+            run, f"evaluations/tokens/{origin}", examples, config.target.model, prompt
+        )
+        score_target = partial(
+            score,
+            run.store,
+            tokens,
+            dict([max(checkpoints_of(target).items())]),
+            config.trajectories,
+            label=f"evaluate {name} on {origin}",
+        )
+        losses = run.stage(
+            f"evaluations/{name}/{origin}",
+            [target.fingerprint, tokens.fingerprint, config.trajectories.dtype],
+            score_target,
+        )
+        scores.append((origin, examples, losses))
+    return evaluation.summarise(run.store, scores)
+
+
+def compare(run: Run) -> list[dict[str, Any]]:
+    """Targets on the selector's subset and on each baseline's, for each seed, and their losses.
+
+    A seed stands for the draw and the training alike, so a pair of arms with one seed shares its
+    initial weights and differs in the subset alone. All budgets are as many examples.
+    """
+    config = run.config
+    evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)  # or refuse now
+    main = choose_subset(run, config.selection)
+    arms = []
+    for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):
+        for seed in config.evaluation.seeds:
+            choice = SelectionConfig(selector=selector, budget=main.info["examples"], seed=seed)
+            if (selector, seed) == (config.selection.selector, config.selection.seed):
+                choice = config.selection  # the run's own subset, and the target of finetune.py
+            name = selection_name(selector, seed)
+            subset = choose_subset(run, choice)
+            target = finetune(run, subset, name, seed=seed)
+            arms.append(
+                {
+                    "selector": selector,
+                    "seed": seed,
+                    "examples": subset.info["examples"],
+                    "tokens": subset.info["tokens"],
+                    "steps": target.info["step"],
+                    "history": target.info["history"],
+                }
+                | evaluate(run, target, name)
+            )
+    return arms
+
+
+def finetune_selected(run: Run) -> tuple[Manifest, str]:
+    """The target on the configured selection, and the arm's name."""
+    config = run.config.selection
+    selection = select(None, run.config, run=run)
+    name = selection_name(config.selector, config.seed)
+    return finetune(run, selection, name, seed=config.seed), name
+
+
+def model_path(run: Run, target: Manifest) -> str:
+    """The folder of the tuned model; AutoModelForCausalLM.from_pretrained loads it."""
+    return run.store.address(max(checkpoints_of(target).items())[1])

@@ -1,0 +1,64 @@
+"""A run as it goes. Every stage's output is keyed by a fingerprint of its settings and inputs:
+found finished, it is used again; anything else is made beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from s2l_ray import driver
+from s2l_ray.config import RunConfig, fingerprint
+from s2l_ray.store import Manifest, Store
+
+
+@dataclass
+class Run:
+    """A run as it goes: its store and config, the finished stages by name, and their times."""
+
+    config: RunConfig
+    store: Store
+    done: dict[str, Manifest] = field(default_factory=dict)
+    times: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, config: RunConfig) -> Run:
+        store = Store(config.run_dir)
+        if driver.in_job() and "://" not in config.run_dir and not config.run_dir.startswith("/"):
+            raise ValueError(
+                f"run_dir: {config.run_dir!r} is relative, and a Ray job's working directory goes "
+                f"with the job; wanted s3://… or an absolute path that every node sees"
+            )
+        driver.connect()
+        return cls(config, store)
+
+    def stage(self, name: str, inputs: list[Any], make: Callable[..., Manifest]) -> Manifest:
+        """The stage's manifest: as found, or from `make(folder=…, fingerprint=…)`."""
+        mark = fingerprint(*inputs)
+        known = self.done.get(name)
+        if known is not None and known.fingerprint == mark:  # met before in this run
+            return known
+        folder = f"{name}/{mark}"
+        began = time.monotonic()
+        manifest = self.store.manifest(folder)
+        reused = manifest is not None
+        if manifest is None:
+            manifest = make(folder=folder, fingerprint=mark)
+        self.done[name] = manifest
+        seconds = 0.0 if reused else time.monotonic() - began
+        self.times.append({"stage": name, "seconds": seconds, "reused": reused})
+        self._write()
+        return manifest
+
+    def _write(self) -> None:
+        record = {
+            "config": self.config.model_dump(mode="json"),
+            "versions": driver.versions(),
+            "hardware": driver.hardware(),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "current": {name: manifest.folder for name, manifest in self.done.items()},
+            "times": self.times,
+        }
+        self.store.write_json(record, "run.json")

@@ -1,0 +1,98 @@
+"""Held-out loss by hand; what is evaluated on."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from conftest import example, write_corpus
+
+from s2l_ray.config import EvaluationConfig
+from s2l_ray.evaluation import heldout_examples, summarise
+from s2l_ray.store import LOSSES
+
+# response -> (source, mean loss, label tokens); None: no label token left, so no loss
+GIVEN = {
+    "r0": ("a", 2.0, 1),
+    "r1": ("a", 1.0, 3),
+    "r2": ("b", 4.0, 2),
+    "r3": ("b", None, 0),
+    "r4": ("c", 0.5, 10),
+}
+
+
+def stages(store, given, name):
+    """A committed set of examples over two parts, and their losses under one checkpoint."""
+    examples = write_corpus(
+        store,
+        [example(f"p {response}", response, source) for response, (source, *_) in given.items()],
+        num_parts=2,
+        folder=f"corpus/{name}",
+    )
+    parts = []
+    for part in examples.parts:
+        rows = [
+            {"example_id": row["example_id"], "loss": loss, "num_label_tokens": count}
+            for row in store.read_part(examples.folder, part).to_pylist()
+            for _, loss, count in [given[row["turns"][1]["text"]]]
+            if loss is not None
+        ]
+        table = pa.Table.from_pylist(rows, schema=LOSSES)
+        parts.append(store.write_part(table, f"losses/{name}", f"step-000010/{part.unit}"))
+    return name, examples, store.commit(f"losses/{name}", "f", parts, {"steps": [10]})
+
+
+def test_the_loss_is_a_mean_over_response_tokens(store):
+    result = summarise(store, [stages(store, GIVEN, "heldout")])
+    assert result["by_source"] == {
+        "a": pytest.approx((2 * 1 + 1 * 3) / 4),
+        "b": pytest.approx(4),
+        "c": pytest.approx(0.5),
+    }
+    assert result["loss"] == pytest.approx((2 * 1 + 1 * 3 + 4 * 2 + 0.5 * 10) / 16)
+    assert result["label_tokens"] == 16
+    assert list(result["by_source"]) == ["a", "b", "c"]
+    json.dumps(result)
+
+
+def test_several_held_out_sets_count_together(store):
+    more = {"x0": ("a", 5.0, 6), "x1": ("d", 3.0, 2)}
+    result = summarise(store, [stages(store, GIVEN, "heldout"), stages(store, more, "extra")])
+    assert result["by_source"]["a"] == pytest.approx((2 + 3 + 30) / 10)
+    assert result["by_source"]["d"] == pytest.approx(3)
+    assert result["loss"] == pytest.approx((2 + 3 + 8 + 5 + 30 + 6) / 24)
+
+
+def test_nothing_left_to_score_is_refused(store):
+    nothing = stages(store, {"r3": GIVEN["r3"]}, "heldout")
+    with pytest.raises(ValueError, match="no held-out example has a response token left"):
+        summarise(store, [nothing])
+
+
+def test_what_is_evaluated_on(local_ray, store, tmp_path):
+    corpus = write_corpus(store, [example("p", "r")], num_parts=1)
+    with pytest.raises(ValueError, match=r"set corpus\.heldout_share .* or evaluation\.files"):
+        heldout_examples(store, corpus, EvaluationConfig())
+    store.commit("corpus/test/heldout", "f", [], {})  # a share so small that no row fell in it
+    with pytest.raises(ValueError, match=r"corpus\.heldout_share"):
+        heldout_examples(store, corpus, EvaluationConfig())
+
+    file = tmp_path / "exam.jsonl"
+    lines = [{"instruction": f"q{n}", "output": "yes"} for n in range(4)]
+    lines.append(lines[0])  # a question asked twice counts twice
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = EvaluationConfig(files={"exam": str(file)})
+    found = heldout_examples(store, corpus, config)
+    assert list(found) == ["exam"] and found["exam"].rows == 5
+    table = pa.concat_tables(
+        [store.read_part(found["exam"].folder, part) for part in found["exam"].parts]
+    )
+    assert set(table["source"].to_pylist()) == {"exam"}
+    assert heldout_examples(store, corpus, config) == found
+    file.write_text(file.read_text() + json.dumps({"instruction": "new", "output": "no"}) + "\n")
+    assert heldout_examples(store, corpus, config)["exam"].rows == 6
+
+    with pytest.raises(ValueError, match=r"evaluation\.files: the name 'heldout'"):
+        heldout_examples(store, corpus, EvaluationConfig(files={"heldout": str(file)}))
+    missing = EvaluationConfig(files={"exam": str(tmp_path / "none.jsonl")})
+    with pytest.raises(ValueError, match=r"evaluation\.files: exam: .*none\.jsonl"):
+        heldout_examples(store, corpus, missing)

@@ -1,0 +1,373 @@
+"""Whole runs with tiny models, through the library: reuse, determinism, comparison, refusals.
+
+One finished run is shared; tests that need another go on in a copy of its directory (a run can be
+moved: nothing in it knows where it lies).
+"""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+import s2l_ray
+from s2l_ray import clustering, pipeline
+from s2l_ray.config import validate
+from s2l_ray.kmeans import KMeans
+from s2l_ray.report import gather
+from s2l_ray.store import Store
+
+MARK = "zqx"  # in every text of the corpus, nowhere else
+
+
+def rows(count=240, seed=5):
+    random = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        source = ("sums", "words", "chat")[number % 3]
+        length = random.integers(1, 8)
+        found.append(
+            {
+                "instruction": f"{MARK}{number} " + "say it again, " * int(length // 3) + "now",
+                "output": " ".join(f"{MARK}{random.integers(9)}" for _ in range(length)),
+                "source": source,
+            }
+        )
+    return found
+
+
+def settings(run_dir, **changes):
+    """The tiny run; changes by dotted key."""
+    data = {
+        "name": "tiny",
+        "run_dir": str(run_dir),
+        "corpus": {"path": "unused.jsonl", "heldout_share": 0.1, "num_parts": 3},
+        "prompt": {"template": "plain", "max_length": 48},
+        "proxy": {
+            "model": {"architecture": architecture("gpt_neox"), "tokenizer_vocab": 320},
+            "epochs": 1,
+            "num_checkpoints": 3,
+            "global_batch_size": 32,
+            "micro_batch_size": 32,
+            "learning_rate": 0.01,
+        },
+        "clusters": {"n_clusters": 5},
+        "selection": {"budget": 40, "seed": 0, "export": ["alpaca"]},
+        "target": {
+            "model": {"architecture": architecture("llama"), "tokenizer_vocab": 320},
+            "epochs": 2,
+            "global_batch_size": 20,
+            "micro_batch_size": 20,
+            "learning_rate": 0.01,
+        },
+        "evaluation": {"seeds": [0, 1]},
+        "report": {"examples": False},
+    }
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        node = data
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return validate(data)
+
+
+def architecture(kind):
+    return {
+        "model_type": kind,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 48,
+    }
+
+
+def corpus(items=None):
+    return ray.data.from_items(rows() if items is None else items)
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray, tmp_path_factory):
+    """A run as `select` leaves it: its directory and the selection."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, s2l_ray.select(corpus(), settings(folder))
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished run."""
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
+
+
+def files_of(folder):
+    """Of a run: path -> content and time of writing, run.json apart."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and path.name != "run.json"
+    }
+
+
+def contents_of(folder, *names):
+    found = {path: content for path, (content, _) in files_of(folder).items()}
+    return {path: content for path, content in found.items() if path.startswith(names)}
+
+
+def stages_run(folder):
+    """Names of the stages that the last command made, and of those it found."""
+    times = json.loads((Path(folder) / "run.json").read_text())["times"]
+    made = [entry["stage"] for entry in times if not entry["reused"]]
+    return made, [entry["stage"] for entry in times if entry["reused"]]
+
+
+def ids_of(store, manifest):
+    tables = [store.read_part(manifest.folder, part, ["example_id"]) for part in manifest.parts]
+    return pa.concat_tables(tables)["example_id"].to_pylist()
+
+
+def test_selection_goes_straight_into_a_trainer_of_ones_own(finished, tmp_path):
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    _, selection = finished
+    assert selection.info["examples"] == 40
+
+    def train_loop(config):
+        import json
+        from pathlib import Path
+
+        import ray.train
+
+        seen = []
+        for batch in ray.train.get_dataset_shard("train").iter_batches(batch_size=8):
+            seen += batch["example_id"].tolist()
+        rank = ray.train.get_context().get_world_rank()
+        Path(config["folder"], f"{rank}.json").write_text(json.dumps(seen))
+
+    TorchTrainer(
+        train_loop,
+        train_loop_config={"folder": str(tmp_path)},
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(name="own", storage_path=str(tmp_path / "ray")),
+        datasets={"train": selection.dataset()},
+    ).fit()
+    shards = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [len(shard) for shard in shards] == [20, 20]
+    assert sorted(shards[0] + shards[1]) == sorted(ids_of(selection.store, selection.manifest))
+
+
+def test_selected_rows_are_the_given_rows(finished):
+    _, selection = finished
+    given = {(row["instruction"], row["output"], row["source"]) for row in rows()}
+    chosen = selection.dataset().take_all()
+    assert [row["rank"] for row in chosen] == list(range(40))
+    texts = [(*(turn["text"] for turn in row["turns"]), row["source"]) for row in chosen]
+    assert len(set(texts)) == 40 and set(texts) <= given
+
+
+def test_dataset_keeps_the_rank_order_over_many_parts(finished, tmp_path):
+    _, selection = finished
+    store = Store(tmp_path / "run")
+    whole = selection.store.read_part(selection.manifest.folder, selection.manifest.parts[0])
+    parts = [
+        store.write_part(whole.slice(start, 4), "s", f"subset/part-{start:05d}", suffix="parquet")
+        for start in range(0, 40, 4)
+    ]
+    split = pipeline.Selection(store, store.commit("s", "s", parts, {}))
+    assert [row["rank"] for row in split.dataset().take_all()] == list(range(40))
+
+
+def test_second_run_reuses_every_stage(finished, copy):
+    before = files_of(copy)
+    again = s2l_ray.select(corpus(rows()[::-1]), settings(copy))  # the order of rows is nothing
+    made, found = stages_run(copy)
+    assert made == []
+    assert found == ["corpus", "tokens", "proxy", "losses", "trajectories", "clusters",
+                     "selections/s2l-seed0"]  # fmt: skip
+    assert files_of(copy) == before
+    assert again.manifest == finished[1].manifest
+
+
+def test_changed_settings_rerun_what_depends_on_them_and_keep_the_rest(finished, copy):
+    before = files_of(copy)
+    config = settings(copy, selection__budget=30, proxy__workers={"num_workers": 2},
+                      proxy__micro_batch_size=16, proxy__max_failures=0,
+                      trajectories__workers={"num_workers": 2})  # fmt: skip
+    smaller = s2l_ray.select(corpus(), config)
+    assert stages_run(copy)[0] == ["selections/s2l-seed0"]
+    chosen = ids_of(finished[1].store, finished[1].manifest)
+    assert ids_of(smaller.store, smaller.manifest) == chosen[:30]  # nested
+
+    s2l_ray.select(corpus(), settings(copy, clusters__n_clusters=4))
+    assert stages_run(copy)[0] == ["clusters", "selections/s2l-seed0"]
+    after = files_of(copy)
+    assert {path: after[path] for path in before} == before
+    assert len(list((copy / "clusters").iterdir())) == 2
+    assert len(list((copy / "selections" / "s2l-seed0").iterdir())) == 3
+
+
+def test_selection_is_the_same_with_another_number_of_actors(finished, tmp_path, monkeypatch):
+    # Small chunks, so that there is something to spread.
+    monkeypatch.setattr(clustering, "KMeans", functools.partial(KMeans, chunk_rows=40))
+    results = []
+    for actors in (1, 3):
+        folder = Path(shutil.copytree(finished[0], tmp_path / f"actors-{actors}"))
+        shutil.rmtree(folder / "clusters")
+        shutil.rmtree(folder / "selections")
+        s2l_ray.select(corpus(), settings(folder, clusters__num_actors=actors))
+        assert stages_run(folder)[0] == ["clusters", "selections/s2l-seed0"]
+        results.append(contents_of(folder, "clusters/", "selections/"))
+    assert results[0] == results[1]
+    assert any(path.endswith("centers.arrow") for path in results[0])
+
+
+def test_the_other_selectors_and_budgets(finished, copy):
+    store = Store(copy)
+    official = s2l_ray.select(corpus(), settings(copy, selection__selector="s2l_official"))
+    assert stages_run(copy)[0] == ["clusters_by_source", "selections/s2l_official-seed0"]
+    # Equal budgets by source: 40 = 13 + 13 + 14, the largest source last.
+    assert sorted(official.info["by_source"].values()) == [13, 13, 14]
+    current = json.loads((copy / "run.json").read_text())["current"]
+    clusters = store.manifest(current["clusters_by_source"])
+    owner = np.array(clusters.info["sources"])
+    assert len(owner) == 15 and sorted(set(owner)) == ["chat", "sums", "words"]
+    trajectories = store.manifest(current["trajectories"])
+    for labels, losses in zip(clusters.parts, trajectories.parts, strict=True):
+        cluster = store.read_part(clusters.folder, labels)["cluster_id"].to_numpy()
+        source = store.read_part(trajectories.folder, losses)["source"].to_pylist()
+        assert owner[cluster].tolist() == source
+
+    paid = s2l_ray.select(corpus(), settings(copy, selection__budget="500 tokens"))
+    assert 400 < paid.info["tokens"] <= 500
+    drawn = s2l_ray.select(corpus(), settings(copy, selection__selector="random"))
+    assert stages_run(copy)[0] == ["selections/random-seed0"]
+    assert drawn.info["by_cluster"] is None and drawn.info["examples"] == 40
+    assert {row["cluster_id"] for row in drawn.dataset().take_all()} == {None}
+    # Each has a page.
+    for selector in ("s2l_official", "random"):
+        config = settings(copy, selection__selector=selector)
+        run = pipeline.Run.start(config)
+        page = gather.write(run, pipeline.select(corpus(), config, run=run))
+        assert selector in Path(page).read_text()
+
+
+def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy):
+    # A baseline that is the selector itself is one arm, not two.
+    config = settings(copy, evaluation__baselines=["random", "s2l"])
+    run = pipeline.Run.start(config)
+    selection = pipeline.select(corpus(), config, run=run)
+    arms = pipeline.compare(run)
+    assert [(arm["selector"], arm["seed"]) for arm in arms] == [
+        ("s2l", 0), ("s2l", 1), ("random", 0), ("random", 1),
+    ]  # fmt: skip
+    assert {arm["examples"] for arm in arms} == {40}
+    assert {arm["steps"] for arm in arms} == {4}
+    assert {arm["history"][-1][0] for arm in arms} == {4}
+    assert len({arm["loss"] for arm in arms}) == 4
+    for arm in arms:
+        assert set(arm["by_source"]) == {"sums", "words", "chat"}
+        assert 0 < arm["loss"] < 2 * np.log(320)
+    assert len({arm["label_tokens"] for arm in arms}) == 1
+
+    # The s2l arm of the run's own seed is the run's own subset.
+    assert run.done["selections/s2l-seed0"] == selection.manifest == finished[1].manifest
+    # The loss by hand, from the losses of the last arm.
+    losses = run.done["evaluations/random-seed1/heldout"]
+    table = pa.concat_tables([run.store.read_part(losses.folder, part) for part in losses.parts])
+    weights = table["num_label_tokens"].to_numpy().astype(float)
+    assert arms[-1]["loss"] == pytest.approx(np.average(table["loss"].to_numpy(), weights=weights))
+
+    # Held-out examples are scored, and in nothing that anything was trained on.
+    heldout = run.store.manifest(f"{run.done['corpus'].folder}/heldout")
+    hidden = set(ids_of(run.store, heldout))
+    assert len(hidden) == heldout.rows == 240 - run.done["corpus"].rows > 10
+    assert set(table["example_id"].to_pylist()) == hidden
+    trained = ["tokens", "trajectories"] + [
+        f"{kind}/{name}-seed{seed}{end}"
+        for name in ("s2l", "random")
+        for seed in (0, 1)
+        for kind, end in (("selections", ""), ("targets", "/tokens"))
+    ]
+    for stage in trained:
+        assert hidden.isdisjoint(ids_of(run.store, run.done[stage])), stage
+
+    # Each stage is told of once.
+    names = [entry["stage"] for entry in run.times]
+    assert len(names) == len(set(names))
+
+    page = Path(gather.write(run, selection, arms)).read_text()
+    assert "s2l" in page and "random" in page
+    for arm in arms:
+        assert f"{arm['loss']:.4f}" in page or f"{arm['loss']:.3f}" in page
+    assert MARK not in page
+    shown = gather.gather(run, selection, arms)
+    assert sum(shown.corpus_by_source.values()) + shown.n_held_out == 240
+    assert sum(shown.subset_by_source.values()) == sum(shown.cluster_chosen) == 40
+    assert sum(shown.cluster_sizes) == sum(shown.length_corpus) == run.done["corpus"].rows
+    assert sum(shown.length_subset) == 40
+    assert [curve.name for curve in shown.curves] == ["proxy", "s2l", "s2l", "random", "random"]
+
+    # And again: nothing is trained twice.
+    again = pipeline.Run.start(config)
+    pipeline.select(corpus(), config, run=again)
+    assert pipeline.compare(again) == arms
+    assert all(entry["reused"] for entry in again.times)
+
+
+def test_report_shows_examples_if_it_may(finished, copy):
+    config = settings(copy, report__examples=True)
+    run = pipeline.Run.start(config)
+    selection = pipeline.select(corpus(), config, run=run)
+    page = Path(gather.write(run, selection)).read_text()
+    texts = [row for row in rows() if row["output"] in page and row["instruction"].strip() in page]
+    assert len(texts) >= 10
+    shown = gather.gather(run, selection).examples
+    assert [len(examples) for examples in shown] == [
+        min(4, size) for size in run.done["clusters"].info["sizes"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"selection__budget": 1000}, "selection.budget: 1,000 examples, but only 2.. can be"),
+        ({"selection__budget": "1M tokens"}, "selection.budget: '1M tokens', but the corpus has"),
+        ({"clusters__n_clusters": 500}, "clusters.n_clusters: 500, but there are only 2.. exam"),
+    ],
+)
+def test_what_the_corpus_is_too_small_for_is_refused_before_training(
+    finished, copy, changes, message
+):
+    shutil.rmtree(copy / "proxy")
+    with pytest.raises(ValueError, match=message):
+        s2l_ray.select(corpus(), settings(copy, **changes))
+    assert not (copy / "proxy").exists()
+
+
+def test_nothing_held_out_is_refused_before_any_target(local_ray, finished, copy):
+    config = settings(copy)
+    run = pipeline.Run.start(config)
+    pipeline.select(corpus(), config, run=run)
+    shutil.rmtree(copy / run.done["corpus"].folder / "heldout")
+    with pytest.raises(ValueError, match=r"corpus\.heldout_share .* or evaluation\.files"):
+        pipeline.compare(run)
+    assert not (copy / "targets").exists()
+
+
+def test_prompts_that_fill_the_length_leave_nothing_to_learn(local_ray, tmp_path):
+    long = [{"instruction": f"{n} " + "x y " * 60, "output": "yes", "source": "a"} for n in "abc"]
+    with pytest.raises(ValueError, match=r"prompt\.max_length: none of 3 examples"):
+        s2l_ray.select(corpus(long), settings(tmp_path / "run", corpus__heldout_share=0))
+
+
+def test_corpus_of_rejected_rows(local_ray, tmp_path):
+    bad = [{"instruction": "", "output": "", "source": "a"}] * 5
+    with pytest.raises(ValueError, match=r"5 of 5 rows .* rejected, more than corpus"):
+        s2l_ray.select(corpus(bad), settings(tmp_path / "run"))
+    with pytest.raises(ValueError, match="no examples in 5 rows"):
+        s2l_ray.select(corpus(bad), settings(tmp_path / "run", corpus__max_rejected_share=1))
