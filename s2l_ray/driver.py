@@ -43,7 +43,7 @@ def connect() -> None:
     # A local Ray keeps idle workers: to start one and import torch takes seconds, and the stages
     # of a small run are not much longer.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-    ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def in_job() -> bool:
@@ -54,8 +54,8 @@ def in_job() -> bool:
 def quiet() -> None:
     """Leave the terminal to the stages' own progress; Ray's logs are in its session folder."""
     DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def versions() -> dict[str, str]:
