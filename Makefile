@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unproven lint format types check clean
+.PHONY: help install demo test test-slow lint format types check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##/\1:/' | column -t -s: 2>/dev/null \
@@ -34,10 +34,10 @@ demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (
 	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR) corpus.path=$(CORPUS)
 
 test: $(INSTALLED)  ## the tests
-	$(BIN)/python -m pytest tests -m "not unproven"
+	$(BIN)/python -m pytest tests -m "not slow"
 
-test-unproven: $(INSTALLED)  ## tests not yet seen to pass; CI leaves them out
-	$(BIN)/python -m pytest tests -m unproven
+test-slow: $(INSTALLED)  ## the tests marked slow, which CI runs beside them
+	$(BIN)/python -m pytest tests -m slow
 
 lint: $(INSTALLED)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
+import socket
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,11 +41,28 @@ def connect() -> None:
     ours = {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in given}
     runtime_env: dict[str, object] = {"env_vars": ours}
     if "RAY_ADDRESS" in os.environ and not in_job():
+        _check_address(os.environ["RAY_ADDRESS"])
         runtime_env["py_modules"] = [str(Path(__file__).parent)]  # no job brings the code
     # A local Ray keeps idle workers: to start one and import torch takes seconds, and the stages
     # of a small run are not much longer.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _check_address(address: str) -> None:
+    """Ray would try an address that nothing answers at again and again, for minutes."""
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"RAY_ADDRESS: {address} is a dashboard, for `ray job submit`; wanted the head's "
+            f"host:port, or no RAY_ADDRESS for a Ray of this machine"
+        )
+    known = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d+)", address)
+    if known is None:  # auto, local
+        return
+    try:
+        socket.create_connection((known[1], int(known[2])), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(f"RAY_ADDRESS: no Ray answers at {address}: {error}") from None
 
 
 def in_job() -> bool:

@@ -285,7 +285,9 @@ def test_killed_workers_are_replaced_and_a_stopped_run_goes_on_to_the_same_bits(
     ]
 
 
-@pytest.mark.parametrize("stage", [3, 2, 1, 0])
+@pytest.mark.parametrize(
+    "stage", [3, 2, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 0))]
+)
 def test_deepspeed_trains_like_ddp_and_resumes(job, undisturbed, stage):
     folder, config = f"zero{stage}", config_of(zero_stage=stage)
     if stage >= 2:  # stopped while the resume point of step 4 is half written
