@@ -14,7 +14,7 @@ def work(config: RunConfig) -> None:
 
     run = pipeline.Run.start(config)
     target, name = pipeline.finetune_selected(run)
-    result = pipeline.evaluate(run, target, name)
+    result = pipeline.evaluate(run, {name: target})[name]
     for source, loss in result["by_source"].items():
         print(f"{loss:8.4f}  {source}")
     print(f"{result['loss']:8.4f}  all, nats per response token, {result['label_tokens']:,} tokens")

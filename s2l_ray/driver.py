@@ -23,6 +23,11 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# For a Ray of this machine alone, whose stages may take no longer than a process takes to start.
+LOCAL_RAY = {
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # a worker that has torch keeps it
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
+}
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name, really: in the environment of a job
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "scikit-learn", "pyarrow", "numpy")
 
@@ -43,9 +48,8 @@ def connect() -> None:
     if "RAY_ADDRESS" in os.environ and not in_job():
         _check_address(os.environ["RAY_ADDRESS"])
         runtime_env["py_modules"] = [str(Path(__file__).parent)]  # no job brings the code
-    # A local Ray keeps idle workers: to start one and import torch takes seconds, and the stages
-    # of a small run are not much longer.
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    for name, value in LOCAL_RAY.items():
+        os.environ.setdefault(name, value)
     ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
 
 

@@ -99,6 +99,9 @@ class DeepSpeedEngine:
     ) -> None:
         import deepspeed
 
+        # An operator for inference on CPUs, not used here, that takes a minute to compile.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
         accumulation = config.global_batch_size // (world * config.micro_batch_size)
         settings: dict[str, Any] = {
             "train_batch_size": config.global_batch_size,

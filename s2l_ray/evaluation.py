@@ -39,13 +39,13 @@ def heldout_examples(
     return found
 
 
-def summarise(store: Store, scores: list[tuple[str, Manifest, Manifest]]) -> dict[str, Any]:
+def summarise(store: Store, scores: list[tuple[Manifest, Manifest]]) -> dict[str, Any]:
     """Mean response loss, nats per label token: "loss" over all, "by_source" apart.
 
-    scores: (name of the held-out set, its examples, their losses).
+    scores: (held-out examples, their losses).
     """
     sums: dict[str, list[float]] = {}
-    for _, examples, losses in scores:
+    for examples, losses in scores:
         by_unit = {part.unit: part for part in examples.parts}
         for part in losses.parts:
             table = store.read_part(losses.folder, part)

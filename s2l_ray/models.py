@@ -1,4 +1,4 @@
-"""A causal language model and its tokenizer: from a hub name, a folder, or a config (from scratch).
+"""A causal language model from a hub name, a folder or a config (from scratch), and its loss.
 
 B examples, L tokens, V vocabulary, M label tokens of a batch.
 """
@@ -6,47 +6,17 @@ B examples, L tokens, V vocabulary, M label tokens of a batch.
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from s2l_ray.batches import Example
 from s2l_ray.config import ModelConfig
-from s2l_ray.store import Manifest, Store
 
 LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block: 256 MB in fp32
-TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
-END_TOKEN = "<|endoftext|>"
-
-
-def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, folder: str) -> None:
-    """Put the model's tokenizer into the run: trained on the corpus, or copied from its source."""
-    if store.exists(folder, "tokenizer_config.json"):
-        return
-    if model.tokenizer_vocab is not None:
-        tokenizer: Any = _train_tokenizer(store, examples, model.tokenizer_vocab)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.tokenizer or model.name,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-        )
-    with TemporaryDirectory() as local:
-        tokenizer.save_pretrained(local)
-        store.upload(local, folder, last="tokenizer_config.json")
-
-
-def load_tokenizer(store: Store, folder: str) -> Any:
-    return AutoTokenizer.from_pretrained(store.download(folder))
 
 
 def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:
@@ -125,6 +95,17 @@ class LabelLoss(nn.Module):
         )
 
 
+def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
+    """input_ids int64 [B, L] padded with 0 on the right, and loss_mask bool [B, L]."""
+    longest = max(len(ids) for ids, _ in examples)
+    input_ids_BL = torch.zeros(len(examples), longest, dtype=torch.int64)
+    loss_mask_BL = torch.zeros(len(examples), longest, dtype=torch.bool)
+    for row, (ids, mask) in enumerate(examples):
+        input_ids_BL[row, : len(ids)] = torch.from_numpy(ids)
+        loss_mask_BL[row, : len(ids)] = torch.from_numpy(mask)
+    return input_ids_BL.to(device), loss_mask_BL.to(device)
+
+
 def _head_is_apart(model: PreTrainedModel) -> bool:
     """Whether model(x) is head(base_model(x)) and nothing more, by a trial.
 
@@ -155,34 +136,4 @@ def _head_is_apart(model: PreTrainedModel) -> bool:
         bool(seen)
         and torch.equal(logits.float(), seen["logits"].float())
         and torch.equal(hidden, seen["hidden"])
-    )
-
-
-def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the corpus: any text has tokens, none is unknown."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    def texts() -> Any:
-        seen = 0
-        for part in examples.parts:
-            for turns in store.read_part(examples.folder, part, ["turns"])["turns"].to_pylist():
-                yield "\n".join(turn["text"] for turn in turns)
-                seen += 1
-            if seen >= TOKENIZER_EXAMPLES:
-                return
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        special_tokens=[END_TOKEN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts(), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END_TOKEN, pad_token=END_TOKEN, bos_token=None
     )

@@ -18,14 +18,13 @@ from s2l_ray.config import (
     fingerprint,
     parse_budget,
 )
-from s2l_ray.models import prepare_tokenizer
 from s2l_ray.run import Run
 from s2l_ray.selection import choose
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest, Store
-from s2l_ray.tokenization import tokenize
-from s2l_ray.training import train
-from s2l_ray.trajectories import assemble, checkpoints_of, score
+from s2l_ray.tokenization import prepare_tokenizer, tokenize
+from s2l_ray.training import checkpoints_of, train
+from s2l_ray.trajectories import Scoring, assemble, score
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,9 @@ def select(
     losses = run.stage(
         "losses",
         [proxy.fingerprint, tokens.fingerprint, config.trajectories.dtype],
-        partial(
-            score,
-            run.store,
-            tokens,
-            checkpoints_of(proxy),
-            config.trajectories,
-        ),
+        lambda **stage: score(
+            run.store, [Scoring(tokens, checkpoints_of(proxy), **stage)], config.trajectories
+        )[0],
     )
     run.stage(
         "trajectories",
@@ -228,32 +223,48 @@ def finetune(run: Run, selection: Selection, name: str, *, seed: int) -> Manifes
     )
 
 
-def evaluate(run: Run, target: Manifest, name: str) -> dict[str, Any]:
-    """Held-out response loss of a fine-tuned target: overall and by source."""
+def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
+    """Held-out response loss of fine-tuned targets, by their names: overall and by source."""
     config = run.config
     assert config.target is not None
     prompt = config.target_prompt or config.prompt
     heldout = evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)
-    scores = []
-    for origin, examples in heldout.items():
-        tokens = tokens_of(
+    tokens = {
+        origin: tokens_of(
             run, f"evaluations/tokens/{origin}", examples, config.target.model, prompt
         )
-        score_target = partial(
-            score,
+        for origin, examples in heldout.items()
+    }
+    of = {
+        f"evaluations/{name}/{origin}": (target, tokens[origin])
+        for name, target in targets.items()
+        for origin in heldout
+    }
+
+    def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
+        scorings = [
+            Scoring(of[stage][1], dict([max(checkpoints_of(of[stage][0]).items())]), **where)
+            for stage, where in missing.items()
+        ]
+        return score(run.store, scorings, config.trajectories, label="evaluate")
+
+    losses = run.stages(
+        {
+            stage: [target.fingerprint, examples.fingerprint, config.trajectories.dtype]
+            for stage, (target, examples) in of.items()
+        },
+        make,
+    )
+    return {
+        name: evaluation.summarise(
             run.store,
-            tokens,
-            dict([max(checkpoints_of(target).items())]),
-            config.trajectories,
-            label=f"evaluate {name} on {origin}",
+            [
+                (examples, losses[f"evaluations/{name}/{origin}"])
+                for origin, examples in heldout.items()
+            ],
         )
-        losses = run.stage(
-            f"evaluations/{name}/{origin}",
-            [target.fingerprint, tokens.fingerprint, config.trajectories.dtype],
-            score_target,
-        )
-        scores.append((origin, examples, losses))
-    return evaluation.summarise(run.store, scores)
+        for name in targets
+    }
 
 
 def compare(run: Run) -> list[dict[str, Any]]:
@@ -265,7 +276,8 @@ def compare(run: Run) -> list[dict[str, Any]]:
     config = run.config
     evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)  # or refuse now
     main = choose_subset(run, config.selection)
-    arms = []
+    arms: dict[str, dict[str, Any]] = {}
+    targets = {}
     for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):
         for seed in config.evaluation.seeds:
             choice = SelectionConfig(selector=selector, budget=main.info["examples"], seed=seed)
@@ -273,19 +285,17 @@ def compare(run: Run) -> list[dict[str, Any]]:
                 choice = config.selection  # the run's own subset, and the target of finetune.py
             name = selection_name(selector, seed)
             subset = choose_subset(run, choice)
-            target = finetune(run, subset, name, seed=seed)
-            arms.append(
-                {
-                    "selector": selector,
-                    "seed": seed,
-                    "examples": subset.info["examples"],
-                    "tokens": subset.info["tokens"],
-                    "steps": target.info["step"],
-                    "history": target.info["history"],
-                }
-                | evaluate(run, target, name)
-            )
-    return arms
+            targets[name] = finetune(run, subset, name, seed=seed)
+            arms[name] = {
+                "selector": selector,
+                "seed": seed,
+                "examples": subset.info["examples"],
+                "tokens": subset.info["tokens"],
+                "steps": targets[name].info["step"],
+                "history": targets[name].info["history"],
+            }
+    losses = evaluate(run, targets)
+    return [arm | losses[name] for name, arm in arms.items()]
 
 
 def finetune_selected(run: Run) -> tuple[Manifest, str]:

@@ -36,21 +36,42 @@ class Run:
 
     def stage(self, name: str, inputs: list[Any], make: Callable[..., Manifest]) -> Manifest:
         """The stage's manifest: as found, or from `make(folder=…, fingerprint=…)`."""
-        mark = fingerprint(*inputs)
-        known = self.done.get(name)
-        if known is not None and known.fingerprint == mark:  # met before in this run
-            return known
-        folder = f"{name}/{mark}"
-        began = time.monotonic()
-        manifest = self.store.manifest(folder)
-        reused = manifest is not None
-        if manifest is None:
-            manifest = make(folder=folder, fingerprint=mark)
+        return self.stages({name: inputs}, lambda missing: [make(**missing[name])])[name]
+
+    def stages(
+        self,
+        inputs: dict[str, list[Any]],
+        make: Callable[[dict[str, dict[str, str]]], list[Manifest]],
+    ) -> dict[str, Manifest]:
+        """Several stages whose missing ones are made together.
+
+        `make` gets {name: {"folder": …, "fingerprint": …}} of the missing, and returns their
+        manifests in that order.
+        """
+        missing = {}
+        for name, given in inputs.items():
+            mark = fingerprint(*given)
+            known = self.done.get(name)
+            if known is not None and known.fingerprint == mark:  # met before in this run
+                continue
+            folder = f"{name}/{mark}"
+            manifest = self.store.manifest(folder)
+            if manifest is None:
+                missing[name] = {"folder": folder, "fingerprint": mark}
+            else:
+                self._finish(name, manifest, 0.0, reused=True)
+        if missing:
+            began = time.monotonic()
+            made = make(missing)
+            seconds = (time.monotonic() - began) / len(made)  # each had its share
+            for name, manifest in zip(missing, made, strict=True):
+                self._finish(name, manifest, seconds, reused=False)
+        return {name: self.done[name] for name in inputs}
+
+    def _finish(self, name: str, manifest: Manifest, seconds: float, *, reused: bool) -> None:
         self.done[name] = manifest
-        seconds = 0.0 if reused else time.monotonic() - began
         self.times.append({"stage": name, "seconds": seconds, "reused": reused})
         self._write()
-        return manifest
 
     def _write(self) -> None:
         record = {

@@ -1,4 +1,4 @@
-"""From turns to token ids and a label mask: templates, truncation. Pure functions.
+"""The tokenizer; from turns to token ids and a label mask: templates, truncation.
 
 Labels are the response tokens, the end token included; every assistant turn of a chat counts.
 """
@@ -6,15 +6,19 @@ Labels are the response tokens, the end token included; every assistant turn of 
 from __future__ import annotations
 
 import re
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jinja2
 import pyarrow as pa
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from s2l_ray.config import PromptConfig
-from s2l_ray.models import load_tokenizer
+from s2l_ray.config import ModelConfig, PromptConfig
 from s2l_ray.store import TOKENS, Manifest, Part, Store
 from s2l_ray.units import run_units
+
+TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
+END_TOKEN = "<|endoftext|>"
 
 Turn = dict[str, str]
 Segment = tuple[str, bool]  # text, and whether its tokens are labels
@@ -128,6 +132,57 @@ def tokenize(
         fingerprint=fingerprint,
         label="tokenize",
         info={"tokenizer": tokenizer_folder},
+    )
+
+
+def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, folder: str) -> None:
+    """Put the model's tokenizer into the run: trained on the corpus, or copied from its source."""
+    if store.exists(folder, "tokenizer_config.json"):
+        return
+    if model.tokenizer_vocab is not None:
+        tokenizer: Any = _train_tokenizer(store, examples, model.tokenizer_vocab)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.tokenizer or model.name,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+    with TemporaryDirectory() as local:
+        tokenizer.save_pretrained(local)
+        store.upload(local, folder, last="tokenizer_config.json")
+
+
+def load_tokenizer(store: Store, folder: str) -> Any:
+    return AutoTokenizer.from_pretrained(store.download(folder))
+
+
+def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over the corpus: any text has tokens, none is unknown."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    def texts() -> Any:
+        seen = 0
+        for part in examples.parts:
+            for turns in store.read_part(examples.folder, part, ["turns"])["turns"].to_pylist():
+                yield "\n".join(turn["text"] for turn in turns)
+                seen += 1
+            if seen >= TOKENIZER_EXAMPLES:
+                return
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[END_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END_TOKEN, pad_token=END_TOKEN, bos_token=None
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,16 @@ from s2l_ray.store import Manifest, Part, Store
 
 # What a unit's work returns: the part's rows, and its stats (JSON) for the manifest.
 Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage to make: its folder, its fingerprint, its units, and the info of its manifest."""
+
+    folder: str
+    fingerprint: str
+    units: list[dict[str, Any]]
+    info: dict[str, Any]
 
 
 def run_units(
@@ -44,18 +54,54 @@ def run_units(
     of which calls `make_work` once (to load a model, say), from workers.num_workers up to
     max_workers. A part without rows is listed like any other.
     """
-    found = store.found_parts(folder)
-    parts = [found[unit["unit"]] for unit in units if unit["unit"] in found]
-    todo = [unit for unit in units if unit["unit"] not in found]
-    with Progress(label, total=len(units), unit="parts") as progress:
-        progress.resume_at(len(parts))
+    stage = Stage(folder, fingerprint, units, info or {})
+    [manifest] = run_stages(
+        store,
+        [stage],
+        make_work,
+        args,
+        label=label,
+        suffix=suffix,
+        workers=workers,
+        max_workers=max_workers,
+    )
+    return manifest
+
+
+def run_stages(
+    store: Store,
+    stages: list[Stage],
+    make_work: Callable[..., Work],
+    args: tuple[Any, ...] = (),
+    *,
+    label: str,
+    suffix: str = "arrow",
+    workers: WorkersConfig | None = None,
+    max_workers: int | None = None,
+) -> list[Manifest]:
+    """run_units for several stages of one kind at once, in one pool; the manifests in order."""
+    parts: dict[str, list[Part]] = {}
+    todo = []
+    for stage in stages:
+        found = store.found_parts(stage.folder)
+        names = [unit["unit"] for unit in stage.units]
+        parts[stage.folder] = [found[name] for name in names if name in found]
+        todo += [
+            unit | {"folder": stage.folder} for unit in stage.units if unit["unit"] not in found
+        ]
+    total = sum(len(stage.units) for stage in stages)
+    with Progress(label, total=total, unit="parts") as progress:
+        progress.resume_at(total - len(todo))
         if todo:
             for row in plain_rows(
-                _dataset(todo, (store, folder, suffix, make_work, args), workers, max_workers)
+                _dataset(todo, (store, suffix, make_work, args), workers, max_workers)
             ):
-                parts.append(Part(**json.loads(row["part"])))
+                parts[row["folder"]].append(Part(**json.loads(row["part"])))
                 progress.advance(1)
-    return store.commit(folder, fingerprint, parts, info or {})
+    return [
+        store.commit(stage.folder, stage.fingerprint, parts[stage.folder], stage.info)
+        for stage in stages
+    ]
 
 
 def plain_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
@@ -104,24 +150,24 @@ class _Worker:
     def __init__(
         self,
         store: Store,
-        folder: str,
         suffix: str,
         make_work: Callable[..., Work],
         args: tuple[Any, ...],
     ) -> None:
-        self.store, self.folder, self.suffix = store, folder, suffix
+        self.store, self.suffix = store, suffix
         self.work = make_work(*args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        parts = []
+        folders, parts = [], []
         for text in batch["unit"].to_pylist():
             unit = json.loads(text)
             table, stats = self.work(unit)
             part = self.store.write_part(
-                table, self.folder, unit["unit"], suffix=self.suffix, stats=stats
+                table, unit["folder"], unit["unit"], suffix=self.suffix, stats=stats
             )
+            folders.append(unit["folder"])
             parts.append(json.dumps(asdict(part)))
-        return pa.table({"part": parts})
+        return pa.table({"folder": folders, "part": parts})
 
 
 def _run_once(batch: pa.Table, *constructor: Any) -> pa.Table:

@@ -1,6 +1,7 @@
 """One local Ray for all tests that need it; small artifacts made as the stages make them."""
 
 import logging
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from s2l_ray.store import EXAMPLES, Store
 def local_ray():
     """A real Ray on this machine, with the environment that a run gives its workers."""
     driver.quiet()
+    os.environ.update(driver.LOCAL_RAY)
     ray.init(
         num_cpus=4,
         include_dashboard=False,

@@ -38,7 +38,7 @@ def stages(store, given, name):
         ]
         table = pa.Table.from_pylist(rows, schema=LOSSES)
         parts.append(store.write_part(table, f"losses/{name}", f"step-000010/{part.unit}"))
-    return name, examples, store.commit(f"losses/{name}", "f", parts, {"steps": [10]})
+    return examples, store.commit(f"losses/{name}", "f", parts, {"steps": [10]})
 
 
 def test_the_loss_is_a_mean_over_response_tokens(store):

@@ -16,10 +16,9 @@ from s2l_ray.models import (
     LabelLoss,
     initial_model,
     load_model,
-    load_tokenizer,
-    prepare_tokenizer,
 )
 from s2l_ray.store import Store
+from s2l_ray.tokenization import load_tokenizer, prepare_tokenizer
 
 TINY = {
     "model_type": "llama",

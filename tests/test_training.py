@@ -22,17 +22,18 @@ from transformers import (
 
 from s2l_ray.batches import BatchStream
 from s2l_ray.config import PromptConfig, TrainingConfig
-from s2l_ray.models import LabelLoss, initial_model, load_tokenizer, prepare_tokenizer
+from s2l_ray.loop import learning_rate
+from s2l_ray.models import LabelLoss, initial_model
+from s2l_ray.scorer import score_table
 from s2l_ray.store import Store
-from s2l_ray.tokenization import encode_table
+from s2l_ray.tokenization import encode_table, load_tokenizer, prepare_tokenizer
 from s2l_ray.training import (
-    _last_resume_point,
     checkpoint_steps,
-    learning_rate,
+    checkpoints_of,
+    last_resume_point,
     num_steps,
     train,
 )
-from s2l_ray.trajectories import checkpoints_of, score_table
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
@@ -378,8 +379,8 @@ def test_steps_and_checkpoints():
 
 
 def test_the_last_resume_point_is_the_newest_whole_one(store):
-    assert _last_resume_point(store, "training")["step"] == 0
+    assert last_resume_point(store, "training")["step"] == 0
     for step in (999_500, 1_000_000):  # by name the other way round
         store.write_json({"step": step}, "training", "resume", f"step-{step:06d}", "state.json")
     store.write_bytes(b"", "training", "resume", "step-1000500", "model.safetensors")
-    assert _last_resume_point(store, "training") == {"step": 1_000_000}
+    assert last_resume_point(store, "training") == {"step": 1_000_000}

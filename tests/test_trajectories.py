@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.models import LabelLoss
+from s2l_ray.scorer import Scorer, score_table
 from s2l_ray.store import EXAMPLES, TOKENS
-from s2l_ray.trajectories import _Scorer, assemble, losses_array, score, score_table
+from s2l_ray.trajectories import Scoring, assemble, losses_array, score
 
 VOCAB = 300
 SMALL = {
@@ -133,9 +134,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_example_and_the_checkpoint(sto
         score_table(tokens, LabelLoss(model))
     model.save_pretrained(store.path("proxy/checkpoint-000003"))
     part = store.write_part(tokens, "tokens", "part-00000")
-    unit = {"unit": "x", "model": "proxy/checkpoint-000003", "part": part.__dict__}
+    unit = {
+        "unit": "x",
+        "tokens": "tokens",
+        "model": "proxy/checkpoint-000003",
+        "part": part.__dict__,
+    }
     with pytest.raises(ValueError, match=f"checkpoint-000003, part-00000.*example_id {hit[0]}"):
-        _Scorer(store, "tokens", TrajectoriesConfig())(unit)
+        Scorer(store, TrajectoriesConfig())(unit)
 
 
 def contents(folder):
@@ -178,7 +184,8 @@ def test_score_and_assemble_on_ray(local_ray, store):
 
     def run(folder, actors):
         config = TrajectoriesConfig(tokens_per_batch=64, workers={"num_workers": actors})
-        return score(store, tokens, checkpoints, config, folder=folder, fingerprint="l")
+        [losses] = score(store, [Scoring(tokens, checkpoints, folder, "l")], config)
+        return losses
 
     losses = run("losses", 2)
     assert losses.info["steps"] == [3, 20, 1000]

@@ -1,0 +1,192 @@
+"""What each Ray Train worker runs: the one loop of fine-tuning, from batches to checkpoints.
+
+The learning rate, the data order and the random numbers are functions of the step, so a resume
+point is weights, optimizer moments and the step. W workers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from s2l_ray.batches import BatchStream, Example
+from s2l_ray.config import TrainingConfig
+from s2l_ray.engines import make_engine
+from s2l_ray.models import LabelLoss, initial_model, load_model, pad
+from s2l_ray.store import Manifest, Store
+from s2l_ray.tokenization import load_tokenizer
+from s2l_ray.training import (
+    checkpoint_name,
+    checkpoint_steps,
+    last_resume_point,
+    step_name,
+    step_of,
+)
+
+HISTORY_POINTS = 500  # of the training curve
+
+
+def run(job: dict[str, Any]) -> None:
+    """Train to the last step, from the last resume point on; `job` is what training.train made."""
+    store: Store = job["store"]
+    tokens: Manifest = job["tokens"]
+    config: TrainingConfig = job["config"]
+    folder, steps, seed = job["folder"], job["steps"], job["seed"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.workers.cpus_per_worker)))
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+    tokenizer = load_tokenizer(store, job["tokenizer_folder"])
+    state = last_resume_point(store, folder)
+    resume = store.download(folder, "resume", step_name(state["step"])) if state["step"] else None
+    model = (
+        load_model(resume)
+        if resume
+        else initial_model(config.model, tokenizer, seed=seed)  # the same on every worker
+    )
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    engine = make_engine(LabelLoss(model), config, device, world)
+    if resume:
+        engine.load(resume)
+
+    stream = BatchStream(
+        lambda index: store.read_part(tokens.folder, tokens.parts[index]),
+        [part.stats["trainable"] for part in tokens.parts],
+        seed=seed,
+        batch_size=config.global_batch_size,
+    )
+    keep = set(checkpoint_steps(config, steps))
+    every = max(1, steps // HISTORY_POINTS)
+    seconds_before, began, tokens_here, recent = state["seconds"], time.monotonic(), 0, []
+    batches = stream.batches(state["step"])
+    for step in range(state["step"], steps):
+        batch = next(batches)
+        torch.manual_seed(hash((seed, step, rank)))  # dropout, where a model has it
+        rate = learning_rate(config, step, steps)
+        loss, norm, real, padded = _step(engine, batch, config, rank, world, device, rate)
+        if not math.isfinite(loss + norm):
+            raise ValueError(
+                f"{folder}: the training loss is {loss}, its gradient's norm {norm} at step "
+                f"{step + 1} (learning rate {rate:.3g}); lower learning_rate, or look for faulty "
+                "examples"
+            )
+        done = step + 1
+        tokens_here += real
+        recent.append(loss)
+        state["tokens"] += real
+        state["padded_tokens"] += padded
+        if done % every == 0 or done == steps:
+            state["history"].append([done, round(sum(recent) / len(recent), 6)])
+            recent = []
+        if rank == 0:
+            speed = tokens_here / (time.monotonic() - began)
+            job["board"].write.remote(done, f"loss {loss:.3f}, {speed:,.0f} tokens/s")
+        if done in keep or done % config.resume_every == 0:
+            seconds = seconds_before + time.monotonic() - began
+            state |= {"step": done, "workers": world, "seconds": seconds}
+            _save(store, folder, engine, tokenizer, state, rank, publish=done in keep)
+            ray.train.report({"step": done, "loss": loss})
+
+
+def _step(
+    engine: Any,
+    batch: list[Example],
+    config: TrainingConfig,
+    rank: int,
+    world: int,
+    device: torch.device,
+    rate: float,
+) -> tuple[float, float, int, int]:
+    """One optimizer step. Returns the batch's loss, the gradient's norm, the batch's tokens, and
+    its tokens with padding.
+
+    The loss of a batch is the summed label loss over the label tokens of all workers.
+    """
+    labels = sum(int(mask.sum()) for _, mask in batch)
+    mine = sorted(batch, key=lambda example: len(example[0]))[rank::world]
+    size = config.micro_batch_size
+    micro_batches = [mine[i : i + size] for i in range(0, len(mine), size)]
+    total = torch.zeros((), device=device)
+    padded = 0
+    for number, micro_batch in enumerate(micro_batches):
+        last = number == len(micro_batches) - 1
+        input_ids, loss_mask = pad(micro_batch, device)
+        padded += input_ids.numel()
+        with engine.micro_batch(last):
+            losses = engine.forward(input_ids, loss_mask)
+            # Gradients are averaged over workers: times W makes that a sum.
+            engine.backward(losses.sum() * (world / labels))
+        total += losses.detach().sum()
+    norm = engine.step(rate)
+    sums = torch.tensor([float(total), float(padded)], dtype=torch.float64, device=device)
+    if world > 1:
+        dist.all_reduce(sums)
+    loss_sum, padded_sum = sums.tolist()
+    return loss_sum / labels, norm, sum(len(ids) for ids, _ in batch), int(padded_sum)
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine; for the update of step `step`, counted from 0.
+
+    Hugging Face's cosine schedule, but the warm-up does not begin with an update at rate 0.
+    """
+    warmup = math.ceil(config.warmup_share * steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _save(
+    store: Store,
+    folder: str,
+    engine: Any,
+    tokenizer: Any,
+    state: dict[str, Any],
+    rank: int,
+    *,
+    publish: bool,
+) -> None:
+    """Keep a checkpoint (when `publish`) and a resume point; the newest resume point alone stays.
+
+    Every worker saves its share of the optimizer; the first also the weights, and state.json last.
+    """
+    step = state["step"]
+    with tempfile.TemporaryDirectory() as local:
+        engine.save_model(local)  # gathers from all workers, writes on the first
+        engine.save_optimizer(local)
+        if rank == 0 and publish:
+            published = Path(local, "publish")
+            published.mkdir()
+            for file in [*Path(local).glob("*.json"), *Path(local).glob("model*.safetensors")]:
+                shutil.copy(file, published)
+            tokenizer.save_pretrained(published)
+            name = checkpoint_name(step)
+            for copied in store.upload(published, folder, name):
+                path = f"{name}/{copied['file']}"
+                state["files"].append(copied | {"unit": path, "file": path, "rows": 0})
+            state["checkpoints"].append(step)
+        store.upload(local, folder, "resume", step_name(step))
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
+    if rank == 0:
+        store.write_bytes(
+            json.dumps(state).encode(), folder, "resume", step_name(step), "state.json"
+        )
+        for name in store.names(folder, "resume"):
+            if step_of(name) < step:
+                store.remove(folder, "resume", name)
