@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import ray
-from sklearn.metrics import adjusted_rand_score
 
 from s2l_ray.chunks import assign
 from s2l_ray.config import ClustersConfig
@@ -176,6 +175,8 @@ def _diagnose(
             random_state=config.random_state + 1,
             num_actors=config.num_actors,
         )
+        from sklearn.metrics import adjusted_rand_score  # here alone, and seconds to import
+
         try:
             agreement = adjusted_rand_score(
                 fit.predict(losses_NT), other.fit(losses_NT).predict(losses_NT)

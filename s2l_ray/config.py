@@ -183,6 +183,7 @@ class EvaluationConfig(Section):
     files: dict[str, str] = {}  # name -> a corpus-shaped file, beside the held-out share
     baselines: list[SelectorName] = ["random"]
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1]
+    targets_at_once: Positive = 1  # trained side by side, each with its workers; more wait
 
     @field_validator("seeds", "baselines")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import ray.data
@@ -276,26 +277,34 @@ def compare(run: Run) -> list[dict[str, Any]]:
     config = run.config
     evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)  # or refuse now
     main = choose_subset(run, config.selection)
-    arms: dict[str, dict[str, Any]] = {}
-    targets = {}
+    subsets: dict[str, tuple[SelectionConfig, Selection]] = {}
     for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):
         for seed in config.evaluation.seeds:
             choice = SelectionConfig(selector=selector, budget=main.info["examples"], seed=seed)
             if (selector, seed) == (config.selection.selector, config.selection.seed):
                 choice = config.selection  # the run's own subset, and the target of finetune.py
             name = selection_name(selector, seed)
-            subset = choose_subset(run, choice)
-            targets[name] = finetune(run, subset, name, seed=seed)
-            arms[name] = {
-                "selector": selector,
-                "seed": seed,
-                "examples": subset.info["examples"],
-                "tokens": subset.info["tokens"],
-                "steps": targets[name].info["step"],
-                "history": targets[name].info["history"],
-            }
+            subsets[name] = choice, choose_subset(run, choice)
+
+    def tune(name: str) -> Manifest:
+        choice, subset = subsets[name]
+        return finetune(run, subset, name, seed=choice.seed)
+
+    with ThreadPool(config.evaluation.targets_at_once) as pool:
+        targets = dict(zip(subsets, pool.map(tune, subsets), strict=True))
     losses = evaluate(run, targets)
-    return [arm | losses[name] for name, arm in arms.items()]
+    return [
+        {
+            "selector": choice.selector,
+            "seed": choice.seed,
+            "examples": subset.info["examples"],
+            "tokens": subset.info["tokens"],
+            "steps": targets[name].info["step"],
+            "history": targets[name].info["history"],
+        }
+        | losses[name]
+        for name, (choice, subset) in subsets.items()
+    ]
 
 
 def finetune_selected(run: Run) -> tuple[Manifest, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -11,6 +12,10 @@ from typing import Any
 import ray
 
 INTERVAL = 15.0  # seconds between lines when the output is not a terminal
+
+
+_live: dict[str, str] = {}  # the stages that run just now, and their lines on the terminal
+_terminal = threading.Lock()
 
 
 class Progress:
@@ -34,6 +39,7 @@ class Progress:
         if kind is None:
             self._show(final=True)
         elif sys.stderr.isatty():
+            _live.pop(self.stage, None)
             sys.stderr.write("\n")
 
     def resume_at(self, done: float) -> None:
@@ -59,11 +65,19 @@ class Progress:
             line += f", {clock(seconds)} taken" if final else f", {clock(left)} left"
         if self.note:
             line += f", {self.note}"
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\033[K{line}" + ("\n" if final else ""))
-        else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        with _terminal:
+            if not sys.stderr.isatty():
+                sys.stderr.write(line + "\n")
+            else:
+                if final:
+                    _live.pop(self.stage, None)
+                    sys.stderr.write(f"\r\033[K{line}\n")
+                else:
+                    _live[self.stage] = line
+                if _live:
+                    width = shutil.get_terminal_size().columns - 1
+                    sys.stderr.write("\r\033[K" + "  ".join(_live.values())[:width])
+            sys.stderr.flush()
 
 
 def clock(seconds: float) -> str:

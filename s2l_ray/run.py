@@ -3,6 +3,7 @@ found finished, it is used again; anything else is made beside it."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Run:
     store: Store
     done: dict[str, Manifest] = field(default_factory=dict)
     times: list[dict[str, Any]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def start(cls, config: RunConfig) -> Run:
@@ -69,9 +71,10 @@ class Run:
         return {name: self.done[name] for name in inputs}
 
     def _finish(self, name: str, manifest: Manifest, seconds: float, *, reused: bool) -> None:
-        self.done[name] = manifest
-        self.times.append({"stage": name, "seconds": seconds, "reused": reused})
-        self._write()
+        with self._lock:  # targets may be trained by several threads
+            self.done[name] = manifest
+            self.times.append({"stage": name, "seconds": seconds, "reused": reused})
+            self._write()
 
     def _write(self) -> None:
         record = {
