@@ -24,8 +24,8 @@ class Progress:
     def __init__(self, stage: str, *, total: float, unit: str) -> None:
         self.stage, self.total, self.unit = stage, total, unit
         self.done, self.note = 0.0, ""
-        self.began = self.shown = time.monotonic()
-        self.already = 0.0  # done before this process: not part of the rate
+        self.began = self.shown = self.first = time.monotonic()
+        self.already = 0.0  # done before `first`: not part of the rate
 
     def __enter__(self) -> Progress:
         return self
@@ -44,6 +44,7 @@ class Progress:
 
     def resume_at(self, done: float) -> None:
         self.done = self.already = done
+        self.first = time.monotonic()
 
     def advance(self, amount: float, note: str = "") -> None:
         self.set(self.done + amount, note)
@@ -56,8 +57,8 @@ class Progress:
 
     def _show(self, final: bool = False) -> None:
         self.shown = time.monotonic()
-        seconds = max(self.shown - self.began, 1e-9)
-        rate = (self.done - self.already) / seconds
+        seconds = self.shown - self.began
+        rate = (self.done - self.already) / max(self.shown - self.first, 1e-9)
         line = f"[{self.stage}] {self.done:,.0f} of {self.total:,.0f} {self.unit}"
         if rate > 0:
             line += f", {rate:,.1f}/s" if rate >= 0.1 else f", {60 * rate:.1f}/min"
