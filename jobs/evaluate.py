@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
 
@@ -12,9 +13,12 @@ from s2l_ray.config import RunConfig
 def work(config: RunConfig) -> None:
     from s2l_ray import pipeline
 
-    run = pipeline.Run.start(config)
-    target, name = pipeline.finetune_selected(run)
-    result = pipeline.evaluate(run, {name: target})[name]
+    def evaluate(run: pipeline.Run) -> dict[str, Any]:
+        target, name = pipeline.finetune_selected(run)
+        return pipeline.evaluate(run, {name: target})[name]
+
+    with pipeline.Run.start(config) as run:
+        result = run.finish(evaluate)
     for source, loss in result["by_source"].items():
         print(f"{loss:8.4f}  {source}")
     print(f"{result['loss']:8.4f}  all, nats per response token, {result['label_tokens']:,} tokens")

@@ -16,9 +16,9 @@ from s2l_ray.config import RunConfig
 def work(config: RunConfig) -> None:
     from s2l_ray import pipeline
 
-    run = pipeline.Run.start(config)
-    target, _ = pipeline.finetune_selected(run)
-    print(f"model: {pipeline.model_path(run, target)}")
+    with pipeline.Run.start(config) as run:
+        target, _ = run.finish(pipeline.finetune_selected)
+        print(f"model: {pipeline.model_path(run, target)}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,14 @@ def work(config: RunConfig) -> None:
     from s2l_ray import pipeline
     from s2l_ray.report import gather
 
-    run = pipeline.Run.start(config)
-    selection = pipeline.select(None, config, run=run)
-    arms = pipeline.compare(run)
-    page = gather.write(run, selection, arms)
-    print(f"selection: {selection.path}\nreport: {page}")
+    def everything(run: pipeline.Run) -> str:
+        selection = pipeline.select(None, config, run=run)
+        arms = pipeline.compare(run)
+        page = gather.write(run, selection, arms)
+        return f"selection: {selection.path}\nreport: {page}"
+
+    with pipeline.Run.start(config) as run:
+        print(run.finish(everything))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,13 @@ def work(config: RunConfig) -> None:
     from s2l_ray import pipeline
     from s2l_ray.report import gather
 
-    run = pipeline.Run.start(config)
-    selection = pipeline.select(None, config, run=run)
-    page = gather.write(run, selection)
-    print(f"selection: {selection.path}\nreport: {page}")
+    def select(run: pipeline.Run) -> str:
+        selection = pipeline.select(None, config, run=run)
+        page = gather.write(run, selection)
+        return f"selection: {selection.path}\nreport: {page}"
+
+    with pipeline.Run.start(config) as run:
+        print(run.finish(select))
 
 
 if __name__ == "__main__":

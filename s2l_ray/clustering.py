@@ -38,10 +38,11 @@ def cluster(
     """
     sources = _sources(store, trajectories) if by_source else [None]
     fits = []
-    for source in sources:
+    for number, source in enumerate(sources):
         n_clusters = config.n_clusters
         if by_source:
             n_clusters = min(n_clusters, _distinct(store, trajectories, source, n_clusters))
+        state = _Resume(store, folder, number)
         fits.append(
             KMeans(
                 n_clusters,
@@ -49,7 +50,7 @@ def cluster(
                 tol=config.tol,
                 random_state=config.random_state,
                 num_actors=config.num_actors,
-            ).fit(_dataset(store, trajectories, source))
+            ).fit(_dataset(store, trajectories, source), state=state.read(), keep=state.keep)
         )
     centers = [(s, fit.cluster_centers_) for s, fit in zip(sources, fits, strict=True)]
     info = {
@@ -70,7 +71,37 @@ def cluster(
     )
     sizes = np.sum([part.stats["sizes"] for part in labelled.parts], axis=0)
     parts = [Part(**(part.__dict__ | {"file": f"labels/{part.file}"})) for part in labelled.parts]
-    return store.commit(folder, fingerprint, parts, info | {"sizes": sizes.tolist()})
+    manifest = store.commit(folder, fingerprint, parts, info | {"sizes": sizes.tolist()})
+    store.remove(folder, "resume")
+    return manifest
+
+
+class _Resume:
+    """Where a k-means keeps its last iteration, from which a restart goes on."""
+
+    def __init__(self, store: Store, folder: str, number: int) -> None:
+        self.store, self.folder, self.unit = store, f"{folder}/resume", f"kmeans-{number:03d}"
+        self.files = [name for name in store.names(self.folder) if name.startswith(self.unit)]
+
+    def keep(self, state: tuple[int, np.ndarray]) -> None:
+        iteration, centers_KT = state
+        width = centers_KT.shape[1]
+        centers = pa.FixedSizeListArray.from_arrays(pa.array(centers_KT.reshape(-1)), width)
+        part = self.store.write_part(
+            pa.table({"losses": centers}), self.folder, self.unit, stats={"iteration": iteration}
+        )
+        for file in set(self.files) - {part.file}:
+            self.store.remove(self.folder, file)
+        self.files = [part.file]
+
+    def read(self) -> tuple[int, np.ndarray] | None:
+        found = [self.store.found_part(self.folder, file) for file in self.files]
+        whole = [part for part in found if part is not None]
+        if not whole:
+            return None
+        last = max(whole, key=lambda part: part.stats["iteration"])
+        table = self.store.read_part(self.folder, last)
+        return last.stats["iteration"], losses_array(table).astype(np.float64)
 
 
 def read_centers(store: Store, clusters: Manifest) -> np.ndarray:

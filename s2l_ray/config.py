@@ -121,9 +121,18 @@ class TrainingConfig(Section):
     resume_every: Positive = 500  # steps between resume points beside the checkpoints
     max_failures: Annotated[int, Field(ge=-1)] = 3
     workers: WorkersConfig = WorkersConfig()
+    max_workers: Positive | None = None  # DDP takes up to so many where the cluster has them
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingConfig:
+        if self.max_workers is not None:
+            if self.zero_stage is not None:
+                raise ValueError("max_workers goes with DDP; DeepSpeed keeps its number of workers")
+            if not self.workers.num_workers <= self.max_workers <= self.global_batch_size:
+                raise ValueError(
+                    f"max_workers {self.max_workers} must be between workers.num_workers "
+                    f"{self.workers.num_workers} and global_batch_size {self.global_batch_size}"
+                )
         if self.num_checkpoints is not None and self.checkpoint_every is not None:
             raise ValueError("give num_checkpoints or checkpoint_every, not both")
         share, rest = divmod(self.global_batch_size, self.workers.num_workers)
@@ -193,6 +202,37 @@ class EvaluationConfig(Section):
         return value
 
 
+class StorageConfig(Section):
+    """How the object store of an s3:// run_dir or corpus is reached.
+
+    Credentials are no setting: they come from the standard chain of the AWS libraries alone.
+    """
+
+    endpoint: str | None = None  # http(s)://host:port; unset: AWS, or AWS_ENDPOINT_URL
+    region: str | None = None  # unset: AWS_DEFAULT_REGION, or the profile's
+    addressing: Literal["auto", "path", "virtual"] = "auto"  # of the bucket in URLs
+    # when_required for stores that refuse or keep the checksums that clients add by themselves
+    checksums: Literal["when_supported", "when_required"] = "when_supported"
+    encryption: Literal["AES256", "aws:kms"] | None = None  # unset: the bucket's own
+    kms_key: str | None = None
+    lease_seconds: Annotated[int, Field(ge=3)] = 60  # a run that shows no life so long is dead
+
+    def environment(self) -> dict[str, str]:
+        """The same for libraries that ask the environment (pyarrow, where it reads a corpus)."""
+        found = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_DEFAULT_REGION": self.region}
+        if self.checksums == "when_required":
+            found["AWS_REQUEST_CHECKSUM_CALCULATION"] = self.checksums
+        return {name: value for name, value in found.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _sound(self) -> StorageConfig:
+        if self.endpoint is not None and not re.fullmatch(r"https?://[^/@\s]+/?", self.endpoint):
+            raise ValueError("endpoint: wanted http(s)://host or http(s)://host:port, no more")
+        if self.kms_key is not None and self.encryption != "aws:kms":
+            raise ValueError("kms_key goes with encryption: aws:kms")
+        return self
+
+
 class ReportConfig(Section):
     examples: bool = True  # show corpus text in the report
     examples_per_cluster: Annotated[int, Field(ge=1, le=50)] = 4
@@ -214,6 +254,16 @@ class RunConfig(Section):
     target_prompt: PromptConfig | None = None  # unless set: the same as prompt
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
+    storage: StorageConfig = StorageConfig()
+
+    @field_validator("run_dir")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        if "://" in value and not re.fullmatch(r"s3://[^/@:?#\s]+(/[^@?#]*)?", value):
+            raise ValueError(
+                "wanted a local path or s3://bucket/prefix, without credentials or options in it"
+            )
+        return value
 
     @model_validator(mode="after")
     def _whole(self) -> RunConfig:

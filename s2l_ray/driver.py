@@ -9,11 +9,14 @@ import platform
 import re
 import resource
 import socket
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import ray
 from ray.data import DataContext
+
+from s2l_ray.config import StorageConfig
 
 # For every worker, before torch is loaded: processes that share cores must not spin while they
 # wait, and freed training buffers are kept instead of going back to the system at each step.
@@ -25,14 +28,14 @@ WORKER_ENVIRONMENT = {
 }
 # For a Ray of this machine alone, whose stages may take no longer than a process takes to start.
 LOCAL_RAY = {
-    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # a worker that has torch keeps it
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # a worker that has torch keeps it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
 }
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name, really: in the environment of a job
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "scikit-learn", "pyarrow", "numpy")
 
 
-def connect() -> None:
+def connect(storage: StorageConfig | None = None) -> None:
     """Use the Ray that is there (RAY_ADDRESS, a job's cluster, the caller's), or start a local one.
 
     A program that runs on Ray already keeps its own settings.
@@ -43,7 +46,10 @@ def connect() -> None:
     # Ray refuses a variable that the job's submission sets too: that one stands.
     job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
     given = job.get("env_vars") or {}
-    ours = {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in given}
+    reach = storage.environment() if storage is not None else {}
+    os.environ.update(reach)
+    wanted = WORKER_ENVIRONMENT | reach
+    ours = {name: value for name, value in wanted.items() if name not in given}
     runtime_env: dict[str, object] = {"env_vars": ours}
     if "RAY_ADDRESS" in os.environ and not in_job():
         _check_address(os.environ["RAY_ADDRESS"])
@@ -72,6 +78,16 @@ def _check_address(address: str) -> None:
 def in_job() -> bool:
     """Whether this is the driver of a submitted Ray job."""
     return JOB_CONFIG in os.environ
+
+
+def job_id() -> str:
+    """Of the submitted job, or of this driver in its cluster."""
+    return os.environ.get("RAY_JOB_SUBMISSION_ID") or ray.get_runtime_context().get_job_id()
+
+
+def say(line: str) -> None:
+    """A line about the run, to stderr; results go to stdout."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def quiet() -> None:

@@ -74,8 +74,12 @@ class KMeans(ClusterMixin, BaseEstimator):
         self.num_actors = num_actors
         self.chunk_rows = chunk_rows
 
-    def fit(self, X, y=None) -> KMeans:
+    def fit(self, X, y=None, *, state=None, keep=None) -> KMeans:
         """Learn the centers of X: an array [N, T], or a Dataset with a list column `losses`.
+
+        After every iteration but the last `keep(state)` is called, if given: (iteration, centers
+        less their data's mean, float64 [K, T]). A fit of the same X that gets such a `state` goes
+        on after that iteration and ends with the same bits.
 
         Raises ValueError if a parameter or the data cannot be used: no rows, rows of unequal
         length, NaN or inf, or fewer distinct rows than clusters.
@@ -90,7 +94,10 @@ class KMeans(ClusterMixin, BaseEstimator):
             init_KT = self._check_init(len(mean_T))
             _check_distinct(each_chunk, num_rows, self.n_clusters)
             variance_T = sum(each_chunk("squared_deviations", mean_T)) / num_rows
-            if init_KT is None:
+            done, centers_KT = state or (0, None)
+            if centers_KT is not None:
+                init_KT = centers_KT
+            elif init_KT is None:
                 init_KT = _plusplus(
                     each_chunk, mean_T, num_rows, self.n_clusters, self.random_state
                 )
@@ -98,7 +105,7 @@ class KMeans(ClusterMixin, BaseEstimator):
                 init_KT = init_KT - mean_T
             tolerance = self.tol * float(variance_T.mean())
             centers_KT, self.inertia_, self.n_iter_ = _lloyd(
-                each_chunk, mean_T, init_KT, self.max_iter, tolerance
+                each_chunk, mean_T, init_KT, range(done + 1, self.max_iter + 1), tolerance, keep
             )
         self.cluster_centers_ = centers_KT + mean_T
         self.n_features_in_ = len(mean_T)
@@ -198,10 +205,12 @@ def _plusplus(each_chunk, mean_T, num_rows, n_clusters, random_state) -> np.ndar
         return kmeans_plusplus(sample_NT, n_clusters, random_state=random_state)[0]
 
 
-def _lloyd(each_chunk, mean_T, centers_KT, max_iter, tolerance) -> tuple[np.ndarray, float, int]:
+def _lloyd(
+    each_chunk, mean_T, centers_KT, iterations, tolerance, keep
+) -> tuple[np.ndarray, float, int]:
     """(centers [K, T] less mean_T, their inertia, iterations), stopping as scikit-learn does."""
     logged = time.monotonic()
-    for iteration in range(1, max_iter + 1):
+    for iteration in iterations:
         sum_KT, count_K, inertia = _reduce(each_chunk("partials", mean_T, centers_KT))
         empty = np.flatnonzero(count_K == 0)
         if empty.size:
@@ -223,9 +232,11 @@ def _lloyd(each_chunk, mean_T, centers_KT, max_iter, tolerance) -> tuple[np.ndar
             )
         if shift <= tolerance:
             break
+        if keep is not None and iteration != iterations[-1]:
+            keep((iteration, centers_KT))
     else:
         warnings.warn(
-            f"k-means stopped at max_iter={max_iter}: squared center shift {shift:.3g}, "
+            f"k-means stopped at max_iter={iteration}: squared center shift {shift:.3g}, "
             f"wanted at most {tolerance:.3g}",
             ConvergenceWarning,
             stacklevel=3,

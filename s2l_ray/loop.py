@@ -23,14 +23,15 @@ from s2l_ray.batches import BatchStream, Example
 from s2l_ray.config import TrainingConfig
 from s2l_ray.engines import make_engine
 from s2l_ray.models import LabelLoss, initial_model, load_model, pad
+from s2l_ray.preflight import check_node
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import load_tokenizer
 from s2l_ray.training import (
     checkpoint_name,
     checkpoint_steps,
     last_resume_point,
-    step_name,
-    step_of,
+    resume_name,
+    resume_points,
 )
 
 HISTORY_POINTS = 500  # of the training curve
@@ -39,6 +40,7 @@ HISTORY_POINTS = 500  # of the training curve
 def run(job: dict[str, Any]) -> None:
     """Train to the last step, from the last resume point on; `job` is what training.train made."""
     store: Store = job["store"]
+    check_node(store)
     tokens: Manifest = job["tokens"]
     config: TrainingConfig = job["config"]
     folder, steps, seed = job["folder"], job["steps"], job["seed"]
@@ -51,7 +53,7 @@ def run(job: dict[str, Any]) -> None:
 
     tokenizer = load_tokenizer(store, job["tokenizer_folder"])
     state = last_resume_point(store, folder)
-    resume = store.download(folder, "resume", step_name(state["step"])) if state["step"] else None
+    resume = store.download(folder, "resume", state["name"]) if state["step"] else None
     model = (
         load_model(resume)
         if resume
@@ -72,12 +74,16 @@ def run(job: dict[str, Any]) -> None:
     keep = set(checkpoint_steps(config, steps))
     every = max(1, steps // HISTORY_POINTS)
     seconds_before, began, tokens_here, recent = state["seconds"], time.monotonic(), 0, []
+    warned = False
     batches = stream.batches(state["step"])
     for step in range(state["step"], steps):
         batch = next(batches)
         torch.manual_seed(hash((seed, step, rank)))  # dropout, where a model has it
         rate = learning_rate(config, step, steps)
-        loss, norm, real, padded = _step(engine, batch, config, rank, world, device, rate)
+        notice = ray.train.get_preemption_info()
+        loss, norm, real, padded, leaving = _step(
+            engine, batch, config, rank, world, device, rate, notice is not None
+        )
         if not math.isfinite(loss + norm):
             raise ValueError(
                 f"{folder}: the training loss is {loss}, its gradient's norm {norm} at step "
@@ -95,7 +101,8 @@ def run(job: dict[str, Any]) -> None:
         if rank == 0:
             speed = tokens_here / (time.monotonic() - began)
             job["board"].write.remote(done, f"loss {loss:.3f}, {speed:,.0f} tokens/s")
-        if done in keep or done % config.resume_every == 0:
+        sudden, warned = leaving and not warned, leaving  # a node goes: keep what there is, once
+        if done in keep or done % config.resume_every == 0 or sudden:
             seconds = seconds_before + time.monotonic() - began
             state |= {"step": done, "workers": world, "seconds": seconds}
             _save(store, folder, engine, tokenizer, state, rank, publish=done in keep)
@@ -110,9 +117,10 @@ def _step(
     world: int,
     device: torch.device,
     rate: float,
-) -> tuple[float, float, int, int]:
-    """One optimizer step. Returns the batch's loss, the gradient's norm, the batch's tokens, and
-    its tokens with padding.
+    leaving: bool,
+) -> tuple[float, float, int, int, bool]:
+    """One optimizer step. Returns the batch's loss, the gradient's norm, the batch's tokens, its
+    tokens with padding, and whether any worker is `leaving`.
 
     The loss of a batch is the summed label loss over the label tokens of all workers.
     """
@@ -132,11 +140,12 @@ def _step(
             engine.backward(losses.sum() * (world / labels))
         total += losses.detach().sum()
     norm = engine.step(rate)
-    sums = torch.tensor([float(total), float(padded)], dtype=torch.float64, device=device)
+    sums = torch.tensor([float(total), padded, leaving], dtype=torch.float64, device=device)
     if world > 1:
         dist.all_reduce(sums)
-    loss_sum, padded_sum = sums.tolist()
-    return loss_sum / labels, norm, sum(len(ids) for ids, _ in batch), int(padded_sum)
+    loss_sum, padded_sum, number_leaving = sums.tolist()
+    tokens = sum(len(ids) for ids, _ in batch)
+    return loss_sum / labels, norm, tokens, int(padded_sum), number_leaving > 0
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
@@ -161,11 +170,12 @@ def _save(
     *,
     publish: bool,
 ) -> None:
-    """Keep a checkpoint (when `publish`) and a resume point; the newest resume point alone stays.
+    """Keep a checkpoint (when `publish`) and a resume point; of these the last two stay.
 
     Every worker saves its share of the optimizer; the first also the weights, and state.json last.
     """
-    step = state["step"]
+    store.guard()
+    step, point = state["step"], resume_name(state["step"], store.epoch)
     with tempfile.TemporaryDirectory() as local:
         engine.save_model(local)  # gathers from all workers, writes on the first
         engine.save_optimizer(local)
@@ -180,13 +190,13 @@ def _save(
                 path = f"{name}/{copied['file']}"
                 state["files"].append(copied | {"unit": path, "file": path, "rows": 0})
             state["checkpoints"].append(step)
-        store.upload(local, folder, "resume", step_name(step))
+        saved: list[Any] = [store.upload(local, folder, "resume", point)]
     if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()
+        mine, saved = saved[0], [None] * dist.get_world_size()
+        dist.all_gather_object(saved, mine)  # when all have written
     if rank == 0:
-        store.write_bytes(
-            json.dumps(state).encode(), folder, "resume", step_name(step), "state.json"
-        )
-        for name in store.names(folder, "resume"):
-            if step_of(name) < step:
-                store.remove(folder, "resume", name)
+        sizes = {file["file"]: file["bytes"] for files in saved for file in files}
+        text = json.dumps(state | {"name": point, "sizes": sizes})
+        store.write_bytes(text.encode(), folder, "resume", point, "state.json")
+        for name in resume_points(store, folder)[2:]:
+            store.remove(folder, "resume", name)

@@ -63,7 +63,9 @@ def select(
 
     Rows of a dataset have the shapes that corpus files have (instruction/output, messages, …).
     """
-    run = run or Run.start(config)
+    if run is None:
+        with Run.start(config) as run:
+            return run.finish(lambda run: select(dataset, config, run=run))
     examples = ingest(run, dataset)
     tokens = tokens_of(run, "tokens", examples, config.proxy.model, config.prompt)
     _check_reachable(config, tokens)
@@ -98,7 +100,7 @@ def select(
 def _settings_of(training: TrainingConfig) -> list[Any]:
     """What identifies a training. Not how it is spread and restarted: an unfinished run goes on
     with another number of workers, a finished one is not trained anew for it."""
-    operations = {"workers", "max_failures", "resume_every", "micro_batch_size"}
+    operations = {"workers", "max_workers", "max_failures", "resume_every", "micro_batch_size"}
     return [training.model_dump(mode="json", exclude=operations)]
 
 

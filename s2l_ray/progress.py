@@ -130,6 +130,6 @@ class watch:
         except ray.exceptions.RayError:
             return  # lost with its node: what it shows is not worth the training
         if done and not self.progress.done:
-            self.progress.resume_at(done - 1)
+            self.progress.resume_at(done)
         if done:
             self.progress.set(done, note)

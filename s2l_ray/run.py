@@ -8,33 +8,83 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
-from s2l_ray import driver
+from s2l_ray import driver, preflight
 from s2l_ray.config import RunConfig, fingerprint
-from s2l_ray.store import Manifest, Store
+from s2l_ray.lease import Lease
+from s2l_ray.store import Damaged, Manifest, Store
+
+Result = TypeVar("Result")
+
+
+ATTEMPTS = 5  # to go on after a damaged file; each names one
 
 
 @dataclass
 class Run:
-    """A run as it goes: its store and config, the finished stages by name, and their times."""
+    """A run as it goes: its store and config, the finished stages by name, and their times.
+
+    `with Run.start(config) as run:` owns the run directory until the block ends.
+    """
 
     config: RunConfig
     store: Store
+    lease: Lease
     done: dict[str, Manifest] = field(default_factory=dict)
     times: list[dict[str, Any]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def start(cls, config: RunConfig) -> Run:
-        store = Store(config.run_dir)
+        """Check the run directory, connect to Ray, and take the run directory's lease."""
+        store = Store(config.run_dir, config.storage)
         if driver.in_job() and "://" not in config.run_dir and not config.run_dir.startswith("/"):
             raise ValueError(
                 f"run_dir: {config.run_dir!r} is relative, and a Ray job's working directory goes "
                 f"with the job; wanted s3://… or an absolute path that every node sees"
             )
-        driver.connect()
-        return cls(config, store)
+        preflight.check(store)
+        if not store.objects.conditional:
+            driver.say(
+                f"{store.uri}: this store has no conditional writes: of two runs started on it in "
+                f"the same seconds both may go on for a while. Results stay whole; work may be "
+                f"done twice"
+            )
+        driver.connect(config.storage)
+        lease = Lease(store, seconds=config.storage.lease_seconds, job=driver.job_id())
+        return cls(config, store, lease.take())
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.lease.release()
+
+    def finish(self, work: Callable[[Run], Result]) -> Result:
+        """`work(self)`; where it meets a damaged file, the file's stage is made again first."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return work(self)
+            except Damaged as damage:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                self._make_again(damage.folder, str(damage))
+        raise AssertionError
+
+    def _make_again(self, folder: str, why: str) -> None:
+        driver.say(f"{why}; this stage is made again")
+        while self.store.manifest(folder) is None:  # of a part of a stage: the stage's own
+            folder = folder.rpartition("/")[0]
+            assert folder, why
+        self.store.set_aside(folder)
+        self.done.clear()
 
     def stage(self, name: str, inputs: list[Any], make: Callable[..., Manifest]) -> Manifest:
         """The stage's manifest: as found, or from `make(folder=…, fingerprint=…)`."""
@@ -58,6 +108,9 @@ class Run:
                 continue
             folder = f"{name}/{mark}"
             manifest = self.store.manifest(folder)
+            if manifest is not None and (fault := self.store.fault(manifest)):
+                self._make_again(folder, fault)
+                manifest = None
             if manifest is None:
                 missing[name] = {"folder": folder, "fingerprint": mark}
             else:

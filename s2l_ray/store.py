@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+from s2l_ray.config import StorageConfig
+from s2l_ray.objects import LocalObjects
+from s2l_ray.s3 import S3Objects
 
 FORMAT = 1  # of manifests; a reader refuses a newer one
 
@@ -80,71 +83,98 @@ class Manifest:
         return sum(part.rows for part in self.parts)
 
 
-class Store:
-    """A run directory. Cheap to pickle: holds the URI alone and opens the filesystem on use."""
+class Damaged(ValueError):
+    """A file of a finished stage is missing, cut short or altered; names it, and its stage."""
 
-    def __init__(self, uri: str | Path) -> None:
+    def __init__(self, message: str, folder: str) -> None:
+        super().__init__(message, folder)  # both, so that it can be pickled
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class LeaseLost(RuntimeError):
+    """Another process owns the run directory by now: this one may not commit to it any more."""
+
+
+class Store:
+    """A run directory. Cheap to pickle: holds how to open it, and opens it on use.
+
+    epoch: the number of the lease (lease.py) under which this process, or its driver, may commit;
+    None where nobody else can be at work.
+    """
+
+    def __init__(
+        self, uri: str | Path, config: StorageConfig | None = None, epoch: int | None = None
+    ) -> None:
         text = str(uri)
         self.uri = text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute())
-        self._open: tuple[pafs.FileSystem, str] | None = None
+        self.config = config or StorageConfig()
+        self.epoch = epoch
+        self._open: LocalObjects | S3Objects | None = None
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (self.uri,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.uri, self.config, self.epoch)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
     @property
-    def filesystem(self) -> pafs.FileSystem:
-        return self._opened()[0]
+    def objects(self) -> LocalObjects | S3Objects:
+        if self._open is None:
+            remote = self.uri.startswith("s3://")
+            self._open = S3Objects(self.uri, self.config) if remote else LocalObjects(self.uri)
+        return self._open
 
     @property
     def is_local(self) -> bool:
-        return isinstance(self.filesystem, pafs.LocalFileSystem)
+        return isinstance(self.objects, LocalObjects)
 
-    def path(self, *names: str) -> str:
-        """The path of something below the run directory, as `filesystem` wants it."""
-        return "/".join([self._opened()[1], *names])
+    def arrow(self, *names: str) -> tuple[pafs.FileSystem, str]:
+        """A pyarrow filesystem, and the path of something below the run directory on it."""
+        filesystem, root = self.objects.arrow()
+        return filesystem, "/".join([root, *names])
 
     def address(self, *names: str) -> str:
-        """The same for a person: a local path or a URI."""
-        base, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
-        return "/".join([base.rstrip("/"), *names]) + mark + query
+        """Of something below the run directory: a local path or a URI."""
+        return "/".join([self.uri, *names])
 
     def exists(self, *names: str) -> bool:
-        return self.filesystem.get_file_info(self.path(*names)).type != pafs.FileType.NotFound
+        return self.objects.exists("/".join(names))
 
     def names(self, *folder: str) -> list[str]:
         """Names of the files and folders directly in a folder, sorted; none if it is not there."""
-        selector = pafs.FileSelector(self.path(*folder), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        return self.objects.names("/".join(folder))
 
     def read_bytes(self, *names: str) -> bytes:
-        with self.filesystem.open_input_stream(self.path(*names)) as stream:
-            return stream.read()
+        return self.objects.read("/".join(names))
 
     def write_bytes(self, data: bytes, *names: str) -> None:
         """Write a whole file; a reader sees the old one or the new one, never half of one."""
-        path = self.path(*names)
-        if not self.is_local:
-            with self.filesystem.open_output_stream(path) as stream:  # an object appears on close
-                stream.write(data)
-            size = self.filesystem.get_file_info(path).size
-            if size != len(data):  # some stores keep less than they were given, without a word
-                raise OSError(f"{self.address(*names)}: {len(data)} bytes written, {size} there")
-            return
-        temporary = _temporary_beside(path)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        self.objects.write("/".join(names), data)
 
     def read_json(self, *names: str) -> Any:
         return json.loads(self.read_bytes(*names))
 
     def write_json(self, value: Any, *names: str) -> None:
         self.write_bytes(json.dumps(value, indent=1, ensure_ascii=False).encode(), *names)
+
+    def remove(self, *names: str) -> None:
+        self.objects.remove("/".join(names))
+
+    def guard(self) -> None:
+        """Raise LeaseLost if the run directory has a newer owner than this process's run."""
+        if self.epoch is None:
+            return
+        newest = max(map(lease_number, self.names("lease")), default=0)
+        if newest > self.epoch:
+            owner = self.read_json("lease", lease_name(newest))
+            raise LeaseLost(
+                f"{self.uri}: taken over by {owner['host']} (job {owner['job']}, process "
+                f"{owner['pid']}) since {owner['since']}: this run had not renewed its lease; it "
+                f"stops here and commits nothing more"
+            )
 
     # -- parts and manifests
 
@@ -177,38 +207,43 @@ class Store:
         return Part(unit, name, table.num_rows, len(data), checksum, stats)
 
     def read_part(self, folder: str, part: Part, columns: list[str] | None = None) -> pa.Table:
-        """Read a part whole; ValueError if it is not the file that the manifest lists."""
+        """Read a part whole; Damaged if it is not the file that the manifest lists."""
         try:
             data = self.read_bytes(folder, part.file)
         except FileNotFoundError:
             hint = "; a local run directory must be seen by every node" if self.is_local else ""
-            raise ValueError(
-                f"{self.address(folder, part.file)}: not there, but the manifest lists it{hint}"
+            raise Damaged(
+                f"{self.address(folder, part.file)}: not there, but the manifest lists it{hint}",
+                folder,
             ) from None
         if len(data) != part.bytes or _checksum(data) != part.checksum:
-            raise ValueError(
+            raise Damaged(
                 f"{self.address(folder, part.file)}: damaged: {len(data)} bytes with checksum "
-                f"{_checksum(data)}, the manifest lists {part.bytes} with {part.checksum}"
+                f"{_checksum(data)}, the manifest lists {part.bytes} with {part.checksum}",
+                folder,
             )
         return _parse(data, part.file, columns)
 
-    def found_parts(self, folder: str) -> dict[str, Part]:
-        """Whole parts that an earlier, unfinished run left in a folder or below it, by unit."""
-        parts = {}
-        root = self.path(folder)
-        selector = pafs.FileSelector(root, allow_not_found=True, recursive=True)
-        for found in sorted(self.filesystem.get_file_info(selector), key=lambda info: info.path):
-            name = found.path[len(root) + 1 :]
-            match = re.fullmatch(r"(.+)-([0-9a-f]{16})\.(arrow|parquet)", name)
-            if not match:
-                continue
+    def found(self, folder: str) -> dict[str, str]:
+        """Names of part files that an unfinished run left in a folder or below it, by unit."""
+        matches = (
+            re.fullmatch(r"(.+)-[0-9a-f]{16}\.(?:arrow|parquet)", name)
+            for name in self.objects.sizes(folder)
+        )
+        return {match[1]: match[0] for match in matches if match}
+
+    def found_part(self, folder: str, name: str) -> Part | None:
+        """The part in a file of that name, or None if it is not whole."""
+        unit, checksum = name.rsplit(".", 1)[0].rsplit("-", 1)
+        try:
             data = self.read_bytes(folder, name)
-            if _checksum(data) == match[2]:
-                table = _parse(data, name, None)
-                stats = json.loads((table.schema.metadata or {}).get(b"stats", b"{}"))
-                part = Part(match[1], name, table.num_rows, len(data), match[2], stats)
-                parts[match[1]] = part
-        return parts
+        except FileNotFoundError:
+            return None
+        if _checksum(data) != checksum:
+            return None
+        table = _parse(data, name, None)
+        stats = json.loads((table.schema.metadata or {}).get(b"stats", b"{}"))
+        return Part(unit, name, table.num_rows, len(data), checksum, stats)
 
     def manifest(self, folder: str) -> Manifest | None:
         """The manifest of a finished stage, or None while it is unfinished."""
@@ -239,25 +274,32 @@ class Store:
         manifest = Manifest(folder, fingerprint, ordered, info)
         data = {"format": FORMAT, "stage": folder.split("/")[0]} | asdict(manifest)
         del data["folder"]
-        self._create(json.dumps(data, indent=1, ensure_ascii=False).encode(), folder)
+        if fault := self.fault(manifest):  # some stores keep less than they were given
+            raise OSError(fault)
+        self.guard()
+        text = json.dumps(data, indent=1, ensure_ascii=False)
+        self.objects.create(f"{folder}/manifest.json", text.encode())
         committed = self.manifest(folder)
         assert committed is not None
         return committed
 
-    def _create(self, data: bytes, folder: str) -> None:
-        path = self.path(folder, "manifest.json")
-        if not self.is_local:
-            if not self.exists(folder, "manifest.json"):
-                self.write_bytes(data, folder, "manifest.json")
-            return
-        temporary = _temporary_beside(path)
-        Path(temporary).write_bytes(data)
-        try:
-            os.link(temporary, path)  # fails if it exists: created once, whole
-        except FileExistsError:
-            return
-        finally:
-            os.unlink(temporary)
+    def fault(self, manifest: Manifest) -> str | None:
+        """What is missing from a finished stage or not of its size, or None. Reads no file."""
+        sizes = self.objects.sizes(manifest.folder)
+        for part in manifest.parts:
+            size = sizes.get(part.file)
+            if size != part.bytes:
+                found = "not there" if size is None else f"{size} bytes"
+                address = self.address(manifest.folder, part.file)
+                return f"{address}: {found}, the manifest lists {part.bytes} bytes"
+        return None
+
+    def set_aside(self, folder: str) -> None:
+        """Make a stage unfinished again: its manifest gets another name, its files stay."""
+        self.guard()
+        data = self.read_bytes(folder, "manifest.json")
+        self.write_bytes(data, folder, f"manifest-damaged-{_checksum(data)}.json")
+        self.remove(folder, "manifest.json")
 
     # -- folders in Hugging Face format
 
@@ -271,56 +313,73 @@ class Store:
         copied = []
         files = sorted(p for p in Path(local).iterdir() if p.is_file())
         for file in sorted(files, key=lambda p: p.name == last):
-            if self.is_local:
-                target = self.path(*folder, file.name)
-                temporary = _temporary_beside(target)
-                shutil.copyfile(file, temporary)
-                os.replace(temporary, target)
-            else:
-                pafs.copy_files(
-                    str(file), self.path(*folder, file.name), destination_filesystem=self.filesystem
-                )
-            with open(file, "rb") as stream:
-                digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8))
+            self.objects.put_file(file, "/".join([*folder, file.name]))
             copied.append(
-                {
-                    "file": file.name,
-                    "bytes": file.stat().st_size,
-                    "checksum": digest.hexdigest(),
-                }
+                {"file": file.name, "bytes": file.stat().st_size, "checksum": _checksum_of(file)}
             )
         return copied
 
     def download(self, *folder: str) -> str:
-        """A local folder with the files of a folder of the run: itself, or a copy on this node."""
-        if self.is_local:
-            return self.path(*folder)
+        """A local folder with the files of a folder of the run: itself, or a copy on this node.
+
+        Files that the manifest of the folder above lists are held against it: Damaged if one
+        differs. An absolute local path is returned as it is.
+        """
+        name = "/".join(folder)
+        if os.path.isabs(name):
+            return name
+        stage, _, leaf = name.rpartition("/")
+        manifest = self.manifest(stage) if stage else None
+        listed = {
+            part.file.removeprefix(f"{leaf}/"): part
+            for part in (manifest.parts if manifest else [])
+            if part.file.startswith(f"{leaf}/")
+        }
+        sizes = self.objects.sizes(name)
+        if isinstance(self.objects, LocalObjects):
+            local = self.objects.root / name
+            self._hold_against(listed, local, stage)
+            return str(local)
         # Known by its files too: a run made anew at the same address is not served the old copy.
-        files = self.filesystem.get_file_info(pafs.FileSelector(self.path(*folder)))
-        known = [self.address(*folder), sorted((f.base_name, f.size, f.mtime_ns) for f in files)]
-        name = hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
-        local = Path(tempfile.gettempdir(), f"s2l_ray-{os.getuid()}", name)
+        known = [self.address(name), self.epoch, sizes, [part.checksum for part in listed.values()]]
+        mark = hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
+        local = Path(tempfile.gettempdir(), f"s2l_ray-{os.getuid()}", mark)
         if not local.exists():
             local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = tempfile.mkdtemp(dir=local.parent)
-            pafs.copy_files(self.path(*folder), fresh, source_filesystem=self.filesystem)
-            try:
-                os.rename(fresh, local)
-            except OSError:  # another process of this node was first
-                shutil.rmtree(fresh)
+            with tempfile.TemporaryDirectory(dir=local.parent) as fresh:
+                for file in sizes:
+                    self.objects.get_file(f"{name}/{file}", Path(fresh, file))
+                self._hold_against(listed, Path(fresh), stage)
+                try:
+                    shutil.copytree(fresh, f"{fresh}.whole", copy_function=os.link)
+                    os.rename(f"{fresh}.whole", local)
+                except OSError:  # another process of this node was first
+                    shutil.rmtree(f"{fresh}.whole", ignore_errors=True)
         return str(local)
 
-    def remove(self, *folder: str) -> None:
-        if self.exists(*folder):
-            self.filesystem.delete_dir(self.path(*folder))
+    def _hold_against(self, listed: dict[str, Part], local: Path, stage: str) -> None:
+        for file, part in listed.items():
+            address = self.address(stage, part.file)
+            if not (local / file).exists():
+                raise Damaged(f"{address}: not there, but the manifest lists it", stage)
+            if (found := _checksum_of(local / file)) != part.checksum:
+                raise Damaged(
+                    f"{address}: damaged: checksum {found}, the manifest lists {part.checksum}",
+                    stage,
+                )
 
-    def _opened(self) -> tuple[pafs.FileSystem, str]:
-        if self._open is None:
-            if "://" in self.uri:
-                self._open = pafs.FileSystem.from_uri(self.uri)
-            else:
-                self._open = pafs.LocalFileSystem(), self.uri
-        return self._open
+
+def lease_name(number: int) -> str:
+    return f"{number:08d}.json"
+
+
+def lease_number(name: str) -> int:
+    return int(name.removesuffix(".json")) if name.endswith(".json") else 0
+
+
+def _checksum_of(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def _parse(data: bytes, name: str, columns: list[str] | None) -> pa.Table:
@@ -332,9 +391,3 @@ def _parse(data: bytes, name: str, columns: list[str] | None) -> pa.Table:
 
 def _checksum(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _temporary_beside(path: str) -> str:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{uuid.uuid4().hex}")

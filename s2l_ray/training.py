@@ -8,6 +8,7 @@ Here is the driver's side; loop.py is the workers'.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import ray
@@ -51,11 +52,14 @@ def train(
         "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
         "folder": folder, "seed": seed, "steps": steps, "board": board,
     }  # fmt: skip
+    filesystem, path = store.arrow(folder)
     trainer = TorchTrainer(
         _work,
         train_loop_config=job,
         scaling_config=ScalingConfig(
-            num_workers=workers.num_workers,
+            num_workers=(workers.num_workers, config.max_workers)
+            if config.max_workers
+            else workers.num_workers,
             use_gpu=workers.gpus_per_worker > 0,
             resources_per_worker={"CPU": workers.cpus_per_worker}
             | ({"GPU": workers.gpus_per_worker} if workers.gpus_per_worker else {}),
@@ -63,14 +67,16 @@ def train(
         ),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=store.path(folder),
-            storage_filesystem=store.filesystem,
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
         _fit(trainer)
-    state = store.read_json(folder, "resume", step_name(steps), "state.json")
+    state = last_resume_point(store, folder)
+    assert state["step"] == steps
+    del state["name"], state["sizes"]
     files = [Part(**file) for file in state.pop("files")]
     manifest = store.commit(folder, fingerprint, files, state)
     store.remove(folder, "resume")
@@ -119,19 +125,30 @@ def _work(job: dict[str, Any]) -> None:
     run(job)
 
 
-def step_name(step: int) -> str:
-    return f"step-{step:06d}"
+def resume_name(step: int, epoch: int | None) -> str:
+    """Of a resume point. Two owners of a run, an old one unaware of the new, never share one."""
+    return f"step-{step:06d}" + (f"-lease-{epoch}" if epoch else "")
 
 
-def step_of(name: str) -> int:
-    return int(name.removeprefix("step-"))
+def resume_points(store: Store, folder: str) -> list[str]:
+    """Names of the resume points of a training, the newest first, whole or not."""
+    found = []
+    for name in store.names(folder, "resume"):
+        if match := re.fullmatch(r"step-(\d+)(?:-lease-(\d+))?", name):
+            found.append((int(match[1]), int(match[2] or 0), name))
+    return [name for _, _, name in sorted(found, reverse=True)]
 
 
 def last_resume_point(store: Store, folder: str) -> dict[str, Any]:
-    for name in sorted(store.names(folder, "resume"), key=step_of, reverse=True):
-        if store.exists(folder, "resume", name, "state.json"):  # written last
-            return store.read_json(folder, "resume", name, "state.json")
+    """The state of the newest whole resume point: its step, its name, the training so far."""
+    for name in resume_points(store, folder):
+        if not store.exists(folder, "resume", name, "state.json"):  # written last
+            continue
+        state = store.read_json(folder, "resume", name, "state.json")
+        there = store.objects.sizes(f"{folder}/resume/{name}")
+        if all(there.get(file) == size for file, size in state["sizes"].items()):
+            return state
     return {
-        "step": 0, "workers": None, "seconds": 0.0, "tokens": 0, "padded_tokens": 0,
-        "history": [], "checkpoints": [], "files": [],
+        "step": 0, "name": "", "sizes": {}, "workers": None, "seconds": 0.0, "tokens": 0,
+        "padded_tokens": 0, "history": [], "checkpoints": [], "files": [],
     }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +17,9 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from s2l_ray.config import WorkersConfig
+from s2l_ray.preflight import check_node
 from s2l_ray.progress import Progress
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store import Damaged, Manifest, Part, Store
 
 # What a unit's work returns: the part's rows, and its stats (JSON) for the manifest.
 Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
@@ -83,15 +85,13 @@ def run_stages(
     parts: dict[str, list[Part]] = {}
     todo = []
     for stage in stages:
-        found = store.found_parts(stage.folder)
-        names = [unit["unit"] for unit in stage.units]
-        parts[stage.folder] = [found[name] for name in names if name in found]
+        found = store.found(stage.folder)
+        parts[stage.folder] = []
         todo += [
-            unit | {"folder": stage.folder} for unit in stage.units if unit["unit"] not in found
+            unit | {"folder": stage.folder, "found": found.get(unit["unit"])}
+            for unit in stage.units
         ]
-    total = sum(len(stage.units) for stage in stages)
-    with Progress(label, total=total, unit="parts") as progress:
-        progress.resume_at(total - len(todo))
+    with Progress(label, total=len(todo), unit="parts") as progress:
         if todo:
             for row in plain_rows(
                 _dataset(todo, (store, suffix, make_work, args), workers, max_workers)
@@ -112,10 +112,12 @@ def plain_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
         yield from dataset.iter_rows()
     except ray.exceptions.RayTaskError as error:
         cause: BaseException | None = error
-        while cause is not None and type(cause) is not ValueError:
+        while cause is not None and type(cause) not in (ValueError, Damaged):
             cause = getattr(cause, "cause", None) or cause.__cause__
         if cause is None:
             raise
+        if isinstance(cause, Damaged):
+            raise Damaged(str(cause), cause.folder) from None
         # Ray Data adds advice on retries, which would not help.
         raise ValueError(str(cause).split("\nFailed to ")[0]) from None
 
@@ -154,18 +156,25 @@ class _Worker:
         make_work: Callable[..., Work],
         args: tuple[Any, ...],
     ) -> None:
+        check_node(store)
         self.store, self.suffix = store, suffix
-        self.work = make_work(*args)
+        self.make_work = partial(make_work, *args)
+        self.work: Work | None = None  # not made for units that are found done
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         folders, parts = [], []
         for text in batch["unit"].to_pylist():
             unit = json.loads(text)
-            table, stats = self.work(unit)
-            part = self.store.write_part(
-                table, unit["folder"], unit["unit"], suffix=self.suffix, stats=stats
-            )
-            folders.append(unit["folder"])
+            folder, found = unit.pop("folder"), unit.pop("found")
+            part = self.store.found_part(folder, found) if found else None
+            if part is None:
+                if self.work is None:
+                    self.work = self.make_work()
+                table, stats = self.work(unit)
+                part = self.store.write_part(
+                    table, folder, unit["unit"], suffix=self.suffix, stats=stats
+                )
+            folders.append(folder)
             parts.append(json.dumps(asdict(part)))
         return pa.table({"folder": folders, "part": parts})
 

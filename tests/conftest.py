@@ -1,12 +1,14 @@
 """One local Ray for all tests that need it; small artifacts made as the stages make them."""
 
 import logging
-import os
+import uuid
 
+import boto3
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from ceph import Ceph
 
 from s2l_ray import driver, rows
 from s2l_ray.store import EXAMPLES, Store
@@ -16,7 +18,6 @@ from s2l_ray.store import EXAMPLES, Store
 def local_ray():
     """A real Ray on this machine, with the environment that a run gives its workers."""
     driver.quiet()
-    os.environ.update(driver.LOCAL_RAY)
     ray.init(
         num_cpus=4,
         include_dashboard=False,
@@ -26,6 +27,29 @@ def local_ray():
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory):
+    """A real S3 on this machine."""
+    server = Ceph(tmp_path_factory.mktemp("ceph"))
+    boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name="us-east-1",
+    ).create_bucket(Bucket="s2l-test")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_uri(ceph, monkeypatch):
+    """An empty prefix of a bucket, with the keys to it in this process's environment."""
+    for name, value in ceph.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://s2l-test/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from sklearn.cluster import KMeans as Sklearn
 from sklearn.metrics import adjusted_rand_score, pairwise_distances
 
-from s2l_ray.clustering import cluster, read_centers, sample_trajectories
+from s2l_ray.clustering import _Resume, cluster, read_centers, sample_trajectories
 from s2l_ray.config import ClustersConfig
 
 T = 4
@@ -47,6 +47,36 @@ def labels_of(store, manifest):
     assert table.schema.field("cluster_id").type == pa.int32()
     assert table.schema.field("distance").type == pa.float32()
     return table["cluster_id"].to_numpy(), table["distance"].to_numpy()
+
+
+@pytest.mark.parametrize("by_source", [False, True])
+def test_a_stopped_stage_goes_on_at_its_last_iteration(local_ray, store, by_source, monkeypatch):
+    random = np.random.default_rng(3)
+    given = trajectories(store, random.normal(size=(600, T)), ["a", "b"] * 300)
+    whole = run(store, given, by_source=by_source, n_clusters=12, tol=0)
+    assert whole.info["n_iter"] > 6
+    wanted = read_centers(store, whole)
+    for name in store.names("clusters/c"):
+        store.remove("clusters/c", name)
+
+    keep, kept = _Resume.keep, []
+
+    def die_at_the_fourth(self, state):
+        keep(self, state)
+        kept.append(state[0])
+        if len(kept) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Resume, "keep", die_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        run(store, given, by_source=by_source, n_clusters=12, tol=0)
+    assert kept == [1, 2, 3, 4]
+    again = run(store, given, by_source=by_source, n_clusters=12, tol=0)
+    assert kept[4] == 5
+    assert read_centers(store, again).tobytes() == wanted.tobytes()
+    assert again.info == whole.info
+    assert again.parts == whole.parts
+    assert "resume" not in store.names("clusters/c")
 
 
 def test_labels_are_the_nearest_centers_and_centers_the_means(local_ray, store):

@@ -73,7 +73,7 @@ def test_same_corpus_same_tokenizer(local_ray, store, tmp_path):
         there = Store(root)
         corpus = write_corpus(there, examples)
         prepare_tokenizer(there, config_of(), corpus, folder="tokenizer")
-        files = sorted(Path(there.path("tokenizer")).iterdir())
+        files = sorted(Path(there.address("tokenizer")).iterdir())
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     for module in ("conftest", __name__):  # workers cannot import these
@@ -96,7 +96,7 @@ def test_a_tokenizer_that_is_there_is_not_made_again(store):
 
 def test_a_tokenizer_from_a_folder(store, tokenizer):
     corpus = store.manifest("corpus/test")
-    config = ModelConfig(architecture=TINY, tokenizer=store.path("tokenizer"))
+    config = ModelConfig(architecture=TINY, tokenizer=store.address("tokenizer"))
     prepare_tokenizer(store, config, corpus, folder="copied")
     text = "the anchor 3 ü"
     assert load_tokenizer(store, "copied")(text) == tokenizer(text)
@@ -135,12 +135,12 @@ def test_initial_model_s_config(tokenizer):
 
 def test_a_pretrained_model_is_loaded_as_it_is(store, tokenizer):
     model = initial_model(config_of(), tokenizer, seed=7).to(torch.bfloat16)
-    model.save_pretrained(store.path("folder"))
-    loaded = initial_model(ModelConfig(name=store.path("folder")), tokenizer, seed=1)
+    model.save_pretrained(store.address("folder"))
+    loaded = initial_model(ModelConfig(name=store.address("folder")), tokenizer, seed=1)
     assert loaded.dtype == torch.float32
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor.float())
-    assert load_model(store.path("folder"), dtype="bfloat16").dtype == torch.bfloat16
+    assert load_model(store.address("folder"), dtype="bfloat16").dtype == torch.bfloat16
 
 
 def random_batch(vocab=320):

@@ -1,4 +1,4 @@
-"""Parts, manifests and folders, on a local path and on a filesystem that is not."""
+"""Parts, manifests and folders, on a local path and in a real S3 bucket."""
 
 import json
 import multiprocessing
@@ -7,68 +7,19 @@ import pickle
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 
-from s2l_ray.store import FORMAT, Store
+from s2l_ray.config import StorageConfig
+from s2l_ray.store import FORMAT, Damaged, Part, Store
 
 TABLE = pa.table({"example_id": [1, 2, 3], "loss": [0.5, 1.5, 2.5]})
 
 
-@pytest.fixture(params=["local", "remote"])
-def any_store(request, tmp_path, monkeypatch):
-    """A store on disk, and one whose filesystem does not pass for the local one."""
-    if request.param == "remote":
-        monkeypatch.setattr(Store, "_opened", lambda self: self._open)
-        remote = Store("mock://bucket/run")
-        folder = tmp_path / "bucket"
-        folder.mkdir()
-        # As an object store: no folders to make first, a file appears when it is closed.
-        handler = _Objects(pafs.SubTreeFileSystem(str(folder), pafs.LocalFileSystem()))
-        remote._open = pafs.PyFileSystem(handler), "run"
-        assert not remote.is_local
-        return remote
-    local = Store(tmp_path / "run")
-    assert local.is_local
-    return local
-
-
-class _Objects(pafs.FSSpecHandler):
-    """A pyarrow filesystem in Python over another: makes folders as objects need them."""
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    def __eq__(self, other):
-        return self is other
-
-    def get_type_name(self):
-        return "objects"
-
-    def normalize_path(self, path):
-        return path
-
-    def get_file_info(self, paths):
-        return self.inner.get_file_info(paths)
-
-    def get_file_info_selector(self, selector):
-        return self.inner.get_file_info(selector)
-
-    def create_dir(self, path, recursive):
-        self.inner.create_dir(path, recursive=recursive)
-
-    def delete_dir(self, path):
-        self.inner.delete_dir(path)
-
-    def open_input_stream(self, path):
-        return self.inner.open_input_stream(path)
-
-    def open_input_file(self, path):
-        return self.inner.open_input_file(path)
-
-    def open_output_stream(self, path, metadata):
-        self.inner.create_dir(os.path.dirname(path), recursive=True)
-        return self.inner.open_output_stream(path)
+@pytest.fixture(params=["local", "s3"])
+def any_store(request, tmp_path):
+    if request.param == "s3":
+        return Store(request.getfixturevalue("s3_uri"))
+    return Store(tmp_path / "run")
 
 
 def damage(store, folder, part, change):
@@ -176,7 +127,7 @@ def test_a_newer_format_and_a_damaged_manifest_are_refused(any_store):
 
 
 def test_found_parts_are_the_whole_ones_with_their_stats(any_store):
-    assert any_store.found_parts("losses/f") == {}
+    assert any_store.found("losses/f") == {}
     good = any_store.write_part(TABLE, "losses/f", "step-1/part-0", stats={"seconds": 0.25})
     table = any_store.write_part(TABLE, "losses/f", "step-1/part-1", suffix="parquet")
     for number, change in ((2, flip), (3, lambda data: data[:-1]), (4, lambda data: b"")):
@@ -185,10 +136,14 @@ def test_found_parts_are_the_whole_ones_with_their_stats(any_store):
     any_store.write_bytes(b"", "losses/f", ".part-5-0123456789abcdef.arrow.3f")  # half written
     any_store.write_bytes(b"x", "losses/f", "part-6-0123456789abcdef.arrow")
     any_store.write_bytes(b"x", "losses/f", "centers.arrow")
-    found = any_store.found_parts("losses/f")
-    assert found == {"step-1/part-0": good, "step-1/part-1": table}
-    assert found["step-1/part-0"].stats == {"seconds": 0.25}
-    assert any_store.read_part("losses/f", found["step-1/part-1"]).equals(TABLE)
+    names = any_store.found("losses/f")
+    assert {"step-1/part-0", "step-1/part-1", "step-1/part-2", "part-6"} <= set(names)
+    parts = {unit: any_store.found_part("losses/f", name) for unit, name in names.items()}
+    whole = {unit: part for unit, part in parts.items() if part}
+    assert whole == {"step-1/part-0": good, "step-1/part-1": table}
+    assert whole["step-1/part-0"].stats == {"seconds": 0.25}
+    assert any_store.read_part("losses/f", whole["step-1/part-1"]).equals(TABLE)
+    assert any_store.found_part("losses/f", "part-9-0123456789abcdef.arrow") is None
 
 
 def test_a_write_replaces_a_file_whole(any_store, monkeypatch):
@@ -207,36 +162,47 @@ def test_a_write_replaces_a_file_whole(any_store, monkeypatch):
         assert any_store.read_json("run.json") == {"a": "ü"}
 
 
-def test_a_remote_write_is_checked_by_its_size(any_store, monkeypatch):
-    if any_store.is_local:
-        return
-    inner = any_store.filesystem.handler
-    opened = inner.open_output_stream
+def test_a_store_that_keeps_less_than_it_was_given_is_found_out_at_the_commit(any_store):
+    part = any_store.write_part(TABLE, "losses/f", "part-0")
+    damage(any_store, "losses/f", part, lambda data: data[:-1])
+    with pytest.raises(OSError, match=rf"part-0.*{part.bytes - 1} bytes, .* {part.bytes} bytes"):
+        any_store.commit("losses/f", "abc", [part], {})
+    assert any_store.manifest("losses/f") is None
 
-    class Short:
-        """A store that keeps all but the last byte."""
 
-        def __init__(self, stream):
-            self.stream, self.closed = stream, False
+def test_a_damaged_stage_is_named_and_can_be_set_aside(any_store):
+    parts = [any_store.write_part(TABLE, "losses/f", f"part-{i}") for i in range(2)]
+    manifest = any_store.commit("losses/f", "abc", parts, {})
+    assert any_store.fault(manifest) is None
+    damage(any_store, "losses/f", parts[1], lambda data: data[:5])
+    assert f"{parts[1].file}: 5 bytes" in any_store.fault(manifest)
+    any_store.remove("losses/f", parts[1].file)
+    assert f"{parts[1].file}: not there" in any_store.fault(manifest)
+    any_store.set_aside("losses/f")
+    assert any_store.manifest("losses/f") is None
+    assert any_store.found_part("losses/f", parts[0].file) == parts[0]
 
-        def write(self, data):
-            self.stream.write(bytes(data)[:-1])
-            return len(data)
 
-        def flush(self):
-            pass
-
-        def close(self):
-            self.stream.close()
-            self.closed = True
-
-    monkeypatch.setattr(
-        inner,
-        "open_output_stream",
-        lambda path, metadata: pa.PythonFile(Short(opened(path, metadata)), mode="w"),
-    )
-    with pytest.raises(OSError, match=r"x\.bin: 3 bytes written, 2 there"):
-        any_store.write_bytes(b"abc", "x.bin")
+def test_a_damaged_checkpoint_is_not_loaded(any_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(bytes(100))
+    files = any_store.upload(model, "proxy/f", "checkpoint-000001")
+    parts = [
+        Part(unit=path, file=path, rows=0, bytes=file["bytes"], checksum=file["checksum"])
+        for file in files
+        for path in [f"checkpoint-000001/{file['file']}"]
+    ]
+    any_store.commit("proxy/f", "abc", parts, {})
+    assert Path(any_store.download("proxy/f", "checkpoint-000001"), "config.json").exists()
+    any_store.write_bytes(bytes(99) + b"1", "proxy/f/checkpoint-000001/model.safetensors")
+    with pytest.raises(Damaged, match=r"checkpoint-000001/model\.safetensors: damaged") as damage:
+        Store(any_store.uri, epoch=7).download("proxy/f", "checkpoint-000001")
+    assert damage.value.folder == "proxy/f"
+    again = pickle.loads(pickle.dumps(damage.value))
+    assert (str(again), again.folder) == (str(damage.value), "proxy/f")
 
 
 def test_folders_go_up_and_come_down(any_store, tmp_path, monkeypatch):
@@ -274,19 +240,13 @@ def test_names_addresses_and_pickling(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = Store("run")
     assert store.uri == str(tmp_path / "run") and store.names() == []
-    assert store.address("a", "b") == store.path("a", "b") == str(tmp_path / "run/a/b")
-    remote = Store("s3://bucket/some/prefix/?endpoint_override=localhost:9000&scheme=http")
-    query = "?endpoint_override=localhost:9000&scheme=http"
-    assert remote.address("clusters", "f") == f"s3://bucket/some/prefix/clusters/f{query}"
-    assert remote.path("clusters") == "bucket/some/prefix/clusters"
-    assert not remote.is_local
+    assert store.address("a", "b") == str(tmp_path / "run/a/b")
     plain = Store("s3://bucket/prefix/")
     assert plain.address("run.json") == "s3://bucket/prefix/run.json"
-    assert Store(f"file://{tmp_path}/run").is_local
+    assert store.is_local and not plain.is_local
     store.write_json([1], "x.json")
-    for one in (store, remote):
-        _ = one.filesystem  # open: what is pickled is the URI alone
+    for one in (store, Store("s3://bucket/prefix", StorageConfig(region="eu-west-1"), 3)):
+        _ = one.objects  # open: what is pickled is how to open it
         again = pickle.loads(pickle.dumps(one))
-        assert (again.uri, again._open) == (one.uri, None)
-    monkeypatch.chdir("/")
-    assert pickle.loads(pickle.dumps(store)).read_json("x.json") == [1]
+        assert (again.uri, again.config, again.epoch) == (one.uri, one.config, one.epoch)
+        assert again._open is None

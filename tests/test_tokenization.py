@@ -221,7 +221,7 @@ def test_the_stage(local_ray, store):
     """Each part on Ray as `encode` has it, in the corpus's parts, with counts."""
     corpus = write_corpus(store, random_examples(40), num_parts=3)
     tokenizer = byte_tokenizer(bos=True)
-    tokenizer.save_pretrained(store.path("tokenizer"))
+    tokenizer.save_pretrained(store.address("tokenizer"))
     prompt = PromptConfig(template="plain", max_length=30)
     tokens = tokenize(
         store, corpus, tokenizer_folder="tokenizer", prompt=prompt, folder="tokens", fingerprint="t"

@@ -148,7 +148,7 @@ class Job:
         return sorted(os.listdir(self.root / f"notes-{folder}"))
 
     def weights(self, folder, step=STEPS):
-        path = self.store.path(folder, f"checkpoint-{step:06d}", "model.safetensors")
+        path = self.store.address(folder, f"checkpoint-{step:06d}", "model.safetensors")
         return load_file(path)
 
     def batches(self):
@@ -252,7 +252,7 @@ def test_checkpoints_manifest_and_folder(job, undisturbed):
         assert len(data) == part.bytes
         assert hashlib.blake2b(data, digest_size=8).hexdigest() == part.checksum
     for step, folder in checkpoints_of(undisturbed).items():
-        path = job.store.path(folder)
+        path = job.store.address(folder)
         model = AutoModelForCausalLM.from_pretrained(path)
         assert model.dtype == torch.float32
         assert model.lm_head.weight is model.model.embed_tokens.weight
@@ -307,7 +307,7 @@ def test_deepspeed_trains_like_ddp_and_resumes(job, undisturbed, stage):
     # The folder loads, and what it loads has the losses of DDP's.
     table = job.store.read_part("tokens", job.tokens.parts[0])
     found, expected = (
-        score_table(table, LabelLoss(AutoModelForCausalLM.from_pretrained(job.store.path(path))))
+        score_table(table, LabelLoss(AutoModelForCausalLM.from_pretrained(job.store.address(path))))
         for path in (f"{folder}/checkpoint-000006", "undisturbed/checkpoint-000006")
     )
     np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-4)
@@ -331,7 +331,7 @@ def test_bf16_step_keeps_fp32_master_weights(job, undisturbed):
     assert 0 < abs(loss - expected) < 0.05
     weights = job.weights("bf16", 1)
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
-    loaded = AutoModelForCausalLM.from_pretrained(job.store.path("bf16/checkpoint-000001"))
+    loaded = AutoModelForCausalLM.from_pretrained(job.store.address("bf16/checkpoint-000001"))
     assert loaded.dtype == torch.bfloat16
 
 
@@ -381,6 +381,11 @@ def test_steps_and_checkpoints():
 def test_the_last_resume_point_is_the_newest_whole_one(store):
     assert last_resume_point(store, "training")["step"] == 0
     for step in (999_500, 1_000_000):  # by name the other way round
-        store.write_json({"step": step}, "training", "resume", f"step-{step:06d}", "state.json")
+        name = f"step-{step:06d}"
+        store.write_bytes(b"1234", "training", "resume", name, "model.safetensors")
+        state = {"step": step, "name": name, "sizes": {"model.safetensors": 4}}
+        store.write_json(state, "training", "resume", name, "state.json")
     store.write_bytes(b"", "training", "resume", "step-1000500", "model.safetensors")
-    assert last_resume_point(store, "training") == {"step": 1_000_000}
+    assert last_resume_point(store, "training")["step"] == 1_000_000
+    store.write_bytes(b"12", "training", "resume", "step-1000000", "model.safetensors")
+    assert last_resume_point(store, "training")["step"] == 999_500

@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_example_and_the_checkpoint(sto
     ]
     with pytest.raises(ValueError, match=rf"example_id {hit[0]}: the loss is (nan|inf)"):
         score_table(tokens, LabelLoss(model))
-    model.save_pretrained(store.path("proxy/checkpoint-000003"))
+    model.save_pretrained(store.address("proxy/checkpoint-000003"))
     part = store.write_part(tokens, "tokens", "part-00000")
     unit = {
         "unit": "x",
@@ -180,7 +180,7 @@ def test_score_and_assemble_on_ray(local_ray, store):
     for step in (1000, 20, 3):  # their order by number is not that by name of unpadded steps
         models[step] = small_model("gpt_neox", seed=step)
         checkpoints[step] = f"proxy/checkpoint-{step:06d}"
-        models[step].save_pretrained(store.path(checkpoints[step]))
+        models[step].save_pretrained(store.address(checkpoints[step]))
 
     def run(folder, actors):
         config = TrajectoriesConfig(tokens_per_batch=64, workers={"num_workers": actors})
@@ -200,21 +200,21 @@ def test_score_and_assemble_on_ray(local_ray, store):
             )
 
     # Restart: one unit deleted, one cut off in the middle; the others stay as they are.
-    before = contents(store.path("losses"))
+    before = contents(store.address("losses"))
     assert len(before) == 12
     gone, cut = sorted(before)[1], sorted(before)[6]
-    os.unlink(store.path("losses", "manifest.json"))
-    os.unlink(store.path("losses", gone))
-    Path(store.path("losses", cut)).write_bytes(before[cut][0][:-20])
+    os.unlink(store.address("losses", "manifest.json"))
+    os.unlink(store.address("losses", gone))
+    Path(store.address("losses", cut)).write_bytes(before[cut][0][:-20])
     again = run("losses", 1)
-    after = contents(store.path("losses"))
+    after = contents(store.address("losses"))
     assert only_bytes(after) == only_bytes(before)
     assert {name for name in after if after[name] != before[name]} == {gone, cut}
     assert again == losses
 
     # From scratch with one actor: the same bytes.
     run("losses-one", 1)
-    assert only_bytes(contents(store.path("losses-one"))) == only_bytes(before)
+    assert only_bytes(contents(store.address("losses-one"))) == only_bytes(before)
 
     trajectories = assemble(store, corpus, losses, folder="trajectories", fingerprint="x")
     assert [part.unit for part in trajectories.parts] == [part.unit for part in corpus.parts]

@@ -1,0 +1,264 @@
+"""Whole objects by name in an S3 bucket, below a prefix: the kind that a cluster's run lives in.
+
+Credentials come from the standard chain of the AWS libraries (environment, profile, instance
+role) and from nowhere else. Requests are tried again for about a minute and a half.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+import botocore.exceptions as failures
+import pyarrow.fs as pafs
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+
+from s2l_ray.config import StorageConfig
+
+Result = TypeVar("Result")
+
+ATTEMPTS = 12  # of a request
+LARGE = 64 << 20  # bytes: files above are uploaded in pieces of this size
+ABSENT = {"NoSuchKey", "404", "NotFound"}
+
+
+class StorageError(OSError):
+    """The object store refuses, or does not answer; the message says what and what to do."""
+
+
+class S3Objects:
+    """Objects of s3://bucket/prefix."""
+
+    def __init__(self, uri: str, config: StorageConfig) -> None:
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        self.bucket, self.prefix, self.config = bucket, prefix.strip("/"), config
+        self.conditional = True  # until the store says that it knows no conditional writes
+        self.client = client(config)
+        self.extra: dict[str, str] = {}
+        if config.encryption:
+            self.extra["ServerSideEncryption"] = config.encryption
+        if config.kms_key:
+            self.extra["SSEKMSKeyId"] = config.kms_key
+
+    def arrow(self) -> tuple[pafs.FileSystem, str]:
+        """The same for pyarrow: a filesystem, and the path of the root on it."""
+        return arrow_filesystem(self.config), f"{self.bucket}/{self.prefix}".rstrip("/")
+
+    def read(self, name: str) -> bytes:
+        """FileNotFoundError if there is none."""
+
+        def get() -> bytes:
+            return self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read()
+
+        return self._ask(f"read {name}", get)
+
+    def write(self, name: str, data: bytes) -> None:
+        self._ask(f"write {name}", lambda: self._put(name, data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Whether the object is now this caller's; False if there was one already.
+
+        A store without conditional writes is asked first whether there is one: of two callers at
+        the same moment both may then be told True (`conditional` is False from then on).
+        """
+        if self.conditional:
+            try:
+                self._ask(f"create {name}", lambda: self._put(name, data, IfNoneMatch="*"))
+                return True
+            except FileExistsError:
+                # Or it was this very request, sent again after its answer was lost.
+                return self.read(name) == data
+            except NotImplementedError:
+                self.conditional = False
+        if self.exists(name):
+            return False
+        self.write(name, data)
+        return True
+
+    def put_file(self, local: Path, name: str) -> None:
+        if local.stat().st_size <= LARGE:
+            return self.write(name, local.read_bytes())
+        transfer = TransferConfig(multipart_threshold=LARGE, multipart_chunksize=LARGE)
+
+        def upload() -> None:
+            self.client.upload_file(
+                str(local), self.bucket, self._key(name), ExtraArgs=self.extra, Config=transfer
+            )
+
+        self._ask(f"write {name}", upload)
+        return None
+
+    def get_file(self, name: str, local: Path) -> None:
+        self._ask(
+            f"read {name}",
+            lambda: self.client.download_file(self.bucket, self._key(name), str(local)),
+        )
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of every object below a folder, by its name relative to the folder."""
+        top = self._folder(folder)
+
+        def find() -> dict[str, int]:
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=top
+            )
+            return {
+                entry["Key"][len(top) :]: entry["Size"]
+                for page in pages
+                for entry in page.get("Contents", ())
+            }
+
+        return self._ask(f"list {folder}", find)
+
+    def names(self, folder: str) -> list[str]:
+        """Objects and folders directly in a folder, sorted; none if it is not there."""
+        top = self._folder(folder)
+
+        def find() -> list[str]:
+            found = []
+            for page in self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=top, Delimiter="/"
+            ):
+                found += [entry["Key"] for entry in page.get("Contents", ())]
+                found += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
+            return sorted(key[len(top) :].rstrip("/") for key in found)
+
+        return self._ask(f"list {folder}", find)
+
+    def exists(self, name: str) -> bool:
+        """Of an object, or of anything in a folder of that name."""
+        try:
+            self._ask(f"look for {name}", lambda: self._head(name))
+            return True
+        except FileNotFoundError:
+            return bool(self.names(name))
+
+    def age(self, name: str) -> float:
+        """Seconds since the object was written, by the storage's own clock."""
+        answer = self._ask(f"look for {name}", lambda: self._head(name))
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return (now - answer["LastModified"]).total_seconds()
+
+    def remove(self, name: str) -> None:
+        """An object, or a folder with all that is in it; nothing if it is not there."""
+        for each in [name, *(f"{name}/{below}" for below in self.sizes(name))]:
+            delete = partial(self.client.delete_object, Bucket=self.bucket, Key=self._key(each))
+            self._ask(f"delete {each}", delete)
+
+    def _head(self, name: str) -> Any:
+        return self.client.head_object(Bucket=self.bucket, Key=self._key(name))
+
+    def _put(self, name: str, data: bytes, **condition: str) -> None:
+        self.client.put_object(
+            Bucket=self.bucket, Key=self._key(name), Body=data, **self.extra, **condition
+        )
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _folder(self, folder: str) -> str:
+        key = self._key(folder).strip("/")
+        return f"{key}/" if key else ""
+
+    def _ask(self, what: str, request: Callable[[], Result]) -> Result:
+        """Make a request; again where an answer broke off, which the client does not try again."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return request()
+            except (
+                failures.ResponseStreamingError,
+                failures.IncompleteReadError,
+                failures.ReadTimeoutError,
+            ) as error:
+                if attempt == ATTEMPTS - 1:
+                    raise self._refusal(what, error) from error
+                time.sleep(random.random() * min(2**attempt, 20))
+            except (failures.BotoCoreError, failures.ClientError) as error:
+                raise self._refusal(what, error) from error
+        raise AssertionError
+
+    def _refusal(self, what: str, error: Exception) -> OSError | NotImplementedError:
+        where = f"s3://{self.bucket}/{self.prefix}"
+        code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+        status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code in ABSENT and not what.startswith(("write", "create")):
+            return FileNotFoundError(f"{where}: {what}: not there")
+        if code in ("PreconditionFailed", "412"):
+            return FileExistsError(f"{where}: {what}: already there")
+        if code == "NotImplemented" or status == 501:
+            return NotImplementedError(f"{where}: {what}: not offered by this store")
+        return StorageError(f"{where}: cannot {what}: {explain(error, self.bucket, self.config)}")
+
+
+def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 60) -> Any:
+    """A boto3 client of the run's store."""
+    style = config.addressing
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=config.endpoint,
+        region_name=config.region,
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=min(timeout, 10),
+            read_timeout=timeout,
+            max_pool_connections=32,
+            s3={"addressing_style": style},
+            request_checksum_calculation=config.checksums,
+            response_checksum_validation=config.checksums,
+        ),
+    )
+
+
+def arrow_filesystem(config: StorageConfig) -> pafs.S3FileSystem:
+    """pyarrow's way to the same store, for Ray Train's storage and for corpora."""
+    endpoint = config.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3")
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
+    scheme, _, host = (endpoint or "").rpartition("://")
+    return pafs.S3FileSystem(
+        endpoint_override=host or None,
+        scheme=scheme or None,
+        region=config.region or os.environ.get("AWS_DEFAULT_REGION"),
+        force_virtual_addressing=config.addressing == "virtual",
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+    )
+
+
+def explain(error: Exception, bucket: str, config: StorageConfig) -> str:
+    """What a failure of S3 means, in words that say what to mend."""
+    response = getattr(error, "response", {})
+    code = response.get("Error", {}).get("Code", "")
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    endpoint = config.endpoint or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError):
+        return (
+            "no credentials; wanted AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a "
+            "role of this machine"
+        )
+    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"):
+        return f"the credentials are refused ({code}): a wrong, expired or foreign key"
+    if code == "RequestTimeTooSkewed":
+        here, there = time.strftime("%F %T %Z"), headers.get("date", "another")
+        return f"this machine's clock is off (it says {here}, the store {there}): set it right"
+    if code in ("NoSuchBucket", "InvalidBucketName"):
+        return f"there is no bucket {bucket!r} at {endpoint}"
+    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301", "307"):
+        home = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
+        return (
+            f"the bucket is in another region ({home or 'the store does not say which'}; "
+            f"storage.region is {config.region!r})"
+        )
+    if code in ("AccessDenied", "403", "AllAccessDisabled"):
+        return f"access denied ({code}): the credentials lack the right to do this in the bucket"
+    if isinstance(error, failures.EndpointConnectionError | failures.ConnectionError):
+        return f"{endpoint} does not answer: {error}"
+    if isinstance(error, failures.HTTPClientError):
+        return f"{endpoint} breaks off or is too slow: {error}"
+    return f"{code or type(error).__name__}: {error}"
