@@ -12,6 +12,8 @@ import ray.data
 from s2l_ray import corpus, evaluation
 from s2l_ray.clustering import cluster
 from s2l_ray.config import (
+    ModelConfig,
+    PromptConfig,
     RunConfig,
     SelectionConfig,
     SelectorName,
@@ -66,12 +68,19 @@ def select(
     if run is None:
         with Run.start(config) as run:
             return run.finish(lambda run: select(dataset, config, run=run))
-    examples = ingest(run, dataset)
+    origin = corpus.fingerprint_of(config.corpus, dataset, seed=config.seed)
+    marks = marks_of(config, origin)
+    run.announce(marks)
+    examples = run.stage(
+        "corpus",
+        marks["corpus"],
+        partial(corpus.ingest, run.store, config.corpus, dataset=dataset, seed=config.seed),
+    )
     tokens = tokens_of(run, "tokens", examples, config.proxy.model, config.prompt)
     _check_reachable(config, tokens)
     proxy = run.stage(
         "proxy",
-        [tokens.fingerprint, *_settings_of(config.proxy), config.seed],
+        marks["proxy"],
         partial(
             train,
             run.store,
@@ -84,17 +93,61 @@ def select(
     )
     losses = run.stage(
         "losses",
-        [proxy.fingerprint, tokens.fingerprint, config.trajectories.dtype],
+        marks["losses"],
         lambda **stage: score(
             run.store, [Scoring(tokens, checkpoints_of(proxy), **stage)], config.trajectories
         )[0],
     )
     run.stage(
         "trajectories",
-        [losses.fingerprint],
+        marks["trajectories"],
         partial(assemble, run.store, examples, losses),
     )
     return choose_subset(run, config.selection)
+
+
+def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
+    """The fingerprint of each stage up to the selection, by name, in order.
+
+    origin: the fingerprint of the corpus's sources.
+    """
+    examples = fingerprint(origin)
+    tokens = _tokens_mark(examples, examples, config.proxy.model, config.prompt)
+    proxy = fingerprint(tokens, *_settings_of(config.proxy), config.seed)
+    losses = fingerprint(proxy, tokens, config.trajectories.dtype)
+    trajectories = fingerprint(losses)
+    groups, groups_mark = _groups_mark(config, config.selection, trajectories)
+    name = f"selections/{selection_name(config.selection.selector, config.selection.seed)}"
+    return {
+        "corpus": examples,
+        "tokens": tokens,
+        "proxy": proxy,
+        "losses": losses,
+        "trajectories": trajectories,
+        groups: groups_mark,
+        name: fingerprint(groups_mark, config.selection),
+    }
+
+
+def _tokens_mark(examples: str, trained_on: str, model: ModelConfig, prompt: PromptConfig) -> str:
+    return fingerprint(examples, _tokenizer_folder(trained_on, model), prompt)
+
+
+def _tokenizer_folder(trained_on: str, model: ModelConfig) -> str:
+    # A tokenizer trained here is a function of the corpus; another's is what its name says.
+    source = [model.tokenizer_vocab, model.tokenizer or model.name, model.revision]
+    return f"tokenizers/{fingerprint(*source, trained_on if model.tokenizer_vocab else None)}"
+
+
+def _groups_mark(
+    config: RunConfig, selection: SelectionConfig, trajectories: str
+) -> tuple[str, str]:
+    """Name and fingerprint of the stage that a selector takes its groups from."""
+    kind = SELECTORS[selection.selector].groups
+    if kind == "all":
+        return "trajectories", trajectories
+    clusters = config.clusters.model_dump(exclude={"num_actors"})
+    return kind, fingerprint(trajectories, clusters, kind)
 
 
 def _settings_of(training: TrainingConfig) -> list[Any]:
@@ -128,27 +181,12 @@ def _check_reachable(config: RunConfig, tokens: Manifest) -> None:
         raise ValueError(f"clusters.n_clusters: {wanted:,}, but there are only {have:,} examples")
 
 
-def ingest(run: Run, dataset: ray.data.Dataset | None = None) -> Manifest:
-    config = run.config
-    return run.stage(
-        "corpus",
-        [corpus.fingerprint_of(config.corpus, dataset, seed=config.seed)],
-        partial(
-            corpus.ingest,
-            run.store,
-            config.corpus,
-            dataset=dataset,
-            seed=config.seed,
-        ),
-    )
-
-
-def tokens_of(run: Run, name: str, examples: Manifest, model: Any, prompt: Any) -> Manifest:
+def tokens_of(
+    run: Run, name: str, examples: Manifest, model: ModelConfig, prompt: PromptConfig
+) -> Manifest:
     """The stage `name`: examples tokenised for a model, its tokenizer made ready first."""
-    # A tokenizer trained here is a function of the corpus; another's is what its name says.
-    trained_on = run.done["corpus"].fingerprint if model.tokenizer_vocab else None
-    source = [model.tokenizer_vocab, model.tokenizer or model.name, model.revision, trained_on]
-    tokenizer = f"tokenizers/{fingerprint(*source)}"
+    trained_on = run.done["corpus"].fingerprint
+    tokenizer = _tokenizer_folder(trained_on, model)
 
     def make(**stage: str) -> Manifest:
         prepare_tokenizer(run.store, model, run.done["corpus"], folder=tokenizer)
@@ -160,29 +198,27 @@ def tokens_of(run: Run, name: str, examples: Manifest, model: Any, prompt: Any) 
             **stage,
         )
 
-    return run.stage(name, [examples.fingerprint, tokenizer, prompt], make)
+    return run.stage(name, _tokens_mark(examples.fingerprint, trained_on, model, prompt), make)
 
 
 def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
     """One selector's subset, its clusters made first where it has any."""
     config, trajectories = run.config, run.done["trajectories"]
-    kind = SELECTORS[selection.selector].groups
-    groups = trajectories
-    if kind != "all":
-        groups = run.stage(
-            "clusters" if kind == "clusters" else "clusters_by_source",
-            [trajectories.fingerprint, config.clusters.model_dump(exclude={"num_actors"}), kind],
-            partial(
-                cluster,
-                run.store,
-                trajectories,
-                config.clusters,
-                by_source=kind == "clusters_by_source",
-            ),
-        )
+    stage, mark = _groups_mark(config, selection, trajectories.fingerprint)
+    groups = run.stage(
+        stage,
+        mark,
+        partial(
+            cluster,
+            run.store,
+            trajectories,
+            config.clusters,
+            by_source=stage == "clusters_by_source",
+        ),
+    )
     manifest = run.stage(
         f"selections/{selection_name(selection.selector, selection.seed)}",
-        [groups.fingerprint, selection],
+        fingerprint(groups.fingerprint, selection),
         partial(
             choose,
             run.store,
@@ -213,7 +249,7 @@ def finetune(run: Run, selection: Selection, name: str, *, seed: int) -> Manifes
     )
     return run.stage(
         f"targets/{name}",
-        [tokens.fingerprint, *_settings_of(target), seed],
+        fingerprint(tokens.fingerprint, *_settings_of(target), seed),
         partial(
             train,
             run.store,
@@ -253,7 +289,7 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
 
     losses = run.stages(
         {
-            stage: [target.fingerprint, examples.fingerprint, config.trajectories.dtype]
+            stage: fingerprint(target.fingerprint, examples.fingerprint, config.trajectories.dtype)
             for stage, (target, examples) in of.items()
         },
         make,

@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from s2l_ray import driver, preflight
-from s2l_ray.config import RunConfig, fingerprint
+from s2l_ray.config import RunConfig
 from s2l_ray.lease import Lease
 from s2l_ray.store import Damaged, Manifest, Store
+from s2l_ray.training import resume_points
 
 Result = TypeVar("Result")
 
@@ -86,13 +87,31 @@ class Run:
         self.store.set_aside(folder)
         self.done.clear()
 
-    def stage(self, name: str, inputs: list[Any], make: Callable[..., Manifest]) -> Manifest:
+    def announce(self, marks: dict[str, str]) -> None:
+        """Say which of these stages are there and which are to be made, and from where on."""
+        there, to_do = [], []
+        for name, mark in marks.items():
+            folder = f"{name}/{mark}"
+            if self.store.exists(folder, "manifest.json"):
+                there.append(name)
+                continue
+            if points := resume_points(self.store, folder):
+                to_do.append(f"{name} (from {points[0].split('-lease')[0]} on)")
+            elif found := len(self.store.found(folder)):
+                to_do.append(f"{name} ({found:,} parts are there)")
+            else:
+                to_do.append(name)
+        if there:
+            driver.say(f"reused: {', '.join(there)}")
+        driver.say(f"to do: {', '.join(to_do) or 'nothing'}")
+
+    def stage(self, name: str, mark: str, make: Callable[..., Manifest]) -> Manifest:
         """The stage's manifest: as found, or from `make(folder=…, fingerprint=…)`."""
-        return self.stages({name: inputs}, lambda missing: [make(**missing[name])])[name]
+        return self.stages({name: mark}, lambda missing: [make(**missing[name])])[name]
 
     def stages(
         self,
-        inputs: dict[str, list[Any]],
+        marks: dict[str, str],
         make: Callable[[dict[str, dict[str, str]]], list[Manifest]],
     ) -> dict[str, Manifest]:
         """Several stages whose missing ones are made together.
@@ -101,8 +120,7 @@ class Run:
         manifests in that order.
         """
         missing = {}
-        for name, given in inputs.items():
-            mark = fingerprint(*given)
+        for name, mark in marks.items():
             known = self.done.get(name)
             if known is not None and known.fingerprint == mark:  # met before in this run
                 continue
@@ -121,7 +139,7 @@ class Run:
             seconds = (time.monotonic() - began) / len(made)  # each had its share
             for name, manifest in zip(missing, made, strict=True):
                 self._finish(name, manifest, seconds, reused=False)
-        return {name: self.done[name] for name in inputs}
+        return {name: self.done[name] for name in marks}
 
     def _finish(self, name: str, manifest: Manifest, seconds: float, *, reused: bool) -> None:
         with self._lock:  # targets may be trained by several threads
