@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.autoscaler._private import command_runner
 from ray.autoscaler._private.aws import config as aws
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -98,9 +99,21 @@ def test_image_and_roles_are_given_for_every_node(prepared, no_aws):
     aws._check_ami(prepared)
     aws._configure_iam_role(prepared)
     assert prepared["available_node_types"] == before
-    images = {t["node_config"]["ImageId"] for t in before.values()}
-    assert len(images) == 1, "head and workers must run the same Python"
-    assert all("IamInstanceProfile" in t["node_config"] for t in before.values())
+    images = {name: t["node_config"]["ImageId"] for name, t in before.items()}
+    assert all(image.startswith("resolve:ssm:/aws/service/") for image in images.values())
+    assert "nvidia-driver" in images["gpu_worker"]
+    profiles = {name: t["node_config"]["IamInstanceProfile"]["Name"] for name, t in before.items()}
+    assert profiles == {
+        "head": "s2l-ray-head", "cpu_worker": "s2l-ray-worker", "gpu_worker": "s2l-ray-worker",
+    }  # fmt: skip
+
+
+def test_ray_start_does_not_inherit_the_launchers_single_thread(raw):
+    # Ray gives each worker as many threads as it has CPUs, unless the variable is set already.
+    assert "export OMP_NUM_THREADS=1" in " ".join(command_runner._with_interactive("true"))
+    for kind in ("head_start_ray_commands", "worker_start_ray_commands"):
+        before, start = raw[kind][-1].split("ray start")
+        assert "unset OMP_NUM_THREADS;" in before and start
 
 
 def test_every_ray_start_has_the_token(raw):
