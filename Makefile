@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format types check clean
+.PHONY: help install demo test test-slow faults lint format types check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##/\1:/' | column -t -s: 2>/dev/null \
@@ -38,6 +38,9 @@ test: $(INSTALLED)  ## the tests
 
 test-slow: $(INSTALLED)  ## the tests marked slow, which CI runs beside them
 	$(BIN)/python -m pytest tests -m slow
+
+faults: $(INSTALLED)  ## a run disturbed at random moments, again and again; prints a table
+	PYTHONPATH=. $(BIN)/python tests/faults.py
 
 lint: $(INSTALLED)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -38,8 +38,11 @@ def main(
         sys.exit(2)
     try:
         work(config)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     # What a user can mend; anything else is a bug and keeps its trace.
-    except (ValueError, ConnectionError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         # Ray gives an error of a task the task's whole trace; the error itself is its cause.
         print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
         sys.exit(1)

@@ -87,7 +87,7 @@ def job_id() -> str:
 
 def say(line: str) -> None:
     """A line about the run, to stderr; results go to stdout."""
-    print(line, file=sys.stderr, flush=True)
+    print(f"[run] {line}", file=sys.stderr, flush=True)
 
 
 def quiet() -> None:

@@ -94,7 +94,7 @@ class Damaged(ValueError):
         return str(self.args[0])
 
 
-class LeaseLost(RuntimeError):
+class LeaseLost(OSError):
     """Another process owns the run directory by now: this one may not commit to it any more."""
 
 

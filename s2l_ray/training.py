@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import re
+import signal
+import threading
 from typing import Any
 
 import ray
@@ -75,7 +77,8 @@ def train(
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
         _fit(trainer)
     state = last_resume_point(store, folder)
-    assert state["step"] == steps
+    if state["step"] != steps:  # Ray Train ends a training so at the user's Ctrl-C
+        raise KeyboardInterrupt
     del state["name"], state["sizes"]
     files = [Part(**file) for file in state.pop("files")]
     manifest = store.commit(folder, fingerprint, files, state)
@@ -86,6 +89,7 @@ def train(
 
 def _fit(trainer: TorchTrainer) -> None:
     """trainer.fit(); a ValueError raised in a worker arrives as the ValueError it was."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except ray.train.WorkerGroupError as error:
@@ -93,6 +97,9 @@ def _fit(trainer: TorchTrainer) -> None:
             if type(failure) is ValueError:
                 raise ValueError(str(failure)) from error
         raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own there
 
 
 def num_steps(config: TrainingConfig, num_examples: int) -> int:

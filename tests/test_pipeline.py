@@ -104,12 +104,26 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished[0], tmp_path / "copy"))
 
 
+@pytest.fixture
+def start():
+    """Runs that let go of their directories at the end."""
+    runs = []
+
+    def begin(config):
+        runs.append(pipeline.Run.start(config))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.lease.release()
+
+
 def files_of(folder):
-    """Of a run: path -> content and time of writing, run.json apart."""
+    """Of a run: path -> content and time of writing, run.json and leases apart."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name != "run.json"
+        if path.is_file() and path.name != "run.json" and path.parent.name != "lease"
     }
 
 
@@ -251,15 +265,15 @@ def test_the_other_selectors_and_budgets(finished, copy):
     # Each has a page.
     for selector in ("s2l_official", "random"):
         config = settings(copy, selection__selector=selector)
-        run = pipeline.Run.start(config)
-        page = gather.write(run, pipeline.select(corpus(), config, run=run))
+        with pipeline.Run.start(config) as run:
+            page = gather.write(run, pipeline.select(corpus(), config, run=run))
         assert selector in Path(page).read_text()
 
 
-def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy):
+def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     # A baseline that is the selector itself is one arm, not two.
-    config = settings(copy, evaluation__baselines=["random", "s2l"])
-    run = pipeline.Run.start(config)
+    config = settings(copy, evaluation__baselines=["random", "s2l"], evaluation__targets_at_once=2)
+    run = start(config)
     selection = pipeline.select(corpus(), config, run=run)
     arms = pipeline.compare(run)
     assert [(arm["selector"], arm["seed"]) for arm in arms] == [
@@ -314,15 +328,16 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy):
     assert [curve.name for curve in shown.curves] == ["proxy", "s2l", "s2l", "random", "random"]
 
     # And again: nothing is trained twice.
-    again = pipeline.Run.start(config)
+    run.lease.release()
+    again = start(config)
     pipeline.select(corpus(), config, run=again)
     assert pipeline.compare(again) == arms
     assert all(entry["reused"] for entry in again.times)
 
 
-def test_report_shows_examples_if_it_may(finished, copy):
+def test_report_shows_examples_if_it_may(finished, copy, start):
     config = settings(copy, report__examples=True)
-    run = pipeline.Run.start(config)
+    run = start(config)
     selection = pipeline.select(corpus(), config, run=run)
     page = Path(gather.write(run, selection)).read_text()
     texts = [row for row in rows() if row["output"] in page and row["instruction"].strip() in page]
@@ -350,9 +365,9 @@ def test_what_the_corpus_is_too_small_for_is_refused_before_training(
     assert not (copy / "proxy").exists()
 
 
-def test_nothing_held_out_is_refused_before_any_target(local_ray, finished, copy):
+def test_nothing_held_out_is_refused_before_any_target(local_ray, finished, copy, start):
     config = settings(copy)
-    run = pipeline.Run.start(config)
+    run = start(config)
     pipeline.select(corpus(), config, run=run)
     shutil.rmtree(copy / run.done["corpus"].folder / "heldout")
     with pytest.raises(ValueError, match=r"corpus\.heldout_share .* or evaluation\.files"):

@@ -225,6 +225,7 @@ def test_two_workers_train_like_plain_torch(job, undisturbed, plain):
     assert tokens <= undisturbed.info["padded_tokens"] < 2 * tokens
 
 
+@pytest.mark.slow
 def test_one_worker_trains_like_two(job, undisturbed, plain):
     one = job.run("one", config_of(workers={"num_workers": 1}, micro_batch_size=4))
     assert_close(job.weights("one"), job.weights("undisturbed"))
@@ -287,7 +288,7 @@ def test_killed_workers_are_replaced_and_a_stopped_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    "stage", [3, 2, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 0))]
+    "stage", [2, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (3, 1, 0))]
 )
 def test_deepspeed_trains_like_ddp_and_resumes(job, undisturbed, stage):
     folder, config = f"zero{stage}", config_of(zero_stage=stage)
@@ -313,6 +314,7 @@ def test_deepspeed_trains_like_ddp_and_resumes(job, undisturbed, stage):
     np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_step_keeps_fp32_master_weights(job, undisturbed):
     """DeepSpeed ZeRO-2; one step, since bf16 is slow on many a CPU."""
     model = BASE["model"] | {"dtype": "bfloat16"}

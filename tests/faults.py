@@ -1,0 +1,291 @@
+"""Faults, for real: kills what a run is made of, at random moments, and looks at what comes out.
+
+python tests/faults.py [--runs N] [--seed N] prints a table: fault, stage, times tried, times
+survived, seconds lost. A run survives if the same command, started again where its driver died,
+ends with the selection of an undisturbed run, whole manifests and no id twice.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import numpy as np
+import psutil
+import pyarrow as pa
+import yaml
+from ceph import Ceph
+from proxy import KINDS, Proxy
+
+from s2l_ray.config import StorageConfig
+from s2l_ray.store import Store
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STAGES = ("corpus", "tokens", "proxy", "losses", "trajectories", "clusters", "selections")
+# Whom a fault kills: what Ray calls the process.
+ACTORS = {
+    "scoring actor": ("losses", "MapWorker(MapBatches(_Worker))"),
+    "k-means actor": ("clusters", "_ChunkActor"),
+    "training worker": ("proxy", "RayTrainWorker"),
+}
+LIMIT = 420  # seconds for a command
+
+
+@dataclass
+class Fault:
+    kind: str  # a key of ACTORS, "driver", "node", "store away", or "store in trouble"
+    stage: str
+    delay: float = 0.0  # seconds after the stage began
+    done: bool = False
+
+
+def write_corpus(path, count=400, seed=0):
+    numbers = np.random.default_rng(seed)
+    with open(path, "w") as file:
+        for number in range(count):
+            answer = " ".join(f"w{numbers.integers(40)}" for _ in range(numbers.integers(2, 20)))
+            row = {"instruction": f"say {number}", "output": answer, "source": f"s{number % 3}"}
+            file.write(json.dumps(row) + "\n")
+
+
+def settings(run_dir, corpus, **storage):
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
+    return {
+        "name": "faults",
+        "run_dir": str(run_dir),
+        "corpus": {"path": str(corpus), "num_parts": 6},
+        "prompt": {"template": "plain", "max_length": 64},
+        "proxy": {
+            "model": {"architecture": {"model_type": "gpt_neox"} | shape, "tokenizer_vocab": 320},
+            "max_steps": 120,
+            "num_checkpoints": 4,
+            "global_batch_size": 16,
+            "micro_batch_size": 8,
+            "learning_rate": 0.01,
+            "resume_every": 10,
+            "max_failures": 10,
+            "workers": {"num_workers": 2},
+        },
+        "trajectories": {"workers": {"num_workers": 2}},
+        "clusters": {"n_clusters": 40, "tol": 0.0},
+        "selection": {"budget": 100},
+        "report": {"examples": False},
+        "storage": {"lease_seconds": 60} | storage,
+    }
+
+
+class Command:
+    """`python jobs/select.py` on one run directory, started as often as its driver is killed."""
+
+    def __init__(self, folder, config, env=None):
+        self.folder, self.store = Path(folder), Store(config["run_dir"], StorageConfig())
+        self.file = self.folder / "config.yaml"
+        self.file.write_text(yaml.safe_dump(config))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.env = kept | (env or {})
+        self.starts = 0
+
+    def start(self):
+        self.starts += 1
+        self.log = self.folder / f"log-{self.starts}"
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "jobs/select.py", str(self.file)],
+                cwd=REPOSITORY, env=self.env, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self.began = time.monotonic()
+
+    def stage(self):
+        """The stage that runs just now: the first that run.json does not have yet."""
+        try:
+            current = self.store.read_json("run.json")["current"]
+        except (OSError, ValueError):
+            current = {}
+        have = {name.split("/")[0] for name in current}
+        return next((stage for stage in STAGES if stage not in have), None)
+
+    def processes(self, name):
+        try:
+            below = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        found = []
+        for process in below:
+            try:
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def kill_driver(self):
+        """kill -9, and what a machine that goes takes along."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait()
+        for process in below:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+
+def inject(command, fault, ceph, draw):
+    """Whether the fault happened: its stage was met, and whom it kills was there."""
+    if fault.kind in ACTORS:
+        found = command.processes(ACTORS[fault.kind][1])
+        if not found:
+            return False
+        draw.choice(found).kill()
+    elif fault.kind == "driver":
+        command.kill_driver()
+    elif fault.kind == "store away":
+        ceph.pause()
+        threading.Timer(20, ceph.resume).start()
+    return True
+
+
+def disturbed(command, faults, ceph, draw):
+    """Run to the end with these faults, in the order of their stages; seconds it took."""
+    began = time.monotonic()
+    command.start()
+    waiting = sorted(faults, key=lambda fault: STAGES.index(fault.stage))
+    due = None
+    while True:
+        if command.process.poll() is not None:
+            if command.process.returncode == 0:
+                break
+            raise AssertionError(f"exit {command.process.returncode}: {command.log.read_text()}")
+        assert time.monotonic() - command.began < LIMIT, f"hangs: {command.log.read_text()}"
+        if waiting and due is None:
+            stage = command.stage()
+            if stage == waiting[0].stage:
+                due = time.monotonic() + waiting[0].delay
+            elif stage is None or STAGES.index(stage) > STAGES.index(waiting[0].stage):
+                waiting.pop(0)  # the stage was too quick for it: not counted as tried
+        if due is not None and time.monotonic() >= due and waiting:
+            if inject(command, waiting[0], ceph, draw):
+                fault = waiting.pop(0)
+                fault.done, due = True, None
+                if fault.kind == "driver":
+                    command.start()
+            elif command.stage() != waiting[0].stage:
+                waiting.pop(0)
+                due = None
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def selected(store):
+    """What was chosen: file names with their checksums, and the rows in rank order."""
+    current = store.read_json("run.json")["current"]
+    folder = next(folder for name, folder in current.items() if name.startswith("selections/"))
+    manifest = store.manifest(folder)
+    table = pa.concat_tables([store.read_part(folder, part) for part in manifest.parts])
+    return [(p.file, p.checksum) for p in manifest.parts], table["example_id"].to_pylist()
+
+
+def check(store):
+    """All manifests hold, no id is there twice."""
+    for folder in store.read_json("run.json")["current"].values():
+        manifest = store.manifest(folder)
+        assert store.fault(manifest) is None
+        if folder.startswith("proxy"):
+            continue
+        ids = defaultdict(list)
+        for part in manifest.parts:
+            table = store.read_part(folder, part)
+            ids[part.unit.rpartition("/")[0]] += table["example_id"].to_pylist()
+        for where, found in ids.items():
+            assert len(set(found)) == len(found), f"{folder}/{where}: an id twice"
+
+
+def plan(number, draw, remote):
+    """Several faults for one run."""
+    kinds = ["scoring actor", "training worker", "k-means actor"]
+    faults = [Fault(kind, ACTORS[kind][0], draw.uniform(0, 4)) for kind in kinds]
+    faults[-1].delay = 0
+    stages = draw.sample(STAGES, 3)
+    faults += [Fault("driver", stage, draw.uniform(0, 8)) for stage in stages]
+    if remote:
+        faults.append(Fault("store away", draw.choice(("proxy", "losses")), draw.uniform(0, 5)))
+    draw.shuffle(faults)
+    return faults
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="faults", dir="/tmp") as name:
+        failed = run_all(Path(name), arguments.runs, arguments.seed)
+    sys.exit(1 if failed else 0)
+
+
+def run_all(folder, runs, seed):
+    ceph = Ceph(folder / "ceph")
+    os.environ.update(ceph.environment)
+    boto3.client("s3").create_bucket(Bucket="faults")
+    write_corpus(folder / "corpus.jsonl")
+    table = defaultdict(lambda: [0, 0, 0.0])
+    failed = 0
+    try:
+        reference, usual = None, 0.0
+        for number in range(runs + 1):
+            draw = random.Random(f"{seed}/{number}")
+            place = folder / f"run-{number}"
+            place.mkdir()
+            remote = number % 2 == 1
+            trouble = remote and number % 4 == 3
+            proxy = Proxy(ceph.endpoint, dict.fromkeys(KINDS, 0.01), number) if trouble else None
+            storage = {"endpoint": proxy.endpoint} if proxy else {}
+            uri = f"s3://faults/run-{number}" if remote else place / "run"
+            command = Command(place, settings(uri, folder / "corpus.jsonl", **storage))
+            faults = plan(number, draw, remote) if number else []
+            try:
+                seconds = disturbed(command, faults, ceph, draw)
+                check(command.store)
+                chosen = selected(command.store)
+                if reference is None:
+                    reference, usual = chosen, seconds
+                assert chosen == reference, "another selection"
+                survived, word = True, f"{seconds:.0f} s"
+            except AssertionError as error:
+                survived, word, seconds = False, f"FAILED: {error}", usual
+                failed += 1
+            tried = [fault for fault in faults if fault.done]
+            if proxy:
+                tried += [Fault("store in trouble", "all")] * sum(proxy.counts[k] for k in KINDS)
+                proxy.stop()
+            for fault in tried:
+                entry = table[fault.kind, fault.stage]
+                entry[0] += 1
+                entry[1] += survived
+                entry[2] += max(0.0, seconds - usual) / len(tried)
+            told = ", ".join(f"{f.kind} in {f.stage}" for f in tried[:8])
+            print(f"run {number}: {word}; {told}", flush=True)
+    finally:
+        ceph.stop()
+    print(f"\n{'fault':18} {'stage':14} {'tried':>6} {'survived':>9} {'s lost':>7}")
+    for (kind, stage), (tried, survived, lost) in sorted(table.items()):
+        print(f"{kind:18} {stage:14} {tried:6} {survived:9} {lost:7.0f}")
+    deaths = sum(n for (kind, _), (n, _, _) in table.items() if kind in ("driver", "node"))
+    print(f"{sum(n for n, _, _ in table.values())} faults, {deaths} of them deaths of the driver")
+    return failed
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    main()
