@@ -49,7 +49,7 @@ class Proxy:
             request.close_connection = True
             return request.connection.close()
         if kind == "delay":
-            time.sleep(2)
+            time.sleep(0.5)
         upstream = http.client.HTTPConnection(self.host, timeout=60)
         try:
             upstream.request(request.command, request.path, body, dict(request.headers))

@@ -240,6 +240,7 @@ def test_selection_is_the_same_with_another_number_of_actors(finished, tmp_path,
     assert any(path.endswith("centers.arrow") for path in results[0])
 
 
+@pytest.mark.slow
 def test_the_other_selectors_and_budgets(finished, copy):
     store = Store(copy)
     official = s2l_ray.select(corpus(), settings(copy, selection__selector="s2l_official"))
@@ -270,6 +271,7 @@ def test_the_other_selectors_and_budgets(finished, copy):
         assert selector in Path(page).read_text()
 
 
+@pytest.mark.slow
 def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     # A baseline that is the selector itself is one arm, not two.
     config = settings(copy, evaluation__baselines=["random", "s2l"], evaluation__targets_at_once=2)

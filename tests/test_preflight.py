@@ -129,7 +129,7 @@ def test_a_store_without_conditional_writes_is_told_and_still_creates_once(s3_ur
     assert not store.objects.conditional
     assert store.objects.create("x", b"1") and not store.objects.create("x", b"2")
     assert store.read_bytes("x") == b"1"
-    lease = Lease(store, seconds=60).take()
+    lease = Lease(store, seconds=6).take()
     with pytest.raises(ValueError, match="in use by another run"):
         Lease(Store(s3_uri, StorageConfig(endpoint=proxy.endpoint)), seconds=6).take()
     lease.release()
@@ -155,7 +155,7 @@ def test_requests_outlast_a_store_that_is_away(s3_uri, ceph):
     objects = S3Objects(s3_uri, StorageConfig())
     objects.write("x", b"1")
     ceph.pause()
-    back = threading.Timer(8, ceph.resume)
+    back = threading.Timer(5, ceph.resume)
     back.start()
     try:
         objects.write("y", b"2")
