@@ -131,6 +131,11 @@ class Run:
                 manifest = None
             if manifest is None:
                 missing[name] = {"folder": folder, "fingerprint": mark}
+            elif manifest.fingerprint != mark:
+                raise ValueError(
+                    f"{self.store.address(folder, 'manifest.json')}: fingerprint "
+                    f"{manifest.fingerprint}, wanted the folder's own; it is of another stage"
+                )
             else:
                 self._finish(name, manifest, 0.0, reused=True)
         if missing:
