@@ -43,14 +43,16 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's `yes` as a number would quietly be 1."""
+    def _plain_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes` as a number would quietly be 1; the others could not be written as JSON."""
         assert info.field_name is not None
-        found = value if isinstance(value, list) else [value]
-        if cls.model_fields[info.field_name].annotation is not bool and (
-            any(isinstance(item, bool) for item in found)
-        ):
-            raise ValueError(f"found {value!r}, wanted no truth value")
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool) and cls.model_fields[info.field_name].annotation is not bool:
+                raise ValueError(f"found {value!r}, wanted no truth value")
+            if isinstance(item, int) and abs(item) >= 2**63:
+                raise ValueError(f"found {_shown(item)}")
+            if isinstance(item, str) and plain_yaml.SURROGATE.search(item):
+                raise ValueError(f"found {_shown(item)}, wanted Unicode text")
         return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -10,6 +11,7 @@ KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merg
 TAGS = {f"tag:yaml.org,2002:{kind}": kind for kind in KINDS}
 MAX_DEPTH = 40  # also what ends a value that holds itself
 MAX_VALUES = 10_000  # with every alias unfolded
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair: no Unicode text
 
 
 def parse(text: str) -> Any:
@@ -58,7 +60,7 @@ def _check(loader: yaml.SafeLoader, root: yaml.Node) -> None:
 
 def _check_scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> None:
     kind = TAGS[node.tag]
-    if any("\ud800" <= letter <= "\udfff" for letter in node.value):
+    if SURROGATE.search(node.value):
         raise _fault(node, "half of a surrogate pair, wanted Unicode text")
     if kind == "merge":
         return
