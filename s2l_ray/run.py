@@ -126,16 +126,16 @@ class Run:
                 continue
             folder = f"{name}/{mark}"
             manifest = self.store.manifest(folder)
+            if manifest is not None and manifest.fingerprint != mark:
+                raise ValueError(
+                    f"{self.store.address(folder, 'manifest.json')}: fingerprint "
+                    f"{manifest.fingerprint}, wanted the folder's own; it is of another stage"
+                )
             if manifest is not None and (fault := self.store.fault(manifest)):
                 self._make_again(folder, fault)
                 manifest = None
             if manifest is None:
                 missing[name] = {"folder": folder, "fingerprint": mark}
-            elif manifest.fingerprint != mark:
-                raise ValueError(
-                    f"{self.store.address(folder, 'manifest.json')}: fingerprint "
-                    f"{manifest.fingerprint}, wanted the folder's own; it is of another stage"
-                )
             else:
                 self._finish(name, manifest, 0.0, reused=True)
         if missing:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,6 @@ class Scorer:
         if self.loss is None or unit["model"] != self.model:
             self.loss = None  # before the next one comes: two may not fit
             local = self.store.download(unit["model"])
-            check_files(self.store, unit["model"], local)
             self.loss = LabelLoss(load_model(local, dtype=self.config.dtype).to(self.device))
             self.model = unit["model"]
         tokens = self.store.read_part(unit["tokens"], Part(**unit["part"]))
@@ -41,28 +38,6 @@ class Scorer:
         except ValueError as error:
             raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
         return table, {}
-
-
-def check_files(store: Store, model: str, local: str) -> None:
-    """ValueError for a checkpoint that is not, byte for byte, what its training's manifest lists.
-
-    model: its folder in the run; local: where its files are on this node.
-    """
-    folder, _, name = model.rpartition("/")
-    training = store.manifest(folder)
-    for part in training.parts if training else []:
-        if part.file.rpartition("/")[0] != name:
-            continue
-        path, address = Path(local, Path(part.file).name), store.address(folder, part.file)
-        if not path.exists():
-            raise ValueError(f"{address}: not there, but the manifest lists it")
-        with open(path, "rb") as stream:
-            found = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-        if found != part.checksum:
-            raise ValueError(
-                f"{address}: damaged: {path.stat().st_size} bytes with checksum {found}, the "
-                f"manifest lists {part.bytes} with {part.checksum}"
-            )
 
 
 def score_table(tokens: pa.Table, loss: LabelLoss, *, tokens_per_batch: int = 8192) -> pa.Table:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.clustering import cluster, read_centers
-from s2l_ray.config import ClustersConfig, RunConfig, fingerprint
+from s2l_ray.config import ClustersConfig, RunConfig
+from s2l_ray.lease import Lease
 from s2l_ray.models import load_model
 from s2l_ray.run import Run
-from s2l_ray.scorer import check_files
 from s2l_ray.selectors import SELECTORS
-from s2l_ray.store import FORMAT, LOSSES, Part, Store
+from s2l_ray.store import FORMAT, LOSSES, Damaged, Part, Store
 from s2l_ray.trajectories import _Assemble
 
 FIXED = {"derandomize": True, "deadline": None, "database": None}
@@ -32,7 +31,7 @@ TABLE = pa.table({"example_id": [3, 5, 8], "loss": [0.5, 1.5, 2.5]})
 def refusal(work, *names):
     with pytest.raises(ValueError) as caught:
         work()
-    assert type(caught.value) is ValueError
+    assert type(caught.value) in (ValueError, Damaged)
     assert any(name in str(caught.value) for name in names)
     return str(caught.value)
 
@@ -55,7 +54,7 @@ def stage(store):
         for n in range(2)
     ]
     manifest = store.commit("losses/f", "abc", parts, {"steps": [1, 2], "shares": {"a": 0.1}})
-    return store, manifest, Path(store.path("losses/f/manifest.json"))
+    return store, manifest, Path(store.address("losses/f/manifest.json"))
 
 
 def test_a_manifest_cut_or_flipped_anywhere_is_refused_or_the_same(stage):
@@ -137,11 +136,12 @@ def test_a_newer_format_is_said_to_be_newer(stage):
 def test_a_manifest_of_another_stage_is_refused(stage):
     store, _, path = stage
     settings = {"corpus": {"path": "a"}, "proxy": {"model": {"name": "m"}, "num_checkpoints": 2}}
-    run = Run(RunConfig.model_validate({"run_dir": store.uri} | settings), store)
-    copied = Path(store.path("losses", fingerprint("a"), "manifest.json"))
+    config = RunConfig.model_validate({"run_dir": store.uri} | settings)
+    run = Run(config, store, Lease(store, seconds=60))
+    copied = Path(store.address("losses", "a", "manifest.json"))
     copied.parent.mkdir()
     shutil.copy(path, copied)
-    said = refusal(lambda: run.stage("losses", ["a"], pytest.fail), str(copied))
+    said = refusal(lambda: run.stage("losses", "a", pytest.fail), str(copied))
     assert "fingerprint abc" in said
 
 
@@ -151,24 +151,24 @@ def test_a_manifest_of_another_stage_is_refused(stage):
 @pytest.mark.parametrize("suffix", ["arrow", "parquet"])
 def test_a_part_cut_or_flipped_anywhere_is_refused(store, suffix):
     part = store.write_part(TABLE, "losses/f", "part-0", suffix=suffix)
-    path = Path(store.path("losses/f", part.file))
+    path = Path(store.address("losses/f", part.file))
     for damaged in cuts_and_flips(path.read_bytes()):
         path.write_bytes(damaged)
         assert "damaged" in refusal(lambda: store.read_part("losses/f", part), str(path))
-        assert store.found_parts("losses/f") == {}
+        assert store.found_part("losses/f", part.file) is None
     path.unlink()
     assert "not there" in refusal(lambda: store.read_part("losses/f", part), str(path))
 
 
 def test_parts_whose_files_are_swapped_are_refused(stage):
     store, manifest, _ = stage
-    one, two = (Path(store.path("losses/f", part.file)) for part in manifest.parts)
+    one, two = (Path(store.address("losses/f", part.file)) for part in manifest.parts)
     one.rename(one.with_suffix(".x"))
     two.rename(one)
     one.with_suffix(".x").rename(two)
     for part, path in zip(manifest.parts, (one, two), strict=True):
         assert "damaged" in refusal(lambda part=part: store.read_part("losses/f", part), str(path))
-    assert store.found_parts("losses/f") == {}
+        assert store.found_part("losses/f", part.file) is None
 
 
 # ---- checkpoints
@@ -178,7 +178,7 @@ def test_parts_whose_files_are_swapped_are_refused(stage):
 def checkpoint(tmp_path_factory):
     """A tiny model's folder, in a store whose training stage lists its files."""
     store = Store(tmp_path_factory.mktemp("models"))
-    folder = Path(store.path("proxy/f/checkpoint-000001"))
+    folder = Path(store.address("proxy/f/checkpoint-000001"))
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
              "num_attention_heads": 2, "vocab_size": 16}  # fmt: skip
     torch.manual_seed(0)
@@ -202,14 +202,17 @@ def changed(checkpoint, tmp_path, name, data):
     return folder
 
 
-def test_a_checkpoint_that_is_not_what_training_wrote_is_refused(checkpoint, tmp_path):
+def test_a_checkpoint_that_is_not_what_training_wrote_is_refused(checkpoint):
     store, folder = checkpoint
-    check_files(store, "proxy/f/checkpoint-000001", str(folder))
-    for name in sorted(os.listdir(folder)):
-        for damaged in [None, *cuts_and_flips((folder / name).read_bytes(), most=60)]:
-            local = changed(checkpoint, tmp_path, name, damaged)
-            refusal(lambda local=local: check_files(store, "proxy/f/checkpoint-000001", str(local)),
-                    f"proxy/f/checkpoint-000001/{name}: ")  # fmt: skip
+    where = "proxy/f/checkpoint-000001"
+    assert store.download(where) == str(folder)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for damaged in [None, *cuts_and_flips(whole, most=60)]:
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            refusal(lambda: store.download(where), f"{where}/{path.name}: ")
+        path.write_bytes(whole)
+    assert store.download(where) == str(folder)
 
 
 def test_a_model_folder_cut_short_is_refused(checkpoint, tmp_path):
