@@ -107,7 +107,11 @@ class _Resume:
 def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
     """Centers [K, T] in cluster_id order."""
     data = store.read_bytes(clusters.folder, "centers.arrow")
-    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    except (pa.ArrowException, OSError) as error:
+        address = store.address(clusters.folder, "centers.arrow")
+        raise ValueError(f"{address}: damaged: {error}") from None
     return np.stack(table["center"].to_numpy())
 
 
@@ -132,6 +136,12 @@ def _dataset(store: Store, trajectories: Manifest, source: str | None) -> ray.da
 @ray.remote(num_cpus=1)
 def _read_losses(store: Store, folder: str, part: Part, source: str | None) -> pa.Table:
     table = store.read_part(folder, part, ["source", "losses"])
+    bad = np.flatnonzero(~np.isfinite(losses_array(table)).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{store.address(folder, part.file)}: a loss of row {bad[0] + 1} is not finite "
+            f"({len(bad)} such rows)"
+        )
     if source is not None:
         table = table.filter(pa.compute.equal(table["source"], source))
     return table.select(["losses"])

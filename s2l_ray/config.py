@@ -8,15 +8,27 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from s2l_ray import plain_yaml
 
 SelectorName = Literal["s2l", "s2l_official", "random"]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
+Location = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # a path or URI
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -25,13 +37,29 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), strict=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), strict=False, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes` as a number would quietly be 1; the others could not be written as JSON."""
+        assert info.field_name is not None
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool) and cls.model_fields[info.field_name].annotation is not bool:
+                raise ValueError(f"found {value!r}, wanted no truth value")
+            if isinstance(item, int) and abs(item) >= 2**63:
+                raise ValueError(f"found {_shown(item)}")
+            if isinstance(item, str) and plain_yaml.SURROGATE.search(item):
+                raise ValueError(f"found {_shown(item)}, wanted Unicode text")
+        return value
 
 
 class CorpusConfig(Section):
     """Where the examples come from and how a row becomes an example."""
 
-    path: str | list[str] = Field(
+    path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="file, glob or folder (local or s3://), several of them, or hf://owner/dataset"
     )
     format: Literal["auto", "jsonl", "parquet", "huggingface"] = "auto"
@@ -166,7 +194,7 @@ class ClustersConfig(Section):
     n_clusters: Positive = 100
     max_iter: Positive = 300
     tol: Annotated[float, Field(ge=0)] = 1e-4
-    random_state: int = 42
+    random_state: Seed = 42
     num_actors: Positive | None = None  # unless set: one per CPU of the cluster
     stability: bool = True  # cluster once more with another seed and report the agreement
 
@@ -176,7 +204,7 @@ class SelectionConfig(Section):
 
     selector: SelectorName = "s2l"
     budget: int | float | str = 0.11
-    seed: int = 42
+    seed: Seed = 42
     export: list[Literal["alpaca", "prompt_response", "messages"]] = []  # JSONL beside Parquet
 
     @field_validator("budget", mode="before")
@@ -189,9 +217,11 @@ class SelectionConfig(Section):
 class EvaluationConfig(Section):
     """Held-out response loss, and the comparison that tells whether selection helped."""
 
-    files: dict[str, str] = {}  # name -> a corpus-shaped file, beside the held-out share
+    files: dict[
+        Annotated[str, Field(pattern=r"^\w[\w.-]*$")], Location
+    ] = {}  # name -> a corpus-shaped file, beside the held-out share
     baselines: list[SelectorName] = ["random"]
-    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1]
     targets_at_once: Positive = 1  # trained side by side, each with its workers; more wait
 
     @field_validator("seeds", "baselines")
@@ -242,8 +272,8 @@ class RunConfig(Section):
     """A run: `python jobs/pipeline.py CONFIG.yaml`."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
-    run_dir: Annotated[str, Field(min_length=1)]
-    seed: int = 42
+    run_dir: Location
+    seed: Seed = 42
     corpus: CorpusConfig
     prompt: PromptConfig = PromptConfig()
     proxy: TrainingConfig
@@ -285,23 +315,25 @@ def parse_budget(value: int | float | str) -> tuple[str, float]:
     """
     wanted = 'a count (1000), a share (0.11 or "11%") or tokens ("2M tokens")'
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r}: wanted {wanted}")
+        raise ValueError(f"{_shown(value)}: wanted {wanted}")
     if isinstance(value, str):
         text = value.strip()
         if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGB]?)\s*tokens", text):
             scale = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]]
-            kind, number = "tokens", float(round(float(match[1]) * scale))
+            kind, number = "tokens", (float(match[1]) * scale + 0.5) // 1  # inf becomes NaN
         elif match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text):
             kind, number = "share", float(match[1]) / 100
         elif re.fullmatch(r"\d+", text):
             kind, number = "examples", float(text)
         else:
-            raise ValueError(f"{value!r}: wanted {wanted}")
+            raise ValueError(f"{_shown(value)}: wanted {wanted}")
     else:
         kind = "examples" if isinstance(value, int) else "share"
-        number = float(value)
-    if number <= 0 or (kind == "share" and number > 1):
-        raise ValueError(f"{value!r}: wanted {wanted}, more than 0, a share at most 1")
+        number = float(value) if abs(value) < 2**63 else math.inf
+    if not 0 < number < 2**63 or (kind == "share" and number > 1):
+        raise ValueError(
+            f"{_shown(value)}: wanted {wanted}, more than 0, within 64 bits, a share at most 1"
+        )
     return kind, number
 
 
@@ -311,12 +343,12 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunCo
     Raises ConfigError with every fault found, a line each.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = plain_yaml.parse(text)
+    except ValueError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: wanted a mapping of settings, found {type(data).__name__}")
@@ -343,9 +375,9 @@ def fingerprint(*parts: Any) -> str:
 
 def _override(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    if not equals or not key:
+    *parents, last = names = key.strip().split(".")
+    if not equals or not all(names) or len(names) > plain_yaml.MAX_DEPTH:
         raise ConfigError(f"override {override!r}: wanted key.path=value")
-    *parents, last = key.strip().split(".")
     node = data
     for name in parents:
         if node.get(name) is None:
@@ -354,8 +386,8 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {name} is not a section")
     try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        node[last] = plain_yaml.parse(value)
+    except ValueError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
 
 
@@ -371,18 +403,27 @@ def _section_at(location: tuple[int | str, ...]) -> type[Section] | None:
     return section
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, int) and abs(value) >= 2**63:  # of which Python may refuse to show digits
+        return "an integer beyond 64 bits"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _explain(fault: Any) -> str:
     location = fault["loc"]
-    field = ".".join(str(part) for part in location) or "the configuration"
+    # pydantic names the choices of a union too: corpus.path.list[str].0
+    names = [str(part) for part in location if not re.search(r"^list\[|\bstr$", str(part))]
+    field = ".".join(names) or "the configuration"
     found = fault.get("input")
-    shown = repr(found) if not isinstance(found, dict) else "a mapping"
-    if len(shown) > 80:
-        shown = shown[:77] + "..."
+    shown = _shown(found)
     if fault["type"] == "extra_forbidden":
         section = _section_at(location[:-1])
-        names = sorted(section.model_fields) if section else []
-        near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-        hint = f"; nearest valid name: {near[0]}" if near else f"; valid names: {', '.join(names)}"
+        valid = sorted(section.model_fields) if section else []
+        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
+        hint = f"; nearest valid name: {near[0]}" if near else f"; valid names: {', '.join(valid)}"
         return f"{field}: unknown key (found {shown}){hint}"
     if fault["type"] == "missing":
         return f"{field}: missing, a value is wanted"
@@ -390,7 +431,7 @@ def _explain(fault: Any) -> str:
     if fault["type"] == "value_error":
         return f"{field}: {message}"
     if fault["type"] == "literal_error" and isinstance(found, str):
-        names = re.findall(r"'([^']*)'", message)
-        near = difflib.get_close_matches(found, names, n=1, cutoff=0.4)
+        valid = re.findall(r"'([^']*)'", message)
+        near = difflib.get_close_matches(found, valid, n=1, cutoff=0.4)
         message += f"; nearest valid name: {near[0]}" if near else ""
     return f"{field}: found {shown}, wanted: {message}"

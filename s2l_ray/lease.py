@@ -100,7 +100,7 @@ class Lease:
         return bool(self._read(self.name)["owner"] == self.record["owner"])
 
     def _read(self, name: str) -> Any:
-        return json.loads(self.store.objects.read(name))
+        return self.store.read_json(name)
 
     def _text(self) -> bytes:
         return json.dumps(self.record).encode()

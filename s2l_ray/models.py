@@ -49,10 +49,28 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
 
 
 def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel:
-    """A model from a local folder in Hugging Face format; safetensors only, no code from it."""
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), use_safetensors=True
-    )
+    """A model from a local folder in Hugging Face format; safetensors only, no code from it.
+
+    ValueError for a folder that lacks a file or a weight, or holds a damaged one.
+    """
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # of transformers, huggingface_hub, safetensors and torch
+        raise ValueError(f"{folder}: not a whole model: {error}") from error
+    # transformers fills what is missing with random numbers and drops what it has no place for.
+    for kind in ("missing_keys", "unexpected_keys"):
+        if names := sorted(info[kind]):
+            raise ValueError(
+                f"{folder}: not a whole model: {kind.replace('_keys', '')} weights {names[0]} "
+                f"({len(names)} such)"
+            )
+    return model
 
 
 class LabelLoss(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +119,8 @@ def parse(record: Any, columns: Columns, source: str) -> tuple[str, Turns]:
             turns.append(("input", _text(record, columns.input)))
         turns.append(("assistant", _text(record, columns.output)))
     found = record.get(columns.source) if columns.source else None
+    if isinstance(found, float) and not math.isfinite(found):
+        raise BadRow(f"wrong type of {columns.source!r}", f"found {found}, wanted a string")
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         found = str(found)
     if found is not None and not isinstance(found, str):

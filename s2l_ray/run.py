@@ -126,6 +126,11 @@ class Run:
                 continue
             folder = f"{name}/{mark}"
             manifest = self.store.manifest(folder)
+            if manifest is not None and manifest.fingerprint != mark:
+                raise ValueError(
+                    f"{self.store.address(folder, 'manifest.json')}: fingerprint "
+                    f"{manifest.fingerprint}, wanted the folder's own; it is of another stage"
+                )
             if manifest is not None and (fault := self.store.fault(manifest)):
                 self._make_again(folder, fault)
                 manifest = None

@@ -7,9 +7,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ from s2l_ray.config import CorpusConfig
 
 MIB = 2**20
 HASHED = 64 * MIB  # a local file up to this size is known by its content, a larger one by its time
+ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"  # ends a whole stream; without it batches may lack
 HUB_ROWS = 50_000  # rows of a hub dataset that one task reads
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSED = (".gz", ".zst")
@@ -86,7 +86,7 @@ def _find(path: str, config: CorpusConfig) -> list[SourceFile]:
         deep = magic is None or "/" in pattern or "**" in pattern
         selector = pafs.FileSelector(start, allow_not_found=True, recursive=deep)
         infos = {i.path[len(start) + 1 :]: i for i in filesystem.get_file_info(selector)}
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise ValueError(f"corpus.path: {path}: {error}") from error
     base = base if base.endswith("/") or not base else base + "/"
     if "dataset_dict.json" in infos and magic is None:  # several splits
@@ -99,7 +99,7 @@ def _find(path: str, config: CorpusConfig) -> list[SourceFile]:
         return _find(f"{base}{config.split}" + (f"?{query}" if query else ""), config)
     if "state.json" in infos and magic is None:  # datasets.save_to_disk
         with filesystem.open_input_stream(infos["state.json"].path) as stream:
-            names = [data["filename"] for data in json.loads(stream.read())["_data_files"]]
+            names = _saved_files(stream.read(), infos, path)
         return [_file(filesystem, root, infos[name], base + name, "arrow") for name in names]
     found = []
     for name, info in infos.items():
@@ -111,6 +111,20 @@ def _find(path: str, config: CorpusConfig) -> list[SourceFile]:
         if info.type == pafs.FileType.File and taken and found_kind:
             found.append(_file(filesystem, root, info, base + name, found_kind))
     return found
+
+
+def _saved_files(state: bytes, infos: Mapping[str, Any], path: str) -> list[str]:
+    """The files that a datasets folder's state.json lists, all of them among `infos`."""
+    try:
+        names = [data["filename"] for data in json.loads(state)["_data_files"]]
+        missing = [name for name in names if name not in infos]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"corpus.path: {path}: damaged: state.json lists no files ({error!r})"
+        ) from None
+    if missing:
+        raise ValueError(f"corpus.path: {path}: no {missing[0]}, which state.json lists")
+    return names
 
 
 def _matches(name: list[str], pattern: list[str]) -> bool:
@@ -171,30 +185,61 @@ def records(file: SourceFile, split: str) -> Iterator[rows.Record]:
             return
         filesystem = pafs.FileSystem.from_uri(file.root)[0] if file.root else pafs.LocalFileSystem()
         if file.format == "jsonl":
+            if not file.bytes and file.path.endswith(COMPRESSED):
+                raise OSError("cut short: 0 bytes")
             with filesystem.open_input_stream(file.path, compression="detect") as stream:
                 lines = io.BufferedReader(stream, MIB)
                 yield from tables.parse_lines(lines, file.name)
             return
         if file.format == "parquet":
             with filesystem.open_input_file(file.path) as data:
-                batches: Any = pq.ParquetFile(data).iter_batches(batch_size=1000)
-                yield from _numbered(batches)
+                table = pq.ParquetFile(data, page_checksum_verification=True)
+                batches = table.iter_batches(batch_size=1000)
+                yield from _numbered(batches, table.schema_arrow, table.metadata.num_rows)
         else:
-            with filesystem.open_input_stream(file.path, compression=None) as stream:
-                yield from _numbered(pa.ipc.open_stream(stream))
-    except (pa.ArrowException, OSError) as error:
+            with filesystem.open_input_file(file.path) as data:
+                size = data.size()
+                if size < len(ARROW_END) or data.read_at(8, size - 8) != ARROW_END:
+                    raise OSError("cut short: no end of stream")
+                data.seek(0)
+                reader = pa.ipc.open_stream(data)
+                yield from _numbered(reader, reader.schema)
+    # UnicodeError: a column's name
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise ValueError(f"{file.name}: cannot be read as {file.format}: {error}") from error
 
 
-def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[rows.Record]:
-    return (
-        (n, None, row)
-        for n, row in enumerate(
-            chain.from_iterable(
-                batch.slice(start, 1000).to_pylist()
-                for batch in batches
-                for start in range(0, batch.num_rows, 1000)
-            ),
-            1,
-        )
-    )
+def _numbered(
+    batches: Any, schema: pa.Schema, num_rows: int | None = None
+) -> Iterator[rows.Record]:
+    """Rows of batches, from 1; OSError if a column stands twice or there are not num_rows."""
+    if len(set(schema.names)) < len(schema):
+        twice = next(name for name in schema.names if schema.names.count(name) > 1)
+        raise OSError(f"column {twice!r} stands twice")
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, 1000):
+            for raw, row in _rows_of(batch.slice(start, 1000)):
+                number += 1
+                yield number, raw, row
+    if num_rows not in (None, number):
+        raise OSError(f"{number:,} rows, its footer lists {num_rows:,}")
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[tuple[str | None, Any]]:
+    try:
+        return [(None, row) for row in batch.to_pylist()]
+    # Values that Python cannot hold: bytes that are not UTF-8, a date beyond the year 9999.
+    except (ValueError, OverflowError):
+        return [_row_of(batch.slice(index, 1)) for index in range(batch.num_rows)]
+
+
+def _row_of(batch: pa.RecordBatch) -> tuple[str | None, Any]:
+    """A row; where a value cannot be read, what can be of it, as text, and why."""
+    row, fault = {}, None
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            [row[name]] = column.to_pylist()
+        except (ValueError, OverflowError) as error:
+            fault = rows.BadRow("unreadable value", f"column {name!r}: {error}")
+    return (json.dumps(row, ensure_ascii=False, default=str), fault) if fault else (None, row)

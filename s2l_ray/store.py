@@ -155,7 +155,11 @@ class Store:
         self.objects.write("/".join(names), data)
 
     def read_json(self, *names: str) -> Any:
-        return json.loads(self.read_bytes(*names))
+        """ValueError names a file that is not JSON."""
+        try:
+            return json.loads(self.read_bytes(*names))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.address(*names)}: damaged: not JSON ({error})") from None
 
     def write_json(self, value: Any, *names: str) -> None:
         self.write_bytes(json.dumps(value, indent=1, ensure_ascii=False).encode(), *names)
@@ -250,17 +254,18 @@ class Store:
         if not self.exists(folder, "manifest.json"):
             return None
         address = self.address(folder, "manifest.json")
+        data = self.read_json(folder, "manifest.json")
         try:
-            data = self.read_json(folder, "manifest.json")
-            if data["format"] > FORMAT:
-                raise ValueError(
-                    f"{address}: format {data['format']} is newer than the format {FORMAT} that "
-                    f"this version of s2l_ray reads"
-                )
-            parts = [Part(**part) for part in data["parts"]]
-            return Manifest(folder, data["fingerprint"], parts, data["info"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            newer = data["format"] > FORMAT
+            manifest = None if newer else _manifest_of(folder, data)
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{address}: damaged: not a manifest ({error!r})") from None
+        if newer:
+            raise ValueError(
+                f"{address}: format {data['format']} is newer than the format {FORMAT} that "
+                f"this version of s2l_ray reads"
+            )
+        return manifest
 
     def commit(
         self, folder: str, fingerprint: str, parts: Iterable[Part], info: dict[str, Any]
@@ -274,6 +279,7 @@ class Store:
         manifest = Manifest(folder, fingerprint, ordered, info)
         data = {"format": FORMAT, "stage": folder.split("/")[0]} | asdict(manifest)
         del data["folder"]
+        data["checksum"] = _checksum(json.dumps(data).encode())
         if fault := self.fault(manifest):  # some stores keep less than they were given
             raise OSError(fault)
         self.guard()
@@ -387,6 +393,29 @@ def _parse(data: bytes, name: str, columns: list[str] | None) -> pa.Table:
         return pq.read_table(pa.BufferReader(data), columns=columns)
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
     return table.select(columns) if columns else table
+
+
+def _manifest_of(folder: str, data: dict[str, Any]) -> Manifest:
+    """Of a manifest's JSON; KeyError, TypeError or ValueError for anything else."""
+    for name, kind in {"format": int, "fingerprint": str, "parts": list, "info": dict}.items():
+        _check_type(name, data[name], kind)
+    parts = [Part(**part) for part in data["parts"]]
+    for part in parts:
+        for name in ("unit", "file", "checksum"):
+            _check_type(name, getattr(part, name), str)
+        for name in ("rows", "bytes"):
+            _check_type(name, getattr(part, name), int)
+        _check_type("stats", part.stats, dict)
+    rest = {name: value for name, value in data.items() if name != "checksum"}
+    # (A manifest made before it carried a checksum has none.)
+    if data.get("checksum", mark := _checksum(json.dumps(rest).encode())) != mark:
+        raise ValueError(f"checksum {mark}, wanted {data['checksum']}")
+    return Manifest(folder, data["fingerprint"], parts, data["info"])
+
+
+def _check_type(name: str, value: Any, wanted: type) -> None:
+    if type(value) is not wanted:
+        raise TypeError(f"{name}: found {str(value)[:40]!r}, wanted {wanted.__name__}")
 
 
 def _checksum(data: bytes) -> str:

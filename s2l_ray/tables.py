@@ -36,12 +36,27 @@ PARSED = pa.schema(  # what a row becomes: an example, or a rejected row with it
 )
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key given twice Python would take the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow("a key given twice", repr(twice[:40]))
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def parse_lines(lines: Iterable[bytes], file: str) -> Iterator[Record]:
     """JSON lines, numbered from 1; blank ones are no rows."""
+    seen = 0
     for number, line in enumerate(lines, 1):
         line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not line.strip():
             continue
+        seen += 1
         try:
             text = line.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -49,9 +64,11 @@ def parse_lines(lines: Iterable[bytes], file: str) -> Iterator[Record]:
             yield number, line.decode(errors="replace").rstrip("\r\n"), BadRow("not UTF-8", detail)
             continue
         try:
-            yield number, text, json.loads(text)
+            yield number, text, DECODER.decode(text)
+        except BadRow as bad:
+            yield number, text, bad
         except json.JSONDecodeError as error:
-            if text.strip() == "[":
+            if seen == 1 and text.strip() == "[":
                 raise ValueError(f"{file}: one JSON list; wanted one JSON object a line") from None
             yield number, text, BadRow("not JSON", f"{error.msg} at character {error.pos + 1}")
         except (ValueError, RecursionError) as error:  # a huge number, deep nesting
@@ -74,7 +91,7 @@ def tabulate(
     records = iter(records)
     head = list(islice(records, 100))
     known = [record for _, _, record in head if isinstance(record, dict)]
-    columns = Columns("instruction", "output", "input")
+    columns = Columns()
     if known:
         columns = detect([names] if names else known, config.columns, file)
     default = config.source or "default"
@@ -83,6 +100,9 @@ def tabulate(
         try:
             if isinstance(record, BadRow):
                 raise record
+            if not known and isinstance(record, dict):  # the first hundred rows were all bad
+                known = [record]
+                columns = detect([names or record], config.columns, file)
             source, turns = parse(record, columns, default)
             content = content_of(turns)
             key = example_id_of(source, content)

@@ -125,6 +125,14 @@ class _Assemble:
             raise ValueError(f"{unit['unit']}: losses of {places.null_count} unknown examples")
         source = corpus["source"].take(places)
         losses_NT = np.stack([table["loss"].to_numpy() for table in tables], axis=1)
+        bad = np.argwhere(~np.isfinite(losses_NT))
+        if len(bad):
+            row, checkpoint = bad[0]
+            raise ValueError(
+                f"{self.store.address(self.losses_folder, unit['losses'][checkpoint]['file'])}: "
+                f"the loss of example_id {ids[row]} is {losses_NT[row, checkpoint]}, a finite "
+                f"number is wanted"
+            )
         losses = pa.FixedSizeListArray.from_arrays(
             pa.array(losses_NT.reshape(-1), pa.float32()), losses_NT.shape[1]
         )
