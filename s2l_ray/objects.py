@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow.fs as pafs
-
 
 class LocalObjects:
     """Files below a folder, which may be on a network drive."""
@@ -23,10 +21,6 @@ class LocalObjects:
 
     def __init__(self, root: str) -> None:
         self.root = Path(root).expanduser().absolute()
-
-    def arrow(self) -> tuple[pafs.FileSystem, str]:
-        """The same for pyarrow: a filesystem, and the path of the root on it."""
-        return pafs.LocalFileSystem(), str(self.root)
 
     def read(self, name: str) -> bytes:
         """FileNotFoundError if there is none."""

@@ -26,7 +26,8 @@ def check(store: Store) -> None:
     """
     with ThreadPool(1) as pool:
         try:
-            conditional = pool.apply_async(_probe, [store]).get(SECONDS)
+            quick = _quick(store)
+            conditional = pool.apply_async(_probe, [store.uri, quick]).get(SECONDS)
         except TimeoutError:
             raise StorageError(
                 f"{store.uri}: no answer for {SECONDS:.0f} s (storage.endpoint, the network, or a "
@@ -46,7 +47,7 @@ def check_node(store: Store) -> None:
 def _check_node(uri: str, config: StorageConfig, epoch: int) -> None:
     store = Store(uri, config, epoch)
     if not store.is_local:
-        check(store)
+        _probe(uri, store.objects)  # as patiently as all that follows
     elif not store.exists("lease", lease_name(epoch)):
         raise ValueError(
             f"run_dir: {store.uri} on node {socket.gethostname()} is not the folder that the "
@@ -54,19 +55,24 @@ def _check_node(uri: str, config: StorageConfig, epoch: int) -> None:
         )
 
 
-def _probe(store: Store) -> bool:
+def _quick(store: Store) -> LocalObjects | S3Objects:
+    """The store's objects, but with little patience."""
+    if store.is_local:
+        return store.objects
+    objects = S3Objects(store.uri, store.config)
+    objects.client = client(store.config, attempts=3, timeout=REQUEST_SECONDS)
+    return objects
+
+
+def _probe(uri: str, objects: LocalObjects | S3Objects) -> bool:
     """Whether conditional writes are honoured."""
-    objects = store.objects
-    if isinstance(objects, S3Objects):
-        objects = S3Objects(store.uri, store.config)
-        objects.client = client(store.config, attempts=1, timeout=REQUEST_SECONDS)
     folder, data = f"probe/{uuid.uuid4().hex}", uuid.uuid4().bytes
     try:
         objects.write(f"{folder}/a", data)
         if objects.read(f"{folder}/a") != data:
-            raise StorageError(f"{store.uri}: an object comes back other than it was written")
+            raise StorageError(f"{uri}: an object comes back other than it was written")
         if objects.sizes(folder) != {"a": len(data)}:
-            raise StorageError(f"{store.uri}: an object just written is not in the listing")
+            raise StorageError(f"{uri}: an object just written is not in the listing")
         conditional = not objects.create(f"{folder}/a", b"other") and objects.conditional
         if objects.read(f"{folder}/a") != data:  # a store that takes the condition and ignores it
             conditional = False

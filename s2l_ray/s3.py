@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import boto3
 import botocore.exceptions as failures
-import pyarrow.fs as pafs
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
@@ -47,10 +46,6 @@ class S3Objects:
             self.extra["ServerSideEncryption"] = config.encryption
         if config.kms_key:
             self.extra["SSEKMSKeyId"] = config.kms_key
-
-    def arrow(self) -> tuple[pafs.FileSystem, str]:
-        """The same for pyarrow: a filesystem, and the path of the root on it."""
-        return arrow_filesystem(self.config), f"{self.bucket}/{self.prefix}".rstrip("/")
 
     def read(self, name: str) -> bytes:
         """FileNotFoundError if there is none."""
@@ -215,39 +210,6 @@ def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 
             response_checksum_validation=config.checksums,
         ),
     )
-
-
-def arrow_filesystem(config: StorageConfig) -> pafs.S3FileSystem:
-    """pyarrow's way to the same store, for Ray Train."""
-    endpoint = config.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3")
-    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
-    scheme, _, host = (endpoint or "").rstrip("/").rpartition("://")
-    return S3WithoutFolders(
-        endpoint_override=host or None,
-        scheme=scheme or None,
-        region=config.region or os.environ.get("AWS_DEFAULT_REGION"),
-        force_virtual_addressing=config.addressing == "virtual",
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-    )
-
-
-class S3WithoutFolders(pafs.S3FileSystem):
-    """pyarrow's S3, except that create_dir does nothing: keys need no folders.
-
-    pyarrow's own, which Ray Train calls, asks for the bucket as a whole and writes a marker at
-    every level above (https://github.com/apache/arrow/issues/49949): a role that may use the
-    run's prefix alone (cluster/iam-worker.json) is refused both.
-    """
-
-    def create_dir(self, path: str, *, recursive: bool = True) -> None:
-        pass
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _s3_without_folders, super().__reduce__()[1]
-
-
-def _s3_without_folders(options: dict[str, Any]) -> S3WithoutFolders:
-    return S3WithoutFolders(**options)
 
 
 def explain(error: Exception, bucket: str, config: StorageConfig) -> str:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from s2l_ray.config import StorageConfig
@@ -130,11 +129,6 @@ class Store:
     @property
     def is_local(self) -> bool:
         return isinstance(self.objects, LocalObjects)
-
-    def arrow(self, *names: str) -> tuple[pafs.FileSystem, str]:
-        """A pyarrow filesystem, and the path of something below the run directory on it."""
-        filesystem, root = self.objects.arrow()
-        return filesystem, "/".join([root, *names])
 
     def address(self, *names: str) -> str:
         """Of something below the run directory: a local path or a URI."""

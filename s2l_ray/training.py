@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import signal
+import tempfile
 import threading
 from typing import Any
 
@@ -20,7 +22,8 @@ from ray.train.torch import TorchTrainer
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.progress import Board, Progress, watch
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store import Damaged, Manifest, Part, Store
+from s2l_ray.units import KNOWN
 
 
 def train(
@@ -54,7 +57,8 @@ def train(
         "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
         "folder": folder, "seed": seed, "steps": steps, "board": board,
     }  # fmt: skip
-    filesystem, path = store.arrow(folder)
+    # Ray Train wants a place to write to. What a run keeps goes to the store, in our own way.
+    scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")
     trainer = TorchTrainer(
         _work,
         train_loop_config=job,
@@ -69,13 +73,15 @@ def train(
         ),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=path,
-            storage_filesystem=filesystem,
+            storage_path=scratch,
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
-    with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
-        _fit(trainer)
+    try:
+        with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
+            _fit(trainer)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     state = last_resume_point(store, folder)
     if state["step"] != steps:  # Ray Train ends a training so at the user's Ctrl-C
         raise KeyboardInterrupt
@@ -83,19 +89,20 @@ def train(
     files = [Part(**file) for file in state.pop("files")]
     manifest = store.commit(folder, fingerprint, files, state)
     store.remove(folder, "resume")
-    store.remove(folder, "ray_train")
     return manifest
 
 
 def _fit(trainer: TorchTrainer) -> None:
-    """trainer.fit(); a ValueError raised in a worker arrives as the ValueError it was."""
+    """trainer.fit(); an error of KNOWN raised in a worker arrives as what it was."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except ray.train.WorkerGroupError as error:
         for _, failure in sorted(error.worker_failures.items()):
-            if type(failure) is ValueError:
-                raise ValueError(str(failure)) from error
+            if isinstance(failure, Damaged):
+                raise Damaged(str(failure), failure.folder) from error
+            if type(failure) in KNOWN:
+                raise type(failure)(str(failure)) from error
         raise
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -19,10 +19,13 @@ from ray.data import ActorPoolStrategy
 from s2l_ray.config import WorkersConfig
 from s2l_ray.preflight import check_node
 from s2l_ray.progress import Progress
-from s2l_ray.store import Damaged, Manifest, Part, Store
+from s2l_ray.s3 import StorageError
+from s2l_ray.store import Damaged, LeaseLost, Manifest, Part, Store
 
 # What a unit's work returns: the part's rows, and its stats (JSON) for the manifest.
 Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
+
+KNOWN = (ValueError, Damaged, StorageError, LeaseLost)  # errors that say what a user can mend
 
 
 @dataclass(frozen=True)
@@ -105,21 +108,21 @@ def run_stages(
 
 
 def plain_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """The rows of a Dataset; a ValueError raised in its tasks arrives as the ValueError it was."""
+    """The rows of a Dataset; an error of KNOWN raised in its tasks arrives as what it was."""
     # Otherwise Ray Data raises its own error from ours, and pickling loses what it came from.
     dataset.context.raise_original_map_exception = True
     try:
         yield from dataset.iter_rows()
     except ray.exceptions.RayTaskError as error:
         cause: BaseException | None = error
-        while cause is not None and type(cause) not in (ValueError, Damaged):
+        while cause is not None and type(cause) not in KNOWN:
             cause = getattr(cause, "cause", None) or cause.__cause__
         if cause is None:
             raise
         if isinstance(cause, Damaged):
             raise Damaged(str(cause), cause.folder) from None
         # Ray Data adds advice on retries, which would not help.
-        raise ValueError(str(cause).split("\nFailed to ")[0]) from None
+        raise type(cause)(str(cause).split("\nFailed to ")[0]) from None
 
 
 def _dataset(

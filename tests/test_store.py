@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 
 from s2l_ray.config import StorageConfig
@@ -251,19 +250,3 @@ def test_names_addresses_and_pickling(tmp_path, monkeypatch):
         again = pickle.loads(pickle.dumps(one))
         assert (again.uri, again.config, again.epoch) == (one.uri, one.config, one.epoch)
         assert again._open is None
-
-
-def test_s3_is_asked_for_nothing_above_the_run(monkeypatch):
-    # Nothing listens there: any call would fail, and pyarrow's create_dir asks for the bucket.
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    monkeypatch.setattr("s2l_ray.s3.ATTEMPTS", 1)
-    config = StorageConfig(endpoint="http://127.0.0.1:9", region="us-west-2")
-    given, path = Store("s3://bucket/prefix", config).arrow("proxy")
-    assert path == "bucket/prefix/proxy"
-    for filesystem in (given, pickle.loads(pickle.dumps(given))):
-        filesystem.create_dir(path)
-        filesystem.create_dir(path, recursive=False)
-        assert filesystem.region == "us-west-2"
-    with pytest.raises(OSError):  # guards the above: pyarrow's own does call
-        pafs.FileSystem.create_dir(given, path)
