@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ceph import Ceph
 from proxy import KINDS, Proxy
 
 from s2l_ray.config import StorageConfig
+from s2l_ray.s3 import client
 from s2l_ray.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -89,7 +91,10 @@ class Command:
     """`python jobs/select.py` on one run directory, started as often as its driver is killed."""
 
     def __init__(self, folder, config, env=None):
-        self.folder, self.store = Path(folder), Store(config["run_dir"], StorageConfig())
+        self.folder, self.store = Path(folder), Store(config["run_dir"])
+        self.quick, self.have = Store(config["run_dir"]), set()
+        if not self.quick.is_local:  # it must not wait for a store that is away
+            self.quick.objects.client = client(StorageConfig(), attempts=1, timeout=1)
         self.file = self.folder / "config.yaml"
         self.file.write_text(yaml.safe_dump(config))
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -108,25 +113,29 @@ class Command:
 
     def stage(self):
         """The stage that runs just now: the first that run.json does not have yet."""
-        try:
-            current = self.store.read_json("run.json")["current"]
-        except (OSError, ValueError):
-            current = {}
-        have = {name.split("/")[0] for name in current}
-        return next((stage for stage in STAGES if stage not in have), None)
+        with suppress(OSError, ValueError):
+            current = self.quick.read_json("run.json")["current"]
+            self.have = {name.split("/")[0] for name in current}
+        return next((stage for stage in STAGES if stage not in self.have), None)
 
-    def processes(self, name):
+    def processes(self, kind):
+        """The processes of a kind of actor, while they work."""
         try:
             below = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
         found = []
         for process in below:
-            try:
-                if name in " ".join(process.cmdline()):
+            with suppress(psutil.Error, OSError):
+                title = " ".join(process.cmdline())
+                if ACTORS[kind][1] in title or (
+                    # Ray calls an actor idle while threads of its own work: known by its libraries.
+                    kind != "k-means actor"
+                    and title == "ray::IDLE"
+                    and "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text()
+                    and process.cpu_percent(0.2) > 20
+                ):
                     found.append(process)
-            except psutil.Error:
-                continue
         return found
 
     def kill_driver(self):
@@ -144,7 +153,7 @@ class Command:
 def inject(command, fault, ceph, draw):
     """Whether the fault happened: its stage was met, and whom it kills was there."""
     if fault.kind in ACTORS:
-        found = command.processes(ACTORS[fault.kind][1])
+        found = command.processes(fault.kind)
         if not found:
             return False
         draw.choice(found).kill()
