@@ -77,6 +77,7 @@ class Run:
                 if attempt == ATTEMPTS - 1:
                     raise
                 self._make_again(damage.folder, str(damage))
+                self.done.clear()  # from the start: what is whole is found again
         raise AssertionError
 
     def _make_again(self, folder: str, why: str) -> None:
@@ -85,7 +86,6 @@ class Run:
             folder = folder.rpartition("/")[0]
             assert folder, why
         self.store.set_aside(folder)
-        self.done.clear()
 
     def announce(self, marks: dict[str, str]) -> None:
         """Say which of these stages are there and which are to be made, and from where on."""
