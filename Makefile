@@ -34,13 +34,13 @@ demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (
 	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR) corpus.path=$(CORPUS)
 
 test: $(INSTALLED)  ## the tests
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python -m pytest tests -m "not slow and not faults"
 
 test-slow: $(INSTALLED)  ## the tests marked slow, which CI runs beside them
 	$(BIN)/python -m pytest tests -m slow
 
-faults: $(INSTALLED)  ## a run disturbed at random moments, again and again; prints a table
-	PYTHONPATH=. $(BIN)/python tests/faults.py
+faults: $(INSTALLED)  ## runs whose processes, store and files meet with accidents
+	$(BIN)/python -m pytest tests -m faults
 
 lint: $(INSTALLED)  ## ruff: rules and format
 	$(BIN)/ruff check .

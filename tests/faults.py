@@ -1,18 +1,9 @@
-"""Faults, for real: kills what a run is made of, at random moments, and looks at what comes out.
+"""A small run in processes of its own, and faults that kill what it is made of (test_faults.py)."""
 
-python tests/faults.py [--runs N] [--seed N] prints a table: fault, stage, times tried, times
-survived, seconds lost. A run survives if the same command, started again where its driver died,
-ends with the selection of an undisturbed run, whole manifests and no id twice.
-"""
-
-import argparse
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -20,13 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import numpy as np
 import psutil
 import pyarrow as pa
 import yaml
-from ceph import Ceph
-from proxy import KINDS, Proxy
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.s3 import client
@@ -218,83 +206,3 @@ def check(store):
             ids[part.unit.rpartition("/")[0]] += table["example_id"].to_pylist()
         for where, found in ids.items():
             assert len(set(found)) == len(found), f"{folder}/{where}: an id twice"
-
-
-def plan(number, draw, remote):
-    """Several faults for one run."""
-    kinds = ["scoring actor", "training worker", "k-means actor"]
-    faults = [Fault(kind, ACTORS[kind][0], draw.uniform(0, 4)) for kind in kinds]
-    faults[-1].delay = 0
-    stages = draw.sample(STAGES, 3)
-    faults += [Fault("driver", stage, draw.uniform(0, 8)) for stage in stages]
-    if remote:
-        faults.append(Fault("store away", draw.choice(("proxy", "losses")), draw.uniform(0, 5)))
-    draw.shuffle(faults)
-    return faults
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults", dir="/tmp") as name:
-        failed = run_all(Path(name), arguments.runs, arguments.seed)
-    sys.exit(1 if failed else 0)
-
-
-def run_all(folder, runs, seed):
-    ceph = Ceph(folder / "ceph")
-    os.environ.update(ceph.environment)
-    boto3.client("s3").create_bucket(Bucket="faults")
-    write_corpus(folder / "corpus.jsonl")
-    table = defaultdict(lambda: [0, 0, 0.0])
-    failed = 0
-    try:
-        reference, usual = None, 0.0
-        for number in range(runs + 1):
-            draw = random.Random(f"{seed}/{number}")
-            place = folder / f"run-{number}"
-            place.mkdir()
-            remote = number % 2 == 1
-            trouble = remote and number % 4 == 3
-            proxy = Proxy(ceph.endpoint, dict.fromkeys(KINDS, 0.01), number) if trouble else None
-            storage = {"endpoint": proxy.endpoint} if proxy else {}
-            uri = f"s3://faults/run-{number}" if remote else place / "run"
-            command = Command(place, settings(uri, folder / "corpus.jsonl", **storage))
-            faults = plan(number, draw, remote) if number else []
-            try:
-                seconds = disturbed(command, faults, ceph, draw)
-                check(command.store)
-                chosen = selected(command.store)
-                if reference is None:
-                    reference, usual = chosen, seconds
-                assert chosen == reference, "another selection"
-                survived, word = True, f"{seconds:.0f} s"
-            except AssertionError as error:
-                survived, word, seconds = False, f"FAILED: {error}", usual
-                failed += 1
-            tried = [fault for fault in faults if fault.done]
-            if proxy:
-                tried += [Fault("store in trouble", "all")] * sum(proxy.counts[k] for k in KINDS)
-                proxy.stop()
-            for fault in tried:
-                entry = table[fault.kind, fault.stage]
-                entry[0] += 1
-                entry[1] += survived
-                entry[2] += max(0.0, seconds - usual) / len(tried)
-            told = ", ".join(f"{f.kind} in {f.stage}" for f in tried[:8])
-            print(f"run {number}: {word}; {told}", flush=True)
-    finally:
-        ceph.stop()
-    print(f"\n{'fault':18} {'stage':14} {'tried':>6} {'survived':>9} {'s lost':>7}")
-    for (kind, stage), (tried, survived, lost) in sorted(table.items()):
-        print(f"{kind:18} {stage:14} {tried:6} {survived:9} {lost:7.0f}")
-    deaths = sum(n for (kind, _), (n, _, _) in table.items() if kind in ("driver", "node"))
-    print(f"{sum(n for n, _, _ in table.values())} faults, {deaths} of them deaths of the driver")
-    return failed
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    main()

@@ -1,7 +1,4 @@
-"""A run in a real S3 with one fault of each kind on its way: the same selection, no secret told.
-
-`make faults` has more of them, at random moments (faults.py).
-"""
+"""A run in a real S3 with one fault of each kind on its way: the same selection, no secret told."""
 
 import os
 import random
@@ -18,7 +15,7 @@ from proxy import Proxy
 
 from s2l_ray.store import Store
 
-pytestmark = pytest.mark.slow  # each of these runs takes one to three minutes
+pytestmark = pytest.mark.faults  # each of these runs takes one to three minutes
 
 
 @pytest.fixture(scope="module")
