@@ -110,7 +110,7 @@ def test_a_bucket_of_another_region(s3_uri):
 
 def test_keys_without_the_right_to_write(s3_uri, ceph):
     bucket = s3_uri.removeprefix("s3://").split("/")[0]
-    client = boto3.client("s3")
+    client = boto3.session.Session().client("s3")
     client.put_bucket_policy(
         Bucket=bucket,
         Policy='{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", '

@@ -107,11 +107,11 @@ def test_choose_is_the_sort_of_everything(local_ray, store):
 def test_smaller_budgets_nest_in_larger_ones(local_ray, store, selector):
     given = stages(store, 200)
     if selector == "random":
-        given["groups"] = store.commit("trajectories/t", "t", given["groups"].parts, {})
         for part in given["groups"].parts:
             store.write_bytes(
                 store.read_bytes("clusters/t", part.file), "trajectories/t", part.file
             )
+        given["groups"] = store.commit("trajectories/t", "t", given["groups"].parts, {})
     chosen = [
         subset_of(store, run(store, given, selector=selector, budget=budget, seed=0))
         for budget in (5, 60, "30%", 200)
