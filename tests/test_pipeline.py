@@ -225,6 +225,7 @@ def test_changed_settings_rerun_what_depends_on_them_and_keep_the_rest(finished,
     assert len(list((copy / "selections" / "s2l-seed0").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_selection_is_the_same_with_another_number_of_actors(finished, tmp_path, monkeypatch):
     # Small chunks, so that there is something to spread.
     monkeypatch.setattr(clustering, "KMeans", functools.partial(KMeans, chunk_rows=40))
@@ -377,6 +378,7 @@ def test_nothing_held_out_is_refused_before_any_target(local_ray, finished, copy
     assert not (copy / "targets").exists()
 
 
+@pytest.mark.slow
 def test_prompts_that_fill_the_length_leave_nothing_to_learn(local_ray, tmp_path):
     long = [{"instruction": f"{n} " + "x y " * 60, "output": "yes", "source": "a"} for n in "abc"]
     with pytest.raises(ValueError, match=r"prompt\.max_length: none of 3 examples"):

@@ -337,6 +337,7 @@ def test_bf16_step_keeps_fp32_master_weights(job, undisturbed):
     assert loaded.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_with_what_to_do(job):
     config = config_of(learning_rate=1e18, warmup_share=0, workers={"num_workers": 1})
     message = r"diverges: the training loss is .* at step 2 \(learning rate 9.33e\+17\)"
