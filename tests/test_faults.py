@@ -10,8 +10,8 @@ from pathlib import Path
 import faults
 import psutil
 import pytest
-from faults import KINDS, Command, Fault
-from proxy import Proxy
+from faults import Command, Fault
+from proxy import KINDS, Proxy
 
 from s2l_ray.store import Store
 
