@@ -21,7 +21,7 @@ install: $(INSTALLED)  ## the virtual environment with the pinned versions
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: Python 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old: 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
-	@command -v g++ >/dev/null || { echo "make: g++ not found: DeepSpeed compiles an operator on first use (Debian, Ubuntu: apt-get install g++)" >&2; exit 1; }
+	@command -v g++ >/dev/null || { echo "make: g++ not found: DeepSpeed may compile operators (Debian, Ubuntu: apt-get install g++)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: .venv has $$($(BIN)/python --version): remove it, 3.11 or newer is needed" >&2; exit 1; }
 	@echo "installing into .venv (some minutes the first time)"
