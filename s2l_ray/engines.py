@@ -1,8 +1,9 @@
 """How gradients are shared and weights updated: plain DDP, or DeepSpeed ZeRO. One interface.
 
 `with micro_batch(last): forward, backward`, then `step(learning_rate)` after the last one, which
-returns the gradient's norm; save_model, save_optimizer and load make a resume point. Both use
-torch's AdamW over fp32 master weights and clip the gradient's norm. L and B as in models.py.
+returns the gradient's norm; save_model, save_optimizer and load make a resume point, which any
+number of workers can go on from. Both use torch's AdamW over fp32 master weights and clip the
+gradient's norm. L and B as in models.py.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.models import LabelLoss
+
+MASTER = "fp32"  # the master weights, beside the moments
+STATE = (MASTER, "exp_avg", "exp_avg_sq")
 
 
 def make_engine(
@@ -92,7 +97,10 @@ class DataParallelEngine:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed ZeRO stage 0 to 3. Its optimizer state is its own format, one file a worker."""
+    """DeepSpeed ZeRO stage 0 to 3.
+
+    Saved are whole tensors, as DDP has them: each worker gathers all and writes its share of them.
+    """
 
     def __init__(
         self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
@@ -119,7 +127,7 @@ class DeepSpeedEngine:
         if config.offload_optimizer:
             settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
         loss.train()
-        self.loss = loss
+        self.loss, self.deepspeed = loss, deepspeed.utils
         self.engine, *_ = deepspeed.initialize(
             model=loss, optimizer=_adamw(loss, config), config=settings
         )
@@ -154,14 +162,74 @@ class DeepSpeedEngine:
             )
 
     def save_optimizer(self, local: str) -> None:
-        self.engine.save_checkpoint(local, tag="deepspeed", save_latest=False)
-        for file in Path(local, "deepspeed").iterdir():
-            file.rename(Path(local, file.name))
+        rank, world = dist.get_rank(), dist.get_world_size()
+        tensors = {"step": next(iter(self._base.state.values()))["step"]}
+        for number, (name, parameter) in enumerate(self.loss.named_parameters()):
+            for key in STATE:
+                whole = self._whole(parameter, key)  # a collective operation
+                if number % world == rank:
+                    tensors[f"{name}/{key}"] = whole.to("cpu", torch.float32).clone()
+        save_file(tensors, Path(local, f"optimizer-{rank:05d}.safetensors"))
 
     def load(self, local: str) -> None:
-        folder = Path(local)
-        # DeepSpeed's own format is pickled: the one file of a run that is not plain data.
-        self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        parameters = dict(self.loss.named_parameters())
+        for file in sorted(Path(local).glob("optimizer-*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                self._start_from(tensors.get_tensor("step"))
+                for path in set(tensors.keys()) - {"step"}:
+                    name, key = path.rsplit("/", 1)
+                    self._set(parameters[name], key, tensors.get_tensor(path))
+
+    @property
+    def _base(self) -> torch.optim.Optimizer:
+        """torch's optimizer: over flat partitions, or at stage 0 in fp32 over the parameters."""
+        return getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+
+    def _whole(self, parameter: Any, key: str) -> Tensor:
+        if not _is_partitioned(parameter):
+            return parameter if key == MASTER else self._base.state[parameter][key]
+        if key == MASTER:
+            return self.deepspeed.safe_get_full_fp32_param(parameter)
+        return self.deepspeed.safe_get_full_optimizer_state(parameter, key)
+
+    def _set(self, parameter: Any, key: str, whole: Tensor) -> None:
+        if not _is_partitioned(parameter):
+            (parameter.data if key == MASTER else self._base.state[parameter][key]).copy_(whole)
+        elif hasattr(parameter, "ds_tensor"):  # stage 3: the worker's own share, padded
+            size = parameter.ds_tensor.numel()
+            padded = torch.nn.functional.pad(
+                whole.flatten(), (0, size * dist.get_world_size() - whole.numel())
+            )
+            share = padded.narrow(0, size * dist.get_rank(), size)
+            if key == MASTER:
+                self.deepspeed.safe_set_local_fp32_param(parameter, share)
+            else:
+                self.deepspeed.safe_set_local_optimizer_state(parameter, share, key)
+        elif key == MASTER:
+            self.deepspeed.safe_set_full_fp32_param(parameter, whole)
+        else:
+            self.deepspeed.safe_set_full_optimizer_state(parameter, whole, key)
+
+    def _start_from(self, step: Tensor) -> None:
+        """Make the state that AdamW makes at its first step, if it is not there."""
+        if self._base.state:
+            return
+        zero = self.engine.optimizer
+        flat = getattr(zero, "fp32_partitioned_groups_flat", None) or [  # of stage 3
+            tensor for group in self._base.param_groups for tensor in group["params"]
+        ]
+        for tensor in flat:
+            self._base.state[tensor] = {
+                "step": step.clone(),
+                "exp_avg": torch.zeros_like(tensor),
+                "exp_avg_sq": torch.zeros_like(tensor),
+            }
+        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # what DeepSpeed does after it
+            zero._lazy_init_hp_params_optimizer_state()
+
+
+def _is_partitioned(parameter: Any) -> bool:
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
 
 
 def _adamw(loss: LabelLoss, config: TrainingConfig) -> torch.optim.AdamW:
