@@ -147,7 +147,7 @@ class TrainingConfig(Section):
     num_checkpoints: Positive | None = None  # evenly spaced, the last at the end
     checkpoint_every: Positive | None = None  # or every n steps
     resume_every: Positive = 500  # steps between resume points beside the checkpoints
-    max_failures: Annotated[int, Field(ge=-1)] = 3
+    max_failures: Annotated[int, Field(ge=-1)] = 3  # in a row, without a new resume point; -1: any
     workers: WorkersConfig = WorkersConfig()
     max_workers: Positive | None = None  # DDP takes up to so many where the cluster has them
 

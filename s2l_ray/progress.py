@@ -91,7 +91,7 @@ def clock(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
-@ray.remote
+@ray.remote(max_restarts=-1)
 class Board:
     """Where a worker writes how far it is, for the driver to show."""
 

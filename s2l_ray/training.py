@@ -17,10 +17,12 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from s2l_ray.config import TrainingConfig
+from s2l_ray.driver import say
+from s2l_ray.nodes import NodeFull, besides, own_disk
 from s2l_ray.progress import Board, Progress, watch
 from s2l_ray.store import Damaged, Manifest, Part, Store
 from s2l_ray.units import KNOWN
@@ -45,18 +47,46 @@ def train(
     """
     rows = [part.stats["trainable"] for part in tokens.parts]
     steps = num_steps(config, sum(rows))
-    workers = config.workers
-    before = last_resume_point(store, folder)
-    if config.zero_stage is not None and before["workers"] not in (None, workers.num_workers):
-        raise ValueError(
-            f"{folder}: this DeepSpeed training was stopped with {before['workers']} workers and "
-            f"{workers.num_workers} cannot read its optimizer state; set workers.num_workers back"
-        )
     board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     job = {
         "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
         "folder": folder, "seed": seed, "steps": steps, "board": board,
     }  # fmt: skip
+    with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
+        _fit(job, label)
+    state = last_resume_point(store, folder)
+    if state["step"] != steps:  # Ray Train ends a training so at the user's Ctrl-C
+        raise KeyboardInterrupt
+    del state["name"], state["sizes"]
+    files = [Part(**file) for file in state.pop("files")]
+    manifest = store.commit(folder, fingerprint, files, state)
+    store.remove(folder, "resume")
+    return manifest
+
+
+def _fit(job: dict[str, Any], label: str) -> None:
+    """Train to the end: where workers die, again from the last resume point on."""
+    config: TrainingConfig = job["config"]
+    full, deaths, reached = dict[str, NodeFull](), 0, -1
+    while True:
+        try:
+            return _fit_once(job, besides(full, config.workers))
+        except NodeFull as error:
+            full[error.node] = error
+            say(f"{label}: {error}; training goes on without this node")
+        except ray.train.WorkerGroupError as error:
+            step = last_resume_point(job["store"], job["folder"])["step"]
+            deaths, reached = deaths + 1 if step == reached else 1, step
+            if deaths > config.max_failures >= 0:
+                raise
+            why = str(next(iter(error.worker_failures.values()))).partition("\n")[0]
+            say(f"{label}: a worker failed ({why}); going on from step {step:,}")
+
+
+def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
+    """TorchTrainer.fit(); an error of KNOWN, or NodeFull, of a worker arrives as what it was."""
+    config: TrainingConfig = job["config"]
+    workers = config.workers
     # Ray Train wants a place to write to. What a run keeps goes to the store, in our own way.
     scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")
     trainer = TorchTrainer(
@@ -70,41 +100,23 @@ def train(
             resources_per_worker={"CPU": workers.cpus_per_worker}
             | ({"GPU": workers.gpus_per_worker} if workers.gpus_per_worker else {}),
             accelerator_type=workers.accelerator_type,
+            label_selector=label_selector or None,
         ),
-        run_config=RunConfig(
-            name="ray_train",
-            storage_path=scratch,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-        ),
+        run_config=RunConfig(name="ray_train", storage_path=scratch),
     )
-    try:
-        with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
-            _fit(trainer)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    state = last_resume_point(store, folder)
-    if state["step"] != steps:  # Ray Train ends a training so at the user's Ctrl-C
-        raise KeyboardInterrupt
-    del state["name"], state["sizes"]
-    files = [Part(**file) for file in state.pop("files")]
-    manifest = store.commit(folder, fingerprint, files, state)
-    store.remove(folder, "resume")
-    return manifest
-
-
-def _fit(trainer: TorchTrainer) -> None:
-    """trainer.fit(); an error of KNOWN raised in a worker arrives as what it was."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except ray.train.WorkerGroupError as error:
-        for _, failure in sorted(error.worker_failures.items()):
-            if isinstance(failure, Damaged):
-                raise Damaged(str(failure), failure.folder) from error
+        failures = [failure for _, failure in sorted(error.worker_failures.items())]
+        for failure in failures:
+            if isinstance(failure, (Damaged, NodeFull)):
+                raise type(failure)(*failure.args) from error
             if type(failure) in KNOWN:
                 raise type(failure)(str(failure)) from error
         raise
     finally:
+        shutil.rmtree(scratch, ignore_errors=True)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own there
 
@@ -136,7 +148,8 @@ def _work(job: dict[str, Any]) -> None:
     # Imported by the workers alone: the driver and Ray Train's controller start without models.
     from s2l_ray.loop import run
 
-    run(job)
+    with own_disk():
+        run(job)
 
 
 def resume_name(step: int, epoch: int | None) -> str:

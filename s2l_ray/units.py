@@ -7,6 +7,7 @@ that an earlier run left behind are kept; only what is missing is made.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +18,8 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from s2l_ray.config import WorkersConfig
+from s2l_ray.driver import say
+from s2l_ray.nodes import NodeFull, besides, own_disk
 from s2l_ray.preflight import check_node
 from s2l_ray.progress import Progress
 from s2l_ray.s3 import StorageError
@@ -25,7 +28,9 @@ from s2l_ray.store import Damaged, LeaseLost, Manifest, Part, Store
 # What a unit's work returns: the part's rows, and its stats (JSON) for the manifest.
 Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
 
-KNOWN = (ValueError, Damaged, StorageError, LeaseLost)  # errors that say what a user can mend
+# Errors that say what a user can mend; to try again would not help.
+KNOWN = (ValueError, Damaged, StorageError, LeaseLost)
+FULL_PAUSE = 5.0  # seconds that a full node waits with a unit, lest it takes all of them
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,10 @@ def run_stages(
     workers: WorkersConfig | None = None,
     max_workers: int | None = None,
 ) -> list[Manifest]:
-    """run_units for several stages of one kind at once, in one pool; the manifests in order."""
+    """run_units for several stages of one kind at once, in one pool; the manifests in order.
+
+    What a node with a full disk could not do goes to the other nodes.
+    """
     parts: dict[str, list[Part]] = {}
     todo = []
     for stage in stages:
@@ -94,13 +102,22 @@ def run_stages(
             unit | {"folder": stage.folder, "found": found.get(unit["unit"])}
             for unit in stage.units
         ]
+    constructor, full = (store, suffix, make_work, args), dict[str, NodeFull]()
     with Progress(label, total=len(todo), unit="parts") as progress:
-        if todo:
-            for row in plain_rows(
-                _dataset(todo, (store, suffix, make_work, args), workers, max_workers)
-            ):
-                parts[row["folder"]].append(Part(**json.loads(row["part"])))
-                progress.advance(1)
+        while todo:
+            dataset = _dataset(todo, constructor, workers, max_workers, besides(full, workers))
+            todo = []
+            for row in plain_rows(dataset):
+                unit = json.loads(row["unit"])
+                if row["full"]:
+                    error = NodeFull(*json.loads(row["full"]))
+                    if error.node not in full:
+                        say(f"{label}: {error}; its parts go to other nodes")
+                    full[error.node] = error
+                    todo.append(unit)
+                else:
+                    parts[unit["folder"]].append(Part(**json.loads(row["part"])))
+                    progress.advance(1)
     return [
         store.commit(stage.folder, stage.fingerprint, parts[stage.folder], stage.info)
         for stage in stages
@@ -130,12 +147,18 @@ def _dataset(
     constructor: tuple[Any, ...],
     workers: WorkersConfig | None,
     max_workers: int | None,
+    label_selector: dict[str, str],
 ) -> ray.data.Dataset:
     items = [{"unit": json.dumps(unit)} for unit in units]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     if workers is None:
         return dataset.map_batches(
-            _run_once, fn_args=constructor, batch_size=1, batch_format="pyarrow", num_cpus=1
+            _run_once,
+            fn_args=constructor,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            label_selector=label_selector,
         )
     least = min(workers.num_workers, len(units))
     most = min(max(max_workers or 0, workers.num_workers), len(units))
@@ -147,6 +170,7 @@ def _dataset(
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=workers.cpus_per_worker,
         num_gpus=workers.gpus_per_worker,
+        label_selector=label_selector,
         **({"accelerator_type": workers.accelerator_type} if workers.accelerator_type else {}),
     )
 
@@ -165,21 +189,26 @@ class _Worker:
         self.work: Work | None = None  # not made for units that are found done
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        folders, parts = [], []
+        parts, full = [], []
         for text in batch["unit"].to_pylist():
-            unit = json.loads(text)
-            folder, found = unit.pop("folder"), unit.pop("found")
-            part = self.store.found_part(folder, found) if found else None
-            if part is None:
-                if self.work is None:
-                    self.work = self.make_work()
-                table, stats = self.work(unit)
-                part = self.store.write_part(
-                    table, folder, unit["unit"], suffix=self.suffix, stats=stats
-                )
-            folders.append(folder)
-            parts.append(json.dumps(asdict(part)))
-        return pa.table({"folder": folders, "part": parts})
+            try:
+                with own_disk():
+                    parts.append(json.dumps(asdict(self._part(json.loads(text)))))
+                full.append("")
+            except NodeFull as error:
+                time.sleep(FULL_PAUSE)
+                parts.append("")
+                full.append(json.dumps(error.args))
+        return pa.table({"unit": batch["unit"], "part": parts, "full": full})
+
+    def _part(self, unit: dict[str, Any]) -> Part:
+        folder, found = unit.pop("folder"), unit.pop("found")
+        if found and (part := self.store.found_part(folder, found)):
+            return part
+        if self.work is None:
+            self.work = self.make_work()
+        table, stats = self.work(unit)
+        return self.store.write_part(table, folder, unit["unit"], suffix=self.suffix, stats=stats)
 
 
 def _run_once(batch: pa.Table, *constructor: Any) -> pa.Table:

@@ -12,7 +12,9 @@ import pytest
 from ray import cloudpickle
 
 from s2l_ray import progress
+from s2l_ray import units as units_module
 from s2l_ray.config import WorkersConfig
+from s2l_ray.nodes import NodeFull
 from s2l_ray.progress import Progress, clock
 from s2l_ray.store import Store
 from s2l_ray.units import run_units
@@ -35,6 +37,16 @@ class Square:
             raise ValueError(f"unit {unit['unit']}: n is {unit['n']}, anything else is wanted")
         (self.log / f"did-{unit['n']}-{self.name}").touch()
         return pa.table({"square": [unit["n"] ** 2] * unit["n"]}), {"n": unit["n"]}
+
+
+class Full(Square):
+    """Work for which the disk has no room, once it has done unit 0."""
+
+    def __call__(self, unit):
+        if unit["n"]:
+            with open("/dev/full", "wb", buffering=0) as file:
+                file.write(b"x")
+        return super().__call__(unit)
 
 
 @pytest.fixture
@@ -69,6 +81,14 @@ def traces(log, kind):
 
 
 WANTED = {f"step-{n % 2}/part-{n}": [n * n] * n for n in range(5)}  # the first has no rows
+
+
+def test_where_every_disk_is_full_the_node_is_named(local_ray, tmp_path, square, monkeypatch):
+    monkeypatch.setattr(units_module, "FULL_PAUSE", 0.0)
+    store = Store(tmp_path / "run")
+    with pytest.raises(NodeFull, match=r"node \S+: .*No space left on device .* MiB free in /"):
+        run(store, Full, tmp_path / "log")
+    assert list(store.found("squares/f")) == ["step-0/part-0"]  # and this one is not lost
 
 
 def test_units_as_tasks_and_as_actors(local_ray, tmp_path, square):
