@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import uuid
 
 import boto3
@@ -103,3 +104,12 @@ def random_examples(count, seed=0, sources=("a", "b", "c")):
             example(f"{number} {prompt}", response, sources[int(random.integers(len(sources)))])
         )
     return found
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table of faults, where any were tried."""
+    faults = sys.modules.get("faults")
+    if faults is not None and faults.TABLE:
+        terminalreporter.section("faults")
+        for line in faults.report():
+            terminalreporter.line(line)

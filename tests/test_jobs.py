@@ -2,35 +2,14 @@
 
 import json
 import os
-import secrets
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from head import Head, command, free_port
 from test_pipeline import contents_of, rows, settings, stages_run
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def environment(**more):
-    """This process's, without what would lead a command to another Ray."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | more
-
-
-def command(name, *arguments, timeout=300, python=(), **env):
-    return subprocess.run(
-        [sys.executable, *python, f"jobs/{name}.py", *map(str, arguments)],
-        cwd=REPOSITORY, env=environment(**env), text=True, capture_output=True, timeout=timeout,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,81 +103,6 @@ def test_a_missing_corpus_is_one_line_and_no_traceback(place, tmp_ray):
     assert failed.stdout == ""
     assert failed.stderr.startswith("error: corpus.path: ") and str(missing) in failed.stderr
     assert failed.stderr.count("\n") == 1
-
-
-class Head:
-    """A head node of our own, as `ray start --head` makes it, that asks for a token."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.token = folder / "token"
-        self.token.write_text(secrets.token_hex(32))
-        self.token.chmod(0o600)
-        self.port, self.dashboard, client, agent = (free_port() for _ in range(4))
-        self.env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
-        # As cluster.yaml does on its nodes: `python` in a job is the one with the packages.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        subprocess.run(
-            [
-                RAY, "start", "--head", "--num-cpus=3", "--num-gpus=0",
-                f"--port={self.port}", f"--dashboard-port={self.dashboard}",
-                "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
-                f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
-                "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder / 'ray'}",
-                "--object-store-memory=200000000", "--disable-usage-stats",
-            ],
-            env=environment(**self.env, PATH=path), check=True, capture_output=True, text=True,
-            timeout=180,
-        )  # fmt: skip
-
-    @property
-    def address(self):
-        return f"127.0.0.1:{self.port}"
-
-    def submit(self, *arguments, timeout=400, **env):
-        return subprocess.run(
-            [
-                RAY, "job", "submit", "--address", f"http://127.0.0.1:{self.dashboard}",
-                "--working-dir", ".", "--", *map(str, arguments),
-            ],
-            cwd=REPOSITORY, env=environment(**env), text=True, capture_output=True, timeout=timeout,
-        )  # fmt: skip
-
-    def stop(self):
-        """End the processes that were started in our folder, by their ids."""
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            for pid in self._processes():
-                try:
-                    os.kill(pid, sign)
-                except ProcessLookupError:
-                    continue
-            until = time.monotonic() + 5
-            while self._processes() and time.monotonic() < until:
-                time.sleep(0.2)
-        assert not self._processes()
-
-    def _processes(self):
-        """Those whose command line or environment names our folder (workers change the former)."""
-        mark, found = str(self.folder).encode(), []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            try:
-                if entry.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                    continue
-                if any(
-                    mark in entry.joinpath(file).read_bytes() for file in ("cmdline", "environ")
-                ):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
