@@ -61,6 +61,7 @@ def _quick(store: Store) -> LocalObjects | S3Objects:
         return store.objects
     objects = S3Objects(store.uri, store.config)
     objects.client = client(store.config, attempts=3, timeout=REQUEST_SECONDS)
+    objects.patience = 0.0
     return objects
 
 

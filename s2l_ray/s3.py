@@ -1,13 +1,15 @@
 """Whole objects by name in an S3 bucket, below a prefix: the kind that a cluster's run lives in.
 
 Credentials come from the standard chain of the AWS libraries (environment, profile, instance
-role) and from nowhere else. Requests are tried again for about a minute and a half.
+role) and from nowhere else. A request that a store in trouble fails is made again for PATIENCE.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -24,7 +26,8 @@ from s2l_ray.config import StorageConfig
 
 Result = TypeVar("Result")
 
-ATTEMPTS = 12  # of a request
+PATIENCE = 300.0  # seconds, with a store that is away or in trouble
+ATTEMPTS = 5  # of a request, by the client itself
 LARGE = 64 << 20  # bytes: files above are uploaded in pieces of this size
 ABSENT = {"NoSuchKey", "404", "NotFound"}
 
@@ -40,7 +43,7 @@ class S3Objects:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.bucket, self.prefix, self.config = bucket, prefix.strip("/"), config
         self.conditional = True  # until the store says that it knows no conditional writes
-        self.client = client(config)
+        self.client, self.patience = client(config), PATIENCE
         self.extra: dict[str, str] = {}
         if config.encryption:
             self.extra["ServerSideEncryption"] = config.encryption
@@ -164,26 +167,22 @@ class S3Objects:
         return f"{key}/" if key else ""
 
     def _ask(self, what: str, request: Callable[[], Result]) -> Result:
-        """Make a request; again where an answer broke off, which the client does not try again."""
-        for attempt in range(ATTEMPTS):
+        """Make a request; for as long as the store is in trouble, again."""
+        began = time.monotonic()
+        for attempt in itertools.count():
             try:
                 return request()
-            except (
-                failures.ResponseStreamingError,
-                failures.IncompleteReadError,
-                failures.ReadTimeoutError,
-            ) as error:
-                if attempt == ATTEMPTS - 1:
-                    raise self._refusal(what, error) from error
-                time.sleep(random.random() * min(2**attempt, 20))
             except (failures.BotoCoreError, failures.ClientError) as error:
-                raise self._refusal(what, error) from error
+                if not _passes(error) or time.monotonic() - began > self.patience:
+                    raise self._refusal(what, error) from error
+                if attempt == 2:  # with the client's own, some ten times
+                    print(f"{self._refusal(what, error)}; trying on", file=sys.stderr, flush=True)
+                time.sleep(random.random() * min(2**attempt, 20))
         raise AssertionError
 
     def _refusal(self, what: str, error: Exception) -> OSError | NotImplementedError:
         where = f"s3://{self.bucket}/{self.prefix}"
-        code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-        status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code, status = _answer(error)
         if code in ABSENT and not what.startswith(("write", "create")):
             return FileNotFoundError(f"{where}: {what}: not there")
         if code in ("PreconditionFailed", "412"):
@@ -191,6 +190,25 @@ class S3Objects:
         if code == "NotImplemented" or status == 501:
             return NotImplementedError(f"{where}: {what}: not offered by this store")
         return StorageError(f"{where}: cannot {what}: {explain(error, self.bucket, self.config)}")
+
+
+def _answer(error: Exception) -> tuple[str, int]:
+    """The store's code and HTTP status; "" and 0 where there was no answer."""
+    if not isinstance(error, failures.ClientError):
+        return "", 0
+    code = error.response.get("Error", {}).get("Code", "")
+    return code, error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the error is of a kind that goes by: no connection, a broken answer, an overload."""
+    code, status = _answer(error)
+    if status:
+        return status in (408, 429) or (status >= 500 and status != 501) or code == "RequestTimeout"
+    return isinstance(
+        error,
+        (failures.ConnectionError, failures.HTTPClientError, failures.IncompleteReadError),
+    ) and not isinstance(error, failures.SSLError)
 
 
 def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 60) -> Any:
@@ -214,7 +232,7 @@ def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 
 
 def explain(error: Exception, bucket: str, config: StorageConfig) -> str:
     """What a failure of S3 means, in words that say what to mend."""
-    response = getattr(error, "response", {})
+    response = getattr(error, "response", None) or {}
     code = response.get("Error", {}).get("Code", "")
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     endpoint = config.endpoint or os.environ.get("AWS_ENDPOINT_URL") or "AWS"

@@ -110,13 +110,13 @@ class Ceph:
 
     def resume(self):
         self._run("radosgw", "-n", "client.rgw")
-        wait_for(self._answers, seconds=60)
+        wait_for(self.answers, seconds=60)
 
     def stop(self):
         for name in ("client.rgw", "osd.0", "mon.a"):
             self._kill(name)
 
-    def _answers(self):
+    def answers(self):
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:

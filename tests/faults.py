@@ -189,6 +189,7 @@ class Command:
         self.quick, self.have = Store(config["run_dir"]), set()
         if not self.quick.is_local:  # it must not wait for a store that is away
             self.quick.objects.client = client(StorageConfig(), attempts=1, timeout=1)
+            self.quick.objects.patience = 0.0
         self.file = self.folder / "config.yaml"
         self.file.write_text(yaml.safe_dump(config))
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -205,6 +206,10 @@ class Command:
                 cwd=REPOSITORY, env=self.env, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.began = time.monotonic()
+
+    def told(self):
+        """All that it wrote, over its starts."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob("log-*")))
 
     def stage(self):
         """The stage that runs just now: the first that run.json does not have yet."""
@@ -273,31 +278,27 @@ def inject(command, fault, ceph, draw):
     return True
 
 
-MEMORY = 0.8  # of this machine's: where Ray is told to kill a worker
-
-
 def exhaust_memory(command):
-    """Take memory until Ray kills one of its workers."""
-
-    def workers():
-        return {
-            process.pid
-            for kind in ("scoring actor", "training worker")
-            for process in command.processes(kind)
-        }
-
-    before = workers()
-    if not before:
+    """Take memory until Ray kills a worker for it, as its log tells; False if none was at work."""
+    kind = "training worker" if command.stage() == "proxy" else "scoring actor"
+    if not command.processes(kind):
         return False
-    need = int(MEMORY * get_system_memory()) - get_used_memory()
-    ballast = np.ones(max(need, 0) + (512 << 20), np.uint8)
-    until = time.monotonic() + 15
-    while before <= {process.pid for process in psutil.Process().children(recursive=True)}:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    del ballast
+    logs = Path(command.env["RAY_TMPDIR"], "ray", "session_latest", "logs")
+    killed, ballast, until = _killed_for_memory(logs), [], time.monotonic() + 60
+    while _killed_for_memory(logs) == killed:
+        assert time.monotonic() < until, "Ray does not mind"
+        ballast.append(np.ones(64 << 20, np.uint8))
     return True
+
+
+def _killed_for_memory(logs):
+    return (logs / "raylet.out").read_text().count("Selected to kill")
+
+
+def little_memory(gigabytes=6):
+    """The environment for a Ray that kills workers when so much more than now is used."""
+    threshold = (get_used_memory() + gigabytes * 2**30) / get_system_memory()
+    return {"RAY_memory_usage_threshold": f"{threshold:.3f}"}
 
 
 def disturbed(command, faults, ceph, draw, undisturbed=None):
@@ -327,6 +328,8 @@ def disturbed(command, faults, ceph, draw, undisturbed=None):
                 fault.done = True
                 TABLE[fault.kind, fault.stage].tried += 1
                 if fault.kind == "driver":
+                    while ceph and not ceph.answers():  # nobody submits to a store that is away
+                        time.sleep(0.2)
                     command.start()
         time.sleep(0.05)
     assert command.process.returncode == 0, command.log.read_text()
