@@ -34,7 +34,6 @@ def undisturbed(folder):
     config = faults.settings(folder / "local" / "run", folder / "corpus.jsonl")
     command = Command(folder / "local", config)
     faults.disturbed(command, [], None, random.Random(0))
-    print("seconds undisturbed:", command.spent)
     return command
 
 
@@ -82,9 +81,9 @@ def test_actors_die(undisturbed, folder, tmp_path, draw):
     # In a row at one place, so that only the first may be without progress after it.
     config["proxy"]["max_failures"] = 2
     wanted = [
-        *[Fault("training worker", "proxy") for _ in range(5)],
-        *[Fault("scoring actor", "losses") for _ in range(7)],
-        *[Fault("k-means actor", "clusters") for _ in range(7)],
+        *[Fault("training worker", "proxy") for _ in range(6)],
+        *[Fault("scoring actor", "losses") for _ in range(9)],
+        *[Fault("k-means actor", "clusters") for _ in range(10)],
     ]
     survives(Command(tmp_path, config), wanted, None, draw, undisturbed)
 
