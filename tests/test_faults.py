@@ -169,18 +169,25 @@ def test_the_store_is_in_trouble_and_no_secret_is_told(
             assert secret.encode() not in file.read_bytes(), file
 
 
-def test_a_target_is_trained_and_evaluated_through_deaths(undisturbed, folder, tmp_path, draw):
-    config = faults.settings(tmp_path / "run", folder / "corpus.jsonl")
+def test_a_target_is_trained_and_evaluated_through_deaths(
+    ceph, s3_uri, undisturbed, folder, tmp_path, draw
+):
+    config = faults.settings(s3_uri, folder / "corpus.jsonl")
     faults.write_corpus(tmp_path / "other.jsonl", count=100, seed=1)
     config["evaluation"] = {"files": {"other": str(tmp_path / "other.jsonl")}}
     config["target"] = {**config["proxy"], "num_checkpoints": None, "zero_stage": 2}
-    shutil.copytree(undisturbed.store.uri, tmp_path / "run")
-    command = Command(tmp_path, config, job="evaluate")
+    command, there = Command(tmp_path, config, job="evaluate"), Path(undisturbed.store.uri)
+    for file in there.rglob("*"):  # up to the selection it is done
+        if file.is_file():
+            command.store.objects.put_file(file, str(file.relative_to(there)))
     wanted = [
         *[Fault("driver", "targets"), Fault("training worker", "targets")],
         *[Fault("driver", "targets"), Fault("driver", "evaluations")],
     ]
-    survives(command, wanted, None, draw, undisturbed)
+    survives(command, wanted, ceph, draw, undisturbed)
+    told = command.told()
+    assert "reused: corpus, tokens, proxy, losses, trajectories, clusters, selections" in told
+    assert "nats per response token" in told
 
 
 DAMAGES = [

@@ -48,6 +48,7 @@ def last_lines(text):
     return dict(line.split(": ", 1) for line in text.strip().splitlines()[-2:])
 
 
+@pytest.mark.slow
 def test_select_without_a_cluster(selected, place):
     assert selected.returncode == 0, selected.stderr
     assert "Traceback" not in selected.stderr
