@@ -171,6 +171,11 @@ class Nodes:
             while True:
                 file.write(bytes(1 << 16))
 
+    def mend(self):
+        """Someone has made room."""
+        for disk in self.disks.values():
+            (disk / "ballast").unlink(missing_ok=True)
+
     def _unmount(self, node):
         subprocess.run(["umount", "--lazy", self.disks.pop(node)], check=True)
 
@@ -315,7 +320,10 @@ def disturbed(command, faults, ceph, draw, undisturbed=None):
             command.nodes.replace()
         stage = command.stage()
         now, place = time.monotonic(), STAGES.index(stage) if stage else len(STAGES)
-        reached = max(reached, min(place, len(STAGES) - 1))
+        if place > reached:
+            reached = min(place, len(STAGES) - 1)
+            if command.nodes:
+                command.nodes.mend()
         command.spent[STAGES[reached]] += now - before
         before = now
         while waiting and STAGES.index(waiting[0].stage) < place:

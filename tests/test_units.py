@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -49,6 +51,19 @@ class Full(Square):
         return super().__call__(unit)
 
 
+class Deadly(Square):
+    """Work that kills its process, the first time that it meets unit 3."""
+
+    def __call__(self, unit):
+        if unit["n"] == 3:
+            try:
+                (self.log / "killed").touch(exist_ok=False)
+            except FileExistsError:
+                return super().__call__(unit)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(unit)
+
+
 @pytest.fixture
 def square():
     """The class as a value: Ray's workers cannot import this file."""
@@ -81,6 +96,14 @@ def traces(log, kind):
 
 
 WANTED = {f"step-{n % 2}/part-{n}": [n * n] * n for n in range(5)}  # the first has no rows
+
+
+@pytest.mark.parametrize("workers", [None, WorkersConfig(num_workers=2)], ids=["task", "actor"])
+def test_what_a_killed_process_had_in_hand_is_done_again(local_ray, tmp_path, square, workers):
+    store = Store(tmp_path / "run")
+    manifest = run(store, Deadly, tmp_path / "log", workers=workers)
+    assert (tmp_path / "log" / "killed").exists()
+    assert squares(store, manifest) == WANTED
 
 
 def test_where_every_disk_is_full_the_node_is_named(local_ray, tmp_path, square, monkeypatch):
