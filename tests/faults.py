@@ -1,7 +1,6 @@
 """Runs in processes of their own, and faults that strike what they are made of (test_faults.py)."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import yaml
+from head import REPOSITORY, environment
 from ray._private.utils import get_system_memory, get_used_memory
 from ray.cluster_utils import Cluster
 
@@ -22,10 +22,9 @@ from s2l_ray.config import StorageConfig
 from s2l_ray.s3 import client
 from s2l_ray.store import Store
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = ("corpus", "tokens", "proxy", "losses", "trajectories", "clusters", "selections",
           "targets", "evaluations")  # fmt: skip
-# Whom a fault kills: the stage where it works, and what Ray calls its process.
+# Whom a fault kills, and what Ray calls its process.
 ACTORS = {
     "scoring actor": "MapWorker(MapBatches(_Worker))",
     "k-means actor": "_ChunkActor",
@@ -54,8 +53,6 @@ class Row:
 
 
 TABLE: dict[tuple[str, str], Row] = defaultdict(Row)
-
-
 REQUESTS: Counter[str] = Counter()  # of a run through a proxy, by what became of them
 
 
@@ -90,21 +87,18 @@ def write_corpus(path, count=400, seed=0):
 def settings(run_dir, corpus, **storage):
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
              "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
-    training = {
-        "max_steps": 120,
-        "global_batch_size": 16,
-        "micro_batch_size": 8,
-        "learning_rate": 0.01,
-        "resume_every": 10,
-        "workers": {"num_workers": 2},
-    }
     return {
         "name": "faults",
         "run_dir": str(run_dir),
         "corpus": {"path": str(corpus), "num_parts": 6},
         "prompt": {"template": "plain", "max_length": 64},
-        "proxy": training
-        | {
+        "proxy": {
+            "max_steps": 120,
+            "global_batch_size": 16,
+            "micro_batch_size": 8,
+            "learning_rate": 0.01,
+            "resume_every": 10,
+            "workers": {"num_workers": 2},
             "model": {"architecture": {"model_type": "gpt_neox"} | shape, "tokenizer_vocab": 320},
             "num_checkpoints": 4,
         },
@@ -120,8 +114,8 @@ class Nodes:
     """A cluster of a head without CPUs and two nodes of two, each with a small disk for its
     temporary files, that is this machine. Nodes are killed and new ones take their place."""
 
-    def __init__(self, folder, disk="64m"):
-        self.folder, self.disk, self.count, self.disks = Path(folder), disk, 0, {}
+    def __init__(self, folder):
+        self.folder, self.count, self.disks = Path(folder), 0, {}
         # A death is noticed in seconds, not in half a minute.
         health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
         self.cluster = Cluster(
@@ -137,9 +131,7 @@ class Nodes:
         self.count += 1
         disk = self.folder / f"disk-{self.count}"
         disk.mkdir()
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={self.disk}", "tmpfs", disk], check=True
-        )
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
         node = self.cluster.add_node(num_cpus=2, env_vars={"TMPDIR": str(disk)})
         self.disks[node] = disk
 
@@ -197,8 +189,7 @@ class Command:
             self.quick.objects.patience = 0.0
         self.file = self.folder / "config.yaml"
         self.file.write_text(yaml.safe_dump(config))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.env = kept | (nodes.env if nodes else {}) | (env or {})
+        self.env = environment(**(nodes.env if nodes else {}), **(env or {}))
         self.starts = 0
         self.spent = dict.fromkeys(STAGES, 0.0)  # seconds in each stage, over all starts
 

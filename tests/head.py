@@ -29,26 +29,25 @@ def command(name, *arguments, timeout=300, python=(), **env):
 class Head:
     """A head node of our own, as `ray start --head` makes it, that asks for a token."""
 
-    def __init__(self, folder, *options, num_cpus=3, port=None, **env):
+    def __init__(self, folder):
         self.folder = folder
         self.token = folder / "token"
         self.token.write_text(secrets.token_hex(32))
         self.token.chmod(0o600)
-        self.port = port or free_port()
-        self.dashboard, client, agent = (free_port() for _ in range(3))
+        self.port, self.dashboard, client, agent = (free_port() for _ in range(4))
         self.env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
         # As cluster.yaml does on its nodes: `python` in a job is the one with the packages.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         subprocess.run(
             [
-                RAY, "start", "--head", f"--num-cpus={num_cpus}", "--num-gpus=0",
+                RAY, "start", "--head", "--num-cpus=3", "--num-gpus=0",
                 f"--port={self.port}", f"--dashboard-port={self.dashboard}",
                 "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
                 f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
                 "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder / 'ray'}",
-                "--object-store-memory=200000000", "--disable-usage-stats", *options,
+                "--object-store-memory=200000000", "--disable-usage-stats",
             ],
-            env=environment(**self.env, **env, PATH=path), check=True, capture_output=True,
+            env=environment(**self.env, PATH=path), check=True, capture_output=True,
             text=True, timeout=180,
         )  # fmt: skip
 
@@ -68,17 +67,17 @@ class Head:
     def stop(self):
         """End the processes that were started in our folder, by their ids."""
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            for pid in self.processes():
+            for pid in self._processes():
                 try:
                     os.kill(pid, sign)
                 except ProcessLookupError:
                     continue
             until = time.monotonic() + 5
-            while self.processes() and time.monotonic() < until:
+            while self._processes() and time.monotonic() < until:
                 time.sleep(0.2)
-        assert not self.processes()
+        assert not self._processes()
 
-    def processes(self):
+    def _processes(self):
         """Those whose command line or environment names our folder (workers change the former)."""
         mark, found = str(self.folder).encode(), []
         for entry in Path("/proc").iterdir():
