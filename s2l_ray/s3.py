@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import boto3
 import botocore.exceptions as failures
+from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
@@ -87,18 +88,24 @@ class S3Objects:
         transfer = TransferConfig(multipart_threshold=LARGE, multipart_chunksize=LARGE)
 
         def upload() -> None:
-            self.client.upload_file(
-                str(local), self.bucket, self._key(name), ExtraArgs=self.extra, Config=transfer
-            )
+            try:
+                self.client.upload_file(
+                    str(local), self.bucket, self._key(name), ExtraArgs=self.extra, Config=transfer
+                )
+            except S3UploadFailedError as error:  # hides the store's answer
+                raise error.__context__ or error from None
 
         self._ask(f"write {name}", upload)
         return None
 
     def get_file(self, name: str, local: Path) -> None:
-        self._ask(
-            f"read {name}",
-            lambda: self.client.download_file(self.bucket, self._key(name), str(local)),
-        )
+        def download() -> None:
+            try:
+                self.client.download_file(self.bucket, self._key(name), str(local))
+            except RetriesExceededError as error:  # hides what broke off
+                raise error.last_exception from None
+
+        self._ask(f"read {name}", download)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of every object below a folder, by its name relative to the folder."""
