@@ -6,10 +6,7 @@ Shape suffixes: N examples, T checkpoints (losses per trajectory), K clusters.
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +14,7 @@ import pyarrow.compute as pc
 import ray
 from threadpoolctl import ThreadpoolController
 
-logger = logging.getLogger(__name__)
-
 _TILE_ROWS = 4096  # rows converted to float64 at a time: the tile and its distances fit in cache
-_START_SECONDS = 30.0
 
 
 def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,21 +48,21 @@ def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, n
     return cluster_id, squared
 
 
-@ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)
-class _ChunkActor:
+@ray.remote(num_cpus=1)
+class ChunkActor:
     """Works on chunks, each (first row, end row, [(object ref, start, stop), ...]).
 
-    The result of `run` depends on nothing but its arguments, so Ray may restart the actor and run
-    any call again; the chunks are not given to the constructor, since Ray 2.60 does not promise to
-    keep its arguments for a restart (it logs an error, ray issue 53727). Below `run` one method
-    per pass over a chunk; rows leave them as float64 less `mean_T`, and `centers_KT` are less
-    `mean_T` too, against cancellation.
+    The result of `run` depends on nothing but its arguments: any actor gives the same for a chunk.
+    Below `run` one method per pass over a chunk; rows leave them as float64 less `mean_T`, and
+    `centers_KT` are less `mean_T` too, against cancellation.
     """
 
     def __init__(self):
-        self._loaded = {}  # a cache by first row: every call to one actor is about one set of rows
+        self._loaded = {}  # by first row: every call to one actor is about one set of rows
 
     def run(self, chunks, method, *args) -> list:
+        for first_row in self._loaded.keys() - {chunk[0] for chunk in chunks}:
+            del self._loaded[first_row]  # another actor's by now
         return [getattr(self, method)(chunk, *args) for chunk in chunks]
 
     def _rows(self, chunk) -> np.ndarray:
@@ -141,40 +135,6 @@ class _ChunkActor:
             found += [(squared[n], row + n, cluster_id[n], tile_NT[n]) for n in top]
             row += len(tile_NT)
         return farthest_of(found, count)
-
-
-@contextmanager
-def actor_pool(chunks, num_actors) -> Iterator[Callable[..., list]]:
-    """Spread the chunks over actors; yields each_chunk(method, *args) -> results in row order."""
-    if num_actors is None:
-        num_actors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    num_actors = min(num_actors, len(chunks))
-    actor_class: Any = _ChunkActor
-    actors = [actor_class.remote() for _ in range(num_actors)]
-    shares = [ray.put(chunks[i::num_actors]) for i in range(num_actors)]
-
-    def each_chunk(method: str, *args: Any) -> list[Any]:
-        refs = [ray.put(arg) for arg in args]
-        try:
-            results = ray.get(
-                [
-                    actor.run.remote(share, method, *refs)
-                    for actor, share in zip(actors, shares, strict=True)
-                ]
-            )
-        except ValueError as error:  # Ray's own class: show what the user did, not its traceback
-            raise getattr(error, "cause", error) from None
-        return [results[i % num_actors][i // num_actors] for i in range(len(chunks))]
-
-    try:
-        started = [actor.__ray_ready__.remote() for actor in actors]
-        _, waiting = ray.wait(started, num_returns=num_actors, timeout=_START_SECONDS)
-        if waiting:
-            logger.warning("k-means: %d of %d actors wait for a CPU", len(waiting), num_actors)
-        yield each_chunk
-    finally:
-        for actor in actors:
-            ray.kill(actor)
 
 
 def chunks_of(X, chunk_rows: int) -> list:

@@ -27,7 +27,7 @@ from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted
 
 from s2l_ray.chunks import (
-    actor_pool,
+    ChunkActor,
     as_float_array,
     assign,
     check_column,
@@ -37,6 +37,7 @@ from s2l_ray.chunks import (
     not_finite,
     thread_pools,
 )
+from s2l_ray.pool import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class KMeans(ClusterMixin, BaseEstimator):
     """Lloyd's k-means on trajectories that live in Ray actors.
 
     Parameters have scikit-learn's meanings; `init` is "k-means++" or an array [K, T].
-    `num_actors` (one CPU each) defaults to one per CPU of the cluster, at most one per chunk.
+    `num_actors` (one CPU each) defaults to one per CPU of the cluster, at most one per chunk. The
+    first pass begins with those that have a CPU by then; others join as nodes come.
     `chunk_rows` is the unit of work and of summation: another value gives another rounding.
 
     After `fit`: `cluster_centers_` float64 [K, T], in the unit of the losses; `inertia_`, the sum
@@ -89,7 +91,8 @@ class KMeans(ClusterMixin, BaseEstimator):
         num_rows = chunks[-1][1]
         if self.n_clusters > num_rows:
             raise ValueError(f"n_clusters={self.n_clusters} needs as many rows, got {num_rows}")
-        with actor_pool(chunks, self.num_actors) as each_chunk:
+        with Pool(ChunkActor, chunks, self.num_actors) as pool:
+            each_chunk = pool.each_chunk
             mean_T = _check_rows(each_chunk, num_rows)
             init_KT = self._check_init(len(mean_T))
             _check_distinct(each_chunk, num_rows, self.n_clusters)
