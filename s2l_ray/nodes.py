@@ -1,4 +1,4 @@
-"""Nodes that are there and cannot work, since their own disk is full: work goes to the others."""
+"""Nodes that are there and cannot work: their own disk is full, or a dead training holds them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import errno
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from s2l_ray.config import WorkersConfig
 
@@ -65,3 +68,21 @@ def besides(full: dict[str, NodeFull], workers: WorkersConfig | None) -> dict[st
     if not others:
         raise next(reversed(full.values()))
     return {"ray.io/node-id": f"!in({','.join(full)})"}
+
+
+def release(before: set[str]) -> None:
+    """Free what trainings of this job reserved that are dead: placement groups that were not there
+    `before`, and in which nothing runs.
+
+    Ray Train 2.60 leaves it to an actor to do so when its controller dies. Where that one dies too,
+    as when Ray kills several processes for want of memory, the group would stay to the job's end
+    and the next attempt wait for its CPUs. A group of another training that is just starting may
+    be hit; that training then starts anew.
+    """
+    time.sleep(2.0)  # until all nodes have told what is free
+    free, job = ray.available_resources(), ray.get_runtime_context().get_job_id()
+    for name, group in placement_group_table().items():
+        wanted = sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
+        idle = group["state"] == "CREATED" and free.get(f"CPU_group_{name}", 0) >= wanted
+        if idle and name not in before and name.endswith(job):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))

@@ -19,10 +19,11 @@ import ray
 import ray.train
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util import placement_group_table
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.driver import say
-from s2l_ray.nodes import NodeFull, besides, own_disk
+from s2l_ray.nodes import NodeFull, besides, own_disk, release
 from s2l_ray.progress import Board, Progress, watch
 from s2l_ray.store import Damaged, Manifest, Part, Store
 from s2l_ray.units import KNOWN
@@ -68,19 +69,25 @@ def _fit(job: dict[str, Any], label: str) -> None:
     """Train to the end: where workers die, again from the last resume point on."""
     config: TrainingConfig = job["config"]
     full, deaths, reached = dict[str, NodeFull](), 0, -1
+    before = set(placement_group_table())
     while True:
         try:
             return _fit_once(job, besides(full, config.workers))
         except NodeFull as error:
             full[error.node] = error
             say(f"{label}: {error}; training goes on without this node")
-        except ray.train.WorkerGroupError as error:
+        except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
             step = last_resume_point(job["store"], job["folder"])["step"]
             deaths, reached = deaths + 1 if step == reached else 1, step
             if deaths > config.max_failures >= 0:
                 raise
-            why = str(next(iter(error.worker_failures.values()))).partition("\n")[0]
-            say(f"{label}: a worker failed ({why}); going on from step {step:,}")
+            if isinstance(error, ray.train.WorkerGroupError):
+                who, why = "a worker", next(iter(error.worker_failures.values()))
+            else:
+                who, why = "Ray Train's controller", error.controller_failure
+            why = str(why).partition("\n")[0]
+            say(f"{label}: {who} failed ({why}); going on from step {step:,}")
+            release(before)
 
 
 def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
