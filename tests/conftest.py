@@ -4,7 +4,9 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import uuid
+from pathlib import Path
 
 import boto3
 import numpy as np
@@ -30,6 +32,15 @@ def local_ray():
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def tmp_ray():
+    """A folder of our own for Ray's sessions: another Ray of this machine is not met. Short, since
+    sockets lie in it."""
+    folder = Path(tempfile.mkdtemp(prefix="s2l", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

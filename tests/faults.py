@@ -27,7 +27,7 @@ STAGES = ("corpus", "tokens", "proxy", "losses", "trajectories", "clusters", "se
 # Whom a fault kills, and what Ray calls its process.
 ACTORS = {
     "scoring actor": "MapWorker(MapBatches(_Worker))",
-    "k-means actor": "_ChunkActor",
+    "k-means actor": "ChunkActor",
     "training worker": "RayTrainWorker",
 }
 DEATHS = ("driver", "node")
@@ -158,10 +158,13 @@ class Nodes:
             self.add()
 
     def fill(self, node):
-        """Nothing more can be written to the node's disk."""
-        with open(self.disks[node] / "ballast", "wb") as file, suppress(OSError):
-            while True:
-                file.write(bytes(1 << 16))
+        """Leave no room for a model on the node's disk; Python's tempfile leaves a disk that has
+        none at all before it is first used."""
+        with open(self.disks[node] / "ballast", "wb", buffering=0) as file:
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(1 << 16))
+            file.truncate(file.tell() - (1 << 14))
 
     def mend(self):
         """Someone has made room."""

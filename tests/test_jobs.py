@@ -30,15 +30,6 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tmp_ray():
-    """A folder of our own for Ray's sessions: another Ray of this machine is not met. Short, since
-    sockets lie in it."""
-    folder = Path(tempfile.mkdtemp(prefix="s2l", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
 def selected(place, tmp_ray):
     """jobs/select.py on this machine, without a cluster."""
     return command("select", place / "config.yaml", "name=typed", RAY_TMPDIR=str(tmp_ray))
