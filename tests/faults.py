@@ -111,10 +111,10 @@ def settings(run_dir, corpus, **storage):
 
 
 class Nodes:
-    """A cluster of a head without CPUs and two nodes of two, each with a small disk for its
-    temporary files, that is this machine. Nodes are killed and new ones take their place."""
+    """A cluster of a head without CPUs and nodes of two, each with a small disk for its temporary
+    files, that is this machine. Nodes are killed and new ones take their place."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, count=2):
         self.folder, self.count, self.disks = Path(folder), 0, {}
         # A death is noticed in seconds, not in half a minute.
         health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
@@ -124,7 +124,7 @@ class Nodes:
         )
         self.env = {"RAY_ADDRESS": self.cluster.address}
         self.due = []  # when new nodes come
-        for _ in range(2):
+        for _ in range(count):
             self.add()
 
     def add(self):

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import faults
@@ -103,6 +104,39 @@ def test_a_disk_is_full(ceph, in_s3, undisturbed, nodes, tmp_path, draw):
     assert told.count("No space left on device") == 2, told
     assert "training goes on without this node" in told
     assert "its parts go to other nodes" in told
+
+
+def test_a_node_joins_and_the_first_one_leaves(folder, tmp_path):
+    config = faults.settings(tmp_path / "run", folder / "corpus.jsonl")
+    whole_node = {"num_workers": 1, "cpus_per_worker": 2}
+    # Ray Train looks for more workers once a minute: long enough for that.
+    config["proxy"] |= {"workers": whole_node, "max_workers": 2, "max_steps": 2500}
+    config["trajectories"] = {"workers": whole_node, "max_workers": 2}
+    nodes = Nodes(tmp_path, count=1)
+    [first] = nodes.disks
+    command = Command(tmp_path, config, nodes=nodes)
+    command.start()
+    trainers, joined, left = 0, None, False
+    try:
+        while command.process.poll() is None:
+            assert time.monotonic() - command.began < faults.LIMIT, command.told()
+            stage = command.stage()
+            if stage == "proxy" and not joined and command.processes("training worker"):
+                nodes.add()
+                joined = True
+            if stage == "proxy":
+                trainers = max(trainers, len(command.processes("training worker")))
+            if stage == "losses" and not left and len(command.processes("scoring actor")) == 2:
+                nodes.kill(first)
+                left = True
+            time.sleep(0.2)
+    finally:
+        nodes.stop()
+    assert command.process.returncode == 0, command.told()
+    assert trainers == 2 and left, command.told()
+    faults.check(command.store)
+    proxy = command.store.manifest(command.store.read_json("run.json")["current"]["proxy"])
+    assert proxy.info["workers"] == 2 and proxy.info["step"] == 2500
 
 
 def test_memory_runs_out(undisturbed, folder, tmp_path, draw, tmp_ray):
