@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,8 @@ import pyarrow.compute as pc
 import ray
 from threadpoolctl import ThreadpoolController
 
-_TILE_ROWS = 4096  # rows converted to float64 at a time: the tile and its distances fit in cache
+_TILE_ROWS = 4096  # rows converted to float64 at a time
+_SCORES = 2**17  # distances taken at a time: they fit in cache
 
 
 def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,22 +33,67 @@ def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, n
     # Any common offset keeps the distances; this one keeps |c|^2 - 2xc from cancelling.
     offset_T = centers_KT.mean(axis=0)
     centers_KT = centers_KT - offset_T
-    norm_K = (centers_KT**2).sum(axis=1)
-    minus_2c_TK = np.ascontiguousarray(-2.0 * centers_KT.T)
     cluster_id = np.empty(len(losses_NT), dtype=np.int32)
     squared = np.empty(len(losses_NT))
-    with thread_pools().limit(limits=1), np.errstate(invalid="ignore"):
-        for tile in _tiles_of(losses_NT):
-            x_NT = losses_NT[tile].astype(np.float64, order="C") - offset_T
-            score_NK = x_NT @ minus_2c_TK
-            score_NK += norm_K
-            cluster_id[tile] = score_NK.argmin(axis=1)
-            # Taken directly, not from the score: exact even where the distance is tiny.
-            squared[tile] = ((x_NT - centers_KT[cluster_id[tile]]) ** 2).sum(axis=1)
+    first = 0
+    with _one_thread():
+        for x_NT, found, _ in _nearest(
+            _with_ones(losses_NT, offset_T, len(centers_KT)), centers_KT
+        ):
+            tile = slice(first, first + len(found))
+            cluster_id[tile] = found
+            # Taken directly, not from the product: exact even where the distance is tiny.
+            from_NT = x_NT - centers_KT[found]
+            squared[tile] = np.einsum("nt,nt->n", from_NT, from_NT)
+            first = tile.stop
     bad = np.flatnonzero(~np.isfinite(squared))
     if bad.size:
         raise ValueError(not_finite(bad.size, len(losses_NT), bad[0]))
     return cluster_id, squared
+
+
+class Sample(NamedTuple):
+    """Which rows are drawn: about `rows` of `of_rows`, whose inertia about their mean is given."""
+
+    rows: int
+    of_rows: int
+    inertia: float
+    seed: int
+
+
+def _with_ones(losses_NT: np.ndarray, offset_T: np.ndarray, K: int) -> Iterator[np.ndarray]:
+    """Tiles [n, T + 1] of the rows less an offset, float64, with a last column of ones. The tiles
+    share memory."""
+    rows = _tile_rows(K)
+    x1_NT = np.ones((rows, losses_NT.shape[1] + 1))
+    for first in range(0, len(losses_NT), rows):
+        tile = losses_NT[first : first + rows]
+        np.subtract(tile, offset_T, out=x1_NT[: len(tile), :-1])
+        yield x1_NT[: len(tile)]
+
+
+def _nearest(tiles, centers_KT: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """For each tile of `_with_ones`: its rows, their nearest centers, ties to the lowest, and the
+    squared distance to it less the row's square."""
+    # [x, 1] times this is |c|^2 - 2xc.
+    squares_K = (centers_KT**2).sum(axis=1)
+    product_TK = np.ascontiguousarray(np.vstack([-2.0 * centers_KT.T, squares_K]))
+    score_NK = np.empty((_tile_rows(len(centers_KT)), len(centers_KT)))
+    for x1_NT in tiles:
+        np.matmul(x1_NT, product_TK, out=score_NK[: len(x1_NT)])
+        nearest = score_NK[: len(x1_NT)].argmin(axis=1)
+        yield x1_NT[:, :-1], nearest, score_NK[np.arange(len(x1_NT)), nearest]
+
+
+def _tile_rows(K: int) -> int:
+    return max(64, min(2048, 2 ** int(np.log2(_SCORES / K))))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Actors have a CPU each; and no result depends on how many threads there are."""
+    with thread_pools().limit(limits=1), np.errstate(invalid="ignore"):
+        yield
 
 
 @ray.remote(num_cpus=1)
@@ -59,10 +107,12 @@ class ChunkActor:
 
     def __init__(self):
         self._loaded = {}  # by first row: every call to one actor is about one set of rows
+        self._sampled = {}  # by first row and size of the whole sample, of one size at a time
 
     def run(self, chunks, method, *args) -> list:
         for first_row in self._loaded.keys() - {chunk[0] for chunk in chunks}:
             del self._loaded[first_row]  # another actor's by now
+            self._sampled = {k: v for k, v in self._sampled.items() if k[0] != first_row}
         return [getattr(self, method)(chunk, *args) for chunk in chunks]
 
     def _rows(self, chunk) -> np.ndarray:
@@ -88,6 +138,48 @@ class ChunkActor:
         for tile in _tiles_of(losses_NT):
             yield losses_NT[tile].astype(np.float64, order="C") - mean_T
 
+    def sample(self, chunk, mean_T, sample):
+        """Rows drawn from the chunk [N, T], and weights [N] that make up for those left out.
+
+        A row is drawn by its share in `sample.rows`, of which it gets one half for being there and
+        one for its squared distance from the mean (Bachem, Lucic, Krause 2018, lightweight
+        coresets): far rows, which decide about k-means, are not missed.
+        """
+        key = chunk[0], sample.rows
+        if key not in self._sampled:
+            squared = np.concatenate(
+                [np.einsum("nt,nt->n", tile, tile) for tile in self._tiles(chunk, mean_T)]
+            )
+            chance = (
+                sample.rows * 0.5 * (1 / sample.of_rows + squared / max(sample.inertia, 1e-300))
+            )
+            chance = np.minimum(chance, 1.0)
+            draws = np.random.default_rng([sample.seed, sample.rows, chunk[0]])
+            drawn = np.flatnonzero(draws.random(len(chance)) < chance)
+            x1_NT = np.ones((len(drawn), len(mean_T) + 1))
+            np.subtract(self._rows(chunk)[drawn], mean_T, out=x1_NT[:, :-1])
+            self._sampled = {k: v for k, v in self._sampled.items() if k[1] == sample.rows}
+            self._sampled[key] = x1_NT, 1 / chance[drawn]
+        x1_NT, weight_N = self._sampled[key]
+        return x1_NT[:, :-1], weight_N
+
+    def _members(self, chunk, mean_T, centers_KT, sample):
+        """What `_nearest` yields for rows less mean_T, and their weights (None: one each)."""
+        if sample is None:
+            tiles = _with_ones(self._rows(chunk), mean_T, len(centers_KT))
+            for members in _nearest(tiles, centers_KT):
+                yield *members, None
+        else:
+            _, weight_N = self.sample(chunk, mean_T, sample)
+            x1_NT, _ = self._sampled[chunk[0], sample.rows]
+            rows = _tile_rows(len(centers_KT))
+            tiles = (x1_NT[first : first + rows] for first in range(0, len(x1_NT), rows))
+            first = 0
+            for members in _nearest(tiles, centers_KT):
+                count = len(members[0])
+                yield *members, weight_N[first : first + count]
+                first += count
+
     def inspect(self, chunk):
         """(losses per row, rows with NaN or inf, the first of them, sum of the rows [T])"""
         losses_NT = self._rows(chunk)
@@ -109,31 +201,33 @@ class ChunkActor:
     def squared_deviations(self, chunk, mean_T):
         return sum((tile_NT**2).sum(axis=0) for tile_NT in self._tiles(chunk, mean_T))
 
-    def gather(self, chunk, mean_T, row_N):
-        """The rows of the ascending global indices `row_N` that lie in the chunk."""
-        first, end = np.searchsorted(row_N, chunk[:2])
-        return self._rows(chunk)[row_N[first:end] - chunk[0]].astype(np.float64) - mean_T
-
-    def partials(self, chunk, mean_T, centers_KT):
-        """(sum of the members of each cluster [K, T], their counts [K], inertia)"""
+    def partials(self, chunk, mean_T, centers_KT, sample):
+        """(sum of the members of each cluster [K, T], their weights [K], inertia less that of one
+        center at the mean)"""
         K, T = centers_KT.shape
-        sum_KT, count_K, inertia = np.zeros((K, T)), np.zeros(K, dtype=np.int64), 0.0
-        for tile_NT in self._tiles(chunk, mean_T):
-            cluster_id, squared = assign(tile_NT, centers_KT)
-            for t in range(T):
-                sum_KT[:, t] += np.bincount(cluster_id, tile_NT[:, t], minlength=K)
-            count_K += np.bincount(cluster_id, minlength=K)
-            inertia += float(squared.sum())
-        return sum_KT, count_K, inertia
+        sum_KT, weight_K, gain = np.zeros((K, T)), np.zeros(K), 0.0
+        with _one_thread():
+            for x_NT, cluster_id, score, weight in self._members(chunk, mean_T, centers_KT, sample):
+                for t in range(T):
+                    x_N = x_NT[:, t] if weight is None else x_NT[:, t] * weight
+                    sum_KT[:, t] += np.bincount(cluster_id, x_N, minlength=K)
+                weight_K += np.bincount(cluster_id, weight, minlength=K)
+                gain += float(score.sum() if weight is None else score @ weight)
+        return sum_KT, weight_K, gain
 
-    def farthest(self, chunk, mean_T, centers_KT, count):
-        """The rows farthest from their centers: (distance^2, global row, cluster, row [T])"""
+    def inertia(self, chunk, mean_T, centers_KT):
+        return sum(float(assign(x_NT, centers_KT)[1].sum()) for x_NT in self._tiles(chunk, mean_T))
+
+    def farthest(self, chunk, mean_T, centers_KT, sample, count):
+        """The rows farthest from their centers: (distance^2, a number in row order, cluster,
+        row [T], weight)"""
         found, row = [], chunk[0]
-        for tile_NT in self._tiles(chunk, mean_T):
-            cluster_id, squared = assign(tile_NT, centers_KT)
+        for x_NT, cluster_id, _, weight in self._members(chunk, mean_T, centers_KT, sample):
+            squared = ((x_NT - centers_KT[cluster_id]) ** 2).sum(axis=1)
             top = np.argsort(-squared, kind="stable")[:count]
-            found += [(squared[n], row + n, cluster_id[n], tile_NT[n]) for n in top]
-            row += len(tile_NT)
+            weight = np.ones(len(x_NT)) if weight is None else weight
+            found += [(squared[n], row + n, cluster_id[n], x_NT[n].copy(), weight[n]) for n in top]
+            row += len(x_NT)
         return farthest_of(found, count)
 
 

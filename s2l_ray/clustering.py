@@ -83,25 +83,28 @@ class _Resume:
         self.store, self.folder, self.unit = store, f"{folder}/resume", f"kmeans-{number:03d}"
         self.files = [name for name in store.names(self.folder) if name.startswith(self.unit)]
 
-    def keep(self, state: tuple[int, np.ndarray]) -> None:
-        iteration, centers_KT = state
+    def keep(self, state: tuple[int, int, float, np.ndarray]) -> None:
+        phase, iteration, gain, centers_KT = state
         width = centers_KT.shape[1]
         centers = pa.FixedSizeListArray.from_arrays(pa.array(centers_KT.reshape(-1)), width)
         part = self.store.write_part(
-            pa.table({"losses": centers}), self.folder, self.unit, stats={"iteration": iteration}
+            pa.table({"losses": centers}),
+            self.folder,
+            self.unit,
+            stats={"phase": phase, "iteration": iteration, "gain": gain},
         )
         for file in set(self.files) - {part.file}:
             self.store.remove(self.folder, file)
         self.files = [part.file]
 
-    def read(self) -> tuple[int, np.ndarray] | None:
+    def read(self) -> tuple[int, int, float, np.ndarray] | None:
         found = [self.store.found_part(self.folder, file) for file in self.files]
-        whole = [part for part in found if part is not None]
-        if not whole:
+        kept = [part for part in found if part is not None]
+        if not kept:
             return None
-        last = max(whole, key=lambda part: part.stats["iteration"])
-        table = self.store.read_part(self.folder, last)
-        return last.stats["iteration"], losses_array(table).astype(np.float64)
+        last = max(kept, key=lambda part: (part.stats["phase"], part.stats["iteration"]))
+        centers_KT = losses_array(self.store.read_part(self.folder, last)).astype(np.float64)
+        return *(last.stats[name] for name in ("phase", "iteration", "gain")), centers_KT
 
 
 def read_centers(store: Store, clusters: Manifest) -> np.ndarray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from functools import partial
 from itertools import chain
 from numbers import Integral
 
@@ -20,14 +21,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.cluster import kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted
 
 from s2l_ray.chunks import (
     ChunkActor,
+    Sample,
     as_float_array,
     assign,
     check_column,
@@ -41,7 +43,10 @@ from s2l_ray.pool import Pool
 
 logger = logging.getLogger(__name__)
 
-_INIT_ROWS = 2**18  # rows that k-means++ looks at, on the driver
+_SEED_ROWS = 2**15  # that k-means begins with, on the driver; at least so many
+_SEED_ROWS_PER_CLUSTER = 100
+_SEEDINGS, _SEED_ITERATIONS = 4, 20  # short runs on these, of which the best is taken
+_GROWTH = 4  # from one sample to the next
 _LOG_SECONDS = 5.0
 
 
@@ -53,8 +58,13 @@ class KMeans(ClusterMixin, BaseEstimator):
     first pass begins with those that have a CPU by then; others join as nodes come.
     `chunk_rows` is the unit of work and of summation: another value gives another rounding.
 
+    Of many rows with k-means++, most iterations run on samples that grow (ChunkActor.sample says how
+    they are drawn) and only the last ones on all rows; `max_iter` holds for each sample. Then `fit`
+    also stops where an iteration over all rows lowers the inertia by less than the share `tol`.
+
     After `fit`: `cluster_centers_` float64 [K, T], in the unit of the losses; `inertia_`, the sum
-    of squared distances to the nearest of these centers; `n_iter_`; `n_features_in_` (T).
+    of squared distances to the nearest of these centers; `n_iter_`, iterations over all rows;
+    `n_features_in_` (T).
     """
 
     def __init__(
@@ -79,9 +89,10 @@ class KMeans(ClusterMixin, BaseEstimator):
     def fit(self, X, y=None, *, state=None, keep=None) -> KMeans:
         """Learn the centers of X: an array [N, T], or a Dataset with a list column `losses`.
 
-        After every iteration but the last `keep(state)` is called, if given: (iteration, centers
-        less their data's mean, float64 [K, T]). A fit of the same X that gets such a `state` goes
-        on after that iteration and ends with the same bits.
+        After every iteration but the last `keep(state)` is called, if given: (phase, iteration,
+        what the inertia was less than about one center, centers less their data's mean, float64
+        [K, T]). A fit of the same X that gets such a `state` goes on after that iteration and ends
+        with the same bits.
 
         Raises ValueError if a parameter or the data cannot be used: no rows, rows of unequal
         length, NaN or inf, or fewer distinct rows than clusters.
@@ -97,19 +108,29 @@ class KMeans(ClusterMixin, BaseEstimator):
             init_KT = self._check_init(len(mean_T))
             _check_distinct(each_chunk, num_rows, self.n_clusters)
             variance_T = sum(each_chunk("squared_deviations", mean_T)) / num_rows
-            done, centers_KT = state or (0, None)
-            if centers_KT is not None:
-                init_KT = centers_KT
-            elif init_KT is None:
-                init_KT = _plusplus(
-                    each_chunk, mean_T, num_rows, self.n_clusters, self.random_state
-                )
-            else:
-                init_KT = init_KT - mean_T
             tolerance = self.tol * float(variance_T.mean())
-            centers_KT, self.inertia_, self.n_iter_ = _lloyd(
-                each_chunk, mean_T, init_KT, range(done + 1, self.max_iter + 1), tolerance, keep
-            )
+            random_state = check_random_state(self.random_state)
+            inertia = float(variance_T.sum()) * num_rows
+            samples = _samples(inertia, num_rows, self.n_clusters, random_state)
+            phases = samples[1:] if init_KT is None else []
+            if state is not None:
+                begin, done, before, centers_KT = state
+            elif init_KT is not None:
+                begin, done, before, centers_KT = 0, 0, np.inf, init_KT - mean_T
+            else:
+                begin, done, before = 0, 0, np.inf
+                centers_KT = _seed(each_chunk, mean_T, samples[0], self.n_clusters, random_state)
+            for phase, sample in list(enumerate([*phases, None]))[begin:]:
+                iterations = range(done + 1, self.max_iter + 1)
+                least = 0.0  # scikit-learn's rule alone
+                if phases:  # the more rows, the sooner it is enough
+                    least = self.tol * (sample.rows / num_rows if sample else 1.0)
+                centers_KT, self.n_iter_ = _lloyd(
+                    each_chunk, mean_T, centers_KT, sample, iterations, tolerance, inertia=inertia,
+                    least=least, before=before, keep=keep and partial(_keep, keep, phase),
+                )  # fmt: skip
+                done, before = 0, np.inf
+            self.inertia_ = sum(each_chunk("inertia", mean_T, centers_KT))
         self.cluster_centers_ = centers_KT + mean_T
         self.n_features_in_ = len(mean_T)
         return self
@@ -191,61 +212,90 @@ def _check_distinct(each_chunk, num_rows: int, n_clusters: int) -> None:
         )
 
 
-def _plusplus(each_chunk, mean_T, num_rows, n_clusters, random_state) -> np.ndarray:
-    """k-means++ centers (less mean_T) from all rows, or a uniform sample of _INIT_ROWS of them.
+def _samples(inertia, num_rows, n_clusters, random_state) -> list[Sample]:
+    """The samples that k-means looks at before it looks at all rows: the first to begin with, the
+    others growing. Of few rows there is one sample, and that is all of them."""
+    rows = max(_SEED_ROWS, _SEED_ROWS_PER_CLUSTER * n_clusters)
+    if num_rows <= rows:
+        return [Sample(2 * num_rows, num_rows, inertia, 0)]
+    seed, samples = int(random_state.randint(2**31)), list[Sample]()
+    while not samples or 2 * rows <= num_rows:
+        samples.append(Sample(rows, num_rows, inertia, seed))
+        rows *= _GROWTH
+    return samples
+
+
+def _seed(each_chunk, mean_T, sample, n_clusters, random_state) -> np.ndarray:
+    """Centers (less mean_T) to begin with: k-means++ where the sample is all rows, otherwise the
+    best of a few short runs of k-means on it.
 
     On loss trajectories, which have heavy tails, initialisation decides how good k-means ends.
     """
-    random_state = check_random_state(random_state)
-    sample_rows = max(_INIT_ROWS, n_clusters)
-    if num_rows <= sample_rows:
-        row_N = np.arange(num_rows)
-    else:
-        row_N = sample_without_replacement(num_rows, sample_rows, random_state=random_state)
-        row_N.sort()
-    sample_NT = np.concatenate(each_chunk("gather", mean_T, row_N))
+    rows, weights = zip(*each_chunk("sample", mean_T, sample), strict=True)
+    sample_NT, weight_N = np.concatenate(rows), np.concatenate(weights)
     with thread_pools().limit(limits=1):
-        return kmeans_plusplus(sample_NT, n_clusters, random_state=random_state)[0]
+        if (weight_N == 1).all():
+            return kmeans_plusplus(sample_NT, n_clusters, random_state=random_state)[0]
+        short = SklearnKMeans(
+            n_clusters, n_init=_SEEDINGS, max_iter=_SEED_ITERATIONS, random_state=random_state
+        )
+        return short.fit(sample_NT, sample_weight=weight_N).cluster_centers_
+
+
+def _keep(keep, phase, *state) -> None:
+    keep((phase, *state))
 
 
 def _lloyd(
-    each_chunk, mean_T, centers_KT, iterations, tolerance, keep
-) -> tuple[np.ndarray, float, int]:
-    """(centers [K, T] less mean_T, their inertia, iterations), stopping as scikit-learn does."""
+    each_chunk, mean_T, centers_KT, sample, iterations, tolerance, *, inertia, least, before, keep
+) -> tuple[np.ndarray, int]:
+    """(centers [K, T] less mean_T, iterations). Stops as scikit-learn does, at a squared shift of
+    all centers of at most `tolerance`; or where an iteration lowered the inertia by less than
+    `least` of itself. `inertia`: that of all rows about their mean; `before`: by how much less it
+    was (so far below zero) an iteration before.
+    """
     logged = time.monotonic()
     for iteration in iterations:
-        sum_KT, count_K, inertia = _reduce(each_chunk("partials", mean_T, centers_KT))
-        empty = np.flatnonzero(count_K == 0)
+        sum_KT, weight_K, gain = _reduce(each_chunk("partials", mean_T, centers_KT, sample))
+        empty = np.flatnonzero(weight_K == 0)
         if empty.size:
-            found = chain.from_iterable(each_chunk("farthest", mean_T, centers_KT, empty.size))
-            for k, (_, _, old, row_T) in zip(empty, farthest_of(found, empty.size), strict=True):
-                sum_KT[old] -= row_T
-                count_K[old] -= 1
-                sum_KT[k], count_K[k] = row_T, 1
-        new_KT = sum_KT / np.maximum(count_K, 1)[:, None]
+            found = chain.from_iterable(
+                each_chunk("farthest", mean_T, centers_KT, sample, empty.size)
+            )
+            for k, (_, _, old, row_T, weight) in zip(
+                empty, farthest_of(found, empty.size), strict=False
+            ):
+                sum_KT[old] -= weight * row_T
+                weight_K[old] -= weight
+                sum_KT[k], weight_K[k] = weight * row_T, weight
         # A cluster whose only member was moved away joins the largest one for now.
-        new_KT[count_K == 0] = new_KT[count_K.argmax()]
+        gone = weight_K < 0.5  # no row weighs less than one
+        new_KT = sum_KT / np.where(gone, 1.0, weight_K)[:, None]
+        new_KT[gone] = new_KT[weight_K.argmax()]
         shift = float(((new_KT - centers_KT) ** 2).sum())
         centers_KT = new_KT
         if time.monotonic() - logged >= _LOG_SECONDS:
             logged = time.monotonic()
             logger.info(
-                "k-means iteration %d: inertia %.6g, squared center shift %.3g (stops at %.3g)",
-                *(iteration, inertia, shift, tolerance),
+                "k-means iteration %d%s: squared center shift %.3g (stops at %.3g)",
+                iteration,
+                "" if sample is None else f" on {sample.rows:,} rows",
+                *(shift, tolerance),
             )
-        if shift <= tolerance:
+        if shift <= tolerance or before - gain < least * (inertia + gain):
             break
+        before = gain
         if keep is not None and iteration != iterations[-1]:
-            keep((iteration, centers_KT))
+            keep(iteration, before, centers_KT)
     else:
-        warnings.warn(
-            f"k-means stopped at max_iter={iteration}: squared center shift {shift:.3g}, "
-            f"wanted at most {tolerance:.3g}",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    _, _, inertia = _reduce(each_chunk("partials", mean_T, centers_KT))
-    return centers_KT, inertia, iteration
+        if sample is None:
+            warnings.warn(
+                f"k-means stopped at max_iter={iteration}: squared center shift {shift:.3g}, "
+                f"wanted at most {tolerance:.3g}",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+    return centers_KT, iteration
 
 
 def _reduce(partials) -> tuple:

@@ -16,6 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 30.0  # that the first pass waits for more actors than one
+_INLINE_BYTES = 2**16  # Ray's own limit is 100 KB
 _MAX_DEATHS = 10  # in a row, without a chunk done between them
 
 
@@ -46,7 +47,8 @@ class Pool:
         Raises the ValueError of a chunk as it was, and Ray's error where actors die again and again
         and nothing is done.
         """
-        refs = [ray.put(arg) for arg in args]
+        # Small ones travel with the call; the others are sent once to each node.
+        sent = [ray.put(arg) if getattr(arg, "nbytes", 0) > _INLINE_BYTES else arg for arg in args]
         results: list[Any] = [None] * len(self.chunks)
         todo = list(range(len(self.chunks)))
         while todo:
@@ -54,7 +56,7 @@ class Pool:
             count = len(self.ready)
             indices = [todo[n::count] for n in range(count)]
             calls = [
-                actor.run.remote(share, method, *refs)
+                actor.run.remote(share, method, *sent)
                 for actor, share in zip(self.ready, self._shares(todo, indices), strict=True)
             ]
             todo = []

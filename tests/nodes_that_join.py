@@ -43,7 +43,7 @@ def main():
     actors = {}
 
     def keep(state):
-        iteration = state[0]
+        iteration = state[1]
         if iteration in (1, 5, 9):
             actors[iteration] = alive_actors()
         if iteration == 3:

@@ -63,7 +63,7 @@ def test_a_stopped_stage_goes_on_at_its_last_iteration(local_ray, store, by_sour
 
     def die_at_the_fourth(self, state):
         keep(self, state)
-        kept.append(state[0])
+        kept.append(state[1])
         if len(kept) == 4:
             raise KeyboardInterrupt
 

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from s2l_ray import chunks, kmeans
 from s2l_ray.chunks import assign
 from s2l_ray.kmeans import KMeans
+from s2l_ray.pool import Pool
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -159,13 +160,38 @@ def test_plusplus_is_as_good_as_sklearn_and_repeatable(monkeypatch):
     oracle = SklearnKMeans(12, n_init=1, random_state=5).fit(X.astype(np.float64))
     ours = small(init="k-means++", random_state=5).fit(X)
     assert ours.inertia_ <= 1.05 * oracle.inertia_
-    monkeypatch.setattr(kmeans, "_INIT_ROWS", 1000)
-    sampled = small(init="k-means++", random_state=5).fit(X)
-    assert sampled.inertia_ != ours.inertia_
-    assert sampled.inertia_ <= 1.05 * oracle.inertia_
-    dataset = dataset_of(X).repartition(3)
-    again = small(init="k-means++", random_state=np.random.RandomState(5), num_actors=2)
-    assert_same_fit(again.fit(dataset), sampled)
+
+
+def test_samples_that_grow_lead_to_the_same_optimum_and_are_repeatable(monkeypatch):
+    for name, value in {"_SEED_ROWS": 200, "_SEED_ROWS_PER_CLUSTER": 1, "_GROWTH": 3}.items():
+        monkeypatch.setattr(kmeans, name, value)
+    oracle = SklearnKMeans(12, n_init=10, random_state=5).fit(X.astype(np.float64))
+    settings, states = {"init": "k-means++", "tol": 1e-6, "chunk_rows": 500}, []
+    sampled = small(**settings, random_state=5).fit(X, keep=states.append)
+    assert sampled.inertia_ <= 1.02 * oracle.inertia_
+    assert {phase for phase, *_ in states} == {0, 1}  # 600 rows, then all
+    again = small(**settings, random_state=np.random.RandomState(5), num_actors=2)
+    assert_same_fit(again.fit(dataset_of(X).repartition(3)), sampled)
+    for state in states[:: max(1, len(states) // 4)]:
+        assert_same_fit(small(**settings, random_state=5).fit(X, state=state), sampled)
+
+
+def test_a_sample_stands_for_all_rows():
+    sample = kmeans.Sample(800, len(X), float(X.var(axis=0).sum() * len(X)), seed=3)
+    mean_T, chunks_ = X.mean(axis=0, dtype=float), chunks.chunks_of(X, 400)
+    with Pool(chunks.ChunkActor, chunks_, 1) as pool:
+        rows, weights = zip(*pool.each_chunk("sample", mean_T, sample), strict=True)
+        rows, weights = np.concatenate(rows), np.concatenate(weights)
+        assert 400 < len(rows) < 900  # the far ones have no chance above one
+        assert weights.min() >= 1 and weights.sum() == pytest.approx(len(X), rel=0.1)
+        total = (rows * weights[:, None]).sum(axis=0) / len(X)
+        np.testing.assert_allclose(total, 0, atol=0.1 * X.std())
+        everything = pool.each_chunk("sample", mean_T, sample._replace(rows=2 * len(X)))
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in everything]), X - mean_T)
+    # The farthest rows are in it: a uniform sample of these would have one in four.
+    squared = ((X - mean_T) ** 2).sum(axis=1)
+    far = X[np.argsort(-squared)[:20]] - mean_T
+    assert sum((row == rows).all(axis=1).any() for row in far) == 20
 
 
 def test_predict_on_a_dataset(fitted):

@@ -32,7 +32,7 @@ def test_results_come_in_the_order_of_chunks(local_ray):
 
 
 def test_more_actors_than_cpus_or_chunks(local_ray, monkeypatch):
-    monkeypatch.setattr(pool, "_START_SECONDS", 3.0)
+    monkeypatch.setattr(pool, "_START_SECONDS", 10.0)
     with Pool(Doubler, range(20), 9) as actors:  # of which four find a CPU
         for _ in range(2):
             assert len({pid for _, pid in actors.each_chunk("double")}) == 4
