@@ -58,9 +58,10 @@ class KMeans(ClusterMixin, BaseEstimator):
     first pass begins with those that have a CPU by then; others join as nodes come.
     `chunk_rows` is the unit of work and of summation: another value gives another rounding.
 
-    Of many rows with k-means++, most iterations run on samples that grow (ChunkActor.sample says how
-    they are drawn) and only the last ones on all rows; `max_iter` holds for each sample. Then `fit`
-    also stops where an iteration over all rows lowers the inertia by less than the share `tol`.
+    Of many rows with k-means++, most iterations run on samples that grow (ChunkActor.sample says
+    how they are drawn) and only the last ones on all rows; `max_iter` holds for each sample. Then
+    `fit` also stops where an iteration over all rows lowers the inertia by less than the share
+    `tol`.
 
     After `fit`: `cluster_centers_` float64 [K, T], in the unit of the losses; `inertia_`, the sum
     of squared distances to the nearest of these centers; `n_iter_`, iterations over all rows;

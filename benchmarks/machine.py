@@ -1,0 +1,52 @@
+"""What a benchmark ran on, and how its results are written: a table, and JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from s2l_ray.driver import versions
+
+
+def describe() -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "cpu": model,
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "versions": versions(),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Markdown; numbers with three digits that count."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    for row in rows:
+        lines.append("| " + " | ".join(_shown(row.get(name, "")) for name in columns) + " |")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def write(path: str | None, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """JSON to a file, where one was asked for."""
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        result = {"machine": describe(), "settings": settings, "rows": list(rows)}
+        Path(path).write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,205 @@
+"""Losses of examples under one model: ours, the official code's way, padded batches, the floor.
+
+    python benchmarks/scoring.py CORPUS.jsonl
+
+A model of Pythia-70M's shape with random weights; `--examples` drawn from a JSONL, tokenised by a
+BPE trained on it. In each round every way runs once, in one process with the same threads; medians
+are shown. The floor is what the matrix products alone would take (those of every layer, causal
+attention, and the output head where there is a label) at the rate of a product of two 2048 x 2048
+matrices of the same dtype. `of floor` is a way's share of that rate, `difference` the largest of
+its losses from the official way's in fp32, relative to max(1, loss).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenizerFast
+
+from benchmarks import machine
+from s2l_ray.config import CorpusConfig, PromptConfig
+from s2l_ray.models import LabelLoss
+from s2l_ray.rows import detect, parse
+from s2l_ray.scorer import score_table
+from s2l_ray.store import EXAMPLES
+from s2l_ray.tokenization import encode_table
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+BATCH = 16  # of the padded way
+
+
+def pythia(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    shape = {"vocab_size": 50304, "hidden_size": 512, "num_hidden_layers": 6,
+             "num_attention_heads": 8, "intermediate_size": 2048}  # fmt: skip
+    config = GPTNeoXConfig(**shape, max_position_embeddings=2048, rope_parameters={
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25})  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def tokens_of(path: str, count: int, max_length: int) -> pa.Table:
+    """The tokens of `count` examples of a JSONL, drawn at random (seed 0)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    with open(path, encoding="utf-8") as file:
+        records = [json.loads(line) for line in file if line.strip()]
+    columns = detect(records[:100], CorpusConfig(path=path).columns, path)
+    parsed = [parse(record, columns, "default") for record in records]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=16384, special_tokens=["<|end|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    bpe.train_from_iterator((text for _, turns in parsed for _, text in turns), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>")
+    drawn = np.random.default_rng(0).permutation(len(parsed))[:count]
+    rows = [
+        {"example_id": i, "source": parsed[n][0], "file": path, "row": int(n),
+         "turns": [{"role": role, "text": text} for role, text in parsed[n][1]]}
+        for i, n in enumerate(drawn)
+    ]  # fmt: skip
+    schema = pa.schema([field for field in EXAMPLES if field.name in rows[0]])
+    examples = pa.Table.from_pylist(rows, schema=schema)
+    tokens = encode_table(examples, PromptConfig(max_length=max_length), tokenizer)
+    return tokens.filter(pa.compute.greater(tokens["num_label_tokens"], 0))
+
+
+def official(model: Any, tokens: pa.Table) -> np.ndarray:
+    """One example at a time, the logits of all its tokens, the model's own loss."""
+    losses = []
+    for ids, mask in zip(tokens["input_ids"], tokens["loss_mask"], strict=True):
+        input_ids = torch.tensor([ids.as_py()])
+        labels = torch.where(torch.tensor([mask.as_py()]), input_ids, -100)
+        with torch.no_grad():
+            losses.append(float(model(input_ids=input_ids, labels=labels).loss))
+    return np.array(losses)
+
+
+def padded(model: Any, tokens: pa.Table) -> np.ndarray:
+    """Batches in the order of the corpus, padded to their longest, the logits of all tokens."""
+    losses = []
+    for first in range(0, len(tokens), BATCH):
+        rows = tokens.slice(first, BATCH).to_pylist()
+        longest = max(len(row["input_ids"]) for row in rows)
+        input_ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+        labels = torch.full((len(rows), longest), -100)
+        attention = torch.zeros(len(rows), longest, dtype=torch.int64)
+        for n, row in enumerate(rows):
+            ids, mask = torch.tensor(row["input_ids"]), torch.tensor(row["loss_mask"])
+            input_ids[n, : len(ids)] = ids
+            attention[n, : len(ids)] = 1
+            labels[n, : len(ids)] = torch.where(mask, ids, -100)
+        with torch.no_grad():
+            logits = model(input_ids=input_ids, attention_mask=attention).logits[:, :-1].float()
+            each = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
+        losses += (each.sum(1) / (labels[:, 1:] != -100).sum(1)).tolist()
+    return np.array(losses)
+
+
+def ours(model: Any, tokens: pa.Table) -> np.ndarray:
+    return score_table(tokens, LabelLoss(model))["loss"].to_numpy()
+
+
+def products(model: Any, tokens: pa.Table) -> float:
+    """Floating-point operations of the matrix products that the losses need."""
+    config = model.config
+    linear = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+    )
+    lengths = np.array([len(ids) for ids in tokens["input_ids"]], float)
+    labels = float(np.sum(tokens["num_label_tokens"].to_numpy()))
+    attention = config.num_hidden_layers * 2 * 2 * config.hidden_size * (lengths**2 / 2).sum()
+    head = model.get_output_embeddings().weight.numel()
+    return 2 * linear * lengths.sum() + attention + 2 * head * labels
+
+
+def rate(dtype: torch.dtype, size: int = 2048) -> float:
+    """Operations a second in a large matrix product: the best of five."""
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    best = np.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("corpus", help="JSON lines")
+    parser.add_argument("--examples", type=int, default=256)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    tokens = tokens_of(arguments.corpus, arguments.examples, arguments.max_length)
+    count = sum(len(ids) for ids in tokens["input_ids"])
+    labels = int(np.sum(tokens["num_label_tokens"].to_numpy()))
+    print(f"{len(tokens):,} examples, {count:,} tokens, {labels:,} of them labels, "
+          f"{arguments.threads} threads", flush=True)  # fmt: skip
+    models = {name: pythia().to(dtype) for name, dtype in DTYPES.items()}
+    ways = {
+        ("official", "fp32"): official,
+        ("padded", "fp32"): padded,
+        ("ours", "fp32"): ours,
+        ("padded", "bf16"): padded,
+        ("ours", "bf16"): ours,
+    }
+    work = products(models["fp32"], tokens)
+    seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    losses: dict[tuple[str, str], np.ndarray] = {}
+    rates: dict[str, list[float]] = {name: [] for name in DTYPES}
+    warm = tokens.slice(0, BATCH)
+    for key, run in ways.items():
+        run(models[key[1]], warm)
+    for _ in range(arguments.rounds):
+        for name, kind in DTYPES.items():
+            rates[name].append(rate(kind))
+        for key, run in ways.items():
+            began = time.perf_counter()
+            losses[key] = run(models[key[1]], tokens)
+            seconds[key].append(time.perf_counter() - began)
+    wanted = losses["official", "fp32"]
+    slowest = statistics.median(seconds["official", "fp32"])
+    rows = []
+    for name in DTYPES:
+        floor = work / statistics.median(rates[name])
+        rows.append({"way": "floor", "dtype": name, "seconds": floor, "tokens/s": count / floor,
+                     "times official": slowest / floor, "of floor": 1.0})  # fmt: skip
+        for (way, dtype), taken in seconds.items():
+            if dtype != name:
+                continue
+            median = statistics.median(taken)
+            off = np.abs(losses[way, dtype] - wanted) / np.maximum(1, wanted)
+            rows.append({"way": way, "dtype": dtype, "seconds": median, "tokens/s": count / median,
+                         "times official": slowest / median, "of floor": floor / median,
+                         "difference": float(off.max())})  # fmt: skip
+    print(machine.table(rows, ["way", "dtype", "seconds", "tokens/s", "times official", "of floor",
+                               "difference"]))  # fmt: skip
+    settings = {"examples": len(tokens), "tokens": count, "label_tokens": labels,
+                "threads": arguments.threads, "rounds": arguments.rounds, "flops": work,
+                "rates": {name: statistics.median(r) for name, r in rates.items()}}  # fmt: skip
+    machine.write(arguments.json, settings, rows)
+
+
+if __name__ == "__main__":
+    main()
