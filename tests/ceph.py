@@ -52,7 +52,11 @@ rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 rgw dns name =
 rgw enable usage log = false
 rgw thread pool size = 64
+rgw crypt require ssl = false
+rgw crypt s3 kms backend = testing
+rgw crypt s3 kms encryption keys = {kms_key}=QWxsIHRoZSBrZXlzIGFyZSBtYWRlIGhlcmUgYnkgaGE=
 """
+KMS_KEY = "key-of-the-tests"  # known to the gateway's own key store
 
 
 class Ceph:
@@ -66,7 +70,9 @@ class Ceph:
             (self.folder / name).mkdir(parents=True)
         self.conf = self.folder / "ceph.conf"
         fsid, osd, mon = uuid.uuid4(), uuid.uuid4(), free_port()
-        self.conf.write_text(CONF.format(fsid=fsid, mon=mon, port=port, folder=self.folder))
+        self.conf.write_text(
+            CONF.format(fsid=fsid, mon=mon, port=port, folder=self.folder, kms_key=KMS_KEY)
+        )
         self.port, self.endpoint = port, f"http://127.0.0.1:{port}"
         monmap = self.folder / "monmap"
         self._run("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a",

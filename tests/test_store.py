@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from ceph import KMS_KEY
 
 from s2l_ray.config import StorageConfig
+from s2l_ray.s3 import StorageError
 from s2l_ray.store import FORMAT, Damaged, Part, Store
 
 TABLE = pa.table({"example_id": [1, 2, 3], "loss": [0.5, 1.5, 2.5]})
@@ -234,6 +236,26 @@ def test_folders_go_up_and_come_down(any_store, tmp_path, monkeypatch):
     (model / "a.bin").write_text("bbbb")
     any_store.upload(model, "proxy", "checkpoint-1")
     assert Path(any_store.download("proxy", "checkpoint-1"), "a.bin").read_text() == "bbbb"
+
+
+def test_encryption_is_asked_for_with_every_object(s3_uri, tmp_path, monkeypatch):
+    monkeypatch.setattr("s2l_ray.s3.LARGE", 5 << 20)  # the model goes up in pieces
+    store = Store(s3_uri, StorageConfig(encryption="aws:kms", kms_key=KMS_KEY))
+    (tmp_path / "model.safetensors").write_bytes(bytes(12 << 20))
+    store.upload(tmp_path, "proxy/f/checkpoint-000001")
+    part = store.write_part(TABLE, "losses/f", "part-0")
+    store.commit("losses/f", "stage", [part], {})
+    assert store.read_part("losses/f", part).equals(TABLE)
+    assert store.manifest("losses/f").parts == [part]
+    assert store.objects.sizes("proxy/f/checkpoint-000001") == {"model.safetensors": 12 << 20}
+    for folder in ("losses/f", "proxy/f/checkpoint-000001"):
+        for name in store.names(folder):
+            head = store.objects._head(f"{folder}/{name}")
+            assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", KMS_KEY)
+
+    other = Store(s3_uri, StorageConfig(encryption="aws:kms", kms_key="not-there"))
+    with pytest.raises(StorageError, match="cannot write x"):
+        other.write_bytes(b"1", "x")
 
 
 def test_names_addresses_and_pickling(tmp_path, monkeypatch):
