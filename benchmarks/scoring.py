@@ -3,17 +3,19 @@
     python benchmarks/scoring.py CORPUS.jsonl
 
 A model of Pythia-70M's shape with random weights; `--examples` drawn from a JSONL, tokenised by a
-BPE trained on it. In each round every way runs once, in one process with the same threads; medians
-are shown. The floor is what the matrix products alone would take (those of every layer, causal
-attention, and the output head where there is a label) at the rate of a product of two 2048 x 2048
-matrices of the same dtype. `of floor` is a way's share of that rate, `difference` the largest of
-its losses from the official way's in fp32, relative to max(1, loss).
+BPE trained on it. In each round every way runs once, in one process with the same threads and with
+the settings of the C library that a run gives its workers; medians are shown. The floor is what the
+matrix products alone would take (those of every layer, causal attention, and the output head where
+there is a label) at the rate of a product of two 2048 x 2048 matrices of the same dtype. `of floor`
+is a way's share of that rate, `difference` the largest of its losses from the official way's in
+fp32, relative to max(1, loss).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -21,6 +23,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from s2l_ray.driver import WORKER_ENVIRONMENT
+
+if __name__ == "__main__" and WORKER_ENVIRONMENT.items() - os.environ.items():
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | WORKER_ENVIRONMENT)
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +44,7 @@ from s2l_ray.store import EXAMPLES
 from s2l_ray.tokenization import encode_table
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BATCH = 16  # of the padded way
+BATCH = 8  # of the padded way, as transformers evaluates
 
 
 def pythia(seed: int = 0) -> Any:

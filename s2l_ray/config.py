@@ -183,7 +183,7 @@ class TrajectoriesConfig(Section):
     """Scoring: the loss of every example at every checkpoint."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tokens_per_batch: Positive = 8192  # padded tokens in one forward pass
+    tokens_per_batch: Positive | None = None  # padded, in a forward pass; 8192 on GPU, 2048 on CPU
     workers: WorkersConfig = WorkersConfig()  # num_workers: actors at the start
     max_workers: Positive | None = None  # the actor pool may grow to this
 

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from s2l_ray.batches import Example
 from s2l_ray.config import ModelConfig
 
-LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block: 256 MB in fp32
+LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block in training: 256 MB in fp32
+VOCABULARY_BLOCK = 2048  # logits of a label token that scoring looks at together
 
 
 def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:
@@ -102,6 +103,8 @@ class LabelLoss(nn.Module):
         ).last_hidden_state
         hidden_MD = hidden_BLD[:, :-1][picked_BL]
         head = self.model.get_output_embeddings()
+        if isinstance(head, nn.Linear) and not torch.is_grad_enabled():
+            return _losses_by_vocabulary(head, hidden_MD, targets_M)
         rows = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         return torch.cat(
             [
@@ -111,6 +114,27 @@ class LabelLoss(nn.Module):
                 )
             ]
         )
+
+
+def _losses_by_vocabulary(head: nn.Linear, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+    """Cross-entropy with the head's logits, a block of the vocabulary at a time.
+
+    Blocks of logits are used up while they are in the caches; [M, V] of them would go to memory
+    and back several times.
+    """
+    blocks, targets_logit_M = [], torch.zeros(len(targets_M), device=hidden_MD.device)
+    for first in range(0, head.out_features, VOCABULARY_BLOCK):
+        block = slice(first, first + VOCABULARY_BLOCK)
+        bias = None if head.bias is None else head.bias[block]
+        logits_MV = F.linear(hidden_MD, head.weight[block], bias).float()
+        # Any column gives the logarithm of the sum: log_softmax is one pass, logsumexp several.
+        blocks.append(logits_MV[:, 0] - logits_MV.log_softmax(1)[:, 0])
+        place_M = targets_M - first
+        inside_M = (place_M >= 0) & (place_M < logits_MV.shape[1])
+        place_M = torch.where(inside_M, place_M, 0)
+        found_M = logits_MV.gather(1, place_M[:, None])[:, 0]
+        targets_logit_M = torch.where(inside_M, found_M, targets_logit_M)
+    return torch.stack(blocks).logsumexp(0) - targets_logit_M
 
 
 def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,9 @@ class Scorer:
         self.device = torch.device("cuda" if config.workers.gpus_per_worker else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, int(config.workers.cpus_per_worker)))
+        # What a batch leaves between two layers stays in a CPU's caches, and fills a GPU.
+        default = 8192 if self.device.type == "cuda" else 2048
+        self.tokens_per_batch = config.tokens_per_batch or default
         torch.backends.cuda.matmul.allow_tf32 = False
         self.model = ""
         self.loss: LabelLoss | None = None
@@ -34,13 +37,13 @@ class Scorer:
             self.model = unit["model"]
         tokens = self.store.read_part(unit["tokens"], Part(**unit["part"]))
         try:
-            table = score_table(tokens, self.loss, tokens_per_batch=self.config.tokens_per_batch)
+            table = score_table(tokens, self.loss, tokens_per_batch=self.tokens_per_batch)
         except ValueError as error:
             raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
         return table, {}
 
 
-def score_table(tokens: pa.Table, loss: LabelLoss, *, tokens_per_batch: int = 8192) -> pa.Table:
+def score_table(tokens: pa.Table, loss: LabelLoss, *, tokens_per_batch: int = 2048) -> pa.Table:
     """Losses of a table of tokens (schema `store.TOKENS`) under one model, on the model's device.
 
     Same order as the rows; examples without a label token are left out. Returns the schema

@@ -176,6 +176,31 @@ def test_losses_and_gradients_do_not_depend_on_chunks(tokenizer, monkeypatch, at
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["llama", "phi"])  # phi's head has a bias
+@pytest.mark.parametrize("block", [1, 100, 2048])
+def test_scoring_s_losses_do_not_depend_on_blocks_of_the_vocabulary(
+    tokenizer, monkeypatch, block, kind
+):
+    model = initial_model(config_of(model_type=kind), tokenizer, seed=7).eval()
+    head = model.get_output_embeddings()
+    assert (head.bias is not None) == (kind == "phi")
+    with torch.no_grad():
+        head.weight.mul_(50)  # losses far apart
+        if head.bias is not None:
+            head.bias.normal_()
+    ids_BL, mask_BL = random_batch()
+    logits_BLV = model(input_ids=ids_BL).logits
+    every_BL = F.cross_entropy(logits_BLV[:, :-1].transpose(1, 2), ids_BL[:, 1:], reduction="none")
+    monkeypatch.setattr(models, "VOCABULARY_BLOCK", block)
+    loss = LabelLoss(model)
+    assert loss.head_apart
+    with torch.inference_mode():
+        losses = loss(ids_BL, mask_BL)
+    expected = every_BL[mask_BL[:, 1:]].detach()
+    assert expected.std() > 1
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
