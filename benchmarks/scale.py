@@ -1,0 +1,191 @@
+"""Clusters and selection of many made-up examples, from Arrow parts to the subset: time and memory.
+
+    python benchmarks/scale.py --rows 1000000 3000000 10000000
+
+Each size runs in a process of its own, with all CPUs, on a run directory that it first fills with
+trajectories, tokens and a corpus of one-line texts in 62,500 rows a part. `cluster` holds k-means,
+labels and diagnostics, `select` the cut at 11% and the subset's parts; `driver MB` is the most
+resident memory that the driver's process ever had. Below the table: what a billion would need, from
+the last size's figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from benchmarks import machine
+from benchmarks.kmeans import losses_like
+from s2l_ray import driver
+from s2l_ray.clustering import cluster, read_centers
+from s2l_ray.config import ClustersConfig, SelectionConfig
+from s2l_ray.kmeans import KMeans
+from s2l_ray.selection import choose
+from s2l_ray.store import EXAMPLES, TOKENS, Manifest, Part, Store
+
+PART_ROWS = 62_500
+BILLION = 10**9
+CPUS = 16  # of a node
+
+
+@ray.remote(num_cpus=1)
+def make_part(store: Store, index: int, num_parts: int, checkpoints: int) -> list[Part]:
+    """The part `index` of corpus, tokens and trajectories."""
+    draw = np.random.default_rng(index)
+    first, end = (-(-(i << 63) // num_parts) for i in (index, index + 1))
+    ids = np.unique(draw.integers(first, end, PART_ROWS))
+    rows = len(ids)
+    sources = pa.array(draw.choice(["a", "b", "c"], rows))
+    turns = [[{"role": "user", "text": f"q{n}"}, {"role": "assistant", "text": "a"}] for n in ids]
+    columns: dict[str, Any] = {
+        "example_id": ids, "source": sources, "turns": turns, "file": ["made up"] * rows,
+        "row": np.arange(rows),
+    }  # fmt: skip
+    examples = pa.table({name: columns[name] for name in EXAMPLES.names}, schema=EXAMPLES)
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * 8)
+    values = pa.array(np.zeros(8 * rows, np.int32))
+    columns |= {
+        "input_ids": pa.ListArray.from_arrays(offsets, values),
+        "loss_mask": pa.ListArray.from_arrays(offsets, values.cast(pa.bool_())),
+        "num_label_tokens": np.full(rows, 4, np.int32), "truncated": np.zeros(rows, bool),
+    }  # fmt: skip
+    tokens = pa.table({name: columns[name] for name in TOKENS.names}, schema=TOKENS)
+    losses = pa.array(losses_like(rows, checkpoints, seed=index).reshape(-1))
+    trajectories = pa.table(
+        {
+            "example_id": ids,
+            "source": sources,
+            "losses": pa.FixedSizeListArray.from_arrays(losses, checkpoints),
+            "num_label_tokens": columns["num_label_tokens"],
+        }
+    )
+    unit = f"part-{index:05d}"
+    return [
+        store.write_part(examples, "corpus/made", unit, suffix="parquet"),
+        store.write_part(tokens, "tokens/made", unit, stats={"tokens": 8 * rows}),
+        store.write_part(trajectories, "trajectories/made", unit),
+    ]
+
+
+def fill(store: Store, num_rows: int, checkpoints: int) -> list[Manifest]:
+    num_parts = -(-num_rows // PART_ROWS)
+    made = ray.get([make_part.remote(store, i, num_parts, checkpoints) for i in range(num_parts)])
+    return [
+        store.commit(f"{name}/made", "made", list(parts), {"num_parts": num_parts})
+        for name, parts in zip(("corpus", "tokens", "trajectories"), zip(*made, strict=True),
+                               strict=True)
+    ]  # fmt: skip
+
+
+def one(num_rows: int, checkpoints: int, n_clusters: int, folder: str) -> dict[str, Any]:
+    """In a process of its own: one size."""
+    driver.connect()
+    store = Store(folder)
+    corpus, tokens, trajectories = fill(store, num_rows, checkpoints)
+    began = time.perf_counter()
+    clusters = cluster(
+        store, trajectories, ClustersConfig(n_clusters=n_clusters), by_source=False,
+        folder="clusters/made", fingerprint="made",
+    )  # fmt: skip
+    clustered = time.perf_counter()
+    chosen = choose(
+        store, SelectionConfig(selector="s2l", budget="11%"), corpus=corpus, tokens=tokens,
+        groups=clusters, folder="selections/made", fingerprint="made",
+    )  # fmt: skip
+    selected = time.perf_counter()
+    return {
+        "rows": trajectories.rows,
+        "cluster": clustered - began,
+        "select": selected - clustered,
+        "chosen": chosen.info["examples"],
+        "driver MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "iterations": clusters.info["n_iter"],
+        "inertia": clusters.info["inertia"],
+        "pass_seconds": pass_seconds(store, trajectories, read_centers(store, clusters)),
+        "cpus": int(ray.cluster_resources()["CPU"]),
+    }
+
+
+def pass_seconds(store: Store, trajectories: Manifest, centers_KT: np.ndarray) -> float:
+    """Of one iteration over all rows, all actors at work: the median of four."""
+    files = [store.address("trajectories/made", part.file) for part in trajectories.parts]
+    data = ray.data.from_arrow_refs([ray.put(read_losses(file)) for file in files])
+    times: list[float] = []
+    model = KMeans(len(centers_KT), init=centers_KT, max_iter=6, tol=0.0)
+    with warnings.catch_warnings(action="ignore"):  # it is not to converge
+        model.fit(data, keep=lambda _: times.append(time.perf_counter()))
+    return float(np.median(np.diff(times)))
+
+
+def read_losses(file: str) -> pa.Table:
+    with pa.memory_map(file) as source:
+        return pa.ipc.open_file(source).read_all().select(["losses"])
+
+
+def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int) -> str:
+    """By the last size's iteration, and by what the driver had more than at the first size."""
+    start, found = rows[0], rows[-1]
+    megabytes = (found["driver MB"] - start["driver MB"]) / (found["rows"] - start["rows"])
+    cpu_seconds = found["pass_seconds"] * found["cpus"] / found["rows"] * BILLION
+    data = BILLION * checkpoints * 4 / 1e9
+    moved = -(-BILLION // 65536) * n_clusters * (checkpoints + 1) * 8 / 1e9
+    nodes = math.ceil(cpu_seconds / (30 * CPUS))
+    return (
+        f"A billion examples: {data:.0f} GB of losses, held once in the memory of all nodes; an "
+        f"iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends {moved:.1f} GB of "
+        f"partial sums to the driver. With {nodes} nodes of {CPUS} CPUs and "
+        f"{1.5 * data / nodes + 0.4 * CPUS:.0f} GB it takes {cpu_seconds / nodes / CPUS:.0f} s; "
+        f"the driver, which holds the chosen ids, has {megabytes * BILLION / 1000:.0f} GB more "
+        f"than at {start['rows']:,} rows."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 3_000_000, 10_000_000])
+    parser.add_argument("--checkpoints", type=int, default=12)
+    parser.add_argument("--n-clusters", type=int, default=100)
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--one", nargs=2, metavar=("ROWS", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    shape = arguments.checkpoints, arguments.n_clusters
+    if arguments.one:
+        print(json.dumps(one(int(arguments.one[0]), *shape, arguments.one[1])))
+        return
+    rows: list[dict[str, Any]] = []
+    for size in arguments.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, __file__, "--checkpoints", str(shape[0]), "--n-clusters",
+                 str(shape[1]), "--one", str(size), folder],
+                stdout=subprocess.PIPE, check=True, text=True,
+            )  # fmt: skip
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        for name in ("cluster", "select"):
+            each = rows[-1][name] / rows[-1]["rows"]
+            rows[-1][f"{name} us a row"] = each * 1e6
+    print(machine.table(rows, ["rows", "cluster", "cluster us a row", "select", "select us a row",
+                               "iterations", "driver MB"]))  # fmt: skip
+    if len(rows) > 1:
+        print(for_a_billion(rows, *shape))
+    settings = {"checkpoints": shape[0], "n_clusters": shape[1]}
+    machine.write(arguments.json, settings, rows)
+
+
+if __name__ == "__main__":
+    main()
