@@ -99,7 +99,8 @@ class _Resume:
 
     def read(self) -> tuple[int, int, float, np.ndarray] | None:
         found = [self.store.found_part(self.folder, file) for file in self.files]
-        kept = [part for part in found if part is not None]
+        # (A state without a gain is of an earlier version, which took other steps.)
+        kept = [part for part in found if part is not None and "gain" in part.stats]
         if not kept:
             return None
         last = max(kept, key=lambda part: (part.stats["phase"], part.stats["iteration"]))

@@ -6,11 +6,11 @@ point is weights, optimizer moments and the step. W workers.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def run(job: dict[str, Any]) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
     tokenizer = load_tokenizer(store, job["tokenizer_folder"])
-    state = last_resume_point(store, folder)
-    resume = store.download(folder, "resume", state["name"]) if state["step"] else None
+    point, state = last_resume_point(store, folder)
+    resume = store.download(folder, "resume", point) if point else None
     model = (
         load_model(resume)
         if resume
@@ -74,10 +74,13 @@ def run(job: dict[str, Any]) -> None:
     keep = set(checkpoint_steps(config, steps))
     every = max(1, steps // HISTORY_POINTS)
     seconds_before, began, tokens_here, recent = state["seconds"], time.monotonic(), 0, []
+    fingerprint = job["fingerprint"]
     warned = False
     batches = stream.batches(state["step"])
     for step in range(state["step"], steps):
+        asked = time.monotonic()
         batch = next(batches)
+        state["waiting"] += time.monotonic() - asked
         torch.manual_seed(hash((seed, step, rank)))  # dropout, where a model has it
         rate = learning_rate(config, step, steps)
         notice = ray.train.get_preemption_info()
@@ -105,7 +108,7 @@ def run(job: dict[str, Any]) -> None:
         if done in keep or done % config.resume_every == 0 or sudden:
             seconds = seconds_before + time.monotonic() - began
             state |= {"step": done, "workers": world, "seconds": seconds}
-            _save(store, folder, engine, tokenizer, state, rank, publish=done in keep)
+            _save(store, folder, fingerprint, engine, tokenizer, state, publish=done in keep)
             ray.train.report({"step": done, "loss": loss})
 
 
@@ -163,19 +166,25 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 def _save(
     store: Store,
     folder: str,
+    fingerprint: str,
     engine: Any,
     tokenizer: Any,
     state: dict[str, Any],
-    rank: int,
     *,
     publish: bool,
 ) -> None:
     """Keep a checkpoint (when `publish`) and a resume point; of these the last two stay.
 
-    Every worker saves its share of the optimizer; the first also the weights, and state.json last.
+    Every worker saves its share of the optimizer; the first also the weights, and the resume
+    point's manifest last.
     """
     store.guard()
     step, point = state["step"], resume_name(state["step"], store.epoch)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if rank == 0:
+        store.remove(folder, "resume", point)  # what is left of one, of another number of workers
+    if world > 1:
+        dist.barrier()
     with tempfile.TemporaryDirectory() as local:
         engine.save_model(local)  # gathers from all workers, writes on the first
         engine.save_optimizer(local)
@@ -187,16 +196,15 @@ def _save(
             tokenizer.save_pretrained(published)
             name = checkpoint_name(step)
             for copied in store.upload(published, folder, name):
-                path = f"{name}/{copied['file']}"
-                state["files"].append(copied | {"unit": path, "file": path, "rows": 0})
+                path = f"{name}/{copied.file}"
+                state["files"].append(asdict(replace(copied, unit=path, file=path)))
             state["checkpoints"].append(step)
         saved: list[Any] = [store.upload(local, folder, "resume", point)]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        mine, saved = saved[0], [None] * dist.get_world_size()
+    if world > 1:
+        mine, saved = saved[0], [None] * world
         dist.all_gather_object(saved, mine)  # when all have written
     if rank == 0:
-        sizes = {file["file"]: file["bytes"] for files in saved for file in files}
-        text = json.dumps(state | {"name": point, "sizes": sizes})
-        store.write_bytes(text.encode(), folder, "resume", point, "state.json")
+        parts = [part for files in saved for part in files]
+        store.commit(f"{folder}/resume/{point}", fingerprint, parts, state)
         for name in resume_points(store, folder)[2:]:
             store.remove(folder, "resume", name)

@@ -105,7 +105,8 @@ class Pool:
                     self._bury(actor, error)
             if self.ready:
                 break
-            logger.warning("k-means: %d actors wait for a CPU", len(self.starting))
+            if self.starting:
+                logger.warning("k-means: %d actors wait for a CPU", len(self.starting))
         if len(self.ready) != before:
             logger.info("k-means: %d of %d actors at work", len(self.ready), wanted)
 

@@ -81,7 +81,7 @@ class Run:
         raise AssertionError
 
     def _make_again(self, folder: str, why: str) -> None:
-        driver.say(f"{why}; this stage is made again")
+        driver.say(f"{why}; it is made again")
         while self.store.manifest(folder) is None:  # of a part of a stage: the stage's own
             folder = folder.rpartition("/")[0]
             assert folder, why

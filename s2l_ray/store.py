@@ -303,37 +303,33 @@ class Store:
 
     # -- folders in Hugging Face format
 
-    def upload(
-        self, local: str | Path, *folder: str, last: str = "config.json"
-    ) -> list[dict[str, Any]]:
-        """Copy a flat local folder into the run directory; the file named `last` goes last.
-
-        Returns file, bytes and checksum of each, as a Part lists them.
-        """
+    def upload(self, local: str | Path, *folder: str, last: str = "config.json") -> list[Part]:
+        """Copy a flat local folder into the run directory; the file named `last` goes last."""
         copied = []
         files = sorted(p for p in Path(local).iterdir() if p.is_file())
         for file in sorted(files, key=lambda p: p.name == last):
             self.objects.put_file(file, "/".join([*folder, file.name]))
-            copied.append(
-                {"file": file.name, "bytes": file.stat().st_size, "checksum": _checksum_of(file)}
-            )
+            copied.append(Part(file.name, file.name, 0, file.stat().st_size, _checksum_of(file)))
         return copied
 
     def download(self, *folder: str) -> str:
         """A local folder with the files of a folder of the run: itself, or a copy on this node.
 
-        Files that the manifest of the folder above lists are held against it: Damaged if one
-        differs. An absolute local path is returned as it is.
+        Files that its own manifest lists, or else that of the folder above, are held against it:
+        Damaged if one differs. An absolute local path is returned as it is.
         """
         name = "/".join(folder)
         if os.path.isabs(name):
             return name
-        stage, _, leaf = name.rpartition("/")
-        manifest = self.manifest(stage) if stage else None
+        stage, below = name, ""
+        manifest = self.manifest(stage)
+        if manifest is None and "/" in name:
+            stage, _, leaf = name.rpartition("/")
+            manifest, below = self.manifest(stage), f"{leaf}/"
         listed = {
-            part.file.removeprefix(f"{leaf}/"): part
+            part.file.removeprefix(below): part
             for part in (manifest.parts if manifest else [])
-            if part.file.startswith(f"{leaf}/")
+            if part.file.startswith(below)
         }
         sizes = self.objects.sizes(name)
         if isinstance(self.objects, LocalObjects):

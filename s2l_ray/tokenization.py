@@ -142,11 +142,13 @@ def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, f
     if model.tokenizer_vocab is not None:
         tokenizer: Any = _train_tokenizer(store, examples, model.tokenizer_vocab)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.tokenizer or model.name,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-        )
+        origin = model.tokenizer or model.name
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                origin, revision=model.revision, trust_remote_code=model.trust_remote_code
+            )
+        except Exception as error:  # of transformers, huggingface_hub and tokenizers
+            raise ValueError(f"model: no tokenizer from {origin!r}: {error}") from error
     with TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
         store.upload(local, folder, last="tokenizer_config.json")

@@ -43,7 +43,8 @@ def train(
     """Fine-tune on the tokens and return the stage's manifest.
 
     info: step (the last), workers, checkpoints (their steps), history [[step, loss], …], tokens,
-    padded_tokens, seconds. Goes on from the last resume point of an earlier, unfinished run.
+    padded_tokens, seconds, waiting (those of them spent waiting for batches). Goes on from the last
+    resume point of an earlier, unfinished run.
     ValueError for what a user can mend; Ray Train's TrainingFailedError for the rest.
     """
     rows = [part.stats["trainable"] for part in tokens.parts]
@@ -51,14 +52,13 @@ def train(
     board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     job = {
         "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
-        "folder": folder, "seed": seed, "steps": steps, "board": board,
+        "folder": folder, "fingerprint": fingerprint, "seed": seed, "steps": steps, "board": board,
     }  # fmt: skip
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
         _fit(job, label)
-    state = last_resume_point(store, folder)
+    _, state = last_resume_point(store, folder)
     if state["step"] != steps:  # Ray Train ends a training so at the user's Ctrl-C
         raise KeyboardInterrupt
-    del state["name"], state["sizes"]
     files = [Part(**file) for file in state.pop("files")]
     manifest = store.commit(folder, fingerprint, files, state)
     store.remove(folder, "resume")
@@ -77,7 +77,7 @@ def _fit(job: dict[str, Any], label: str) -> None:
             full[error.node] = error
             say(f"{label}: {error}; training goes on without this node")
         except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
-            step = last_resume_point(job["store"], job["folder"])["step"]
+            step = last_resume_point(job["store"], job["folder"])[1]["step"]
             deaths, reached = deaths + 1 if step == reached else 1, step
             if deaths > config.max_failures >= 0:
                 raise
@@ -173,16 +173,22 @@ def resume_points(store: Store, folder: str) -> list[str]:
     return [name for _, _, name in sorted(found, reverse=True)]
 
 
-def last_resume_point(store: Store, folder: str) -> dict[str, Any]:
-    """The state of the newest whole resume point: its step, its name, the training so far."""
+def last_resume_point(store: Store, folder: str) -> tuple[str, dict[str, Any]]:
+    """Name of the newest whole resume point ("" if there is none), and the training up to there.
+
+    Each has a manifest of its own. One that is not whole is named and passed over.
+    """
     for name in resume_points(store, folder):
-        if not store.exists(folder, "resume", name, "state.json"):  # written last
-            continue
-        state = store.read_json(folder, "resume", name, "state.json")
-        there = store.objects.sizes(f"{folder}/resume/{name}")
-        if all(there.get(file) == size for file, size in state["sizes"].items()):
-            return state
-    return {
-        "step": 0, "name": "", "sizes": {}, "workers": None, "seconds": 0.0, "tokens": 0,
+        try:
+            manifest = store.manifest(f"{folder}/resume/{name}")
+            fault = store.fault(manifest) if manifest else None
+        except ValueError as error:
+            manifest, fault = None, str(error)
+        if fault:
+            say(f"{fault}; training goes on from an earlier step")
+        elif manifest:
+            return name, manifest.info
+    return "", {
+        "step": 0, "workers": None, "seconds": 0.0, "waiting": 0.0, "tokens": 0,
         "padded_tokens": 0, "history": [], "checkpoints": [], "files": [],
     }  # fmt: skip

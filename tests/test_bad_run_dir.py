@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from s2l_ray.lease import Lease
 from s2l_ray.models import load_model
 from s2l_ray.run import Run
 from s2l_ray.selectors import SELECTORS
-from s2l_ray.store import FORMAT, LOSSES, Damaged, Part, Store
+from s2l_ray.store import FORMAT, LOSSES, Damaged, Store
 from s2l_ray.trajectories import _Assemble
 
 FIXED = {"derandomize": True, "deadline": None, "database": None}
@@ -184,8 +185,7 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **shape)).save_pretrained(folder)
     copied = store.upload(folder, "other")
-    files = [{**f, "file": f"{folder.name}/{f['file']}"} for f in copied]
-    parts = [Part(unit=file["file"], rows=0, **file) for file in files]
+    parts = [replace(file, file=f"{folder.name}/{file.file}") for file in copied]
     store.commit("proxy/f", "f", parts, {})
     return store, folder
 

@@ -84,7 +84,8 @@ def test_actors_die(undisturbed, folder, tmp_path, draw):
     wanted = [
         *[Fault("training worker", "proxy") for _ in range(6)],
         *[Fault("scoring actor", "losses") for _ in range(9)],
-        *[Fault("k-means actor", "clusters") for _ in range(10)],
+        # Before a chunk is done, maybe: fewer than it gives up after.
+        *[Fault("k-means actor", "clusters") for _ in range(8)],
     ]
     survives(Command(tmp_path, config), wanted, None, draw, undisturbed)
 
@@ -243,7 +244,7 @@ def test_a_damaged_file_is_named_and_made_again(undisturbed, folder, tmp_path, f
     TABLE[fault.kind, fault.stage].tried += 1
     faults.disturbed(command, [fault], None, random.Random(0))
     log = command.log.read_text()
-    assert str(path) in log and "this stage is made again" in log
+    assert str(path) in log and "it is made again" in log
     assert path.read_bytes() != bytes(data)
     faults.check(command.store)
     assert faults.selected(command.store) == faults.selected(store)

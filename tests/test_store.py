@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from ceph import KMS_KEY
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.s3 import StorageError
-from s2l_ray.store import FORMAT, Damaged, Part, Store
+from s2l_ray.store import FORMAT, Damaged, Store
 
 TABLE = pa.table({"example_id": [1, 2, 3], "loss": [0.5, 1.5, 2.5]})
 
@@ -192,11 +193,7 @@ def test_a_damaged_checkpoint_is_not_loaded(any_store, tmp_path, monkeypatch):
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_bytes(bytes(100))
     files = any_store.upload(model, "proxy/f", "checkpoint-000001")
-    parts = [
-        Part(unit=path, file=path, rows=0, bytes=file["bytes"], checksum=file["checksum"])
-        for file in files
-        for path in [f"checkpoint-000001/{file['file']}"]
-    ]
+    parts = [replace(file, file=f"checkpoint-000001/{file.file}") for file in files]
     any_store.commit("proxy/f", "abc", parts, {})
     assert Path(any_store.download("proxy/f", "checkpoint-000001"), "config.json").exists()
     any_store.write_bytes(bytes(99) + b"1", "proxy/f/checkpoint-000001/model.safetensors")
@@ -216,12 +213,12 @@ def test_folders_go_up_and_come_down(any_store, tmp_path, monkeypatch):
         (model / name).write_text(content)
     (model / "sub").mkdir()  # not uploaded
     listed = any_store.upload(model, "proxy", "checkpoint-1")
-    assert [file["file"] for file in listed] == ["a.bin", "z.bin", "config.json"]
-    assert [file["bytes"] for file in listed] == [3, 2, 2]
+    assert [file.file for file in listed] == ["a.bin", "z.bin", "config.json"]
+    assert [file.bytes for file in listed] == [3, 2, 2]
     part = any_store.write_part(TABLE, "losses/f", "part-0")  # checksums are those of parts
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "x").write_bytes(any_store.read_bytes("losses/f", part.file))
-    assert any_store.upload(tmp_path / "p", "q")[0]["checksum"] == part.checksum
+    assert any_store.upload(tmp_path / "p", "q")[0].checksum == part.checksum
     assert any_store.names("proxy", "checkpoint-1") == ["a.bin", "config.json", "z.bin"]
 
     local = Path(any_store.download("proxy", "checkpoint-1"))

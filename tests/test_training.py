@@ -25,7 +25,7 @@ from s2l_ray.config import PromptConfig, TrainingConfig
 from s2l_ray.loop import learning_rate
 from s2l_ray.models import LabelLoss, initial_model
 from s2l_ray.scorer import score_table
-from s2l_ray.store import Store
+from s2l_ray.store import Damaged, Store
 from s2l_ray.tokenization import encode_table, load_tokenizer, prepare_tokenizer
 from s2l_ray.training import (
     checkpoint_steps,
@@ -273,7 +273,7 @@ def test_killed_workers_are_replaced_and_a_stopped_run_goes_on_to_the_same_bits(
     assert job.notes("killed") == ["kill step-000003"]
     assert job.store.manifest("killed") is None
     left = job.store.names("killed", "resume", "step-000002")
-    assert "state.json" in left
+    assert "manifest.json" in left
     assert {Path(name).suffix for name in left} == {".json", ".safetensors"}  # nothing pickled
     manifest = job.run("killed", config_of(max_failures=1), deadly)
     assert [note for note in job.notes("killed") if not note.startswith("kill")] == [
@@ -381,14 +381,27 @@ def test_steps_and_checkpoints():
     assert num_steps(config_of(max_steps=4), 45) == 4
 
 
-def test_the_last_resume_point_is_the_newest_whole_one(store):
-    assert last_resume_point(store, "training")["step"] == 0
+def test_the_last_resume_point_is_the_newest_whole_one(store, tmp_path, capsys):
+    def keep(step):
+        local = tmp_path / str(step)
+        local.mkdir()
+        (local / "model.safetensors").write_bytes(b"1234")
+        files = store.upload(local, "training", "resume", f"step-{step:06d}")
+        store.commit(f"training/resume/step-{step:06d}", "mark", files, {"step": step})
+
+    assert last_resume_point(store, "training")[1]["step"] == 0
     for step in (999_500, 1_000_000):  # by name the other way round
-        name = f"step-{step:06d}"
-        store.write_bytes(b"1234", "training", "resume", name, "model.safetensors")
-        state = {"step": step, "name": name, "sizes": {"model.safetensors": 4}}
-        store.write_json(state, "training", "resume", name, "state.json")
+        keep(step)
     store.write_bytes(b"", "training", "resume", "step-1000500", "model.safetensors")
-    assert last_resume_point(store, "training")["step"] == 1_000_000
+    assert last_resume_point(store, "training") == ("step-1000000", {"step": 1_000_000})
     store.write_bytes(b"12", "training", "resume", "step-1000000", "model.safetensors")
-    assert last_resume_point(store, "training")["step"] == 999_500
+    assert last_resume_point(store, "training") == ("step-999500", {"step": 999_500})
+    said = capsys.readouterr().err
+    assert "step-1000000/model.safetensors: 2 bytes, the manifest lists 4" in said
+    keep(999_900)
+    store.write_bytes(b"{", "training", "resume", "step-999900", "manifest.json")
+    assert last_resume_point(store, "training")[0] == "step-999500"
+    assert "step-999900/manifest.json: damaged: not JSON" in capsys.readouterr().err
+    store.write_bytes(b"1235", "training", "resume", "step-999500", "model.safetensors")
+    with pytest.raises(Damaged, match=r"step-999500/model\.safetensors: damaged: checksum"):
+        store.download("training", "resume", "step-999500")
