@@ -13,9 +13,11 @@ from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.models import LabelLoss, load_model, pad
 from s2l_ray.store import LOSSES, Part, Store
 
+KEPT_BYTES = 1 << 30  # of token parts in memory, which the next checkpoint needs again
+
 
 class Scorer:
-    """One actor: holds the model of the checkpoint it scored last."""
+    """One actor: holds the model of the checkpoint it scored last, and the parts it has read."""
 
     def __init__(self, store: Store, config: TrajectoriesConfig) -> None:
         self.store, self.config = store, config
@@ -28,6 +30,7 @@ class Scorer:
         torch.backends.cuda.matmul.allow_tf32 = False
         self.model = ""
         self.loss: LabelLoss | None = None
+        self.kept: dict[tuple[str, str], pa.Table] = {}
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         if self.loss is None or unit["model"] != self.model:
@@ -35,12 +38,20 @@ class Scorer:
             local = self.store.download(unit["model"])
             self.loss = LabelLoss(load_model(local, dtype=self.config.dtype).to(self.device))
             self.model = unit["model"]
-        tokens = self.store.read_part(unit["tokens"], Part(**unit["part"]))
+        tokens = self._tokens(unit["tokens"], Part(**unit["part"]))
         try:
             table = score_table(tokens, self.loss, tokens_per_batch=self.tokens_per_batch)
         except ValueError as error:
             raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
         return table, {}
+
+    def _tokens(self, folder: str, part: Part) -> pa.Table:
+        if (folder, part.file) in self.kept:
+            return self.kept[folder, part.file]
+        table = self.store.read_part(folder, part)
+        if sum(kept.nbytes for kept in self.kept.values()) + table.nbytes <= KEPT_BYTES:
+            self.kept[folder, part.file] = table
+        return table
 
 
 def score_table(tokens: pa.Table, loss: LabelLoss, *, tokens_per_batch: int = 2048) -> pa.Table:

@@ -1,0 +1,42 @@
+"""Put the tables of results (the JSON files that benchmarks wrote) into README.md.
+
+python benchmarks/readme.py benchmarks/results/*.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import machine
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN, END = "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n"
+
+
+def section(name: str, result: dict[str, Any]) -> str:
+    about = result["machine"]
+    where = (
+        f"{about['date']}, {about['cpu']}, {about['cpus']} CPUs, {about['memory_gib']:.0f} GiB, "
+        f"torch {about['versions']['torch']}, Ray {about['versions']['ray']}"
+    )
+    columns = list(dict.fromkeys(column for row in result["rows"] for column in row))
+    return f"**`benchmarks/{name}.py`** ({where})\n\n{machine.table(result['rows'], columns)}\n\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("results", nargs="+", type=Path, help="NAME.json of benchmarks/NAME.py")
+    found = sorted(parser.parse_args().results)
+    tables = "".join(section(path.stem, json.loads(path.read_text())) for path in found)
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise SystemExit(f"{README}: no lines {BEGIN.strip()} and {END.strip()}")
+    README.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

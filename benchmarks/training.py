@@ -1,0 +1,225 @@
+"""Training beside its peers: our loop under Ray Train and a bare torch loop, with the same batches;
+our DeepSpeed job and a script under the `deepspeed` launcher.
+
+    python benchmarks/training.py math_pool.jsonl
+
+Seconds are those of the steps, from before the first batch to the end of the last update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import machine
+import ray
+import torch
+from transformers import AutoModelForCausalLM
+
+from s2l_ray import corpus, driver
+from s2l_ray.batches import BatchStream, Example
+from s2l_ray.config import CorpusConfig, PromptConfig, TrainingConfig
+from s2l_ray.loop import learning_rate
+from s2l_ray.models import LabelLoss, initial_model, pad
+from s2l_ray.store import Manifest, Store
+from s2l_ray.tokenization import load_tokenizer, prepare_tokenizer, tokenize
+from s2l_ray.training import train
+
+SEED = 0
+SHAPE = {"model_type": "gpt_neox", "hidden_size": 256, "num_hidden_layers": 4,
+         "num_attention_heads": 4, "intermediate_size": 1024,
+         "max_position_embeddings": 512}  # fmt: skip
+
+
+def settings(steps: int, zero_stage: int | None) -> TrainingConfig:
+    workers = {"num_workers": 1, "cpus_per_worker": 2}
+    if zero_stage is not None:
+        workers = {"num_workers": 2, "cpus_per_worker": 1}
+    return TrainingConfig.model_validate(
+        {
+            "model": {"architecture": SHAPE, "tokenizer_vocab": 8192},
+            "max_steps": steps,
+            "num_checkpoints": 1,
+            "resume_every": steps,
+            "global_batch_size": 32,
+            "micro_batch_size": 8,
+            "learning_rate": 1e-3,
+            "zero_stage": zero_stage,
+            "workers": workers,
+        }
+    )
+
+
+def prepare(store: Store, path: str, config: TrainingConfig, max_length: int) -> Manifest:
+    source = CorpusConfig(path=path, num_parts=8)
+    examples = corpus.ingest(store, source, seed=SEED, folder="corpus", fingerprint="c")
+    prepare_tokenizer(store, config.model, examples, folder="tokenizer")
+    prompt = PromptConfig(template="alpaca", max_length=max_length)
+    return tokenize(store, examples, tokenizer_folder="tokenizer", prompt=prompt, folder="tokens",
+                    fingerprint="t")  # fmt: skip
+
+
+def batches_of(store: Store, tokens: Manifest, config: TrainingConfig) -> list[list[Example]]:
+    stream = BatchStream(
+        lambda index: store.read_part(tokens.folder, tokens.parts[index]),
+        [part.stats["trainable"] for part in tokens.parts],
+        seed=SEED,
+        batch_size=config.global_batch_size,
+    )
+    assert config.max_steps is not None
+    return list(islice(stream.batches(), config.max_steps))
+
+
+def bare(folder: Path, config: TrainingConfig, loss: str) -> dict[str, Any]:
+    """What somebody would write for this training alone. With DeepSpeed, one of its processes."""
+    torch.set_num_threads(int(config.workers.cpus_per_worker))
+    batches: list[list[Example]] = pickle.loads((folder / "batches").read_bytes())
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).train()
+    module = LabelLoss(model) if loss == "label tokens" else model
+    optimizer = torch.optim.AdamW(module.parameters(), weight_decay=config.weight_decay)
+    rank, world, engine = 0, 1, None
+    if config.zero_stage is not None:
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a minute to compile
+        deepspeed.init_distributed(dist_backend="gloo")
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config={
+                "train_batch_size": config.global_batch_size,
+                "train_micro_batch_size_per_gpu": config.micro_batch_size,
+                "gradient_clipping": config.max_grad_norm,
+                "zero_optimization": {"stage": config.zero_stage},
+                "zero_force_ds_cpu_optimizer": False,
+                "steps_per_print": 1 << 30,
+            },
+        )
+    began = time.perf_counter()
+    for step, batch in enumerate(batches):
+        rate = learning_rate(config, step, len(batches))
+        for group in (engine.optimizer if engine else optimizer).param_groups:
+            group["lr"] = rate
+        labels = sum(int(mask.sum()) for _, mask in batch)
+        mine = sorted(batch, key=lambda example: len(example[0]))[rank::world]
+        for start in range(0, len(mine), config.micro_batch_size):
+            micro_batch = mine[start : start + config.micro_batch_size]
+            input_ids, mask = pad(micro_batch, torch.device("cpu"))
+            if loss == "label tokens":
+                total = (engine or module)(input_ids, mask).sum()
+            else:
+                wanted = torch.where(mask, input_ids, -100)
+                found = (engine or module)(input_ids=input_ids, labels=wanted).loss
+                total = found * int(mask.sum())
+            if engine:
+                engine.backward(total * (world / labels), scale_wrt_gas=False)
+                engine.step()
+            else:
+                (total / labels).backward()
+        if engine is None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "loss": float(total) / int(mask.sum())}
+
+
+def run_bare(folder: Path, config: TrainingConfig, loss: str) -> float:
+    """Seconds of a process (or of DeepSpeed's two) that does nothing else."""
+    (folder / "config.json").write_text(config.model_dump_json())
+    command = [str(Path(__file__).resolve()), str(folder), "--bare", loss]
+    start = [sys.executable]
+    if config.zero_stage is not None:
+        launcher = Path(sys.executable).with_name("deepspeed")
+        start = [str(launcher), "--num_accelerators", "2", "--master_port", "29517"]
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(start + command, env=env, capture_output=True, text=True, check=False)
+    (folder / "log").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return float(json.loads((folder / "result.json").read_text())["seconds"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("corpus", help="JSON lines")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--bare", choices=["label tokens", "all tokens"], help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # of DeepSpeed's launcher
+    arguments = parser.parse_args()
+    if arguments.bare:
+        folder = Path(arguments.corpus)
+        config = TrainingConfig.model_validate_json((folder / "config.json").read_text())
+        result = bare(folder, config, arguments.bare)
+        if os.environ.get("RANK", "0") == "0":
+            (folder / "result.json").write_text(json.dumps(result))
+        return
+
+    driver.quiet()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
+             runtime_env={"env_vars": driver.WORKER_ENVIRONMENT})  # fmt: skip
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder, store = Path(name, "bare"), Store(Path(name, "run"))
+        folder.mkdir()
+        plain = settings(arguments.steps, None)
+        tokens = prepare(store, arguments.corpus, plain, arguments.max_length)
+        batches = batches_of(store, tokens, plain)
+        (folder / "batches").write_bytes(pickle.dumps(batches))
+        count = sum(len(ids) for batch in batches for ids, _ in batch)
+        tokenizer = load_tokenizer(store, "tokenizer")
+        model = initial_model(plain.model, tokenizer, seed=SEED)
+        model.save_pretrained(folder / "model")
+        print(f"{len(batches)} batches, {count:,} tokens, {model.num_parameters():,} parameters")
+        for zero_stage in (None, 2):
+            config = settings(arguments.steps, zero_stage)
+            peer = "bare torch" if zero_stage is None else "deepspeed launcher"
+            seconds: dict[str, list[float]] = {
+                "ours": [], f"{peer}, our loss": [], f"{peer}, the model's loss": [],
+            }  # fmt: skip
+            infos = []
+            for number in range(arguments.rounds):
+                stage = {"folder": f"{peer}-{number}", "fingerprint": "f", "label": peer}
+                info = train(store, tokens, config, tokenizer_folder="tokenizer", seed=SEED,
+                             **stage).info  # fmt: skip
+                assert info["tokens"] == count
+                infos.append(info)
+                seconds["ours"].append(info["seconds"])
+                for way, loss in zip(
+                    list(seconds)[1:], ("label tokens", "all tokens"), strict=True
+                ):
+                    seconds[way].append(run_bare(folder, config, loss))
+            ours = statistics.median(seconds["ours"])
+            for way, taken in seconds.items():
+                median = statistics.median(taken)
+                row = {"training": "DDP, 1 worker" if zero_stage is None else "ZeRO-2, 2 workers",
+                       "way": way, "seconds": median, "tokens/s": count / median,
+                       "ours / this": median / ours}  # fmt: skip
+                if way == "ours":
+                    row["padding"] = 1 - count / infos[-1]["padded_tokens"]
+                    waiting = [info["waiting"] / info["seconds"] for info in infos]
+                    row["waiting"] = statistics.median(waiting)
+                rows.append(row)
+    ray.shutdown()
+    columns = ["training", "way", "seconds", "tokens/s", "ours / this", "padding", "waiting"]
+    print(machine.table(rows, columns))
+    machine.write(arguments.json, vars(arguments) | {"tokens": count}, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Scoring while the proxy trains on: a checkpoint's losses are made as soon as it is kept, where
+the cluster has room for that beside the training.
+
+They are parts of the losses stage, which scoring finds there when its turn comes. Without room
+nothing begins, and scoring follows the training.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+
+from s2l_ray.config import WorkersConfig
+from s2l_ray.driver import say
+
+PAUSE = 2.0  # seconds between two looks for checkpoints
+
+
+@contextmanager
+def meanwhile(
+    checkpoints: Callable[[], list[int]],
+    score: Callable[[list[int], threading.Event], None],
+    workers: WorkersConfig,
+) -> Iterator[None]:
+    """Call `score(steps, stop)` with new ones of `checkpoints()` until the block ends.
+
+    `score` returns soon after `stop` is set. What it raises ends the scoring here, not the block.
+    """
+    stop = threading.Event()
+
+    def work() -> None:
+        scored: set[int] = set()
+        try:
+            while not stop.wait(PAUSE):
+                steps = sorted(set(checkpoints()) - scored)
+                if steps and _room_for(workers, stop):
+                    score(steps, stop)
+                    scored.update(steps)
+        except Exception as error:  # scoring itself will meet it again, and tell
+            say(f"scoring beside the training stopped: {str(error).partition(chr(10))[0]}")
+
+    thread = threading.Thread(target=work, name="score meanwhile", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _room_for(workers: WorkersConfig, stop: threading.Event) -> bool:
+    """Wait for the place of one actor, which an autoscaler sees asked for; False if stopped."""
+    bundle = {"CPU": float(workers.cpus_per_worker)}
+    if workers.gpus_per_worker:
+        bundle["GPU"] = float(workers.gpus_per_worker)
+    if workers.accelerator_type:
+        bundle[f"accelerator_type:{workers.accelerator_type}"] = 0.001
+    group = ray.util.placement_group([bundle])
+    try:
+        while not stop.is_set():
+            if group.wait(1):
+                return True
+        return False
+    finally:
+        ray.util.remove_placement_group(group)

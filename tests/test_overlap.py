@@ -1,0 +1,81 @@
+"""Scoring beside the training: the same losses, made earlier; nothing where there is no room."""
+
+import time
+from pathlib import Path
+
+import pytest
+from test_pipeline import corpus, settings
+
+import s2l_ray
+from s2l_ray.config import ConfigError, WorkersConfig, validate
+from s2l_ray.overlap import meanwhile
+
+
+def files(folder, stage):
+    """unit with the checksum of its content -> when it was written"""
+    found = Path(folder).glob(f"{stage}/*/**/*")
+    return {str(path.relative_to(folder)): path.stat().st_mtime for path in found if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def runs(local_ray, tmp_path_factory):
+    folders = {ahead: tmp_path_factory.mktemp("overlap") / str(ahead) for ahead in (False, True)}
+    for ahead, folder in folders.items():
+        config = settings(
+            folder,
+            proxy__max_steps=1200,  # long enough for an actor to start
+            proxy__num_checkpoints=6,
+            proxy__resume_every=1200,
+            trajectories__while_training=ahead,
+        )
+        s2l_ray.select(corpus(), config)
+    return folders
+
+
+def test_checkpoints_are_scored_while_training_goes_on(runs):
+    def early(ahead):
+        [end] = [at for name, at in files(runs[ahead], "proxy").items() if "manifest" in name]
+        losses = files(runs[ahead], "losses")
+        return [name for name, at in losses.items() if name.endswith(".arrow") and at < end]
+
+    assert early(False) == []
+    assert len(early(True)) >= 3  # one checkpoint at least
+
+
+def test_the_losses_are_those_of_scoring_afterwards(runs):
+    names = [set(files(runs[ahead], "losses")) for ahead in (False, True)]
+    assert names[0] == names[1]  # with their checksums
+    assert len(names[0]) == 6 * 3 + 1
+
+
+def test_without_room_nothing_begins(local_ray):
+    asked = []
+    workers = WorkersConfig(cpus_per_worker=10_000)
+    with meanwhile(lambda: [1], lambda steps, stop: asked.append(steps), workers):
+        time.sleep(4)
+    assert asked == []
+
+
+def test_new_checkpoints_are_scored_once_and_an_error_does_not_end_the_training(local_ray, capsys):
+    there, asked = [10], []
+
+    def score(steps, stop):
+        asked.append(steps)
+        if 20 in steps:
+            raise ValueError("no such model\nand more")
+        there.append(20)
+
+    with meanwhile(lambda: list(there), score, WorkersConfig()):
+        until = time.monotonic() + 60
+        while len(asked) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    assert asked == [[10], [20]]
+    assert "scoring beside the training stopped: no such model\n" in capsys.readouterr().err
+
+
+def test_it_goes_without_stopping_early():
+    data = settings("run").model_dump()
+    data["trajectories"] |= {"while_training": True, "stop_when_stable": 0.9}
+    with pytest.raises(ConfigError, match="while_training or stop_when_stable, not both"):
+        validate(data)
