@@ -2,13 +2,14 @@
 PYTHON ?= python3
 RUN_DIR ?= runs/demo
 CORPUS ?= $(RUN_DIR)-corpus/corpus.jsonl
+BENCH ?= runs/bench
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults lint format types check clean
+.PHONY: help install demo test test-slow faults bench lint format types check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##/\1:/' | column -t -s: 2>/dev/null \
@@ -41,6 +42,13 @@ test-slow: $(INSTALLED)  ## the tests marked slow, which CI runs beside them
 
 faults: $(INSTALLED)  ## runs whose processes, store and files meet with accidents
 	$(BIN)/python -m pytest tests -m faults
+
+bench: $(INSTALLED)  ## small sizes of all benchmarks (BENCH=runs/bench)
+	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
+	$(BIN)/python benchmarks/scoring.py $(CORPUS) --examples 64 --rounds 1 --json $(BENCH)/scoring.json
+	$(BIN)/python benchmarks/training.py $(CORPUS) --steps 20 --rounds 1 --json $(BENCH)/training.json
+	$(BIN)/python benchmarks/kmeans.py --rows 200000 --seeds 1 --json $(BENCH)/kmeans.json
+	$(BIN)/python benchmarks/scale.py --rows 100000 300000 --json $(BENCH)/scale.json
 
 lint: $(INSTALLED)  ## ruff: rules and format
 	$(BIN)/ruff check .
