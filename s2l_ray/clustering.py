@@ -14,10 +14,8 @@ from s2l_ray.chunks import assign
 from s2l_ray.config import ClustersConfig
 from s2l_ray.kmeans import KMeans
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.trajectories import losses_array
+from s2l_ray.trajectories import SAMPLE_ROWS, losses_array
 from s2l_ray.units import run_units
-
-SAMPLE_ROWS = 50_000  # for diagnostics; ids are hashes, so the first parts are a uniform sample
 
 
 def cluster(

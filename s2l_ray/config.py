@@ -184,8 +184,17 @@ class TrajectoriesConfig(Section):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokens_per_batch: Positive | None = None  # padded, in a forward pass; 8192 on GPU, 2048 on CPU
+    # Adjusted Rand index, above which a further checkpoint no longer changes the clusters.
+    while_training: bool = False  # score a checkpoint as soon as it exists, where there is room
+    stop_when_stable: Annotated[float, Field(gt=0, lt=1)] | None = None
     workers: WorkersConfig = WorkersConfig()  # num_workers: actors at the start
     max_workers: Positive | None = None  # the actor pool may grow to this
+
+    @model_validator(mode="after")
+    def _one_after_the_other(self) -> TrajectoriesConfig:
+        if self.while_training and self.stop_when_stable is not None:
+            raise ValueError("give while_training or stop_when_stable, not both")
+        return self
 
 
 class ClustersConfig(Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -21,13 +23,14 @@ from s2l_ray.config import (
     fingerprint,
     parse_budget,
 )
+from s2l_ray.overlap import meanwhile
 from s2l_ray.run import Run
 from s2l_ray.selection import choose
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import prepare_tokenizer, tokenize
-from s2l_ray.training import checkpoints_of, train
-from s2l_ray.trajectories import Scoring, assemble, score
+from s2l_ray.training import checkpoint_name, checkpoints_of, checkpoints_so_far, train
+from s2l_ray.trajectories import Scoring, assemble, score, score_ahead, score_until_stable
 
 
 @dataclass(frozen=True)
@@ -81,22 +84,12 @@ def select(
     proxy = run.stage(
         "proxy",
         marks["proxy"],
-        partial(
-            train,
-            run.store,
-            tokens,
-            config.proxy,
-            tokenizer_folder=tokens.info["tokenizer"],
-            seed=config.seed,
-            label="proxy",
-        ),
+        partial(_train_proxy, run, tokens, f"losses/{marks['losses']}"),
     )
     losses = run.stage(
         "losses",
         marks["losses"],
-        lambda **stage: score(
-            run.store, [Scoring(tokens, checkpoints_of(proxy), **stage)], config.trajectories
-        )[0],
+        lambda **stage: _score_proxy(run, Scoring(tokens, checkpoints_of(proxy), **stage)),
     )
     run.stage(
         "trajectories",
@@ -104,6 +97,42 @@ def select(
         partial(assemble, run.store, examples, losses),
     )
     return choose_subset(run, config.selection)
+
+
+def _train_proxy(run: Run, tokens: Manifest, losses_folder: str, **stage: str) -> Manifest:
+    config, store = run.config, run.store
+
+    def score_new(steps: list[int], stop: threading.Event) -> None:
+        checkpoints = {step: f"{stage['folder']}/{checkpoint_name(step)}" for step in steps}
+        scoring = Scoring(tokens, checkpoints, losses_folder, "")
+        score_ahead(store, scoring, config.trajectories, stop)
+
+    ahead = (
+        meanwhile(
+            partial(checkpoints_so_far, store, stage["folder"]),
+            score_new,
+            config.trajectories.workers,
+        )
+        if config.trajectories.while_training
+        else nullcontext()
+    )
+    with ahead:
+        return train(
+            store,
+            tokens,
+            config.proxy,
+            tokenizer_folder=tokens.info["tokenizer"],
+            seed=config.seed,
+            label="proxy",
+            **stage,
+        )
+
+
+def _score_proxy(run: Run, scoring: Scoring) -> Manifest:
+    config = run.config
+    if config.trajectories.stop_when_stable is not None:
+        return score_until_stable(run.store, scoring, config.trajectories, config.clusters)
+    return score(run.store, [scoring], config.trajectories)[0]
 
 
 def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
@@ -114,7 +143,9 @@ def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
     examples = fingerprint(origin)
     tokens = _tokens_mark(examples, examples, config.proxy.model, config.prompt)
     proxy = fingerprint(tokens, *_settings_of(config.proxy), config.seed)
-    losses = fingerprint(proxy, tokens, config.trajectories.dtype)
+    stop = config.trajectories.stop_when_stable
+    until = [stop, config.clusters.n_clusters, config.clusters.random_state] if stop else []
+    losses = fingerprint(proxy, tokens, config.trajectories.dtype, *until)
     trajectories = fingerprint(losses)
     groups, groups_mark = _groups_mark(config, config.selection, trajectories)
     name = f"selections/{selection_name(config.selection.selector, config.selection.seed)}"

@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import threading
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -171,6 +172,15 @@ def resume_points(store: Store, folder: str) -> list[str]:
         if match := re.fullmatch(r"step-(\d+)(?:-lease-(\d+))?", name):
             found.append((int(match[1]), int(match[2] or 0), name))
     return [name for _, _, name in sorted(found, reverse=True)]
+
+
+def checkpoints_so_far(store: Store, folder: str) -> list[int]:
+    """Steps of the checkpoints that an unfinished training has kept, also while it runs."""
+    for name in resume_points(store, folder):
+        with suppress(OSError, ValueError):  # of one that is removed just now
+            if manifest := store.manifest(f"{folder}/resume/{name}"):
+                return manifest.info["checkpoints"]
+    return []
 
 
 def last_resume_point(store: Store, folder: str) -> tuple[str, dict[str, Any]]:

@@ -7,16 +7,20 @@ its lengths, so the losses do not depend on how many actors there are. N example
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.config import ClustersConfig, TrajectoriesConfig
+from s2l_ray.driver import say
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.units import Stage, run_stages, run_units
+from s2l_ray.units import Stage, make_parts, run_stages, run_units
+
+SAMPLE_ROWS = 50_000  # for diagnostics; ids are hashes, so the first parts are a uniform sample
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,73 @@ def score(
     Parts `step-000500/part-*`, schema `store.LOSSES`, rows as in `tokens` without the examples
     that have no label token. ValueError for a loss that is not finite.
     """
-    return run_stages(
-        store,
-        [scoring.stage() for scoring in scorings],
-        _make_scorer,
-        (store, config),
-        label=label,
-        workers=config.workers,
-        max_workers=config.max_workers,
-    )
+    stages = [scoring.stage() for scoring in scorings]
+    return run_stages(store, stages, _make_scorer, (store, config), **_how(config, label))
+
+
+def score_ahead(
+    store: Store, scoring: Scoring, config: TrajectoriesConfig, stop: threading.Event
+) -> None:
+    """Losses at some checkpoints of a stage, until `stop` is set; `score` will find them."""
+    how = _how(config, "score meanwhile")
+    make_parts(store, [scoring.stage()], _make_scorer, (store, config), stop=stop, **how)
+
+
+def score_until_stable(
+    store: Store, scoring: Scoring, config: TrajectoriesConfig, clusters: ClustersConfig
+) -> Manifest:
+    """As `score`, checkpoint after checkpoint in the order of steps, and no further once one more
+    hardly changes the clusters of a sample: adjusted Rand index >= config.stop_when_stable.
+
+    info: steps (scored), left_out (steps), adjusted_rand (of each prefix with the one before it).
+    """
+    assert config.stop_when_stable is not None
+    steps, parts, agreement = sorted(scoring.checkpoints), list[Part](), list[float]()
+    prefix = Prefix(clusters.n_clusters, clusters.random_state)
+    done = 0
+    while done < len(steps) and (not agreement or agreement[-1] < config.stop_when_stable):
+        one = replace(scoring, checkpoints={steps[done]: scoring.checkpoints[steps[done]]}).stage()
+        how = _how(config, f"score {done + 1} of {len(steps)}")
+        made = make_parts(store, [one], _make_scorer, (store, config), **how)[one.folder]
+        parts += made
+        done += 1
+        index = prefix.add(_sample(store, one.folder, made))
+        if index is not None:
+            agreement.append(index)
+            say(f"trajectories of {done} and {done - 1} points: adjusted Rand index {index:.3f}")
+    info = {"steps": steps[:done], "left_out": steps[done:], "adjusted_rand": agreement}
+    return store.commit(scoring.folder, scoring.fingerprint, parts, info)
+
+
+class Prefix:
+    """Trajectories that grow by a point at a time, and how far each point changes their clusters.
+
+    The clusters with the point and those without it start from the same examples, so that the
+    change is the point's and not that of another start.
+    """
+
+    def __init__(self, n_clusters: int, random_state: int) -> None:
+        self.n_clusters, self.random_state = n_clusters, random_state
+        self.losses_NT: np.ndarray | None = None
+
+    def add(self, losses_N: np.ndarray) -> float | None:
+        """The adjusted Rand index of the clusters with this point and without it; None for the
+        first point."""
+        from sklearn.cluster import KMeans, kmeans_plusplus  # here alone, and seconds to import
+        from sklearn.metrics import adjusted_rand_score
+
+        before_NT, column = self.losses_NT, losses_N.astype(np.float64)[:, None]
+        if before_NT is None:
+            self.losses_NT = column
+            return None
+        self.losses_NT = np.hstack([before_NT, column])
+        count = min(self.n_clusters, len(np.unique(before_NT, axis=0)))
+        _, rows = kmeans_plusplus(before_NT, count, random_state=self.random_state)
+        before, after = (
+            KMeans(count, init=each_NT[rows], n_init=1).fit(each_NT).labels_
+            for each_NT in (before_NT, self.losses_NT)
+        )
+        return float(adjusted_rand_score(before, after))
 
 
 def assemble(
@@ -91,6 +153,21 @@ def assemble(
         label="trajectories",
         info={"steps": steps},
     )
+
+
+def _how(config: TrajectoriesConfig, label: str) -> dict[str, Any]:
+    return {"label": label, "workers": config.workers, "max_workers": config.max_workers}
+
+
+def _sample(store: Store, folder: str, parts: list[Part]) -> np.ndarray:
+    """Losses [N] of one checkpoint, of the first parts by name: the same examples at each."""
+    losses, have = [], 0
+    for part in sorted(parts, key=lambda part: part.unit):
+        losses.append(store.read_part(folder, part, ["loss"])["loss"].to_numpy())
+        have += part.rows
+        if have >= SAMPLE_ROWS:
+            break
+    return np.concatenate(losses)
 
 
 def losses_array(table: pa.Table) -> np.ndarray:

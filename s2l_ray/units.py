@@ -7,6 +7,7 @@ that an earlier run left behind are kept; only what is missing is made.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -83,15 +84,35 @@ def run_stages(
     stages: list[Stage],
     make_work: Callable[..., Work],
     args: tuple[Any, ...] = (),
+    **how: Any,
+) -> list[Manifest]:
+    """run_units for several stages of one kind at once, in one pool; the manifests in order.
+
+    how: as make_parts has it.
+    """
+    parts = make_parts(store, stages, make_work, args, **how)
+    return [
+        store.commit(stage.folder, stage.fingerprint, parts[stage.folder], stage.info)
+        for stage in stages
+    ]
+
+
+def make_parts(
+    store: Store,
+    stages: list[Stage],
+    make_work: Callable[..., Work],
+    args: tuple[Any, ...] = (),
     *,
     label: str,
     suffix: str = "arrow",
     workers: WorkersConfig | None = None,
     max_workers: int | None = None,
-) -> list[Manifest]:
-    """run_units for several stages of one kind at once, in one pool; the manifests in order.
+    stop: threading.Event | None = None,
+) -> dict[str, list[Part]]:
+    """The parts of these stages by folder, made or found; the stages are left unfinished.
 
-    What a node with a full disk could not do goes to the other nodes.
+    What a node with a full disk could not do goes to the other nodes. Once `stop` is set, no more
+    than what is under way.
     """
     parts: dict[str, list[Part]] = {}
     todo = []
@@ -118,10 +139,9 @@ def run_stages(
                 else:
                     parts[unit["folder"]].append(Part(**json.loads(row["part"])))
                     progress.advance(1)
-    return [
-        store.commit(stage.folder, stage.fingerprint, parts[stage.folder], stage.info)
-        for stage in stages
-    ]
+                if stop is not None and stop.is_set():
+                    return parts
+    return parts
 
 
 def plain_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:

@@ -274,6 +274,14 @@ def test_any_field_may_be_missing(field: str, monkeypatch: pytest.MonkeyPatch) -
     Page(render(dataclasses.replace(report_data(K=2, T=2, n_sources=2), **{field: default})))
 
 
+def test_checkpoints_left_out_are_told() -> None:
+    assert "Scoring stopped" not in " ".join(diagnostics(report_data(T=3)))
+    stopped = dataclasses.replace(report_data(T=3), n_left_out=9, agreement=0.9712)
+    text = " ".join(diagnostics(stopped))
+    assert "Scoring stopped after 3 of 12 checkpoints, which spared 75% of it" in text
+    assert "adjusted Rand index 0.971 " in text
+
+
 def test_odd_numbers_are_drawn_or_left_out() -> None:
     centers_KT = np.array([[np.nan, 1.0], [np.inf, 0.0]])
     odd = dataclasses.replace(

@@ -12,11 +12,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray.config import TrajectoriesConfig
+from s2l_ray import scorer
+from s2l_ray.config import ClustersConfig, TrajectoriesConfig
 from s2l_ray.models import LabelLoss
 from s2l_ray.scorer import Scorer, score_table
 from s2l_ray.store import EXAMPLES, TOKENS
-from s2l_ray.trajectories import Scoring, assemble, losses_array, score
+from s2l_ray.trajectories import (
+    Prefix,
+    Scoring,
+    assemble,
+    losses_array,
+    score,
+    score_until_stable,
+)
 
 VOCAB = 300
 SMALL = {
@@ -144,6 +152,23 @@ def test_a_loss_that_is_not_finite_stops_with_the_example_and_the_checkpoint(sto
         Scorer(store, TrajectoriesConfig())(unit)
 
 
+@pytest.mark.parametrize("room", [1 << 30, 0])
+def test_an_actor_reads_a_part_once_where_memory_allows(store, monkeypatch, room):
+    monkeypatch.setattr(scorer, "KEPT_BYTES", room)
+    part = store.write_part(random_tokens(12), "tokens", "part-00000")
+    models = {step: small_model("gpt_neox", seed=step) for step in (1, 2)}
+    for step, model in models.items():
+        model.save_pretrained(store.address(f"proxy/{step}"))
+    reads, read = [], store.read_part
+    monkeypatch.setattr(store, "read_part", lambda *args: reads.append(args) or read(*args))
+    work = Scorer(store, TrajectoriesConfig())
+    for step, model in models.items():
+        unit = {"unit": "x", "tokens": "tokens", "model": f"proxy/{step}", "part": part.__dict__}
+        table, _ = work(unit)
+        assert_same_losses(table, naive_losses(random_tokens(12), model))
+    assert len(reads) == (1 if room else 2)
+
+
 def contents(folder):
     """file below the folder -> its bytes and when it was written; manifests left out."""
     return {
@@ -228,3 +253,48 @@ def test_score_and_assemble_on_ray(local_ray, store):
         losses_NT = losses_array(found)
         expected_NT = np.array([[losses[i] for losses in expected] for i in ids])
         np.testing.assert_allclose(losses_NT, expected_NT, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prefix_tells_how_far_a_point_changes_the_clusters():
+    random = np.random.default_rng(0)
+    first = np.repeat([1.0, 2.0, 5.0], 30) + random.normal(0, 0.01, 90)
+    prefix = Prefix(3, 0)
+    assert prefix.add(first) is None
+    assert prefix.add(first + 1) == 1.0
+    assert prefix.add(100 * random.random(90)) < 0.2  # far apart in another way
+    few = Prefix(10, 0)  # more clusters than distinct examples, at first
+    assert few.add(np.repeat([1.0, 2.0], 10)) is None
+    assert few.add(np.arange(20.0)) == 1.0
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_scoring_stops_when_the_clusters_stop_changing(local_ray, store, stops):
+    tables = [random_tokens(30, seed=i, first_id=100 * i) for i in range(2)]
+    parts = [store.write_part(t, "tokens", f"part-{i}") for i, t in enumerate(tables)]
+    tokens = store.commit("tokens", "t", parts, {})
+    checkpoints = {}
+    for step in (10, 20, 30, 40):
+        checkpoints[step] = f"proxy/checkpoint-{step:06d}"
+        # The same model, so that a point adds nothing, or each time another one.
+        model = small_model("gpt_neox", seed=0 if stops else step)
+        model.save_pretrained(store.address(checkpoints[step]))
+    scoring = Scoring(tokens, checkpoints, "losses", "l")
+    config = TrajectoriesConfig(workers={"num_workers": 1}, stop_when_stable=0.99)
+    losses = score_until_stable(store, scoring, config, ClustersConfig(n_clusters=4))
+    agreement = losses.info["adjusted_rand"]
+    steps = losses.info["steps"]
+    if stops:
+        assert (steps, losses.info["left_out"]) == ([10, 20], [30, 40])
+        assert agreement == [1.0]
+    else:
+        assert (steps, losses.info["left_out"]) == ([10, 20, 30, 40], [])
+        assert max(agreement) < 0.99 and len(agreement) == 3
+    [whole] = score(store, [Scoring(tokens, checkpoints, "whole", "l")], config)
+    scored = {unit for p in whole.parts if int((unit := p.unit)[5:11]) in steps}
+    assert {p.unit for p in losses.parts} == scored
+    assert all(p in whole.parts for p in losses.parts)  # the same bytes
+
+    before = contents(store.address("losses"))
+    os.unlink(store.address("losses", "manifest.json"))  # a restart: nothing is scored again
+    assert score_until_stable(store, scoring, config, ClustersConfig(n_clusters=4)) == losses
+    assert contents(store.address("losses")) == before

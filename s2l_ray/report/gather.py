@@ -17,7 +17,7 @@ from s2l_ray.pipeline import Run, Selection
 from s2l_ray.report import Arm, Curve, Example, Rejection, ReportData, Stage, render
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest
-from s2l_ray.trajectories import losses_array
+from s2l_ray.trajectories import SAMPLE_ROWS, losses_array
 
 BINS = 40
 
@@ -50,6 +50,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
             "share_above_quota": info["groups_above_quota"],
             "examples": _examples(run, clusters, chosen) if config.report.examples else (),
         }
+    losses = done["losses"].info
     trained = [("proxy", None, done["proxy"].info["history"])]
     trained += [(arm["selector"], arm["seed"], arm["history"]) for arm in arms]
     return ReportData(
@@ -75,6 +76,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         length_subset=of_subset,
         curves=[Curve(name, seed, *zip(*history, strict=True)) for name, seed, history in trained],
         steps=done["trajectories"].info["steps"],
+        n_left_out=len(losses.get("left_out", ())),
+        agreement=(losses.get("adjusted_rand") or [None])[-1],
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         arms=[
             Arm(a["selector"], a["seed"], a["examples"], a["steps"], a["loss"], a["by_source"])
@@ -98,14 +101,14 @@ def _chosen_ids(selection: Selection) -> pa.Array:
 def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[int]]:
     """Histogram of tokens an example: edges [BINS + 1], of the corpus, of the chosen [BINS].
 
-    Of whole parts up to clustering.SAMPLE_ROWS examples, which is a uniform sample."""
+    Of whole parts up to SAMPLE_ROWS examples, which is a uniform sample."""
     lengths, taken, have = [], [], 0
     for part in run.done["tokens"].parts:
         table = run.store.read_part(run.done["tokens"].folder, part, ["example_id", "input_ids"])
         lengths.append(pc.list_value_length(table["input_ids"]).to_numpy())
         taken.append(pc.is_in(table["example_id"], value_set=chosen).to_numpy())
         have += part.rows
-        if have >= clustering.SAMPLE_ROWS:
+        if have >= SAMPLE_ROWS:
             break
     length, is_taken = np.concatenate(lengths), np.concatenate(taken)
     edges = np.linspace(0, length.max() + 1, BINS + 1)
@@ -136,7 +139,7 @@ def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Examp
         enough = all(
             len(s) >= min(wanted, n) for s, n in zip(shown, clusters.info["sizes"], strict=True)
         )
-        if enough or seen >= clustering.SAMPLE_ROWS:
+        if enough or seen >= SAMPLE_ROWS:
             break
     return shown
 
