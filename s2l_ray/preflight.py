@@ -61,7 +61,7 @@ def _quick(store: Store) -> LocalObjects | S3Objects:
         return store.objects
     objects = S3Objects(store.uri, store.config)
     objects.client = client(store.config, attempts=3, timeout=REQUEST_SECONDS)
-    objects.patience = 0.0
+    objects.patience = 1.0  # for a body cut off, say, which the client does not ask for again
     return objects
 
 
