@@ -1,0 +1,103 @@
+"""Scoring while the proxy trains: wall time on two nodes and on one, against one after the other.
+
+    python benchmarks/overlap.py math_pool.jsonl
+
+Nodes are Ray's own, of one CPU each, as processes of this machine, which needs two CPUs for it.
+The proxy trains on one CPU, one actor scores on one CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import machine
+import ray
+from ray.cluster_utils import Cluster
+
+import s2l_ray
+from s2l_ray import driver
+from s2l_ray.config import validate
+from s2l_ray.store import Store
+
+SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "intermediate_size": 256,
+         "max_position_embeddings": 256}  # fmt: skip
+
+
+def settings(run_dir: Path, corpus: Path, epochs: float, *, while_training: bool) -> Any:
+    one = {"num_workers": 1, "cpus_per_worker": 1}
+    return validate(
+        {
+            "name": "overlap",
+            "run_dir": str(run_dir),
+            "corpus": {"path": str(corpus), "num_parts": 8},
+            "prompt": {"template": "plain", "max_length": 256},
+            "proxy": {
+                "model": {"architecture": SHAPE, "tokenizer_vocab": 2048},
+                "epochs": epochs,
+                "num_checkpoints": 8,
+                "global_batch_size": 64,
+                "micro_batch_size": 32,
+                "learning_rate": 0.002,
+                "workers": one,
+            },
+            "trajectories": {"workers": one, "while_training": while_training},
+            "clusters": {"n_clusters": 50, "stability": False},
+            "selection": {"budget": 0.11},
+        }
+    )
+
+
+def run(nodes: int, config: Any) -> dict[str, float]:
+    """Seconds of the proxy's stage and of what scoring is left after it."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(nodes):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR",
+             runtime_env={"env_vars": driver.WORKER_ENVIRONMENT})  # fmt: skip
+    try:
+        s2l_ray.select(None, config)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    times = Store(config.run_dir).read_json("run.json")["times"]
+    return {entry["stage"]: entry["seconds"] for entry in times}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("corpus", help="JSON lines")
+    parser.add_argument("--examples", type=int, default=6000)
+    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    arguments = parser.parse_args()
+    driver.quiet()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        corpus = Path(name, "corpus.jsonl")
+        with open(arguments.corpus) as lines, open(corpus, "w") as out:
+            out.writelines(islice(lines, arguments.examples))
+        longer = 0.0
+        for way, nodes, ahead in (
+            ("one after the other, 2 nodes", 2, False),
+            ("while training, 2 nodes", 2, True),
+            ("while training, 1 node", 1, True),
+        ):
+            folder = Path(name, way)
+            config = settings(folder, corpus, arguments.epochs, while_training=ahead)
+            took = run(nodes, config)
+            longer = longer or max(took["proxy"], took["losses"])
+            both = took["proxy"] + took["losses"]
+            rows.append({"way": way, "training": took["proxy"], "scoring after": took["losses"],
+                         "seconds": both, "of the longer": both / longer})  # fmt: skip
+    print(machine.table(rows, list(rows[0])))
+    machine.write(arguments.json, json.loads(json.dumps(vars(arguments))), rows)
+
+
+if __name__ == "__main__":
+    main()
