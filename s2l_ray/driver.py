@@ -10,6 +10,7 @@ import re
 import resource
 import socket
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,19 +52,28 @@ def connect(storage: StorageConfig | None = None) -> None:
     wanted = WORKER_ENVIRONMENT | reach
     ours = {name: value for name, value in wanted.items() if name not in given}
     runtime_env: dict[str, object] = {"env_vars": ours}
+    address = None  # what Ray finds
+    # Where `ray start` notes its address; a Ray that was killed leaves the note.
+    started = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
     if "RAY_ADDRESS" in os.environ and not in_job():
-        _check_address(os.environ["RAY_ADDRESS"])
+        _check_address("RAY_ADDRESS", os.environ["RAY_ADDRESS"])
         runtime_env["py_modules"] = [str(Path(__file__).parent)]  # no job brings the code
+    elif not in_job() and started.is_file():
+        try:
+            _check_address(str(started), started.read_text().strip())
+        except ConnectionError as error:
+            say(f"{error}: starting a Ray of this machine")
+            address = "local"
     for name, value in LOCAL_RAY.items():
         os.environ.setdefault(name, value)
-    ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def _check_address(address: str) -> None:
+def _check_address(where: str, address: str) -> None:
     """Ray would try an address that nothing answers at again and again, for minutes."""
     if address.startswith(("http://", "https://")):
         raise ValueError(
-            f"RAY_ADDRESS: {address} is a dashboard, for `ray job submit`; wanted the head's "
+            f"{where}: {address} is a dashboard, for `ray job submit`; wanted the head's "
             f"host:port, or no RAY_ADDRESS for a Ray of this machine"
         )
     known = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d+)", address)
@@ -72,7 +82,7 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((known[1], int(known[2])), timeout=10).close()
     except OSError as error:
-        raise ConnectionError(f"RAY_ADDRESS: no Ray answers at {address}: {error}") from None
+        raise ConnectionError(f"{where}: no Ray answers at {address}: {error}") from None
 
 
 def in_job() -> bool:

@@ -24,6 +24,7 @@ def local_ray():
     """A real Ray on this machine, with the environment that a run gives its workers."""
     driver.quiet()
     ray.init(
+        "local",
         num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,

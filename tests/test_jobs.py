@@ -31,8 +31,13 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def selected(place, tmp_ray):
-    """jobs/select.py on this machine, without a cluster."""
-    return command("select", place / "config.yaml", "name=typed", RAY_TMPDIR=str(tmp_ray))
+    """jobs/select.py on this machine, though a Ray that is gone left its address."""
+    note = tmp_ray / "ray/ray_current_cluster"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(f"127.0.0.1:{free_port()}")
+    done = command("select", place / "config.yaml", "name=typed", RAY_TMPDIR=str(tmp_ray))
+    note.unlink()
+    return done
 
 
 def last_lines(text):
@@ -58,6 +63,7 @@ def test_select_without_a_cluster(selected, place):
     assert {line.split("]")[0] for line in told if line.startswith("[")} >= {"[tokenize", "[score"}
     assert all(line.startswith("[") for line in told), selected.stderr
     assert len(told) < 40
+    assert told[0].startswith("[run] ") and "ray_current_cluster: no Ray answers at" in told[0]
 
 
 def test_a_misspelt_key_is_refused_before_anything_heavy_is_imported(place):
