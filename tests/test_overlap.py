@@ -1,5 +1,6 @@
 """Scoring beside the training: the same losses, made earlier; nothing where there is no room."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -19,31 +20,32 @@ def files(folder, stage):
 
 @pytest.fixture(scope="module")
 def runs(local_ray, tmp_path_factory):
-    folders = {ahead: tmp_path_factory.mktemp("overlap") / str(ahead) for ahead in (False, True)}
-    for ahead, folder in folders.items():
+    """A run with scoring beside the training, and the same with that training scored afterwards."""
+    folders = [tmp_path_factory.mktemp("overlap") / way for way in ("meanwhile", "after")]
+    for folder in folders:
+        if folder.name == "after":
+            shutil.copytree(folders[0], folder, ignore=shutil.ignore_patterns("losses"))
         config = settings(
             folder,
             proxy__max_steps=1200,  # long enough for an actor to start
             proxy__num_checkpoints=6,
             proxy__resume_every=1200,
-            trajectories__while_training=ahead,
+            trajectories__while_training=folder.name == "meanwhile",
         )
         s2l_ray.select(corpus(), config)
     return folders
 
 
 def test_checkpoints_are_scored_while_training_goes_on(runs):
-    def early(ahead):
-        [end] = [at for name, at in files(runs[ahead], "proxy").items() if "manifest" in name]
-        losses = files(runs[ahead], "losses")
-        return [name for name, at in losses.items() if name.endswith(".arrow") and at < end]
-
-    assert early(False) == []
-    assert len(early(True)) >= 3  # one checkpoint at least
+    meanwhile, _ = runs
+    [end] = [at for name, at in files(meanwhile, "proxy").items() if "manifest" in name]
+    losses = files(meanwhile, "losses")
+    early = [name for name, at in losses.items() if name.endswith(".arrow") and at < end]
+    assert len(early) >= 3  # one checkpoint at least
 
 
 def test_the_losses_are_those_of_scoring_afterwards(runs):
-    names = [set(files(runs[ahead], "losses")) for ahead in (False, True)]
+    names = [set(files(folder, "losses")) for folder in runs]
     assert names[0] == names[1]  # with their checksums
     assert len(names[0]) == 6 * 3 + 1
 
