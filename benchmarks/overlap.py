@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import machine
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import ray
 from ray.cluster_utils import Cluster
 
 import s2l_ray
+from benchmarks import machine
 from s2l_ray import driver
 from s2l_ray.config import validate
 from s2l_ray.store import Store

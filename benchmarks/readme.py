@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import machine
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks import machine
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n"

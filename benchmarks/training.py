@@ -21,11 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import machine
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import ray
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks import machine
 from s2l_ray import corpus, driver
 from s2l_ray.batches import BatchStream, Example
 from s2l_ray.config import CorpusConfig, PromptConfig, TrainingConfig
