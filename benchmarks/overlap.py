@@ -9,7 +9,6 @@ The proxy trains on one CPU, one actor scores on one CPU.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from itertools import islice
@@ -99,7 +98,7 @@ def main() -> None:
             rows.append({"way": way, "training": took["proxy"], "scoring after": took["losses"],
                          "seconds": both, "of the longer": both / longer})  # fmt: skip
     print(machine.table(rows, list(rows[0])))
-    machine.write(arguments.json, json.loads(json.dumps(vars(arguments))), rows)
+    machine.write(arguments.json, vars(arguments), rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ is against as many bare processes, with as many CPUs each.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -123,7 +122,7 @@ def main() -> None:
                          "losses/s": tokens.rows * arguments.checkpoints / median,
                          "overhead": median / floor - 1})  # fmt: skip
     print(machine.table(rows, list(rows[0])))
-    machine.write(arguments.json, json.loads(json.dumps(vars(arguments))), rows)
+    machine.write(arguments.json, vars(arguments), rows)
 
 
 if __name__ == "__main__":

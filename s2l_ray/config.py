@@ -184,8 +184,8 @@ class TrajectoriesConfig(Section):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokens_per_batch: Positive | None = None  # padded, in a forward pass; 8192 on GPU, 2048 on CPU
-    # Adjusted Rand index, above which a further checkpoint no longer changes the clusters.
     while_training: bool = False  # score a checkpoint as soon as it exists, where there is room
+    # Stop once one more checkpoint leaves the clusters at this adjusted Rand index or above.
     stop_when_stable: Annotated[float, Field(gt=0, lt=1)] | None = None
     workers: WorkersConfig = WorkersConfig()  # num_workers: actors at the start
     max_workers: Positive | None = None  # the actor pool may grow to this
@@ -310,6 +310,11 @@ class RunConfig(Section):
             raise ValueError("proxy needs num_checkpoints or checkpoint_every (at least 2 points)")
         if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
             raise ValueError("proxy.num_checkpoints must be 2 or more: a trajectory has 2 points")
+        if self.trajectories.while_training and self.proxy.max_workers is not None:
+            raise ValueError(  # an elastic training would reach for what scoring is at work on
+                "trajectories.while_training is for a proxy of fixed size: leave out "
+                "proxy.max_workers"
+            )
         for field, prompt in (("prompt", self.prompt), ("target_prompt", self.target_prompt)):
             model = self.proxy.model if field == "prompt" else self.target and self.target.model
             if prompt and prompt.template == "chat" and model and model.tokenizer_vocab:

@@ -17,6 +17,7 @@ from s2l_ray.config import WorkersConfig
 from s2l_ray.driver import say
 
 PAUSE = 2.0  # seconds between two looks for checkpoints
+GRACE = 30.0  # seconds that the end of the training waits for the scoring under way
 
 
 @contextmanager
@@ -27,7 +28,8 @@ def meanwhile(
 ) -> Iterator[None]:
     """Call `score(steps, stop)` with new ones of `checkpoints()` until the block ends.
 
-    `score` returns soon after `stop` is set. What it raises ends the scoring here, not the block.
+    `score` is to return soon after `stop` is set, and is left behind if not. What it raises ends
+    the scoring here, not the block.
     """
     stop = threading.Event()
 
@@ -39,8 +41,11 @@ def meanwhile(
                 if steps and _room_for(workers, stop):
                     score(steps, stop)
                     scored.update(steps)
-        except Exception as error:  # scoring itself will meet it again, and tell
-            say(f"scoring beside the training stopped: {str(error).partition(chr(10))[0]}")
+        except Exception as error:
+            # Of what a task raised, Ray tells last what it was.
+            lines = str(error).strip().splitlines() or [""]
+            line = lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
+            say(f"scoring beside the training stopped, it follows later: {line or repr(error)}")
 
     thread = threading.Thread(target=work, name="score meanwhile", daemon=True)
     thread.start()
@@ -48,7 +53,7 @@ def meanwhile(
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(GRACE)  # one that waits for a place of its own must not hold this up
 
 
 def _room_for(workers: WorkersConfig, stop: threading.Event) -> bool:

@@ -67,7 +67,11 @@ def score_ahead(
     store: Store, scoring: Scoring, config: TrajectoriesConfig, stop: threading.Event
 ) -> None:
     """Losses at some checkpoints of a stage, until `stop` is set; `score` will find them."""
-    how = _how(config, "score meanwhile")
+    # Room was found for one actor; more begin as there is room for them.
+    most = max(config.workers.num_workers, config.max_workers or 0)
+    how = _how(config, "score meanwhile") | {
+        "workers": config.workers.model_copy(update={"num_workers": 1}), "max_workers": most,
+    }  # fmt: skip
     make_parts(store, [scoring.stage()], _make_scorer, (store, config), stop=stop, **how)
 
 
@@ -167,7 +171,7 @@ def _sample(store: Store, folder: str, parts: list[Part]) -> np.ndarray:
         have += part.rows
         if have >= SAMPLE_ROWS:
             break
-    return np.concatenate(losses)
+    return np.concatenate(losses)[:SAMPLE_ROWS]
 
 
 def losses_array(table: pa.Table) -> np.ndarray:

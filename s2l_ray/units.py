@@ -111,8 +111,8 @@ def make_parts(
 ) -> dict[str, list[Part]]:
     """The parts of these stages by folder, made or found; the stages are left unfinished.
 
-    What a node with a full disk could not do goes to the other nodes. Once `stop` is set, no more
-    than what is under way.
+    What a node with a full disk could not do goes to the other nodes. Once `stop` is set,
+    no more than the next part; what other actors have under way is thrown away.
     """
     parts: dict[str, list[Part]] = {}
     todo = []

@@ -1,6 +1,7 @@
 """Scoring beside the training: the same losses, made earlier; nothing where there is no room."""
 
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from test_pipeline import corpus, settings
 
 import s2l_ray
+from s2l_ray import overlap
 from s2l_ray.config import ConfigError, WorkersConfig, validate
 from s2l_ray.overlap import meanwhile
 
@@ -73,7 +75,35 @@ def test_new_checkpoints_are_scored_once_and_an_error_does_not_end_the_training(
             assert time.monotonic() < until
             time.sleep(0.1)
     assert asked == [[10], [20]]
-    assert "scoring beside the training stopped: no such model\n" in capsys.readouterr().err
+    assert (
+        "scoring beside the training stopped, it follows later: no such model\n"
+        in capsys.readouterr().err
+    )
+
+
+def test_scoring_that_does_not_end_holds_no_error_up(monkeypatch):
+    monkeypatch.setattr(overlap, "GRACE", 0.5)
+    monkeypatch.setattr(overlap, "PAUSE", 0.1)
+    monkeypatch.setattr(overlap, "_room_for", lambda workers, stop: True)
+    begun, over = threading.Event(), threading.Event()
+
+    def score(steps, stop):
+        begun.set()
+        over.wait(60)
+
+    with pytest.raises(ValueError, match="the training's"), meanwhile(lambda: [1], score, None):
+        assert begun.wait(10)
+        raise ValueError("the training's")
+    assert not over.is_set()
+    over.set()
+
+
+def test_it_is_for_a_proxy_of_fixed_size():
+    data = settings("run").model_dump()
+    data["trajectories"]["while_training"] = True
+    data["proxy"]["max_workers"] = 4
+    with pytest.raises(ConfigError, match=r"leave out proxy\.max_workers"):
+        validate(data)
 
 
 def test_it_goes_without_stopping_early():
