@@ -185,7 +185,7 @@ class TrajectoriesConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokens_per_batch: Positive | None = None  # padded, in a forward pass; 8192 on GPU, 2048 on CPU
     while_training: bool = False  # score a checkpoint as soon as it exists, where there is room
-    # Stop once one more checkpoint leaves the clusters at this adjusted Rand index or above.
+    # Stop once two more checkpoints each leave the clusters at this adjusted Rand index or above.
     stop_when_stable: Annotated[float, Field(gt=0, lt=1)] | None = None
     workers: WorkersConfig = WorkersConfig()  # num_workers: actors at the start
     max_workers: Positive | None = None  # the actor pool may grow to this

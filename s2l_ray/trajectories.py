@@ -78,16 +78,19 @@ def score_ahead(
 def score_until_stable(
     store: Store, scoring: Scoring, config: TrajectoriesConfig, clusters: ClustersConfig
 ) -> Manifest:
-    """As `score`, checkpoint after checkpoint in the order of steps, and no further once one more
-    hardly changes the clusters of a sample: adjusted Rand index >= config.stop_when_stable.
+    """As `score`, checkpoint after checkpoint in the order of steps, and no further once two in a
+    row hardly change the clusters of a sample: adjusted Rand index >= config.stop_when_stable.
 
-    info: steps (scored), left_out (steps), adjusted_rand (of each prefix with the one before it).
+    One alone may lie on a plateau of the training. The clusters are those of all sources together.
+    info: steps (scored), left_out (steps), adjusted_rand (of each prefix with the one before it,
+    where that could be clustered).
     """
-    assert config.stop_when_stable is not None
+    wanted = config.stop_when_stable
+    assert wanted is not None
     steps, parts, agreement = sorted(scoring.checkpoints), list[Part](), list[float]()
     prefix = Prefix(clusters.n_clusters, clusters.random_state)
     done = 0
-    while done < len(steps) and (not agreement or agreement[-1] < config.stop_when_stable):
+    while done < len(steps) and (len(agreement) < 2 or min(agreement[-2:]) < wanted):
         one = replace(scoring, checkpoints={steps[done]: scoring.checkpoints[steps[done]]}).stage()
         how = _how(config, f"score {done + 1} of {len(steps)}")
         made = make_parts(store, [one], _make_scorer, (store, config), **how)[one.folder]
@@ -114,7 +117,7 @@ class Prefix:
 
     def add(self, losses_N: np.ndarray) -> float | None:
         """The adjusted Rand index of the clusters with this point and without it; None for the
-        first point."""
+        first point, and where the examples before it are all alike."""
         from sklearn.cluster import KMeans, kmeans_plusplus  # here alone, and seconds to import
         from sklearn.metrics import adjusted_rand_score
 
@@ -124,6 +127,8 @@ class Prefix:
             return None
         self.losses_NT = np.hstack([before_NT, column])
         count = min(self.n_clusters, len(np.unique(before_NT, axis=0)))
+        if count < 2:
+            return None
         _, rows = kmeans_plusplus(before_NT, count, random_state=self.random_state)
         before, after = (
             KMeans(count, init=each_NT[rows], n_init=1).fit(each_NT).labels_

@@ -262,6 +262,8 @@ def test_a_prefix_tells_how_far_a_point_changes_the_clusters():
     assert prefix.add(first) is None
     assert prefix.add(first + 1) == 1.0
     assert prefix.add(100 * random.random(90)) < 0.2  # far apart in another way
+    alike = Prefix(3, 0)
+    assert [alike.add(np.ones(20)), alike.add(np.arange(20.0))] == [None, None]
     few = Prefix(10, 0)  # more clusters than distinct examples, at first
     assert few.add(np.repeat([1.0, 2.0], 10)) is None
     assert few.add(np.arange(20.0)) == 1.0
@@ -284,8 +286,8 @@ def test_scoring_stops_when_the_clusters_stop_changing(local_ray, store, stops):
     agreement = losses.info["adjusted_rand"]
     steps = losses.info["steps"]
     if stops:
-        assert (steps, losses.info["left_out"]) == ([10, 20], [30, 40])
-        assert agreement == [1.0]
+        assert (steps, losses.info["left_out"]) == ([10, 20, 30], [40])
+        assert agreement == [1.0, 1.0]
     else:
         assert (steps, losses.info["left_out"]) == ([10, 20, 30, 40], [])
         assert max(agreement) < 0.99 and len(agreement) == 3

@@ -152,8 +152,9 @@ def _trajectories(data: ReportData) -> list[str]:
         have = len(data.steps)
         found.append(
             f"Scoring stopped after {have} of {have + data.n_left_out} checkpoints, which spared "
-            f"{data.n_left_out / (have + data.n_left_out):.0%} of it: the last one hardly changed "
-            f"the clusters (adjusted Rand index {data.agreement:.3f} with and without it)."
+            f"{data.n_left_out / (have + data.n_left_out):.0%} of it: the last two changed "
+            f"the clusters no more than was asked for (adjusted Rand index {data.agreement:.3f} "
+            f"with and without the last)."
         )
     level = data.explained_variance_level
     if level is not None:
