@@ -29,7 +29,13 @@ from s2l_ray.selection import choose
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import prepare_tokenizer, tokenize
-from s2l_ray.training import checkpoint_name, checkpoints_of, checkpoints_so_far, train
+from s2l_ray.training import (
+    checkpoint_name,
+    checkpoints_of,
+    checkpoints_so_far,
+    marks_of_checkpoints,
+    train,
+)
 from s2l_ray.trajectories import Scoring, assemble, score, score_ahead, score_until_stable
 
 
@@ -89,7 +95,10 @@ def select(
     losses = run.stage(
         "losses",
         marks["losses"],
-        lambda **stage: _score_proxy(run, Scoring(tokens, checkpoints_of(proxy), **stage)),
+        lambda **stage: _score_proxy(
+            run,
+            Scoring(tokens, checkpoints_of(proxy), marks=marks_of_checkpoints(proxy), **stage),
+        ),
     )
     run.stage(
         "trajectories",
@@ -312,10 +321,11 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
     }
 
     def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
-        scorings = [
-            Scoring(of[stage][1], dict([max(checkpoints_of(of[stage][0]).items())]), **where)
-            for stage, where in missing.items()
-        ]
+        scorings = []
+        for stage, where in missing.items():
+            target, examples = of[stage]
+            last = dict([max(checkpoints_of(target).items())])
+            scorings.append(Scoring(examples, last, marks=marks_of_checkpoints(target), **where))
         return score(run.store, scorings, config.trajectories, label="evaluate")
 
     losses = run.stages(

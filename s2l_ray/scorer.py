@@ -11,7 +11,7 @@ import torch
 
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.models import LabelLoss, load_model, pad
-from s2l_ray.store import LOSSES, Part, Store
+from s2l_ray.store import LOSSES, Part, Store, mark_of_folder
 
 KEPT_BYTES = 1 << 30  # of token parts in memory, which the next checkpoint needs again
 
@@ -28,7 +28,7 @@ class Scorer:
         default = 8192 if self.device.type == "cuda" else 2048
         self.tokens_per_batch = config.tokens_per_batch or default
         torch.backends.cuda.matmul.allow_tf32 = False
-        self.model = ""
+        self.model = self.mark = ""
         self.loss: LabelLoss | None = None
         self.kept: dict[tuple[str, str], pa.Table] = {}
 
@@ -37,13 +37,13 @@ class Scorer:
             self.loss = None  # before the next one comes: two may not fit
             local = self.store.download(unit["model"])
             self.loss = LabelLoss(load_model(local, dtype=self.config.dtype).to(self.device))
-            self.model = unit["model"]
+            self.model, self.mark = unit["model"], mark_of_folder(local)
         tokens = self._tokens(unit["tokens"], Part(**unit["part"]))
         try:
             table = score_table(tokens, self.loss, tokens_per_batch=self.tokens_per_batch)
         except ValueError as error:
             raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
-        return table, {}
+        return table, {"made_of": self.mark}
 
     def _tokens(self, folder: str, part: Part) -> pa.Table:
         if (folder, part.file) in self.kept:

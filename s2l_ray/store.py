@@ -365,6 +365,16 @@ class Store:
                 )
 
 
+def mark_of(checksums: dict[str, str]) -> str:
+    """Of a folder's content: file -> checksum."""
+    return _checksum(json.dumps(checksums, sort_keys=True).encode())
+
+
+def mark_of_folder(local: str | Path) -> str:
+    """mark_of the files that lie in a local folder."""
+    return mark_of({p.name: _checksum_of(p) for p in Path(local).iterdir() if p.is_file()})
+
+
 def lease_name(number: int) -> str:
     return f"{number:08d}.json"
 

@@ -26,7 +26,7 @@ from s2l_ray.config import TrainingConfig
 from s2l_ray.driver import say
 from s2l_ray.nodes import NodeFull, besides, own_disk, release
 from s2l_ray.progress import Board, Progress, watch
-from s2l_ray.store import Damaged, Manifest, Part, Store
+from s2l_ray.store import Damaged, Manifest, Part, Store, mark_of
 from s2l_ray.units import KNOWN
 
 
@@ -150,6 +150,17 @@ def checkpoints_of(training: Manifest) -> dict[int, str]:
     return {
         step: f"{training.folder}/{checkpoint_name(step)}" for step in training.info["checkpoints"]
     }
+
+
+def marks_of_checkpoints(training: Manifest) -> dict[int, str]:
+    """step -> mark of the files, of a training stage."""
+    files: dict[int, dict[str, str]] = {step: {} for step in training.info["checkpoints"]}
+    for step, checksums in files.items():
+        for part in training.parts:
+            folder, _, name = part.file.rpartition("/")
+            if folder == checkpoint_name(step):
+                checksums[name] = part.checksum
+    return {step: mark_of(checksums) for step, checksums in files.items()}
 
 
 def _work(job: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ its lengths, so the losses do not depend on how many actors there are. N example
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,15 @@ class Scoring:
     """A stage of losses to make: of every example of `tokens` at every checkpoint.
 
     checkpoints: step -> folder of a model in Hugging Face format, below the run directory (or an
-    absolute local path).
+    absolute local path). marks: step -> mark of that folder's files, where they are known: losses
+    that were made of others are not taken.
     """
 
     tokens: Manifest
     checkpoints: dict[int, str]
     folder: str
     fingerprint: str
+    marks: dict[int, str] = field(default_factory=dict)
 
     def stage(self) -> Stage:
         units = [
@@ -43,6 +45,7 @@ class Scoring:
                 "model": model,
                 "tokens": self.tokens.folder,
                 "part": part.__dict__,
+                "made_of": self.marks.get(step),
             }
             for step, model in sorted(self.checkpoints.items())
             for part in self.tokens.parts

@@ -61,6 +61,7 @@ def run_units(
     """Run `make_work(*args)(unit)` for each unit and commit the stage `folder`.
 
     Each unit is a dict with a name under "unit"; the name may hold a folder ("step-000500/part-0").
+    One with "made_of" takes no part of an earlier run whose stats have another there.
     Without `workers` the units are Ray tasks of one CPU; with it they go to a pool of actors, each
     of which calls `make_work` once (to load a model, say), from workers.num_workers up to
     max_workers. A part without rows is listed like any other.
@@ -224,7 +225,9 @@ class _Worker:
     def _part(self, unit: dict[str, Any]) -> Part:
         folder, found = unit.pop("folder"), unit.pop("found")
         if found and (part := self.store.found_part(folder, found)):
-            return part
+            made_of = unit.get("made_of")
+            if made_of is None or part.stats.get("made_of") == made_of:
+                return part
         if self.work is None:
             self.work = self.make_work()
         table, stats = self.work(unit)

@@ -3,7 +3,9 @@
 N examples, T checkpoints.
 """
 
+import dataclasses
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,14 @@ from s2l_ray.config import ClustersConfig, TrajectoriesConfig
 from s2l_ray.models import LabelLoss
 from s2l_ray.scorer import Scorer, score_table
 from s2l_ray.store import EXAMPLES, TOKENS
+from s2l_ray.training import marks_of_checkpoints
 from s2l_ray.trajectories import (
     Prefix,
     Scoring,
     assemble,
     losses_array,
     score,
+    score_ahead,
     score_until_stable,
 )
 
@@ -267,6 +271,35 @@ def test_a_prefix_tells_how_far_a_point_changes_the_clusters():
     few = Prefix(10, 0)  # more clusters than distinct examples, at first
     assert few.add(np.repeat([1.0, 2.0], 10)) is None
     assert few.add(np.arange(20.0)) == 1.0
+
+
+def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
+    """As where a damaged training went back some steps after they were made."""
+    part = store.write_part(random_tokens(12), "tokens", "part-00000")
+    tokens = store.commit("tokens", "t", [part], {})
+    checkpoints = {step: f"proxy/checkpoint-{step:06d}" for step in (1, 2)}
+    for step, folder in checkpoints.items():
+        small_model("gpt_neox", seed=step).save_pretrained(store.address(folder))
+    ahead = Scoring(tokens, checkpoints, "losses", "l")
+    config = TrajectoriesConfig(workers={"num_workers": 1})
+    score_ahead(store, ahead, config, threading.Event())
+    before = contents(store.address("losses"))
+    assert len(before) == 2
+
+    models = {1: small_model("gpt_neox", seed=1), 2: small_model("gpt_neox", seed=3)}
+    models[2].save_pretrained(store.address(checkpoints[2]))  # the same name and size
+    files = []
+    for folder in checkpoints.values():
+        for file in store.upload(store.address(folder), folder):
+            name = f"{folder.removeprefix('proxy/')}/{file.file}"
+            files.append(dataclasses.replace(file, unit=name, file=name))
+    proxy = store.commit("proxy", "p", files, {"checkpoints": [1, 2]})
+    marks = marks_of_checkpoints(proxy)
+    [losses] = score(store, [dataclasses.replace(ahead, marks=marks)], config)
+    for part, model in zip(losses.parts, models.values(), strict=True):
+        assert_same_losses(store.read_part("losses", part), naive_losses(random_tokens(12), model))
+    after = contents(store.address("losses"))
+    assert len(after) == 3 and before.items() <= after.items()  # the first was right, and stays
 
 
 @pytest.mark.parametrize("stops", [True, False])
