@@ -25,7 +25,11 @@ def section(name: str, result: dict[str, Any]) -> str:
         f"{about['date']}, {about['cpu']}, {about['cpus']} CPUs, {about['memory_gib']:.0f} GiB, "
         f"torch {about['versions']['torch']}, Ray {about['versions']['ray']}"
     )
-    columns = list(dict.fromkeys(column for row in result["rows"] for column in row))
+    columns = [  # single figures; what lies behind them is in the file
+        column
+        for column in dict.fromkeys(column for row in result["rows"] for column in row)
+        if not any(isinstance(row.get(column), list) for row in result["rows"])
+    ]
     return f"**`benchmarks/{name}.py`** ({where})\n\n{machine.table(result['rows'], columns)}\n\n"
 
 

@@ -24,6 +24,7 @@ from s2l_ray.config import (
     parse_budget,
 )
 from s2l_ray.overlap import meanwhile
+from s2l_ray.progress import make_board, step_on
 from s2l_ray.run import Run
 from s2l_ray.selection import choose
 from s2l_ray.selectors import SELECTORS
@@ -116,11 +117,13 @@ def _train_proxy(run: Run, tokens: Manifest, losses_folder: str, **stage: str) -
         scoring = Scoring(tokens, checkpoints, losses_folder, "")
         score_ahead(store, scoring, config.trajectories, stop)
 
+    board = make_board()
     ahead = (
         meanwhile(
             partial(checkpoints_so_far, store, stage["folder"]),
             score_new,
             config.trajectories.workers,
+            partial(step_on, board),
         )
         if config.trajectories.while_training
         else nullcontext()
@@ -133,6 +136,7 @@ def _train_proxy(run: Run, tokens: Manifest, losses_folder: str, **stage: str) -
             tokenizer_folder=tokens.info["tokenizer"],
             seed=config.seed,
             label="proxy",
+            board=board,
             **stage,
         )
 

@@ -139,17 +139,23 @@ class Run:
             else:
                 self._finish(name, manifest, 0.0, reused=True)
         if missing:
+            begun = {name: bool(self.store.found(each["folder"])) for name, each in missing.items()}
             began = time.monotonic()
             made = make(missing)
             seconds = (time.monotonic() - began) / len(made)  # each had its share
             for name, manifest in zip(missing, made, strict=True):
-                self._finish(name, manifest, seconds, reused=False)
+                self._finish(name, manifest, seconds, reused=False, resumed=begun[name])
         return {name: self.done[name] for name in marks}
 
-    def _finish(self, name: str, manifest: Manifest, seconds: float, *, reused: bool) -> None:
+    def _finish(
+        self, name: str, manifest: Manifest, seconds: float, *, reused: bool, resumed: bool = False
+    ) -> None:
+        """reused: it was there; resumed: a part of it was, and the seconds are of the rest."""
         with self._lock:  # targets may be trained by several threads
             self.done[name] = manifest
-            self.times.append({"stage": name, "seconds": seconds, "reused": reused})
+            self.times.append(
+                {"stage": name, "seconds": seconds, "reused": reused, "resumed": resumed}
+            )
             self._write()
 
     def _write(self) -> None:

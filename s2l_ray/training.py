@@ -25,7 +25,7 @@ from ray.util import placement_group_table
 from s2l_ray.config import TrainingConfig
 from s2l_ray.driver import say
 from s2l_ray.nodes import NodeFull, besides, own_disk, release
-from s2l_ray.progress import Board, Progress, watch
+from s2l_ray.progress import Progress, make_board, watch
 from s2l_ray.store import Damaged, Manifest, Part, Store, mark_of
 from s2l_ray.units import KNOWN
 
@@ -40,17 +40,18 @@ def train(
     fingerprint: str,
     seed: int,
     label: str = "train",
+    board: Any = None,
 ) -> Manifest:
     """Fine-tune on the tokens and return the stage's manifest.
 
     info: step (the last), workers, checkpoints (their steps), history [[step, loss], …], tokens,
     padded_tokens, seconds, waiting (those of them spent waiting for batches). Goes on from the last
-    resume point of an earlier, unfinished run.
+    resume point of an earlier, unfinished run. board: a progress.make_board() for others to read.
     ValueError for what a user can mend; Ray Train's TrainingFailedError for the rest.
     """
     rows = [part.stats["trainable"] for part in tokens.parts]
     steps = num_steps(config, sum(rows))
-    board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    board = board or make_board()
     job = {
         "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
         "folder": folder, "fingerprint": fingerprint, "seed": seed, "steps": steps, "board": board,

@@ -1,17 +1,20 @@
 """Scoring beside the training: the same losses, made earlier; nothing where there is no room."""
 
+import itertools
 import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import ray
 from test_pipeline import corpus, settings
 
 import s2l_ray
 from s2l_ray import overlap
 from s2l_ray.config import ConfigError, WorkersConfig, validate
 from s2l_ray.overlap import meanwhile
+from s2l_ray.store import Store
 
 
 def files(folder, stage):
@@ -46,6 +49,14 @@ def test_checkpoints_are_scored_while_training_goes_on(runs):
     assert len(early) >= 3  # one checkpoint at least
 
 
+def test_the_seconds_of_a_stage_begun_before_are_known_to_be_of_the_rest(runs):
+    resumed = []
+    for folder in runs:
+        times = Store(folder).read_json("run.json")["times"]
+        resumed.append({entry["stage"]: entry["resumed"] for entry in times}["losses"])
+    assert resumed == [True, False]
+
+
 def test_the_losses_are_those_of_scoring_afterwards(runs):
     names = [set(files(folder, "losses")) for folder in runs]
     assert names[0] == names[1]  # with their checksums
@@ -55,9 +66,35 @@ def test_the_losses_are_those_of_scoring_afterwards(runs):
 def test_without_room_nothing_begins(local_ray):
     asked = []
     workers = WorkersConfig(cpus_per_worker=10_000)
-    with meanwhile(lambda: [1], lambda steps, stop: asked.append(steps), workers):
+    step = itertools.count().__next__
+    with meanwhile(lambda: [1], lambda steps, stop: asked.append(steps), workers, step):
         time.sleep(4)
     assert asked == []
+
+
+def test_a_place_is_left_to_a_training_that_stands_still(local_ray, monkeypatch):
+    """As where a worker has died, and its place is to be its successor's."""
+    monkeypatch.setattr(overlap, "PAUSE", 0.1)
+    asked, reached, seen = threading.Event(), 7, []
+
+    def step():
+        seen.append(reached)
+        return reached
+
+    with meanwhile(lambda: [1], lambda steps, stop: asked.set(), WorkersConfig(), step):
+        until = time.monotonic() + 60
+        while len(seen) < 5:  # there was a place: it waits for a step
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        whole = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+        assert whole.wait(30)  # nothing is held meanwhile
+        reached = 8
+        time.sleep(2)
+        assert not asked.is_set()  # a step was taken, but the place is gone
+        ray.util.remove_placement_group(whole)
+        while not asked.wait(0.1):
+            assert time.monotonic() < until
+            reached += 1
 
 
 def test_new_checkpoints_are_scored_once_and_an_error_does_not_end_the_training(local_ray, capsys):
@@ -69,7 +106,8 @@ def test_new_checkpoints_are_scored_once_and_an_error_does_not_end_the_training(
             raise ValueError("no such model\nand more")
         there.append(20)
 
-    with meanwhile(lambda: list(there), score, WorkersConfig()):
+    step = itertools.count().__next__
+    with meanwhile(lambda: list(there), score, WorkersConfig(), step):
         until = time.monotonic() + 60
         while len(asked) < 2:
             assert time.monotonic() < until
@@ -84,14 +122,17 @@ def test_new_checkpoints_are_scored_once_and_an_error_does_not_end_the_training(
 def test_scoring_that_does_not_end_holds_no_error_up(monkeypatch):
     monkeypatch.setattr(overlap, "GRACE", 0.5)
     monkeypatch.setattr(overlap, "PAUSE", 0.1)
-    monkeypatch.setattr(overlap, "_room_for", lambda workers, stop: True)
+    monkeypatch.setattr(overlap, "_room_beside", lambda step, workers, stop: True)
     begun, over = threading.Event(), threading.Event()
 
     def score(steps, stop):
         begun.set()
         over.wait(60)
 
-    with pytest.raises(ValueError, match="the training's"), meanwhile(lambda: [1], score, None):
+    with (
+        pytest.raises(ValueError, match="the training's"),
+        meanwhile(lambda: [1], score, None, None),
+    ):
         assert begun.wait(10)
         raise ValueError("the training's")
     assert not over.is_set()

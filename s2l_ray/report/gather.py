@@ -185,7 +185,7 @@ def _stages(run: Run) -> list[Stage]:
         if "padded_tokens" in manifest.info:
             rate = manifest.info["tokens"] / max(manifest.info["seconds"], 1e-9)
             throughput = f"{rate:,.0f} tokens/s while training"
-        elif not entry["reused"] and manifest.rows and seconds:
+        elif not (entry["reused"] or entry["resumed"]) and manifest.rows and seconds:
             throughput = f"{manifest.rows / seconds:,.0f} rows/s"
         took = None if entry["reused"] else seconds
         found.append(Stage(entry["stage"], took, throughput, entry["reused"]))
