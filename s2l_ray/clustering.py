@@ -14,7 +14,7 @@ from s2l_ray.chunks import assign
 from s2l_ray.config import ClustersConfig
 from s2l_ray.kmeans import KMeans
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.trajectories import SAMPLE_ROWS, losses_array
+from s2l_ray.trajectories import losses_array, sample_trajectories, sources_of
 from s2l_ray.units import run_units
 
 
@@ -34,7 +34,7 @@ def cluster(
     sources [K], inertia, n_iter, level_share, adjusted_rand (of the same k-means with
     another seed, on a sample; null by source).
     """
-    sources = _sources(store, trajectories) if by_source else [None]
+    sources = sources_of(store, trajectories) if by_source else [None]
     fits = []
     for number, source in enumerate(sources):
         n_clusters = config.n_clusters
@@ -117,17 +117,6 @@ def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
     return np.stack(table["center"].to_numpy())
 
 
-def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE_ROWS) -> pa.Table:
-    """About `rows` trajectories, a uniform sample (whole parts in id order)."""
-    tables, have = [], 0
-    for part in trajectories.parts:
-        tables.append(store.read_part(trajectories.folder, part))
-        have += part.rows
-        if have >= rows:
-            break
-    return pa.concat_tables(tables).slice(0, rows)
-
-
 def _dataset(store: Store, trajectories: Manifest, source: str | None) -> ray.data.Dataset:
     refs = [
         _read_losses.remote(store, trajectories.folder, part, source) for part in trajectories.parts
@@ -152,18 +141,6 @@ def _read_losses(store: Store, folder: str, part: Part, source: str | None) -> p
 @ray.remote(num_cpus=1)
 def _distinct_rows(table: pa.Table, at_most: int) -> np.ndarray:
     return np.unique(losses_array(table), axis=0)[:at_most]
-
-
-@ray.remote(num_cpus=1)
-def _sources_of(store: Store, folder: str, part: Part) -> list[str]:
-    return store.read_part(folder, part, ["source"])["source"].unique().to_pylist()
-
-
-def _sources(store: Store, trajectories: Manifest) -> list[str | None]:
-    found = ray.get(
-        [_sources_of.remote(store, trajectories.folder, part) for part in trajectories.parts]
-    )
-    return sorted({source for names in found for source in names})
 
 
 def _distinct(store: Store, trajectories: Manifest, source: str | None, at_most: int) -> int:

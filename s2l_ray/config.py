@@ -25,7 +25,12 @@ from pydantic import (
 
 from s2l_ray import plain_yaml
 
-SelectorName = Literal["s2l", "s2l_official", "random"]
+SelectorName = Literal[
+    "s2l", "s2l_official", "prune_then_cluster",
+    "random", "random_balanced", "random_shares", "random_tokens",
+    "loss_strata", "longest", "middle_perplexity", "middle_perplexity_early",
+    "high_learnability", "high_learnability_relative",
+]  # fmt: skip
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
 Location = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # a path or URI
@@ -214,6 +219,8 @@ class SelectionConfig(Section):
     selector: SelectorName = "s2l"
     budget: int | float | str = 0.11
     seed: Seed = 42
+    # Whose source shares random_shares has, and whose tokens random_tokens.
+    like: SelectorName = "s2l"
     export: list[Literal["alpaca", "prompt_response", "messages"]] = []  # JSONL beside Parquet
 
     @field_validator("budget", mode="before")
@@ -221,6 +228,12 @@ class SelectionConfig(Section):
     def _budget(cls, value: Any) -> Any:
         parse_budget(value)  # before pydantic would take true for 1
         return value
+
+    @model_validator(mode="after")
+    def _like_another(self) -> SelectionConfig:
+        if self.like in ("random_shares", "random_tokens"):
+            raise ValueError(f"like: {self.like} is itself like another, wanted another selector")
+        return self
 
 
 class EvaluationConfig(Section):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
+import ray
 import ray.data
 
 from s2l_ray import corpus, evaluation
@@ -18,13 +20,21 @@ from s2l_ray.config import (
     PromptConfig,
     RunConfig,
     SelectionConfig,
-    SelectorName,
-    TrainingConfig,
     fingerprint,
     parse_budget,
 )
+from s2l_ray.marks import (
+    liked,
+    marks_of,
+    selection_marks,
+    selection_name,
+    settings_of,
+    tokenizer_folder,
+    tokens_mark,
+)
 from s2l_ray.overlap import meanwhile
 from s2l_ray.progress import make_board, step_on
+from s2l_ray.ranking import falls, rank
 from s2l_ray.run import Run
 from s2l_ray.selection import choose
 from s2l_ray.selectors import SELECTORS
@@ -36,6 +46,7 @@ from s2l_ray.training import (
     checkpoints_so_far,
     marks_of_checkpoints,
     train,
+    write_initial,
 )
 from s2l_ray.trajectories import Scoring, assemble, score, score_ahead, score_until_stable
 
@@ -148,59 +159,6 @@ def _score_proxy(run: Run, scoring: Scoring) -> Manifest:
     return score(run.store, [scoring], config.trajectories)[0]
 
 
-def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
-    """The fingerprint of each stage up to the selection, by name, in order.
-
-    origin: the fingerprint of the corpus's sources.
-    """
-    examples = fingerprint(origin)
-    tokens = _tokens_mark(examples, examples, config.proxy.model, config.prompt)
-    proxy = fingerprint(tokens, *_settings_of(config.proxy), config.seed)
-    stop = config.trajectories.stop_when_stable
-    until = [stop, config.clusters.n_clusters, config.clusters.random_state] if stop else []
-    losses = fingerprint(proxy, tokens, config.trajectories.dtype, *until)
-    trajectories = fingerprint(losses)
-    groups, groups_mark = _groups_mark(config, config.selection, trajectories)
-    name = f"selections/{selection_name(config.selection.selector, config.selection.seed)}"
-    return {
-        "corpus": examples,
-        "tokens": tokens,
-        "proxy": proxy,
-        "losses": losses,
-        "trajectories": trajectories,
-        groups: groups_mark,
-        name: fingerprint(groups_mark, config.selection),
-    }
-
-
-def _tokens_mark(examples: str, trained_on: str, model: ModelConfig, prompt: PromptConfig) -> str:
-    return fingerprint(examples, _tokenizer_folder(trained_on, model), prompt)
-
-
-def _tokenizer_folder(trained_on: str, model: ModelConfig) -> str:
-    # A tokenizer trained here is a function of the corpus; another's is what its name says.
-    source = [model.tokenizer_vocab, model.tokenizer or model.name, model.revision]
-    return f"tokenizers/{fingerprint(*source, trained_on if model.tokenizer_vocab else None)}"
-
-
-def _groups_mark(
-    config: RunConfig, selection: SelectionConfig, trajectories: str
-) -> tuple[str, str]:
-    """Name and fingerprint of the stage that a selector takes its groups from."""
-    kind = SELECTORS[selection.selector].groups
-    if kind == "all":
-        return "trajectories", trajectories
-    clusters = config.clusters.model_dump(exclude={"num_actors"})
-    return kind, fingerprint(trajectories, clusters, kind)
-
-
-def _settings_of(training: TrainingConfig) -> list[Any]:
-    """What identifies a training. Not how it is spread and restarted: an unfinished run goes on
-    with another number of workers, a finished one is not trained anew for it."""
-    operations = {"workers", "max_workers", "max_failures", "resume_every", "micro_batch_size"}
-    return [training.model_dump(mode="json", exclude=operations)]
-
-
 def _check_reachable(config: RunConfig, tokens: Manifest) -> None:
     """Refuse what the corpus is too small for before hours of training, not after them."""
     have = sum(part.stats["trainable"] for part in tokens.parts)
@@ -230,7 +188,7 @@ def tokens_of(
 ) -> Manifest:
     """The stage `name`: examples tokenised for a model, its tokenizer made ready first."""
     trained_on = run.done["corpus"].fingerprint
-    tokenizer = _tokenizer_folder(trained_on, model)
+    tokenizer = tokenizer_folder(trained_on, model)
 
     def make(**stage: str) -> Manifest:
         prepare_tokenizer(run.store, model, run.done["corpus"], folder=tokenizer)
@@ -242,41 +200,65 @@ def tokens_of(
             **stage,
         )
 
-    return run.stage(name, _tokens_mark(examples.fingerprint, trained_on, model, prompt), make)
+    return run.stage(name, tokens_mark(examples.fingerprint, trained_on, model, prompt), make)
 
 
 def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
-    """One selector's subset, its clusters made first where it has any."""
-    config, trajectories = run.config, run.done["trajectories"]
-    stage, mark = _groups_mark(config, selection, trajectories.fingerprint)
-    groups = run.stage(
-        stage,
-        mark,
-        partial(
+    """One selector's subset, after what it draws from: clusters, ranking, another selection."""
+    config, store, done = run.config, run.store, run.done
+    selector, trajectories = SELECTORS[selection.selector], done["trajectories"]
+    marks = selection_marks(config, selection, done["tokens"].fingerprint, trajectories.fingerprint)
+
+    def stage(name: str, make: Callable[..., Manifest], **inputs: Any) -> Manifest:
+        return run.stage(name, marks[name], partial(make, store, **inputs))
+
+    like = choose_subset(run, liked(selection)).manifest if selector.like else None
+    before = None
+    if selector.before:
+        before = run.stage("before", marks["before"], partial(_score_before, run))
+    groups = trajectories
+    if selector.groups == "clusters_of_falls":
+        groups = stage("falls", falls, trajectories=trajectories)
+    if selector.clustered:
+        groups = stage(
+            selector.groups,
             cluster,
-            run.store,
-            trajectories,
-            config.clusters,
-            by_source=stage == "clusters_by_source",
-        ),
-    )
-    manifest = run.stage(
+            trajectories=groups,
+            config=config.clusters,
+            by_source=selector.groups == "clusters_by_source",
+        )
+    elif selector.ranked:
+        groups = stage(
+            f"rankings/{selection.selector}",
+            rank,
+            trajectories=trajectories,
+            selector=selection.selector,
+            n_strata=config.clusters.n_clusters,
+            before=before,
+        )
+    manifest = stage(
         f"selections/{selection_name(selection.selector, selection.seed)}",
-        fingerprint(groups.fingerprint, selection),
-        partial(
-            choose,
-            run.store,
-            selection,
-            corpus=run.done["corpus"],
-            tokens=run.done["tokens"],
-            groups=groups,
-        ),
+        choose,
+        config=selection,
+        corpus=done["corpus"],
+        tokens=done["tokens"],
+        groups=groups,
+        like=like,
     )
-    return Selection(run.store, manifest)
+    return Selection(store, manifest)
 
 
-def selection_name(selector: SelectorName, seed: int) -> str:
-    return f"{selector}-seed{seed}"
+def _score_before(run: Run, *, folder: str, fingerprint: str) -> Manifest:
+    """Losses under the proxy as it is before its training, one checkpoint, step 0."""
+    tokens, config = run.done["tokens"], run.config
+    model = f"{folder}/{checkpoint_name(0)}"
+    ray.get(
+        write_initial.remote(
+            run.store, config.proxy.model, tokens.info["tokenizer"], config.seed, model
+        )
+    )
+    scoring = Scoring(tokens, {0: model}, folder, fingerprint)
+    return score(run.store, [scoring], config.trajectories, label="score before")[0]
 
 
 def finetune(run: Run, selection: Selection, name: str, *, seed: int) -> Manifest:
@@ -293,7 +275,7 @@ def finetune(run: Run, selection: Selection, name: str, *, seed: int) -> Manifes
     )
     return run.stage(
         f"targets/{name}",
-        fingerprint(tokens.fingerprint, *_settings_of(target), seed),
+        fingerprint(tokens.fingerprint, *settings_of(target), seed),
         partial(
             train,
             run.store,

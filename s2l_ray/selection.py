@@ -6,36 +6,19 @@ stay in the workers. N examples, B chosen, G groups.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from s2l_ray.config import SelectionConfig, parse_budget
-from s2l_ray.rows import export_row
-from s2l_ray.selectors import SELECTORS, Quotas
-from s2l_ray.store import EXAMPLES, Manifest, Part, Store
+from s2l_ray.selectors import SELECTORS, Quotas, Selector
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.subset import Chosen, lengths_of, write_subset
 
-BINS = 256  # of a key's top bits, per group
-SUBSET_ROWS = 50_000  # examples in one part of the subset
-
-SUBSET = pa.schema(
-    [*EXAMPLES, ("rank", pa.int64()), ("cluster_id", pa.int32()), ("reason", pa.string())]
-)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The chosen examples in rank order: by place inside their group, then by group. [B] each."""
-
-    example_id: np.ndarray  # int64
-    group: np.ndarray  # int32
-    place: np.ndarray  # int64, 0 for the first drawn of a group
+BINS = 256  # of a group: by a key's top bits, or between quantiles of the score
 
 
 def choose(
@@ -45,25 +28,39 @@ def choose(
     corpus: Manifest,
     tokens: Manifest,
     groups: Manifest,
+    like: Manifest | None = None,
     folder: str,
     fingerprint: str,
 ) -> Manifest:
     """Select by config.selector and write the subset.
 
-    groups: the clusters stage, or (for a selector without groups) the trajectories: its rows are
-    the examples that can be chosen. Subset parts hold `SUBSET` in rank order over all parts.
-    info: selector, budget, seed, examples, tokens, by_source, by_group, quotas, candidates.
+    groups: the clusters stage, the selector's ranking, or (for a selector without groups) the
+    trajectories: its rows are the examples that can be chosen. like: the selection that gives the
+    tokens or the source shares, where the selector wants one. Subset parts hold `SUBSET` in rank
+    order over all parts.
+    info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
+    groups_above_quota.
     ValueError if the budget is more than there is.
     """
     selector = SELECTORS[config.selector]
-    clustered = selector.groups != "all"
-    sources = groups.info["sources"] if clustered else [None]
-    histogram_GX = _histogram(store, groups, len(sources), clustered, config.seed)
+    assert (like is not None) == (selector.like is not None)
+    quotas_of, budget = selector.quotas, config.budget
+    if like is not None and selector.like == "shares":
+        quotas_of = partial(selector.quotas, weights=like.info["by_source"])
+    elif like is not None:
+        budget = f"{like.info['tokens']} tokens"
+    sources = groups.info.get("sources", [None])
+    order = _Order.of(groups, config.seed)
+    histogram_GX = _histogram(store, groups, len(sources), order)
     sizes = histogram_GX.sum(axis=1)
     chosen = _cut_to_budget(
-        store, config, selector.quotas, sizes, sources, histogram_GX, groups, tokens, clustered
+        store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order
     )
-    parts, by_source, num_tokens = _write(store, config, chosen, corpus, tokens, folder, clustered)
+    clustered = selector.clustered
+    reasons = [_reason(selector, group, source) for group, source in enumerate(sources)]
+    parts, by_source, num_tokens = write_subset(
+        store, config, chosen, corpus, tokens, folder, clustered, reasons
+    )
     by_group = np.bincount(chosen.group, minlength=len(sizes))
     info = {
         "selector": config.selector,
@@ -89,9 +86,36 @@ def keys(example_id: np.ndarray, seed: int) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-def cut(example_id: np.ndarray, group: np.ndarray, quotas: np.ndarray, seed: int) -> Chosen:
-    """From candidates (any superset of the answer) the `quotas[g]` smallest keys of each group."""
-    order = np.lexsort((example_id, keys(example_id, seed), group))
+@dataclass(frozen=True)
+class _Order:
+    """Of the examples of a group: by score where there is one, equal ones by key.
+
+    column: of the groups. edges [BINS - 1]: between bins of scores; None where keys decide alone.
+    """
+
+    column: str | None
+    edges: np.ndarray | None
+    seed: int
+
+    @classmethod
+    def of(cls, groups: Manifest, seed: int) -> _Order:
+        ranked = "edges" in groups.info
+        column = "group" if ranked else "cluster_id" if "sources" in groups.info else None
+        edges = groups.info.get("edges")
+        return cls(column, None if edges is None else np.array(edges), seed)
+
+    def bins(self, example_id: np.ndarray, score: np.ndarray) -> np.ndarray:
+        if self.edges is None:
+            return (keys(example_id, self.seed) >> np.uint64(56)).astype(np.int64)
+        return np.searchsorted(self.edges, score, "right")
+
+
+def cut(
+    example_id: np.ndarray, group: np.ndarray, score: np.ndarray, quotas: np.ndarray, seed: int
+) -> Chosen:
+    """From candidates (any superset of the answer) the first `quotas[g]` of each group: by score,
+    then by key."""
+    order = np.lexsort((example_id, keys(example_id, seed), score, group))
     example_id, group = example_id[order], group[order]
     starts = np.searchsorted(group, np.arange(len(quotas)))
     place = np.arange(len(group)) - starts[group]
@@ -101,18 +125,29 @@ def cut(example_id: np.ndarray, group: np.ndarray, quotas: np.ndarray, seed: int
     return Chosen(example_id[rank], group[rank], place[rank])
 
 
+def _reason(selector: Selector, group: int, source: str | None) -> str:
+    what = "draw" if selector.order == "draw" else "place"
+    if selector.clustered:
+        return f"cluster {group}, {what}"
+    if selector.groups == "all":
+        return what
+    return (
+        f"source {source}, {what}" if selector.groups == "sources" else f"stratum {group}, {what}"
+    )
+
+
 def _cut_to_budget(
     store: Store,
-    config: SelectionConfig,
+    budget: int | float | str,
     quotas_of: Quotas,
     sizes: np.ndarray,
     sources: list[str | None],
     histogram_GX: np.ndarray,
     groups: Manifest,
     tokens: Manifest,
-    clustered: bool,
+    order: _Order,
 ) -> Chosen:
-    kind, amount = parse_budget(config.budget)
+    kind, amount = parse_budget(budget)
     total = int(sizes.sum())
     if kind == "share":
         count = max(1, round(amount * total))
@@ -121,19 +156,17 @@ def _cut_to_budget(
     else:
         have = sum(part.stats["tokens"] for part in tokens.parts)
         if amount > have:
-            raise ValueError(
-                f"selection.budget: {config.budget!r}, but the corpus has {have:,} tokens"
-            )
+            raise ValueError(f"selection.budget: {budget!r}, but the corpus has {have:,} tokens")
         count = min(total, 1 + int(1.2 * amount / have * total))
     if count > total:
         raise ValueError(f"selection.budget: {count:,} examples, but only {total:,} can be chosen")
     while True:
         quotas = quotas_of(sizes, sources, count)
-        chosen = cut(*_candidates(store, groups, quotas, histogram_GX, clustered, config.seed),
-                     quotas, config.seed)  # fmt: skip
+        candidates = _candidates(store, groups, quotas, histogram_GX, order)
+        chosen = cut(*candidates, quotas, order.seed)
         if kind != "tokens":
             return chosen
-        lengths = _lengths(store, tokens, chosen.example_id)
+        lengths = lengths_of(store, tokens, chosen.example_id)
         if int(lengths.sum()) > amount or count == total:
             break
         count = min(total, count * 2)
@@ -145,53 +178,44 @@ def _cut_to_budget(
         low, high = (middle, high) if lengths[within].sum() <= amount else (low, middle - 1)
     within = chosen.place < quotas_of(sizes, sources, low)[chosen.group]
     if not within.any():
-        raise ValueError(f"selection.budget: {config.budget!r} does not pay for one example")
+        raise ValueError(f"selection.budget: {budget!r} does not pay for one example")
     return Chosen(chosen.example_id[within], chosen.group[within], chosen.place[within])
 
 
-def _read_groups(store: Store, folder: str, part: Part, clustered: bool) -> tuple[Any, Any]:
-    columns = ["example_id", "cluster_id"] if clustered else ["example_id"]
-    table = store.read_part(folder, part, columns)
+def _read_groups(
+    store: Store, folder: str, part: Part, order: _Order
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, groups and scores (zeros, where there are none) of the rows of a part."""
+    columns = ["example_id"] + ([order.column] if order.column else [])
+    table = store.read_part(folder, part, columns + ([] if order.edges is None else ["score"]))
     ids = table["example_id"].to_numpy()
-    group = table["cluster_id"].to_numpy() if clustered else np.zeros(len(ids), np.int32)
-    return ids, group
+    group = table[order.column].to_numpy() if order.column else np.zeros(len(ids), np.int32)
+    score = np.zeros(len(ids)) if order.edges is None else table["score"].to_numpy()
+    return ids, group, score
 
 
 @ray.remote(num_cpus=1)
 def _part_histogram(
-    store: Store, folder: str, part: Part, num_groups: int, clustered: bool, seed: int
+    store: Store, folder: str, part: Part, num_groups: int, order: _Order
 ) -> np.ndarray:
-    ids, group = _read_groups(store, folder, part, clustered)
-    bins = (keys(ids, seed) >> np.uint64(56)).astype(np.int64)
-    return np.bincount(group * BINS + bins, minlength=num_groups * BINS).astype(np.int32)
+    ids, group, score = _read_groups(store, folder, part, order)
+    places = group * BINS + order.bins(ids, score)
+    return np.bincount(places, minlength=num_groups * BINS).astype(np.int32)
 
 
 @ray.remote(num_cpus=1)
 def _part_candidates(
-    store: Store, folder: str, part: Part, last_bin: np.ndarray, clustered: bool, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    ids, group = _read_groups(store, folder, part, clustered)
-    bins = (keys(ids, seed) >> np.uint64(56)).astype(np.int64)
-    near = bins <= last_bin[group]
-    return ids[near], group[near]
+    store: Store, folder: str, part: Part, last_bin: np.ndarray, order: _Order
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ids, group, score = _read_groups(store, folder, part, order)
+    near = order.bins(ids, score) <= last_bin[group]
+    return ids[near], group[near], score[near]
 
 
-@ray.remote(num_cpus=1)
-def _part_lengths(
-    store: Store, folder: str, part: Part, example_id: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    table = store.read_part(folder, part, ["example_id", "input_ids"])
-    ids = table["example_id"].to_numpy()
-    mine = np.isin(ids, example_id)
-    return ids[mine], pc.list_value_length(table["input_ids"]).to_numpy()[mine]
-
-
-def _histogram(
-    store: Store, groups: Manifest, num_groups: int, clustered: bool, seed: int
-) -> np.ndarray:
+def _histogram(store: Store, groups: Manifest, num_groups: int, order: _Order) -> np.ndarray:
     total = np.zeros(num_groups * BINS, np.int64)
     for counts in _each(
-        _part_histogram.remote(store, groups.folder, part, num_groups, clustered, seed)
+        _part_histogram.remote(store, groups.folder, part, num_groups, order)
         for part in groups.parts
     ):
         total += counts
@@ -203,27 +227,17 @@ def _candidates(
     groups: Manifest,
     quotas: np.ndarray,
     histogram_GX: np.ndarray,
-    clustered: bool,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and groups of all examples up to the bin in which their group's quota is filled."""
+    order: _Order,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, groups, scores of all examples up to the bin in which their group's quota is filled."""
     reached_GX = histogram_GX.cumsum(axis=1) >= quotas[:, None]
     last_bin = np.where(quotas > 0, reached_GX.argmax(axis=1), -1)
     found = [
-        _part_candidates.remote(store, groups.folder, part, last_bin, clustered, seed)
+        _part_candidates.remote(store, groups.folder, part, last_bin, order)
         for part in groups.parts
     ]
-    ids, group = zip(*ray.get(found), strict=True)
-    return np.concatenate(ids), np.concatenate(group)
-
-
-def _lengths(store: Store, tokens: Manifest, example_id: np.ndarray) -> np.ndarray:
-    """Tokens of each chosen example, in the order given."""
-    wanted = ray.put(np.sort(example_id))
-    found = [_part_lengths.remote(store, tokens.folder, part, wanted) for part in tokens.parts]
-    ids, lengths = (np.concatenate(arrays) for arrays in zip(*ray.get(found), strict=True))
-    order = np.argsort(ids)
-    return lengths[order][np.searchsorted(ids[order], example_id)].astype(np.int64)
+    ids, group, score = (np.concatenate(each) for each in zip(*ray.get(found), strict=True))
+    return ids, group, score
 
 
 def _each(refs: Any) -> Any:
@@ -232,94 +246,3 @@ def _each(refs: Any) -> Any:
     while waiting:
         done, waiting = ray.wait(waiting)
         yield ray.get(done[0])
-
-
-def _write(
-    store: Store,
-    config: SelectionConfig,
-    chosen: Chosen,
-    corpus: Manifest,
-    tokens: Manifest,
-    folder: str,
-    clustered: bool,
-) -> tuple[list[Part], dict[str, int], int]:
-    """Gather the chosen rows from the corpus parts into subset parts by rank."""
-    rank = np.arange(len(chosen.example_id))
-    # Parts divide the range of ids: see corpus.
-    num_parts = corpus.info["num_parts"]
-    owner = np.array([int(i) * num_parts >> 63 for i in chosen.example_id])
-    items = []
-    for part in corpus.parts:
-        mine = np.flatnonzero(owner == int(part.unit.removeprefix("part-")))
-        if len(mine):
-            place = {"rank": rank[mine], "group": chosen.group[mine], "place": chosen.place[mine]}
-            items.append((part, {"example_id": chosen.example_id[mine]} | place))
-    # A shuffle by rank: each corpus part is cut by subset part, each subset part is put together.
-    num_subset_parts = -(-len(rank) // SUBSET_ROWS)
-    pieces = [
-        _gather.options(num_returns=num_subset_parts).remote(
-            store, corpus.folder, part, rows, clustered, num_subset_parts
-        )
-        for part, rows in items
-    ]
-    if num_subset_parts == 1:
-        pieces = [[piece] for piece in pieces]
-    written = [
-        _write_part.remote(store, folder, number, config.export, *mine)
-        for number, mine in enumerate(zip(*pieces, strict=True))
-    ]
-    parts, by_source = [], Counter[str]()
-    for part, counts in ray.get(written):
-        parts.append(part)
-        by_source.update(counts)
-    assert sum(part.rows for part in parts) == len(rank), "a chosen example is not in the corpus"
-    num_tokens = int(_lengths(store, tokens, chosen.example_id).sum())
-    return parts, dict(sorted(by_source.items())), num_tokens
-
-
-@ray.remote(num_cpus=1)
-def _gather(
-    store: Store,
-    folder: str,
-    part: Part,
-    rows: dict[str, np.ndarray],
-    clustered: bool,
-    num_subset_parts: int,
-) -> Any:
-    """The chosen rows of one corpus part, one table for each subset part."""
-    table = store.read_part(folder, part, EXAMPLES.names)
-    at = pc.index_in(pa.array(rows["example_id"]), value_set=table["example_id"])
-    group = pa.array(rows["group"], pa.int32())
-    reasons = [
-        f"cluster {g}, draw {p + 1}" if clustered else f"draw {p + 1}"
-        for g, p in zip(rows["group"], rows["place"], strict=True)
-    ]
-    added = [
-        pa.array(rows["rank"], pa.int64()),
-        group if clustered else pa.nulls(len(group), pa.int32()),
-        pa.array(reasons, pa.string()),
-    ]
-    table = pa.Table.from_arrays([*table.take(at).columns, *added], schema=SUBSET)
-    owner = rows["rank"] // SUBSET_ROWS
-    tables = [table.filter(pa.array(owner == number)) for number in range(num_subset_parts)]
-    return tables[0] if len(tables) == 1 else tables
-
-
-@ray.remote(num_cpus=1)
-def _write_part(
-    store: Store, folder: str, number: int, shapes: list[Any], *pieces: pa.Table
-) -> tuple[Part, dict[str, int]]:
-    table = pa.concat_tables(pieces).sort_by("rank").combine_chunks()
-    part = store.write_part(table, folder, f"subset/part-{number:05d}", suffix="parquet")
-    for shape in shapes:
-        lines = [
-            json.dumps(
-                export_row(row["turns"], row["source"], shape)
-                | {name: row[name] for name in ("example_id", "file", "row")},
-                ensure_ascii=False,
-            )
-            for row in table.to_pylist()
-        ]
-        data = ("\n".join(lines) + "\n").encode()
-        store.write_bytes(data, folder, "export", f"{shape}-{number:05d}.jsonl")
-    return part, Counter(table["source"].to_pylist())

@@ -22,7 +22,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util import placement_group_table
 
-from s2l_ray.config import TrainingConfig
+from s2l_ray.config import ModelConfig, TrainingConfig
 from s2l_ray.driver import say
 from s2l_ray.nodes import NodeFull, besides, own_disk, release
 from s2l_ray.progress import Progress, make_board, watch
@@ -162,6 +162,20 @@ def marks_of_checkpoints(training: Manifest) -> dict[int, str]:
             if folder == checkpoint_name(step):
                 checksums[name] = part.checksum
     return {step: mark_of(checksums) for step, checksums in files.items()}
+
+
+@ray.remote(num_cpus=1)
+def write_initial(
+    store: Store, config: ModelConfig, tokenizer_folder: str, seed: int, folder: str
+) -> None:
+    """The model as a training starts from it, as a checkpoint in `folder`."""
+    from s2l_ray.models import initial_model
+    from s2l_ray.tokenization import load_tokenizer
+
+    with tempfile.TemporaryDirectory() as local:
+        tokenizer = load_tokenizer(store, tokenizer_folder)
+        initial_model(config, tokenizer, seed=seed).save_pretrained(local)
+        store.upload(local, folder)
 
 
 def _work(job: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import ray
 
 from s2l_ray.config import ClustersConfig, TrajectoriesConfig
 from s2l_ray.driver import say
@@ -187,6 +188,29 @@ def losses_array(table: pa.Table) -> np.ndarray:
     column = table["losses"].combine_chunks()
     width = column.type.list_size
     return column.flatten().to_numpy().reshape(-1, width)
+
+
+def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE_ROWS) -> pa.Table:
+    """About `rows` trajectories, a uniform sample (whole parts in id order)."""
+    tables, have = [], 0
+    for part in trajectories.parts:
+        tables.append(store.read_part(trajectories.folder, part))
+        have += part.rows
+        if have >= rows:
+            break
+    return pa.concat_tables(tables).slice(0, rows)
+
+
+@ray.remote(num_cpus=1)
+def _part_sources(store: Store, folder: str, part: Part) -> list[str]:
+    return store.read_part(folder, part, ["source"])["source"].unique().to_pylist()
+
+
+def sources_of(store: Store, trajectories: Manifest) -> list[str | None]:
+    found = ray.get(
+        [_part_sources.remote(store, trajectories.folder, part) for part in trajectories.parts]
+    )
+    return sorted({source for names in found for source in names})
 
 
 def _make_scorer(store: Store, config: TrajectoriesConfig) -> Any:

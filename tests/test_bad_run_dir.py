@@ -346,7 +346,7 @@ def test_quotas_never_exceed_a_group_and_add_up(groups, budget, selector):
     """One group, empty groups, one source, a budget larger than all there is."""
     sizes = np.array([size for size, _ in groups])
     sources = [source for _, source in groups]
-    if selector == "random":
+    if SELECTORS[selector].groups == "all":
         sizes, sources = sizes.sum(keepdims=True), [None]
     quotas = SELECTORS[selector].quotas(sizes, sources, budget)
     assert ((quotas >= 0) & (quotas <= sizes)).all()

@@ -6,8 +6,9 @@ import pytest
 from sklearn.cluster import KMeans as Sklearn
 from sklearn.metrics import adjusted_rand_score, pairwise_distances
 
-from s2l_ray.clustering import _Resume, cluster, read_centers, sample_trajectories
+from s2l_ray.clustering import _Resume, cluster, read_centers
 from s2l_ray.config import ClustersConfig
+from s2l_ray.trajectories import sample_trajectories
 
 T = 4
 

@@ -17,8 +17,11 @@ import ray
 import s2l_ray
 from s2l_ray import clustering, pipeline
 from s2l_ray.config import validate
+from s2l_ray.corpus import fingerprint_of
 from s2l_ray.kmeans import KMeans
+from s2l_ray.marks import marks_of
 from s2l_ray.report import gather
+from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Store
 
 MARK = "zqx"  # in every text of the corpus, nowhere else
@@ -391,3 +394,25 @@ def test_corpus_of_rejected_rows(local_ray, tmp_path):
         s2l_ray.select(corpus(bad), settings(tmp_path / "run"))
     with pytest.raises(ValueError, match="no examples in 5 rows"):
         s2l_ray.select(corpus(bad), settings(tmp_path / "run", corpus__max_rejected_share=1))
+
+
+def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
+    run = start(settings(copy))
+    s2l_ray.select(corpus(), run.config, run=run)
+    origin = fingerprint_of(run.config.corpus, corpus(), seed=run.config.seed)
+    subsets = {}
+    for name in SELECTORS:
+        config = settings(copy, selection__selector=name, selection__budget=20)
+        chosen = pipeline.choose_subset(run, config.selection)
+        subsets[name] = chosen.dataset().to_pandas()
+        marks = marks_of(config, origin)
+        assert {stage: run.done[stage].fingerprint for stage in marks} == marks, name
+        if name != "random_tokens":
+            assert len(set(subsets[name]["example_id"])) == chosen.info["examples"] == 20, name
+    like = run.done["selections/s2l-seed0"].info  # the last one made: of 20 examples
+    assert run.done["selections/random_shares-seed0"].info["by_source"] == like["by_source"]
+    assert run.done["selections/random_tokens-seed0"].info["tokens"] <= like["tokens"]
+    before = run.done["before"]
+    losses = pa.concat_tables(run.store.read_part(before.folder, part) for part in before.parts)
+    # Of 320 tokens, and nothing learned yet.
+    assert abs(losses["loss"].to_numpy().mean() - np.log(320)) < 0.2

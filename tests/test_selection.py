@@ -64,7 +64,7 @@ def test_keys_are_a_function_of_seed_and_id_and_look_uniform():
     # Every member of a group is as likely as any other: over seeds, draws of 2 from 5.
     drawn = np.zeros(5)
     for seed in range(2000):
-        chosen = cut(np.arange(5), np.zeros(5, np.int32), np.array([2]), seed)
+        chosen = cut(np.arange(5), np.zeros(5, np.int32), np.zeros(5), np.array([2]), seed)
         drawn[chosen.example_id] += 1
     assert np.abs(drawn - 800).max() < 5 * np.sqrt(2000 * 0.4 * 0.6)
 

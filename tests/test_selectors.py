@@ -1,9 +1,13 @@
 """Quotas against the paper's loop and the official code's rule, written out naively here."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from s2l_ray.config import SelectorName
 from s2l_ray.selectors import SELECTORS
+from s2l_ray.selectors.by_source import shares
 from s2l_ray.selectors.s2l import s2l
 from s2l_ray.selectors.s2l_official import s2l_official
 from s2l_ray.selectors.uniform import uniform
@@ -83,6 +87,43 @@ def test_s2l_official_uses_tiny_clusters_last():
     assert s2l_official(sizes, sources, 15).tolist() == [2, 0, 10, 3]
 
 
+def webster(sizes, weights, budget):
+    """Seat after seat to the group whose weight / (seats + 1/2) is the largest."""
+    counts = np.zeros(len(sizes), int)
+    for _ in range(budget):
+        worth = np.where(counts < sizes, weights / (counts + 0.5), -1.0)
+        counts[worth.argmax()] += 1
+    return counts
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_shares_are_websters(seed):
+    random = np.random.default_rng(seed)
+    sizes = random.integers(1, 60, 6)
+    weights = random.integers(1, 1000, 6)
+    budget = int(random.integers(1, sizes.sum() + 1))
+    sources = [str(i) for i in range(6)]
+    quotas = shares(sizes, sources, budget, dict(zip(sources, weights.tolist(), strict=True)))
+    assert quotas.tolist() == webster(sizes, weights, budget).tolist()
+
+
+def test_shares_of_a_selection_of_the_same_budget_are_its_counts():
+    sizes, sources = np.array([50, 7, 900, 3]), ["a", "b", "c", "d"]
+    counts = {"a": 13, "c": 84, "d": 3}  # none of b
+    assert shares(sizes, sources, 100, counts).tolist() == [13, 0, 84, 3]
+    # d has no more than 3; when a, c and d are used up, b comes in.
+    assert shares(sizes, sources, 200, counts).tolist() == [26, 0, 171, 3]
+    assert shares(sizes, sources, 955, counts).tolist() == [50, 2, 900, 3]
+
+
+def test_shares_of_nothing_known_are_the_corpus_s_own():
+    assert shares(np.array([10, 30, 60]), ["a", "b", "c"], 50).tolist() == [5, 15, 30]
+
+
+def test_the_names_of_the_configuration_are_the_selectors():
+    assert set(get_args(SelectorName)) == set(SELECTORS)
+
+
 def test_uniform():
     assert uniform(np.array([7]), [None], 3).tolist() == [3]
 
@@ -91,7 +132,7 @@ def test_uniform():
 @pytest.mark.parametrize("seed", range(30))
 def test_quotas_never_fall_as_the_budget_grows(name, seed):
     sizes, sources, _ = random_case(seed)
-    if name == "random":
+    if SELECTORS[name].groups == "all":
         sizes, sources = sizes[:1], sources[:1]
     before = np.zeros_like(sizes)
     for budget in range(1, min(200, int(sizes.sum())) + 1):

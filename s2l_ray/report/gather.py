@@ -17,7 +17,7 @@ from s2l_ray.pipeline import Run, Selection
 from s2l_ray.report import Arm, Curve, Example, Rejection, ReportData, Stage, render
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest
-from s2l_ray.trajectories import SAMPLE_ROWS, losses_array
+from s2l_ray.trajectories import SAMPLE_ROWS, losses_array, sample_trajectories
 
 BINS = 40
 
@@ -33,14 +33,13 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
     """What the page shows of a run that has got at least to its selection."""
     config, done, info = run.config, run.done, selection.info
     corpus, tokens = done["corpus"].info, done["tokens"]
-    sample = clustering.sample_trajectories(run.store, done["trajectories"])
+    sample = sample_trajectories(run.store, done["trajectories"])
     chosen = _chosen_ids(selection)
     edges, of_corpus, of_subset = _lengths(run, chosen)
     clustered: dict[str, Any] = {}
     if info["by_cluster"] is not None:
         clusters = done[SELECTORS[config.selection.selector].groups]  # the stage has its name
         clustered = {
-            "centers_KT": clustering.read_centers(run.store, clusters),
             "cluster_sizes": clusters.info["sizes"],
             "cluster_chosen": info["by_cluster"],
             "explained_variance_level": clusters.info["level_share"],
@@ -50,6 +49,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
             "share_above_quota": info["groups_above_quota"],
             "examples": _examples(run, clusters, chosen) if config.report.examples else (),
         }
+        if config.selection.selector != "prune_then_cluster":  # its centers are of falls
+            clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     losses = done["losses"].info
     trained = [("proxy", None, done["proxy"].info["history"])]
     trained += [(arm["selector"], arm["seed"], arm["history"]) for arm in arms]
@@ -156,9 +157,10 @@ def _show(
     texts = run.store.read_part(run.done["corpus"].folder, corpus_part)
     index = [row for row, _ in rows]
     ids = labels["example_id"].take(index)
+    scored = pc.index_in(ids, value_set=losses["example_id"]).to_pylist()
     at = pc.index_in(ids, value_set=texts["example_id"])
     taken = pc.is_in(ids, value_set=chosen).to_pylist()
-    curves = losses_array(losses)[index]
+    curves = losses_array(losses)[scored]
     for (_, cluster), turns, source, curve, is_chosen in zip(
         rows,
         texts["turns"].take(at).to_pylist(),

@@ -1,8 +1,10 @@
-"""Selection methods. Each says which groups of examples it draws from, and how many from each.
+"""Selection methods. Each says which groups of examples it draws from, how many from each, and in
+which order.
 
-A selector is deterministic given its quotas: inside a group the examples with the smallest keys,
-key = hash(seed, example_id), are taken, which is a uniform draw without replacement. Quotas that
-never fall as the budget grows make every smaller budget nest in every larger one.
+Inside a group the examples with the smallest keys, key = hash(seed, example_id), are taken, which
+is a uniform draw without replacement; a selector that ranks takes the smallest scores, equal ones
+by that key. Quotas that never fall as the budget grows make every smaller budget nest in every
+larger one.
 """
 
 from __future__ import annotations
@@ -13,24 +15,61 @@ from typing import Literal
 
 import numpy as np
 
+from s2l_ray.selectors import scores
+from s2l_ray.selectors.by_source import balanced, shares
 from s2l_ray.selectors.s2l import s2l
 from s2l_ray.selectors.s2l_official import s2l_official
 from s2l_ray.selectors.uniform import uniform
 
 # (sizes int64 [G], the source of each group (None when groups cross sources), budget) -> int64 [G]
-Quotas = Callable[[np.ndarray, list[str | None], int], np.ndarray]
+Quotas = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
 class Selector:
-    """groups: all examples in one, k-means clusters, or clusters found inside each source."""
+    """How a subset comes about.
 
-    groups: Literal["all", "clusters", "clusters_by_source"]
+    groups: all examples in one; k-means clusters of the trajectories, of those of each source
+    apart, or of the falls of the losses from checkpoint to checkpoint, of the examples whose loss
+    fell; the sources; or strata, clusters.n_clusters bins between quantiles of the score.
+    order: of a group, a uniform draw, the smallest scores, or those nearest to the median.
+    before: the score asks for the losses of the proxy before its training.
+    like: takes the tokens or the source shares of another selection, selection.like.
+    """
+
+    groups: Literal[
+        "all", "clusters", "clusters_by_source", "clusters_of_falls", "sources", "strata"
+    ]
     quotas: Quotas
+    order: Literal["draw", "smallest", "middle"] = "draw"
+    score: Callable[[scores.Known], np.ndarray] | None = None
+    before: bool = False
+    like: Literal["tokens", "shares"] | None = None
+
+    @property
+    def clustered(self) -> bool:
+        return self.groups.startswith("clusters")
+
+    @property
+    def ranked(self) -> bool:
+        """Whether its groups or its order are a stage of their own, a ranking."""
+        return self.score is not None or self.groups == "sources"
 
 
 SELECTORS = {
     "s2l": Selector("clusters", s2l),
     "s2l_official": Selector("clusters_by_source", s2l_official),
+    "prune_then_cluster": Selector("clusters_of_falls", s2l),
     "random": Selector("all", uniform),
+    "random_balanced": Selector("sources", balanced),
+    "random_shares": Selector("sources", shares, like="shares"),
+    "random_tokens": Selector("all", uniform, like="tokens"),
+    "loss_strata": Selector("strata", s2l, score=scores.mean_loss),
+    "longest": Selector("all", uniform, "smallest", scores.longest),
+    "middle_perplexity": Selector("all", uniform, "middle", scores.perplexity),
+    "middle_perplexity_early": Selector("all", uniform, "middle", scores.perplexity_early),
+    "high_learnability": Selector("all", uniform, "smallest", scores.learnability, before=True),
+    "high_learnability_relative": Selector(
+        "all", uniform, "smallest", scores.learnability_relative, before=True
+    ),
 }

@@ -1,0 +1,91 @@
+"""What identifies each stage of a run: fingerprints of its settings and of what it is made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from s2l_ray.config import (
+    ModelConfig,
+    PromptConfig,
+    RunConfig,
+    SelectionConfig,
+    SelectorName,
+    TrainingConfig,
+    fingerprint,
+)
+from s2l_ray.selectors import SELECTORS
+
+
+def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
+    """The fingerprint of each stage up to the selection, by name, in order.
+
+    origin: the fingerprint of the corpus's sources.
+    """
+    examples = fingerprint(origin)
+    tokens = tokens_mark(examples, examples, config.proxy.model, config.prompt)
+    proxy = fingerprint(tokens, *settings_of(config.proxy), config.seed)
+    stop = config.trajectories.stop_when_stable
+    until = [stop, config.clusters.n_clusters, config.clusters.random_state] if stop else []
+    losses = fingerprint(proxy, tokens, config.trajectories.dtype, *until)
+    trajectories = fingerprint(losses)
+    marks = {
+        "corpus": examples,
+        "tokens": tokens,
+        "proxy": proxy,
+        "losses": losses,
+        "trajectories": trajectories,
+    }
+    return marks | selection_marks(config, config.selection, tokens, trajectories)
+
+
+def tokens_mark(examples: str, trained_on: str, model: ModelConfig, prompt: PromptConfig) -> str:
+    return fingerprint(examples, tokenizer_folder(trained_on, model), prompt)
+
+
+def tokenizer_folder(trained_on: str, model: ModelConfig) -> str:
+    # A tokenizer trained here is a function of the corpus; another's is what its name says.
+    source = [model.tokenizer_vocab, model.tokenizer or model.name, model.revision]
+    return f"tokenizers/{fingerprint(*source, trained_on if model.tokenizer_vocab else None)}"
+
+
+def selection_marks(
+    config: RunConfig, selection: SelectionConfig, tokens: str, trajectories: str
+) -> dict[str, str]:
+    """The fingerprint of each stage that a selection takes after the trajectories, its own last."""
+    selector, found, inputs = SELECTORS[selection.selector], dict[str, str](), [trajectories]
+    if selector.like:
+        found |= selection_marks(config, liked(selection), tokens, trajectories)
+        inputs.append(list(found.values())[-1])
+    if selector.before:
+        proxy = config.proxy.model
+        found["before"] = fingerprint(tokens, proxy, config.seed, config.trajectories.dtype)
+        inputs.append(found["before"])
+    if selector.groups == "clusters_of_falls":
+        found["falls"] = inputs[0] = fingerprint(trajectories, "falls")
+    if selector.clustered:
+        clusters = config.clusters.model_dump(exclude={"num_actors"})
+        found[selector.groups] = inputs[0] = fingerprint(inputs[0], clusters, selector.groups)
+    elif selector.ranked:
+        strata = config.clusters.n_clusters if selector.groups == "strata" else 1
+        name = f"rankings/{selection.selector}"
+        found[name] = fingerprint(*inputs, selection.selector, strata)
+        inputs = [found[name], *inputs[1:]]
+    name = f"selections/{selection_name(selection.selector, selection.seed)}"
+    settings = selection.model_dump(exclude=set() if selector.like else {"like"})
+    return found | {name: fingerprint(*inputs, settings)}
+
+
+def liked(selection: SelectionConfig) -> SelectionConfig:
+    """The selection that another is to be like."""
+    return selection.model_copy(update={"selector": selection.like, "export": []})
+
+
+def settings_of(training: TrainingConfig) -> list[Any]:
+    """What identifies a training. Not how it is spread and restarted: an unfinished run goes on
+    with another number of workers, a finished one is not trained anew for it."""
+    operations = {"workers", "max_workers", "max_failures", "resume_every", "micro_batch_size"}
+    return [training.model_dump(mode="json", exclude=operations)]
+
+
+def selection_name(selector: SelectorName, seed: int) -> str:
+    return f"{selector}-seed{seed}"
