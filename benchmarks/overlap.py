@@ -3,7 +3,9 @@
     python benchmarks/overlap.py math_pool.jsonl
 
 Nodes are Ray's own, of one CPU each, as processes of this machine, which needs two CPUs for it.
-The proxy trains on one CPU, one actor scores on one CPU.
+The proxy trains on one CPU, one actor scores on one CPU. The timeline shows, from the start of the
+proxy's stage on, when a checkpoint was written (training) and when a part of the losses was
+(scoring), five seconds a character.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from s2l_ray.store import Store
 SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
          "num_attention_heads": 4, "intermediate_size": 256,
          "max_position_embeddings": 256}  # fmt: skip
+SECONDS = 5.0  # a character of the timeline
 
 
 def settings(run_dir: Path, corpus: Path, epochs: float, *, while_training: bool) -> Any:
@@ -56,7 +59,7 @@ def settings(run_dir: Path, corpus: Path, epochs: float, *, while_training: bool
 
 
 def run(nodes: int, config: Any) -> dict[str, float]:
-    """Seconds of the proxy's stage and of what scoring is left after it."""
+    """Seconds of each stage by name; scoring's are of what is left after the training."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(nodes):
         cluster.add_node(num_cpus=1)
@@ -71,11 +74,26 @@ def run(nodes: int, config: Any) -> dict[str, float]:
     return {entry["stage"]: entry["seconds"] for entry in times}
 
 
+def timeline(run_dir: Path) -> dict[str, str]:
+    """For training and scoring a character per SECONDS: # where a file of it was written then."""
+    written = {
+        "training": [p.stat().st_mtime for p in run_dir.glob("proxy/*/checkpoint-*/*.safetensors")],
+        "scoring": [p.stat().st_mtime for p in run_dir.glob("losses/*/step-*/*.arrow")],
+    }
+    tokenised = max(p.stat().st_mtime for p in run_dir.glob("tokens/*/manifest.json"))
+    columns = int((max(written["scoring"]) - tokenised) / SECONDS) + 1
+    found = {}
+    for name, times in written.items():
+        places = {int((time - tokenised) / SECONDS) for time in times}
+        found[name] = "".join("#" if n in places else "." for n in range(columns))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("corpus", help="JSON lines")
     parser.add_argument("--examples", type=int, default=6000)
-    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     arguments = parser.parse_args()
     driver.quiet()
@@ -95,9 +113,12 @@ def main() -> None:
             took = run(nodes, config)
             longer = longer or max(took["proxy"], took["losses"])
             both = took["proxy"] + took["losses"]
+            lines = [f"{name:8} {marks}" for name, marks in timeline(folder).items()]
+            print(way, *lines, sep="\n  ", flush=True)
             rows.append({"way": way, "training": took["proxy"], "scoring after": took["losses"],
-                         "seconds": both, "of the longer": both / longer})  # fmt: skip
-    print(machine.table(rows, list(rows[0])))
+                         "seconds": both, "of the longer": both / longer,
+                         "timeline": lines})  # fmt: skip
+    print(machine.table(rows, list(rows[0])[:-1]))
     machine.write(arguments.json, vars(arguments), rows)
 
 
