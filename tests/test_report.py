@@ -23,7 +23,7 @@ from s2l_ray.report import (
     render,
     verdict,
 )
-from s2l_ray.report.findings import diagnostics, mean_se, summarize
+from s2l_ray.report.findings import diagnostics, summarize
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -170,6 +170,12 @@ def test_too_few_pairs_carry_no_verdict(main: list[float], lead: str, numbers: s
     assert "cannot support a verdict" in text and "at least 5" in text
 
 
+def test_copies_carry_no_verdict() -> None:
+    text = verdict(arms_of(s2l=[0.75] * 6, random=[1.0] * 6), main="s2l")
+    assert text.startswith("No verdict") and "0.2500 ± 0.0000 lower" in text
+    assert "6 pairs cannot support a verdict" in text and "some spread among them" in text
+
+
 def test_verdict_pairs_by_seed() -> None:
     # seeds 0 and 1 pair; seed 2 of random has no partner. Unpaired means would say "worse".
     arms = arms_of(s2l=[2.9, 0.9], random=[3.0, 1.0, 0.1])
@@ -181,7 +187,7 @@ def test_verdict_without_a_comparison() -> None:
     assert "was not measured" in verdict(arms_of(s2l=[1.0]), main="s2l")
     assert "was not measured" in verdict([], main="s2l")
     assert "baseline" in verdict(arms_of(random=[1.0]), main="random")
-    with pytest.raises(ValueError, match="'s2l' have seed 0"):
+    with pytest.raises(ValueError, match="'s2l' have selection seed 0"):
         verdict(arms_of(s2l=[1.0]) * 2, main="s2l")
 
 
@@ -193,8 +199,6 @@ def test_verdict_tells_of_lost_runs_and_unequal_steps() -> None:
 
 
 def test_summary_of_selectors() -> None:
-    assert mean_se([1.0, 2.0, 3.0]) == (2.0, pytest.approx(1 / math.sqrt(3)))
-    assert mean_se([4.0]) == (4.0, None) and mean_se([]) == (None, None)
     s2l, random = summarize(arms_of(s2l=[1.0, 3.0], random=[2.0, 2.0]), baseline="random")
     assert s2l[:6] == ("s2l", 2, "1,100", "51", 2.0, 1.0)
     assert s2l[6:] == (0.0, 1.0, 2)
@@ -353,7 +357,7 @@ def test_page_stays_small_and_says_what_it_left_out() -> None:
 def test_import_is_light() -> None:
     code = (
         "import sys, s2l_ray.report; "
-        "print([m for m in ('matplotlib', 'jinja2', 'torch', 'ray') if m in sys.modules])"
+        "print([m for m in ('matplotlib', 'jinja2', 'scipy', 'torch', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

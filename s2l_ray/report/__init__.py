@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from s2l_ray.report.findings import diagnostics, mean_se, summarize, verdict
+from s2l_ray.report.comparison import signed
+from s2l_ray.report.findings import diagnostics, summarize, verdict
+from s2l_ray.report.statistics import Seeds, interval
 
 __all__ = ["Arm", "Curve", "Example", "Rejection", "ReportData", "Stage", "render", "verdict"]
 
@@ -38,6 +40,11 @@ class Arm(NamedTuple):
     n_steps: int
     loss: float
     loss_by_source: Mapping[str, float]
+
+    @property
+    def seeds(self) -> Seeds:
+        """One seed stands for the selection and the training alike."""
+        return self.seed, self.seed
 
 
 class Curve(NamedTuple):
@@ -205,7 +212,7 @@ def _losses_by_source(data: ReportData) -> dict[str, list[tuple[float | None, fl
     for arm in data.arms:
         for source, loss in arm.loss_by_source.items():
             losses[source, arm.selector].append(loss)
-    return {source: [mean_se(losses[source, s]) for s in selectors] for source in sources}
+    return {source: [interval(losses[source, s])[:2] for s in selectors] for source in sources}
 
 
 def _cluster_rows(data: ReportData) -> list[dict[str, Any]]:
@@ -267,7 +274,7 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.4f}".replace("-", "−")
+    return "–" if value is None else signed(value)
 
 
 def _seconds(value: float | None) -> str:

@@ -18,7 +18,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from s2l_ray.report import BASELINE, Curve, ReportData, evaluated_sources
-from s2l_ray.report.findings import differences, mean_se, paired
+from s2l_ray.report.comparison import paired
+from s2l_ray.report.findings import differences
+from s2l_ray.report.statistics import interval
 from s2l_ray.report.svg import INK, label, to_svg
 
 MAIN, WORSE, GREY = "#0072B2", "#D55E00", "#8a8a8a"
@@ -220,7 +222,7 @@ def _thin(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mean_and_error(axes: Axes, values: Sequence[float], row: int, color: str) -> None:
-    mean, error = mean_se(values)
+    mean, error, *_ = interval(values)
     if mean is not None:
         bar: dict[str, Any] = {"capsize": 4, "linewidth": 2, "markersize": 7, "markeredgewidth": 2}
         axes.errorbar(mean, row, xerr=error, fmt="D", color=color, **bar)

@@ -12,16 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from s2l_ray.report.comparison import paired, plural, signed
+from s2l_ray.report.statistics import MIN_PAIRS, interval
+
 if TYPE_CHECKING:
     from s2l_ray.report import Arm, ReportData
-
-MIN_PAIRS = 5  # below this no verdict about which selector is better
-# Two-sided 95% quantiles of Student's t for 1, 2, ... 30 degrees of freedom.
-T95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 
 class Summary(NamedTuple):
@@ -36,35 +31,6 @@ class Summary(NamedTuple):
     difference: float | None
     difference_error: float | None
     n_pairs: int
-
-
-def mean_se(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and standard error of the mean; None where too few values (none; one) allow it."""
-    if len(values) == 0:
-        return None, None
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    variance = math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
-
-
-def paired(arms: Sequence[Arm], main: str, baseline: str) -> list[tuple[Arm, Arm]]:
-    """Pairs (main, baseline) of arms with the same seed, by seed.
-
-    Raises ValueError if a selector has two arms with one seed.
-    """
-    by_seed: dict[str, dict[int, Arm]] = {main: {}, baseline: {}}
-    for arm in arms:
-        if arm.selector not in by_seed:
-            continue
-        if arm.seed in by_seed[arm.selector]:
-            raise ValueError(f"two arms of selector {arm.selector!r} have seed {arm.seed}")
-        by_seed[arm.selector][arm.seed] = arm
-    if main == baseline:
-        return []
-    seeds = sorted(by_seed[main].keys() & by_seed[baseline].keys())
-    return [(by_seed[main][seed], by_seed[baseline][seed]) for seed in seeds]
 
 
 def differences(pairs: Sequence[tuple[Arm, Arm]], source: str | None = None) -> list[float]:
@@ -84,10 +50,10 @@ def summarize(arms: Sequence[Arm], baseline: str) -> list[Summary]:
         mine = [arm for arm in arms if arm.selector == selector]
         found = differences(paired(arms, selector, baseline))
         examples, steps = _range([a.n_examples for a in mine]), _range([a.n_steps for a in mine])
-        overall, difference = mean_se([arm.loss for arm in mine]), mean_se(found)
-        rows.append(
-            Summary(selector, len(mine), examples, steps, *overall, *difference, len(found))
-        )
+        mean, error, *_ = interval([arm.loss for arm in mine])
+        difference, difference_error, *_ = interval(found)
+        numbers = (mean, error, difference, difference_error, len(found))
+        rows.append(Summary(selector, len(mine), examples, steps, *numbers))
     return rows
 
 
@@ -95,7 +61,8 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
     """Did `main` beat `baseline`? In plain words, with the numbers, and no more than they carry.
 
     From five pairs on, a difference counts if the 95% interval (Student's t over the pairs) leaves
-    out zero; with fewer the numbers are given without a verdict.
+    out zero; with fewer, or with the same difference in all of them, which tells nothing of the
+    noise, the numbers are given without a verdict.
     """
     if main == baseline:
         return f"The selector of this run is {baseline}, the baseline: nothing to compare it with."
@@ -104,8 +71,8 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
     n, n_left_out = len(found), len(pairs) - len(found)
     notes = _steps_note(pairs)
     if n_left_out:
-        notes += f" Left out: {_plural(n_left_out, 'pair')} in which a loss is not finite."
-    mean, error = mean_se(found)
+        notes += f" Left out: {plural(n_left_out, 'pair')} in which a loss is not finite."
+    mean, error, low, high, _ = interval(found)
     if mean is None:
         return (
             f"Whether {main} helps was not measured: there is no pair of targets of {main} and "
@@ -114,30 +81,29 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
     size = f"{abs(mean):.4f}" + ("" if error is None else f" ± {error:.4f}")
     basis = f"mean ± standard error over {n} pairs of targets with the same seed"
     direction = "lower" if mean < 0 else "higher"
-    if n < MIN_PAIRS or error is None:
+    if n < MIN_PAIRS or error is None or low is None or high is None:
         basis = "one pair of targets with the same seed, so no standard error" if n == 1 else basis
         lead = f"{main} did not beat {baseline} here" if mean >= 0 else "No verdict"
         gap = "the same as" if mean == 0 and not error else f"{size} {direction} than"
+        wanted = f"at least {MIN_PAIRS}" if n < MIN_PAIRS else "some spread among them"
         return (
             f"{lead}: the held-out loss of {main} is {gap} that of {baseline} ({basis}). "
             f"{'One pair' if n == 1 else f'{n} pairs'} cannot support a verdict about which of "
-            f"the two is better; that takes at least {MIN_PAIRS}.{notes}"
+            f"the two is better; that takes {wanted}.{notes}"
         )
-    half = (T95[n - 2] if n - 2 < len(T95) else 1.96 + 2.5 / (n - 1)) * error
-    interval = f"95% interval {_signed(mean - half)} to {_signed(mean + half)}"
-    if mean + half < 0:
+    reach = f"95% interval {signed(low)} to {signed(high)}"
+    if high < 0:
         return (
-            f"{main} beat {baseline}: its held-out loss is {size} lower ({basis}; "
-            f"{interval}).{notes}"
+            f"{main} beat {baseline}: its held-out loss is {size} lower ({basis}; {reach}).{notes}"
         )
-    if mean - half > 0:
+    if low > 0:
         return (
             f"{main} did NOT beat {baseline}; it is worse: its held-out loss is {size} higher "
-            f"({basis}; {interval}).{notes}"
+            f"({basis}; {reach}).{notes}"
         )
     return (
         f"{main} did not beat {baseline} beyond noise: its held-out loss differs by "
-        f"{_signed(mean)} ± {error:.4f} ({basis}; {interval}, which holds zero).{notes}"
+        f"{signed(mean)} ± {error:.4f} ({basis}; {reach}, which holds zero).{notes}"
     )
 
 
@@ -195,7 +161,7 @@ def _partition(data: ReportData) -> list[str]:
     if data.cluster_sizes is not None and len(data.cluster_sizes):
         sizes = np.asarray(data.cluster_sizes)
         text = (
-            f"{_plural(len(sizes), 'cluster')}, of {int(sizes.min()):,} to "
+            f"{plural(len(sizes), 'cluster')}, of {int(sizes.min()):,} to "
             f"{int(sizes.max()):,} examples (median {float(np.median(sizes)):,.0f})"
         )
         if (tiny := int((sizes <= 2).sum())) > 0:
@@ -203,7 +169,7 @@ def _partition(data: ReportData) -> list[str]:
         if data.inertia is not None:
             text += f"; k-means inertia {data.inertia:,.6g}"
         if data.n_iter is not None:
-            text += f" after {_plural(data.n_iter, 'iteration')}"
+            text += f" after {plural(data.n_iter, 'iteration')}"
         found.append(text + ".")
         rand = data.adjusted_rand
         if rand is None:
@@ -230,7 +196,7 @@ def _mix(data: ReportData) -> list[str]:
         text = f"The mix of sources in the subset is {moved / 2:.1%} away from the corpus"
         text += " (total variation)"
         if absent := sum(1 for s, n in corpus.items() if n and not subset.get(s)):
-            text += f"; {_plural(absent, 'source')} of {len(corpus)} gave nothing"
+            text += f"; {plural(absent, 'source')} of {len(corpus)} gave nothing"
         found.append(text + ".")
     if n_corpus and data.n_truncated / n_corpus >= 0.05:
         found.append(
@@ -250,11 +216,3 @@ def _steps_note(pairs: Sequence[tuple[Arm, Arm]]) -> str:
 def _range(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
