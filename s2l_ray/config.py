@@ -249,8 +249,40 @@ class EvaluationConfig(Section):
     @field_validator("seeds", "baselines")
     @classmethod
     def _once(cls, value: list) -> list:
-        if len(set(value)) != len(value):
-            raise ValueError(f"has an entry twice: {value}")
+        return _no_entry_twice(value)
+
+
+class CompareConfig(Section):
+    """jobs/compare.py: selectors x budgets x seeds, each a target trained and evaluated."""
+
+    selectors: list[SelectorName] = ["s2l", "random_balanced", "loss_strata", "random"]
+    budgets: Annotated[list[int | float | str], Field(min_length=1)] = [0.11]
+    # What is equal to random's at a budget: examples, their tokens, or the tokens trained on.
+    match: Annotated[list[Literal["examples", "tokens", "compute"]], Field(min_length=1)] = [
+        "examples"
+    ]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2, 3, 4]  # a proxy each
+    trainings: Positive = 1  # targets on each subset, each with initial weights of its own
+    full: list[Literal["compute", "epochs"]] = ["compute"]  # the whole corpus beside the subsets
+    difference: Annotated[float, Field(gt=0)] | None = None  # nats: how many runs would show it?
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _budgets(cls, value: Any) -> Any:
+        for budget in value if isinstance(value, list) else []:
+            parse_budget(budget)
+        return value
+
+    @field_validator("selectors", "budgets", "match", "seeds", "full")
+    @classmethod
+    def _once(cls, value: list) -> list:
+        return _no_entry_twice(value)
+
+    @field_validator("selectors")
+    @classmethod
+    def _with_baseline(cls, value: list) -> list:
+        if "random" not in value:
+            raise ValueError(f"found {value}, wanted random among them: others are held against it")
         return value
 
 
@@ -305,6 +337,7 @@ class RunConfig(Section):
     target: TrainingConfig | None = None
     target_prompt: PromptConfig | None = None  # unless set: the same as prompt
     evaluation: EvaluationConfig = EvaluationConfig()
+    compare: CompareConfig = CompareConfig()
     report: ReportConfig = ReportConfig()
     storage: StorageConfig = StorageConfig()
 
@@ -333,6 +366,12 @@ class RunConfig(Section):
             if prompt and prompt.template == "chat" and model and model.tokenizer_vocab:
                 raise ValueError(f"{field}.template chat needs a tokenizer with a chat template")
         return self
+
+
+def _no_entry_twice(value: list) -> list:
+    if len(set(value)) != len(value):
+        raise ValueError(f"has an entry twice: {value}")
+    return value
 
 
 def parse_budget(value: int | float | str) -> tuple[str, float]:

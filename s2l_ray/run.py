@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ class Run:
     lease: Lease
     done: dict[str, Manifest] = field(default_factory=dict)
     times: list[dict[str, Any]] = field(default_factory=list)
+    recorded: bool = True  # in run.json
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -86,6 +87,12 @@ class Run:
             folder = folder.rpartition("/")[0]
             assert folder, why
         self.store.set_aside(folder)
+
+    def view(self, config: RunConfig) -> Run:
+        """The same run directory and lease under other settings, with the corpus and the tokens
+        that this run has; what it makes is not told in run.json."""
+        done = {name: self.done[name] for name in ("corpus", "tokens")}
+        return replace(self, config=config, done=done, times=[], recorded=False)
 
     def announce(self, marks: dict[str, str]) -> None:
         """Say which of these stages are there and which are to be made, and from where on."""
@@ -159,6 +166,8 @@ class Run:
             self._write()
 
     def _write(self) -> None:
+        if not self.recorded:
+            return
         record = {
             "config": self.config.model_dump(mode="json"),
             "versions": driver.versions(),

@@ -143,21 +143,10 @@ class ReportData:
 
 def render(data: ReportData) -> str:
     """The page as HTML text (write it as UTF-8). Raises ValueError if two arms share a seed."""
-    import jinja2
     from markupsafe import Markup
 
     from s2l_ray.report import figures
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        count=lambda n: f"{n:,}", share=_share, number=_number, signed=_signed, seconds=_seconds
-    )
     names: tuple[str, ...] = (
         "comparison",
         "differences_by_source",
@@ -168,24 +157,45 @@ def render(data: ReportData) -> str:
     )
     names += ("training", "targets")
     shown, n_shown, n_offered = _examples_to_show(data.examples)
-    page = environment.get_template("page.html.j2").render(
-        data=data,
-        n_corpus=sum(data.corpus_by_source.values()),
-        n_subset=sum((data.subset_by_source or {}).values()),
-        verdict=verdict(data.arms, main=data.selector, baseline=BASELINE) if data.arms else "",
-        baseline=BASELINE,
-        summaries=summarize(data.arms, baseline=BASELINE),
-        by_source=_losses_by_source(data),
-        clusters=_cluster_rows(data),
-        diagnostics=diagnostics(data),
-        examples=shown,
-        n_shown=n_shown,
-        n_offered=n_offered,
-        max_text_chars=MAX_TEXT_CHARS,
-        longest_stage=max((s.seconds or 0 for s in data.stages), default=0) or 1,
-        figures={name: Markup(getattr(figures, name)(data)) for name in names},
+    page = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            data=data,
+            n_corpus=sum(data.corpus_by_source.values()),
+            n_subset=sum((data.subset_by_source or {}).values()),
+            verdict=verdict(data.arms, main=data.selector, baseline=BASELINE) if data.arms else "",
+            baseline=BASELINE,
+            summaries=summarize(data.arms, baseline=BASELINE),
+            by_source=_losses_by_source(data),
+            clusters=_cluster_rows(data),
+            diagnostics=diagnostics(data),
+            examples=shown,
+            n_shown=n_shown,
+            n_offered=n_offered,
+            max_text_chars=MAX_TEXT_CHARS,
+            longest_stage=max((s.seconds or 0 for s in data.stages), default=0) or 1,
+            figures={name: Markup(getattr(figures, name)(data)) for name in names},
+        )
     )
     return printable(page)
+
+
+def environment() -> Any:
+    """Of the templates: everything is escaped, and a name that is not there is an error."""
+    import jinja2
+
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(
+        count=lambda n: f"{n:,}", share=_share, number=_number, signed=_signed, seconds=_seconds
+    )
+    return found
 
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -18,7 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from s2l_ray.report import BASELINE, Curve, ReportData, evaluated_sources
-from s2l_ray.report.comparison import paired
+from s2l_ray.report.comparison import Row, paired
 from s2l_ray.report.findings import differences
 from s2l_ray.report.statistics import interval
 from s2l_ray.report.svg import INK, label, to_svg
@@ -77,6 +77,29 @@ def differences_by_source(data: ReportData) -> str:
 
     aria_label = f"Held-out loss of {data.selector} minus that of {BASELINE}, by source"
     return to_svg(draw, name="differences", height=1.0 + 0.27 * len(found), aria_label=aria_label)
+
+
+def forest(rows: Sequence[Row], name: str) -> str:
+    """Paired differences of methods to the baseline, with their 95% intervals."""
+    shown = [row for row in rows if row.verdict is not None and row.difference.mean is not None]
+    if not shown:
+        return ""
+    colors = {"better": MAIN, "worse": WORSE}
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=INK, linewidth=1)
+        for place, row in enumerate(shown):
+            mean, _, low, high, _ = row.difference
+            reach = None if low is None or high is None else [[mean - low], [high - mean]]
+            axes.errorbar(
+                mean, place, xerr=reach, fmt="D", color=colors.get(row.verdict or "", GREY),
+                capsize=4, linewidth=2, markersize=7,
+            )  # fmt: skip
+        _rows(axes, [row.method for row in shown])
+        axes.set_xlabel("difference to the baseline (nats per token)")
+
+    aria_label = "Difference of each method to the baseline"
+    return to_svg(draw, name=name, height=1.0 + 0.36 * len(shown), aria_label=aria_label)
 
 
 def sources(data: ReportData) -> str:

@@ -1,0 +1,29 @@
+"""Selectors over budgets and seeds: python jobs/compare.py CONFIG.yaml [key.path=value …]"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
+
+from s2l_ray import command
+from s2l_ray.config import RunConfig
+
+
+def work(config: RunConfig) -> None:
+    from s2l_ray import comparison, pipeline
+    from s2l_ray.report import comparison_page as page
+
+    with pipeline.Run.start(config) as run:
+        print(page.plan(config, comparison.num_targets(config), comparison.known(run)))
+        records = run.finish(lambda run: comparison.compare(run, page.say_so_far))
+        print(page.as_text(records))
+        print(f"report: {page.write(run, records)}")
+
+
+if __name__ == "__main__":
+    command.main(
+        "Compare selectors: targets on their subsets, over budgets and seeds.",
+        work,
+        needs_target=True,
+        needs_heldout=True,
+    )

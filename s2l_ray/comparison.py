@@ -1,0 +1,171 @@
+"""Selectors compared: selectors x budgets x seeds -> subsets -> targets -> losses, an arm each.
+
+A selection seed stands for all that a selector draws: with another one the proxy is trained anew,
+and clusters and sampling begin elsewhere. A training seed stands for the target's initial weights
+and the order of its examples; each selection seed has training seeds of its own, which say more
+about a mean than as many trainings with the same few. Arms with the same two seeds are a pair
+across selectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+from s2l_ray import evaluation
+from s2l_ray.config import RunConfig, SelectionConfig, TrainingConfig
+from s2l_ray.pipeline import choose_subset, evaluate, finetune, make_trajectories, prepare
+from s2l_ray.run import Run
+from s2l_ray.store import Manifest
+from s2l_ray.training import num_steps
+
+BASELINE = "random"
+FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
+RECORD = ("report", "comparison.json")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A target to train: on what, for how long, and with which seeds."""
+
+    budget: str  # as asked for
+    match: str  # what is equal to the baseline's: examples, tokens or compute
+    selection_seed: int
+    training_seed: int
+    method: str  # a selector's name, FULL_COMPUTE or FULL_EPOCHS
+    examples: Manifest
+    count: int  # of examples that have a label token
+    tokens: int  # of these, by the proxy's tokenizer
+    target: TrainingConfig
+
+    @property
+    def steps(self) -> int:
+        return num_steps(self.target, self.count)
+
+    @property
+    def name(self) -> str:
+        """Arms of one name are one training."""
+        who = self.method.replace(", equal ", "-")
+        return (
+            f"{who}-{self.count}-seed{self.selection_seed}-steps{self.steps}"
+            f"-train{self.training_seed}"
+        )
+
+
+def compare(run: Run, done: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+    """Every arm's record, by pairs of seeds; `done` gets all so far after each pair.
+
+    A record: method, budget, match, selection_seed, training_seed, examples, tokens, steps,
+    trained_tokens, and what evaluate gives. Records are kept in report/comparison.json.
+    """
+    config = run.config
+    prepare(run, None)
+    evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)  # or refuse now
+    records: list[dict[str, Any]] = []
+    for seed in config.compare.seeds:
+        view = run.view(_seeded(config, seed))
+        make_trajectories(view)
+        for number in range(config.compare.trainings):
+            records += _measure(run, list(_arms(view, training_seed(seed, number))))
+            run.store.write_json(records, *RECORD)
+            done(records)
+    return records
+
+
+def training_seed(seed: int, number: int) -> int:
+    """Of the training `number` on the subsets of a selection seed; the first has the same."""
+    return (seed + number * 1_000_003) % (2**32 - 1)
+
+
+def known(run: Run) -> list[dict[str, Any]]:
+    """The records of an earlier comparison in this run directory; none if there was none."""
+    return run.store.read_json(*RECORD) if run.store.exists(*RECORD) else []
+
+
+def num_targets(config: RunConfig) -> int:
+    """How many targets a comparison trains, at most: the baseline once for all that is matched."""
+    compare = config.compare
+    others = len(compare.selectors) - 1 + len(compare.full)
+    pairs = len(compare.seeds) * compare.trainings
+    return pairs * len(compare.budgets) * (1 + others * len(compare.match))
+
+
+def _seeded(config: RunConfig, seed: int) -> RunConfig:
+    return config.model_copy(
+        update={
+            "seed": seed,
+            "clusters": config.clusters.model_copy(update={"random_state": seed}),
+            "selection": config.selection.model_copy(update={"seed": seed}),
+        }
+    )
+
+
+def _arms(view: Run, training_seed: int) -> Iterator[Arm]:
+    """The arms of one pair of seeds. view: of the run, with the selection seed's trajectories."""
+    config, target, seed = view.config, view.config.target, view.config.seed
+    assert target is not None
+
+    def subset(selector: Any, budget: Any) -> tuple[Manifest, int, int]:
+        like = config.selection.like
+        choice = SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
+        manifest = choose_subset(view, choice).manifest
+        return manifest, manifest.info["examples"], manifest.info["tokens"]
+
+    parts = view.done["tokens"].parts
+    trainable, tokens = (
+        sum(part.stats[name] for part in parts) for name in ("trainable", "tokens")
+    )
+    full = view.done["corpus"], trainable, tokens
+    for budget in config.compare.budgets:
+        base = subset(BASELINE, budget)
+        seen = num_steps(target, base[1]) * base[2] / base[1]  # in examples of a step, tokens
+
+        def equal_compute(chosen: tuple[Manifest, int, int], seen: float = seen) -> TrainingConfig:
+            """Steps until as many tokens are seen as in the baseline's training."""
+            steps = max(1, round(seen * chosen[1] / chosen[2]))
+            return target.model_copy(update={"max_steps": steps})
+
+        for match in config.compare.match:
+            arm = partial(Arm, str(budget), match, seed, training_seed)
+            for selector in config.compare.selectors:
+                chosen = base
+                if selector != BASELINE:
+                    wanted = f"{base[2]} tokens" if match == "tokens" else base[1]
+                    chosen = subset(selector, wanted)
+                same = selector == BASELINE or match != "compute"
+                yield arm(selector, *chosen, target if same else equal_compute(chosen))
+            if "compute" in config.compare.full:
+                yield arm(FULL_COMPUTE, *full, equal_compute(full))
+            if "epochs" in config.compare.full:
+                yield arm(FULL_EPOCHS, *full, target)
+
+
+def _measure(run: Run, arms: list[Arm]) -> list[dict[str, Any]]:
+    """Train what has not been trained, several at once, and evaluate."""
+    unique = {arm.name: arm for arm in arms}
+
+    def tune(name: str) -> Manifest:
+        arm = unique[name]
+        return finetune(run, arm.examples, name, seed=arm.training_seed, target=arm.target)
+
+    with ThreadPool(run.config.evaluation.targets_at_once) as pool:
+        targets = dict(zip(unique, pool.map(tune, unique), strict=True))
+    losses = evaluate(run, targets)
+    return [
+        {
+            "method": arm.method,
+            "budget": arm.budget,
+            "match": arm.match,
+            "selection_seed": arm.selection_seed,
+            "training_seed": arm.training_seed,
+            "examples": arm.count,
+            "tokens": arm.tokens,
+            "steps": targets[arm.name].info["step"],
+            "trained_tokens": targets[arm.name].info["tokens"],
+        }
+        | losses[arm.name]
+        for arm in arms
+    ]

@@ -1,0 +1,263 @@
+"""The comparison of selectors in words, as a table for the terminal and as a page.
+
+Records are those of comparison.compare, one a target. A table is of one budget, of what was matched
+(examples, tokens, compute) and of one metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from s2l_ray import driver
+from s2l_ray.config import RunConfig
+from s2l_ray.report import environment, printable
+from s2l_ray.report.comparison import (
+    Outcome,
+    Row,
+    in_words,
+    plural,
+    signed,
+    table,
+)
+from s2l_ray.report.statistics import ALPHA, detectable, pairs_needed, spreads
+
+if TYPE_CHECKING:
+    from s2l_ray.pipeline import Run
+
+BASELINE = "random"
+Record = Mapping[str, Any]
+
+
+class Metric(NamedTuple):
+    """key: "loss", or of a nested one "by_source/aqua"."""
+
+    key: str
+    words: str
+    lower_is_better: bool = True
+
+
+class Table(NamedTuple):
+    """One metric of the arms of one budget and match."""
+
+    metric: Metric
+    rows: list[Row]
+    sentences: list[str]
+    # Method -> standard deviation by selection and by training; empty where no seed repeats.
+    spreads: dict[str, tuple[float | None, float | None]]
+
+
+class Group(NamedTuple):
+    """The arms of one budget and match: what they cost, and a table for each metric."""
+
+    budget: str
+    match: str
+    costs: dict[str, dict[str, str]]  # method -> examples, steps, trained tokens
+    tables: list[Table]
+
+
+def groups_of(records: Sequence[Record]) -> list[Group]:
+    keys = dict.fromkeys((record["budget"], record["match"]) for record in records)
+    return [_group(*key, [r for r in records if (r["budget"], r["match"]) == key]) for key in keys]
+
+
+def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
+    """What is about to be run, and how small a difference it can show by the spread seen so far."""
+    compare = config.compare
+    pairs = len(compare.seeds)
+    tests = max(1, len(compare.selectors) - 1 + len(compare.full))
+    lines = [
+        f"compare: {plural(len(compare.selectors), 'selector')}, "
+        f"{plural(len(compare.budgets), 'budget')}, {plural(pairs, 'seed')} (a proxy each), "
+        f"{plural(compare.trainings, 'training')} on each subset: at most {targets:,} targets"
+    ]
+    how = f"80% power, Holm's hardest step of {tests}"
+    if pairs < 2:
+        return "\n".join([*lines, "one seed shows no spread: no difference can be told from noise"])
+    found = [_spread(group) for group in groups_of(seen)]
+    for group, sd in zip(groups_of(seen), found, strict=True):
+        if sd is None:
+            continue
+        least = detectable(sd, pairs, alpha=ALPHA / tests)
+        text = (
+            f"budget {group.budget}, equal {group.match}: differences to {BASELINE} spread by "
+            f"{sd:.4f} nats (standard deviation over pairs so far); {pairs} seeds can show one of "
+            f"{least:.4f} ({how})"
+        )
+        if compare.difference is not None:
+            wanted = pairs_needed(sd, compare.difference, alpha=ALPHA / tests)
+            text += f"; one of {compare.difference:g} takes {wanted:,}"
+        lines.append(text)
+    if not any(found):
+        least = detectable(1.0, pairs, alpha=ALPHA / tests)
+        lines.append(
+            f"no pair has been measured here yet: {pairs} seeds can show a difference of "
+            f"{least:.1f} standard deviations of the paired differences ({how})"
+        )
+    return "\n".join(lines)
+
+
+def say_so_far(records: Sequence[Record]) -> None:
+    """After each pair of seeds: the differences so far, a line a group."""
+    for group in groups_of(records):
+        rows = [row for row in group.tables[0].rows if row.difference.mean is not None]
+        shown = ", ".join(f"{row.method} {_difference(row)}" for row in rows)
+        driver.say(
+            f"budget {group.budget}, equal {group.match}, held-out loss less {BASELINE}'s: {shown}"
+        )
+
+
+def as_text(records: Sequence[Record]) -> str:
+    """The tables of the held-out loss, and what they say."""
+    lines = []
+    for group in groups_of(records):
+        first = group.tables[0]
+        width = max(len(row.method) for row in first.rows)
+        lines += ["", f"budget {group.budget}, equal {group.match}: {first.metric.words}"]
+        for row in first.rows:
+            cost = group.costs[row.method]
+            lines.append(
+                f"  {row.method:{width}}  {_plus_minus(row.mean, row.standard_error)}  "
+                f"{_difference(row):>22}  {row.runs} runs, {cost['examples']} examples, "
+                f"{cost['steps']} steps" + (f"; {row.verdict}" if row.verdict else "")
+            )
+        lines += [f"  {sentence}" for sentence in first.sentences]
+    return "\n".join(lines[1:])
+
+
+def write(run: Run, records: Sequence[Record]) -> str:
+    """Render the page to report/comparison.html; returns its address."""
+    page = render(run.config.name, run.store.uri, records)
+    run.store.write_bytes(page.encode(), "report", "comparison.html")
+    return run.store.address("report", "comparison.html")
+
+
+def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
+    from markupsafe import Markup
+
+    from s2l_ray.report.figures import forest
+
+    groups = groups_of(records)
+    page = (
+        environment()
+        .get_template("comparison.html.j2")
+        .render(
+            title=title,
+            run_dir=run_dir,
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            baseline=BASELINE,
+            groups=groups,
+            figures=[Markup(forest(g.tables[0].rows, f"forest-{n}")) for n, g in enumerate(groups)],
+            difference=_difference,
+            versions=driver.versions(),
+            hardware=driver.hardware(),
+        )
+    )
+    return printable(page)
+
+
+def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
+    costs = {}
+    for method in dict.fromkeys(record["method"] for record in records):
+        mine = [record for record in records if record["method"] == method]
+        costs[method] = {
+            name: _range([record[name] for record in mine])
+            for name in ("examples", "steps", "trained_tokens")
+        }
+    tables = []
+    for metric in _metrics(records):
+        arms = [
+            Outcome(r["method"], budget, r["selection_seed"], r["training_seed"],
+                    {metric.key: _value(r, metric.key)})
+            for r in records
+        ]  # fmt: skip
+        rows = table(arms, metric.key, BASELINE, metric.lower_is_better)
+        parts = {}
+        for row in rows:
+            found = spreads(
+                {
+                    arm.seeds: value
+                    for arm in arms
+                    if arm.selector == row.method
+                    and math.isfinite(value := arm.metrics[metric.key])
+                }
+            )
+            parts[row.method] = _root(found.selection), _root(found.training)
+        if not any(sd is not None for pair in parts.values() for sd in pair):
+            parts = {}
+        tables.append(Table(metric, rows, in_words(rows), parts))
+    return Group(budget, match, costs, tables)
+
+
+def _metrics(records: Sequence[Record]) -> list[Metric]:
+    """The metrics that every record has."""
+    known = [
+        Metric("loss", "held-out loss, nats per response token"),
+        Metric("macro", "held-out loss, mean over sources"),
+        Metric("answer_loss", "held-out loss on answer tokens"),
+        Metric("answer_macro", "held-out loss on answer tokens, mean over sources"),
+    ]
+    first = records[0]
+    known += [Metric(f"by_source/{s}", f"held-out loss of {s}") for s in first["by_source"]]
+    for name in first.get("exact_match", {}):
+        known.append(Metric(f"exact_match/{name}", f"{name}, share answered right", False))
+    return [
+        metric
+        for metric in known
+        if all(math.isfinite(_value(record, metric.key)) or _has(record, metric.key)
+               for record in records)
+    ]  # fmt: skip
+
+
+def _has(record: Record, key: str) -> bool:
+    name, _, inner = key.partition("/")
+    return record.get(name) is not None and (not inner or inner in record[name])
+
+
+def _value(record: Record, key: str) -> float:
+    """NaN where the record has none."""
+    if not _has(record, key):
+        return math.nan
+    name, _, inner = key.partition("/")
+    if name == "exact_match":
+        found = record[name][inner]
+        return found["correct"] / found["questions"]
+    return float(record[name][inner] if inner else record[name])
+
+
+def _spread(group: Group) -> float | None:
+    """Standard deviation of a pair's difference of the loss, pooled over methods."""
+    variances = []
+    for row in group.tables[0].rows:
+        error = row.difference.standard_error
+        if row.verdict is not None and row.pairs > 1 and error is not None:
+            variances.append(error**2 * row.pairs)
+    return math.sqrt(sum(variances) / len(variances)) if any(variances) else None
+
+
+def _difference(row: Row) -> str:
+    if row.verdict is None:
+        return "–"
+    mean, _, low, high, _ = row.difference
+    if mean is None:
+        return "not finite"
+    if low is None or high is None:
+        return signed(mean)
+    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+
+
+def _plus_minus(mean: float | None, error: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _root(variance: float | None) -> float | None:
+    return None if variance is None else math.sqrt(variance)
