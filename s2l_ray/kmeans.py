@@ -22,7 +22,6 @@ import pyarrow as pa
 import ray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans as SklearnKMeans
-from sklearn.cluster import kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -227,16 +226,14 @@ def _samples(inertia, num_rows, n_clusters, random_state) -> list[Sample]:
 
 
 def _seed(each_chunk, mean_T, sample, n_clusters, random_state) -> np.ndarray:
-    """Centers (less mean_T) to begin with: k-means++ where the sample is all rows, otherwise the
-    best of a few short runs of k-means on it.
+    """Centers (less mean_T) to begin with: the best of a few short runs of k-means on the sample,
+    which of few rows is all of them.
 
     On loss trajectories, which have heavy tails, initialisation decides how good k-means ends.
     """
     rows, weights = zip(*each_chunk("sample", mean_T, sample), strict=True)
     sample_NT, weight_N = np.concatenate(rows), np.concatenate(weights)
     with thread_pools().limit(limits=1):
-        if (weight_N == 1).all():
-            return kmeans_plusplus(sample_NT, n_clusters, random_state=random_state)[0]
         short = SklearnKMeans(
             n_clusters, n_init=_SEEDINGS, max_iter=_SEED_ITERATIONS, random_state=random_state
         )
