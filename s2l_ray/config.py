@@ -30,6 +30,8 @@ SelectorName = Literal[
     "random", "random_balanced", "random_shares", "random_tokens",
     "loss_strata", "longest", "middle_perplexity", "middle_perplexity_early",
     "high_learnability", "high_learnability_relative",
+    "least_confidence", "least_confidence_early", "confidence_curriculum",
+    "el2n", "el2n_middle", "el2n_bottom", "grand", "embedding_clusters",
 ]  # fmt: skip
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too

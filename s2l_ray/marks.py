@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from s2l_ray.config import (
@@ -28,14 +29,40 @@ def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
     until = [stop, config.clusters.n_clusters, config.clusters.random_state] if stop else []
     losses = fingerprint(proxy, tokens, config.trajectories.dtype, *until)
     trajectories = fingerprint(losses)
-    marks = {
-        "corpus": examples,
-        "tokens": tokens,
-        "proxy": proxy,
-        "losses": losses,
-        "trajectories": trajectories,
+    marks = {"corpus": examples, "tokens": tokens, "proxy": proxy}
+    marks |= details_marks(config, config.selection, marks)
+    marks |= {"losses": losses, "trajectories": trajectories}
+    return marks | selection_marks(config, config.selection, marks)
+
+
+def details_wanted(config: RunConfig, selection: SelectionConfig) -> dict[str, tuple[str, ...]]:
+    """The columns to make together, by "early" and "final": what this selection asks for, and what
+    those do that the run names, its own and the baselines."""
+    named = [config.selection, selection]
+    named += [SelectionConfig(selector=selector) for selector in config.evaluation.baselines]
+    named += [liked(each) for each in named if SELECTORS[each.selector].like]
+    columns: dict[str, set[str]] = {"early": set(), "final": set()}
+    for each in named:
+        for when, details in SELECTORS[each.selector].details.items():
+            columns[when].update(details)
+    return {when: tuple(sorted(details)) for when, details in columns.items() if details}
+
+
+def details_marks(
+    config: RunConfig, selection: SelectionConfig, marks: Mapping[str, str]
+) -> dict[str, str]:
+    """The fingerprint of each stage of details, by name. marks: of the tokens and the proxy."""
+    return {
+        f"details/{when}": _details_mark(config, marks, when, columns)
+        for when, columns in details_wanted(config, selection).items()
     }
-    return marks | selection_marks(config, config.selection, tokens, trajectories)
+
+
+def _details_mark(
+    config: RunConfig, marks: Mapping[str, str], when: str, columns: tuple[str, ...]
+) -> str:
+    dtype = config.trajectories.dtype
+    return fingerprint(marks["proxy"], marks["tokens"], dtype, "details", when, columns)
 
 
 def tokens_mark(examples: str, trained_on: str, model: ModelConfig, prompt: PromptConfig) -> str:
@@ -49,19 +76,32 @@ def tokenizer_folder(trained_on: str, model: ModelConfig) -> str:
 
 
 def selection_marks(
-    config: RunConfig, selection: SelectionConfig, tokens: str, trajectories: str
+    config: RunConfig, selection: SelectionConfig, marks: Mapping[str, str]
 ) -> dict[str, str]:
-    """The fingerprint of each stage that a selection takes after the trajectories, its own last."""
-    selector, found, inputs = SELECTORS[selection.selector], dict[str, str](), [trajectories]
+    """The fingerprint of each stage that a selection takes after the trajectories, its own last.
+
+    marks: of the tokens, the proxy and the trajectories. Of details a selection is known by those
+    that it asks for, whatever others were made with them.
+    """
+    selector, found = SELECTORS[selection.selector], dict[str, str]()
+    inputs = [marks["trajectories"]]
     if selector.like:
-        found |= selection_marks(config, liked(selection), tokens, trajectories)
+        found |= selection_marks(config, liked(selection), marks)
         inputs.append(list(found.values())[-1])
     if selector.before:
-        proxy = config.proxy.model
-        found["before"] = fingerprint(tokens, proxy, config.seed, config.trajectories.dtype)
+        proxy, dtype = config.proxy.model, config.trajectories.dtype
+        found["before"] = fingerprint(marks["tokens"], proxy, config.seed, dtype)
         inputs.append(found["before"])
+    if selector.details:
+        found |= details_marks(config, selection, marks)
+        inputs += [
+            _details_mark(config, marks, when, columns)
+            for when, columns in selector.details.items()
+        ]
     if selector.groups == "clusters_of_falls":
-        found["falls"] = inputs[0] = fingerprint(trajectories, "falls")
+        found["falls"] = inputs[0] = fingerprint(inputs[0], "falls")
+    if selector.groups == "clusters_of_features":
+        found["features"] = inputs[0] = fingerprint(*inputs, "features")
     if selector.clustered:
         clusters = config.clusters.model_dump(exclude={"num_actors"})
         found[selector.groups] = inputs[0] = fingerprint(inputs[0], clusters, selector.groups)

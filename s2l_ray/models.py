@@ -5,8 +5,9 @@ B examples, L tokens, V vocabulary, M label tokens of a batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,43 +99,89 @@ class LabelLoss(nn.Module):
             return F.cross_entropy(
                 logits_BLV[:, :-1][picked_BL].float(), targets_M, reduction="none"
             )
-        hidden_BLD = self.model.base_model(
-            input_ids=input_ids_BL, use_cache=False
-        ).last_hidden_state
-        hidden_MD = hidden_BLD[:, :-1][picked_BL]
-        head = self.model.get_output_embeddings()
-        if isinstance(head, nn.Linear) and not torch.is_grad_enabled():
-            return _losses_by_vocabulary(head, hidden_MD, targets_M)
+        hidden_MD = self.hidden(input_ids_BL, picked_BL)
+        if not torch.is_grad_enabled():
+            return over_vocabulary(logits_by_block(self.head, hidden_MD), targets_M).losses_M
         rows = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         return torch.cat(
             [
-                F.cross_entropy(head(hidden).float(), targets, reduction="none")
+                F.cross_entropy(self.head(hidden).float(), targets, reduction="none")
                 for hidden, targets in zip(
                     hidden_MD.split(rows), targets_M.split(rows), strict=True
                 )
             ]
         )
 
+    @property
+    def head(self) -> Any:
+        """The output head, or None if the model does not tell it."""
+        return self.model.get_output_embeddings()
 
-def _losses_by_vocabulary(head: nn.Linear, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
-    """Cross-entropy with the head's logits, a block of the vocabulary at a time.
+    def hidden(self, input_ids_BL: Tensor, picked_BL: Tensor) -> Tensor:
+        """[M, D]: what goes into a head that is apart, at the positions before the picked."""
+        hidden_BLD = self.model.base_model(
+            input_ids=input_ids_BL, use_cache=False
+        ).last_hidden_state
+        return hidden_BLD[:, :-1][picked_BL]
+
+
+class OverVocabulary(NamedTuple):
+    """What the logits of M label tokens come to; the last two only where asked for."""
+
+    log_sum_M: Tensor  # of their exponentials
+    target_M: Tensor  # the label token's own logit
+    largest_M: Tensor | None
+    log_squares_M: Tensor | None  # of the squared exponentials, the label token's left out
+
+    @property
+    def losses_M(self) -> Tensor:
+        return self.log_sum_M - self.target_M
+
+
+def logits_by_block(head: nn.Linear, hidden_MD: Tensor) -> Iterator[Tensor]:
+    """The head's logits [M, V], fp32, a block of the vocabulary at a time.
 
     Blocks of logits are used up while they are in the caches; [M, V] of them would go to memory
     and back several times.
     """
-    blocks, targets_logit_M = [], torch.zeros(len(targets_M), device=hidden_MD.device)
     for first in range(0, head.out_features, VOCABULARY_BLOCK):
         block = slice(first, first + VOCABULARY_BLOCK)
         bias = None if head.bias is None else head.bias[block]
-        logits_MV = F.linear(hidden_MD, head.weight[block], bias).float()
+        yield F.linear(hidden_MD, head.weight[block], bias).float()
+
+
+def over_vocabulary(
+    blocks: Iterable[Tensor], targets_M: Tensor, *, beyond: bool = False
+) -> OverVocabulary:
+    """One pass over blocks of logits. `beyond`: also what the loss does not need."""
+    sums, largest, squares, first = list[Tensor](), list[Tensor](), list[Tensor](), 0
+    target_M = torch.zeros(len(targets_M), device=targets_M.device)
+    for logits_MV in blocks:
         # Any column gives the logarithm of the sum: log_softmax is one pass, logsumexp several.
-        blocks.append(logits_MV[:, 0] - logits_MV.log_softmax(1)[:, 0])
-        place_M = targets_M - first
-        inside_M = (place_M >= 0) & (place_M < logits_MV.shape[1])
-        place_M = torch.where(inside_M, place_M, 0)
+        sums.append(logits_MV[:, 0] - logits_MV.log_softmax(1)[:, 0])
+        place_M, inside_M = places_in_block(targets_M, first, logits_MV)
         found_M = logits_MV.gather(1, place_M[:, None])[:, 0]
-        targets_logit_M = torch.where(inside_M, found_M, targets_logit_M)
-    return torch.stack(blocks).logsumexp(0) - targets_logit_M
+        target_M = torch.where(inside_M, found_M, target_M)
+        if beyond:
+            largest.append(logits_MV.amax(1))
+            own_M = torch.where(inside_M, -torch.inf, found_M)
+            others_MV = logits_MV.scatter(1, place_M[:, None], own_M[:, None])
+            squares.append((2 * others_MV).logsumexp(1))
+        first += logits_MV.shape[1]
+    return OverVocabulary(
+        torch.stack(sums).logsumexp(0),
+        target_M,
+        torch.stack(largest).amax(0) if beyond else None,
+        torch.stack(squares).logsumexp(0) if beyond else None,
+    )
+
+
+def places_in_block(targets_M: Tensor, first: int, block_MV: Tensor) -> tuple[Tensor, Tensor]:
+    """The column of each label token in a block that begins at token `first`, and whether it has
+    one there; the others' is 0."""
+    place_M = targets_M - first
+    inside_M = (place_M >= 0) & (place_M < block_MV.shape[1])
+    return torch.where(inside_M, place_M, 0), inside_M
 
 
 def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -149,13 +196,13 @@ def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _head_is_apart(model: PreTrainedModel) -> bool:
-    """Whether model(x) is head(base_model(x)) and nothing more, by a trial.
+    """Whether model(x) is head(base_model(x)), a linear head and nothing more, by a trial.
 
     The head's output is replaced by large numbers in the trial: at the small logits of a fresh
     model a soft cap, for one, would not show.
     """
     head = model.get_output_embeddings()
-    if head is None or model.base_model is model:
+    if not isinstance(head, nn.Linear) or model.base_model is model:
         return False
     seen: dict[str, Tensor] = {}
 

@@ -24,6 +24,8 @@ from s2l_ray.config import (
     parse_budget,
 )
 from s2l_ray.marks import (
+    details_marks,
+    details_wanted,
     liked,
     marks_of,
     selection_marks,
@@ -34,7 +36,7 @@ from s2l_ray.marks import (
 )
 from s2l_ray.overlap import meanwhile
 from s2l_ray.progress import make_board, step_on
-from s2l_ray.ranking import falls, rank
+from s2l_ray.ranking import falls, features, rank
 from s2l_ray.run import Run
 from s2l_ray.selection import choose
 from s2l_ray.selectors import SELECTORS
@@ -104,12 +106,14 @@ def select(
         marks["proxy"],
         partial(_train_proxy, run, tokens, f"losses/{marks['losses']}"),
     )
+    details = details_of(run, config.selection)
+    known = {_step_of(proxy, when): manifest for when, manifest in details.items()}
+    checkpoints, made_of = checkpoints_of(proxy), marks_of_checkpoints(proxy)
     losses = run.stage(
         "losses",
         marks["losses"],
         lambda **stage: _score_proxy(
-            run,
-            Scoring(tokens, checkpoints_of(proxy), marks=marks_of_checkpoints(proxy), **stage),
+            run, Scoring(tokens, checkpoints, marks=made_of, known=known, **stage)
         ),
     )
     run.stage(
@@ -159,6 +163,39 @@ def _score_proxy(run: Run, scoring: Scoring) -> Manifest:
     return score(run.store, [scoring], config.trajectories)[0]
 
 
+def details_of(run: Run, selection: SelectionConfig) -> dict[str, Manifest]:
+    """Stages of what selectors ask for beside the losses, by "early" and "final" (the proxy's first
+    and last checkpoint): what this selection asks for, and those that the run names."""
+    tokens, proxy = run.done["tokens"], run.done["proxy"]
+    wanted = details_wanted(run.config, selection)
+    checkpoints, made_of = checkpoints_of(proxy), marks_of_checkpoints(proxy)
+
+    def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
+        scorings = []
+        for name, where in missing.items():
+            when = name.removeprefix("details/")
+            step = _step_of(proxy, when)
+            scorings.append(
+                Scoring(
+                    tokens,
+                    {step: checkpoints[step]},
+                    where["folder"],
+                    where["fingerprint"],
+                    marks=made_of,
+                    details=wanted[when],
+                )
+            )
+        return score(run.store, scorings, run.config.trajectories, label="score details")
+
+    marks = {"tokens": tokens.fingerprint, "proxy": proxy.fingerprint}
+    made = run.stages(details_marks(run.config, selection, marks), make)
+    return {when: made[f"details/{when}"] for when in wanted}
+
+
+def _step_of(proxy: Manifest, when: str) -> int:
+    return {"early": min, "final": max}[when](checkpoints_of(proxy))
+
+
 def _check_reachable(config: RunConfig, tokens: Manifest) -> None:
     """Refuse what the corpus is too small for before hours of training, not after them."""
     have = sum(part.stats["trainable"] for part in tokens.parts)
@@ -179,7 +216,8 @@ def _check_reachable(config: RunConfig, tokens: Manifest) -> None:
             f"{have_tokens:,} tokens"
         )
     wanted = config.clusters.n_clusters
-    if SELECTORS[config.selection.selector].groups == "clusters" and wanted > have:
+    groups = SELECTORS[config.selection.selector].groups
+    if groups in ("clusters", "clusters_of_features") and wanted > have:
         raise ValueError(f"clusters.n_clusters: {wanted:,}, but there are only {have:,} examples")
 
 
@@ -207,7 +245,8 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
     """One selector's subset, after what it draws from: clusters, ranking, another selection."""
     config, store, done = run.config, run.store, run.done
     selector, trajectories = SELECTORS[selection.selector], done["trajectories"]
-    marks = selection_marks(config, selection, done["tokens"].fingerprint, trajectories.fingerprint)
+    made = {name: done[name].fingerprint for name in ("tokens", "proxy", "trajectories")}
+    marks = selection_marks(config, selection, made)
 
     def stage(name: str, make: Callable[..., Manifest], **inputs: Any) -> Manifest:
         return run.stage(name, marks[name], partial(make, store, **inputs))
@@ -216,9 +255,12 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
     before = None
     if selector.before:
         before = run.stage("before", marks["before"], partial(_score_before, run))
+    details = details_of(run, selection) if selector.details else {}
     groups = trajectories
     if selector.groups == "clusters_of_falls":
         groups = stage("falls", falls, trajectories=trajectories)
+    elif selector.groups == "clusters_of_features":
+        groups = stage("features", features, trajectories=trajectories, details=details["final"])
     if selector.clustered:
         groups = stage(
             selector.groups,
@@ -235,6 +277,7 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
             selector=selection.selector,
             n_strata=config.clusters.n_clusters,
             before=before,
+            details=details,
         )
     manifest = stage(
         f"selections/{selection_name(selection.selector, selection.seed)}",
@@ -311,7 +354,10 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
         for stage, where in missing.items():
             target, examples = of[stage]
             last = dict([max(checkpoints_of(target).items())])
-            scorings.append(Scoring(examples, last, marks=marks_of_checkpoints(target), **where))
+            made_of = marks_of_checkpoints(target)
+            scorings.append(
+                Scoring(examples, last, where["folder"], where["fingerprint"], marks=made_of)
+            )
         return score(run.store, scorings, config.trajectories, label="evaluate")
 
     losses = run.stages(

@@ -3,13 +3,14 @@ that draw from sources or strata, choose by. N examples, T checkpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.selectors import SELECTORS
+from s2l_ray.selectors import SELECTORS, Selector
 from s2l_ray.selectors.scores import Known
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.trajectories import SAMPLE_ROWS, losses_array, sources_of
@@ -25,13 +26,15 @@ def rank(
     selector: str,
     n_strata: int,
     before: Manifest | None,
+    details: Mapping[str, Manifest],
     folder: str,
     fingerprint: str,
 ) -> Manifest:
     """Parts: example_id, group int32, and score float64 (smallest first) where the selector ranks.
 
-    before: losses before the proxy's training, for a selector that asks for them. info: sources (of
-    each group; None for those that cross sources), edges [BINS - 1] (of bins of the score).
+    before: losses before the proxy's training, details: "early" and "final" -> what was made there
+    beside the losses, for a selector that asks for them. info: sources (of each group; None for
+    those that cross sources), edges [BINS - 1] (of bins of the score).
     Strata, medians and edges are of a sample of SAMPLE_ROWS examples: of all, where there are no
     more. ValueError for a score that is not finite.
     """
@@ -41,24 +44,21 @@ def rank(
         sources = sources_of(store, trajectories)
     elif chosen.groups == "strata":
         sources = [None] * n_strata
+    beside = {when: details[when] for when in chosen.details}
+    if before is not None:
+        beside["before"] = before
+    units = _units(trajectories, beside)
     sample_N, edges = np.empty(0), None
     if chosen.score is not None:
-        sample_N = np.sort(_sample(store, selector, trajectories, before))
+        sample_N = np.sort(_sample(store, chosen, trajectories.folder, units))
         seen_N = _from_the_median(sample_N, sample_N) if chosen.order == "middle" else sample_N
         if chosen.order != "draw":
             edges = np.quantile(seen_N, np.arange(1, BINS) / BINS).tolist()
-    before_of = _by_unit(before)
-    units = [
-        {"unit": part.unit, "part": asdict(part), "before": asdict(before_of[part.unit])}
-        if before
-        else {"unit": part.unit, "part": asdict(part)}
-        for part in trajectories.parts
-    ]
     return run_units(
         store,
         units,
         _Rank,
-        (store, selector, trajectories.folder, before and before.folder, sources, sample_N),
+        (store, selector, trajectories.folder, sources, sample_N),
         folder=folder,
         fingerprint=fingerprint,
         label=f"rank {selector}",
@@ -91,18 +91,34 @@ def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str
     return manifest
 
 
+def features(
+    store: Store, trajectories: Manifest, *, details: Manifest, folder: str, fingerprint: str
+) -> Manifest:
+    """The `features` of details, in the trajectories' schema: as `losses` float32[D].
+
+    S2L's rule with another embedding of the examples: it tells what the trajectories are worth.
+    """
+    return run_units(
+        store,
+        _units(trajectories, {"final": details}),
+        _Features,
+        (store, trajectories.folder),
+        folder=folder,
+        fingerprint=fingerprint,
+        label="features",
+    )
+
+
 class _Rank:
     def __init__(
         self,
         store: Store,
         selector: str,
         folder: str,
-        before_folder: str | None,
         sources: list[str | None],
         sample_N: np.ndarray,
     ) -> None:
-        self.store, self.selector = store, SELECTORS[selector]
-        self.folder, self.before_folder = folder, before_folder
+        self.store, self.selector, self.folder = store, SELECTORS[selector], folder
         self.sources, self.sample_N = sources, sample_N
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
@@ -114,9 +130,7 @@ class _Rank:
             names = table["source"].to_pylist()
             groups = np.array([place[name] for name in names], np.int32)
         if self.selector.score is not None:
-            before = Part(**unit["before"]) if "before" in unit else None
-            known = _known(self.store, table, self.before_folder, before)
-            score_N = self.selector.score(known)
+            score_N = self.selector.score(_known(self.store, table, self.selector, unit["beside"]))
             bad = np.flatnonzero(~np.isfinite(score_N))
             if len(bad):
                 raise ValueError(
@@ -150,36 +164,75 @@ class _Falls:
         return table.set_column(table.schema.get_field_index("losses"), "losses", column), {}
 
 
-def _known(store: Store, table: pa.Table, folder: str | None, part: Part | None) -> Known:
+class _Features:
+    def __init__(self, store: Store, folder: str) -> None:
+        self.store, self.folder = store, folder
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        found = _read_beside(self.store, table, unit["beside"]["final"], ("features",))
+        place = table.schema.get_field_index("losses")
+        return table.set_column(place, "losses", found["features"]), {}
+
+
+def _units(trajectories: Manifest, beside: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """A unit for each part of the trajectories; with it the part of each other stage, whose units
+    are named alike but for the checkpoint before them."""
+    parts = {
+        name: {part.unit.rpartition("/")[2]: asdict(part) for part in stage.parts}
+        for name, stage in beside.items()
+    }
+    return [
+        {
+            "unit": part.unit,
+            "part": asdict(part),
+            "beside": {
+                name: {"folder": stage.folder, "part": parts[name][part.unit]}
+                for name, stage in beside.items()
+            },
+        }
+        for part in trajectories.parts
+    ]
+
+
+def _known(
+    store: Store, table: pa.Table, selector: Selector, beside: Mapping[str, Mapping[str, Any]]
+) -> Known:
     before_N = None
-    if folder and part:
-        before = store.read_part(folder, part)
-        if not before["example_id"].equals(table["example_id"]):
-            raise ValueError(f"{folder}, {part.file}: the losses are of different examples")
-        before_N = before["loss"].to_numpy()
-    return Known(losses_array(table), table["num_label_tokens"].to_numpy(), before_N)
+    if "before" in beside:
+        before_N = _read_beside(store, table, beside["before"], ("loss",))["loss"].to_numpy()
+    details = {}
+    for when, names in selector.details.items():
+        found = _read_beside(store, table, beside[when], names)
+        details[when] = {name: found[name].to_numpy() for name in names}
+    return Known(
+        losses_array(table), table["num_label_tokens"].to_numpy(), before_N=before_N, **details
+    )
+
+
+def _read_beside(
+    store: Store, table: pa.Table, beside: Mapping[str, Any], names: Sequence[str]
+) -> pa.Table:
+    """These columns of the part of another stage; its rows are those of the table."""
+    folder, part = beside["folder"], Part(**beside["part"])
+    found = store.read_part(folder, part, ["example_id", *names])
+    if not found["example_id"].equals(table["example_id"]):
+        raise ValueError(f"{folder}, {part.file}: the losses are of different examples")
+    return found
 
 
 def _sample(
-    store: Store, selector: str, trajectories: Manifest, before: Manifest | None
+    store: Store, selector: Selector, folder: str, units: list[dict[str, Any]]
 ) -> np.ndarray:
-    score = SELECTORS[selector].score
-    assert score is not None
-    before_of = _by_unit(before)
+    assert selector.score is not None
     found, have = [], 0
-    for part in trajectories.parts:
-        table = store.read_part(trajectories.folder, part)
-        folder = before.folder if before else None
-        found.append(score(_known(store, table, folder, before_of.get(part.unit))))
-        have += part.rows
+    for unit in units:
+        table = store.read_part(folder, Part(**unit["part"]))
+        found.append(selector.score(_known(store, table, selector, unit["beside"])))
+        have += table.num_rows
         if have >= SAMPLE_ROWS:
             break
     return np.concatenate(found)[:SAMPLE_ROWS]
-
-
-def _by_unit(before: Manifest | None) -> dict[str, Part]:
-    """Part of the losses before training, by the unit of the trajectories."""
-    return {part.unit.rpartition("/")[2]: part for part in before.parts} if before else {}
 
 
 def _place_of(score_N: np.ndarray, sorted_N: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Losses of examples under one model: the work of a scoring actor. M label tokens of a batch."""
+"""Losses of examples under one model, and details: the work of a scoring actor."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pyarrow.compute
 import torch
 
 from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.details import detailed, width_of_features
 from s2l_ray.models import LabelLoss, load_model, pad
 from s2l_ray.store import LOSSES, Part, Store, mark_of_folder
 
@@ -33,17 +36,25 @@ class Scorer:
         self.kept: dict[tuple[str, str], pa.Table] = {}
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        if known := unit.get("losses"):
+            part = Part(**known["part"])
+            losses = self.store.read_part(known["folder"], part, LOSSES.names)
+            return losses, {"made_of": part.stats["made_of"]}
         if self.loss is None or unit["model"] != self.model:
             self.loss = None  # before the next one comes: two may not fit
             local = self.store.download(unit["model"])
             self.loss = LabelLoss(load_model(local, dtype=self.config.dtype).to(self.device))
             self.model, self.mark = unit["model"], mark_of_folder(local)
         tokens = self._tokens(unit["tokens"], Part(**unit["part"]))
+        details, began = unit.get("details", ()), time.perf_counter()
         try:
-            table = score_table(tokens, self.loss, tokens_per_batch=self.tokens_per_batch)
+            table = score_table(
+                tokens, self.loss, tokens_per_batch=self.tokens_per_batch, details=details
+            )
         except ValueError as error:
             raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
-        return table, {"made_of": self.mark}
+        seconds = {"seconds": round(time.perf_counter() - began, 3)} if details else {}
+        return table, {"made_of": self.mark} | seconds
 
     def _tokens(self, folder: str, part: Part) -> pa.Table:
         if (folder, part.file) in self.kept:
@@ -54,11 +65,18 @@ class Scorer:
         return table
 
 
-def score_table(tokens: pa.Table, loss: LabelLoss, *, tokens_per_batch: int = 2048) -> pa.Table:
+def score_table(
+    tokens: pa.Table,
+    loss: LabelLoss,
+    *,
+    tokens_per_batch: int = 2048,
+    details: Sequence[str] = (),
+) -> pa.Table:
     """Losses of a table of tokens (schema `store.TOKENS`) under one model, on the model's device.
 
     Same order as the rows; examples without a label token are left out. Returns the schema
-    `store.LOSSES`. Longest first, so that memory runs out at once or never.
+    `store.LOSSES`, and after it the columns of `details` (details.py) by name. Longest first, so
+    that memory runs out at once or never. ValueError for what is not finite.
     """
     tokens = tokens.filter(pa.compute.greater(tokens["num_label_tokens"], 0))
     examples = [
@@ -68,25 +86,33 @@ def score_table(tokens: pa.Table, loss: LabelLoss, *, tokens_per_batch: int = 20
         )
     ]
     lengths = np.array([len(ids) for ids, _ in examples], dtype=np.int64)
-    counts = tokens["num_label_tokens"].to_numpy()
     device = next(loss.parameters()).device
-    means = np.empty(len(examples), np.float32)
+    names = ["loss", *sorted(details)]
+    widths = {name: width_of_features(loss) if name == "features" else 1 for name in names}
+    found = {name: np.empty((len(examples), D), np.float32) for name, D in widths.items()}
     loss.eval()
     with torch.inference_mode():
         for rows in _token_batches(lengths, tokens_per_batch):
-            losses_M = loss(*pad([examples[row] for row in rows], device))
-            sums = torch.segment_reduce(
-                losses_M.float(), "sum", lengths=torch.from_numpy(counts[rows]).long().to(device)
+            batch = pad([examples[row] for row in rows], device)
+            for name, tensor in detailed(loss, *batch, details).items():
+                found[name][rows] = tensor.cpu().numpy().reshape(len(rows), -1)
+    for name, values_ND in found.items():
+        bad = np.flatnonzero(~np.isfinite(values_ND).all(axis=1))
+        if len(bad):
+            value = values_ND[bad[0]][~np.isfinite(values_ND[bad[0]])][0]
+            raise ValueError(
+                f"example_id {tokens['example_id'][bad[0]]}: the {name} is {value}, a finite "
+                f"number is wanted ({len(bad)} such examples in this part)"
             )
-            means[rows] = sums.cpu().numpy() / counts[rows]
-    if not np.isfinite(means).all():
-        bad = int(np.flatnonzero(~np.isfinite(means))[0])
-        raise ValueError(
-            f"example_id {tokens['example_id'][bad]}: the loss is {means[bad]}, a finite number "
-            f"is wanted ({(~np.isfinite(means)).sum()} such examples in this part)"
-        )
-    columns = [tokens["example_id"], pa.array(means), tokens["num_label_tokens"]]
-    return pa.Table.from_arrays(columns, schema=LOSSES)
+    columns = {name: pa.array(values_ND.reshape(-1)) for name, values_ND in found.items()}
+    losses = [tokens["example_id"], columns["loss"], tokens["num_label_tokens"]]
+    table = pa.Table.from_arrays(losses, schema=LOSSES)
+    for name in names[1:]:
+        column = columns[name]
+        if name == "features":
+            column = pa.FixedSizeListArray.from_arrays(column, widths[name])
+        table = table.append_column(name, column)
+    return table
 
 
 def _token_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:

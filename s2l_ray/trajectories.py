@@ -1,4 +1,4 @@
-"""Per-example losses at checkpoints, and the trajectories made of them.
+"""Per-example losses at checkpoints, details beside them, and the trajectories made of losses.
 
 The restart unit of scoring is (checkpoint, part). A loss is the mean cross-entropy over the
 example's label tokens, fp32 unless set, the model in eval mode; batches are cut inside one part by
@@ -31,6 +31,9 @@ class Scoring:
     checkpoints: step -> folder of a model in Hugging Face format, below the run directory (or an
     absolute local path). marks: step -> mark of that folder's files, where they are known: losses
     that were made of others are not taken.
+    details: columns beside the losses (details.py), part stats `seconds` then: of forward passes.
+    known: step -> a stage of this kind with that checkpoint's losses; they are copied from it,
+    where it was made of the same files, and not scored again.
     """
 
     tokens: Manifest
@@ -38,15 +41,25 @@ class Scoring:
     folder: str
     fingerprint: str
     marks: dict[int, str] = field(default_factory=dict)
+    details: tuple[str, ...] = ()
+    known: dict[int, Manifest] = field(default_factory=dict)
 
     def stage(self) -> Stage:
+        known = {
+            part.unit: {"folder": stage.folder, "part": part.__dict__}
+            for step, stage in self.known.items()
+            for part in stage.parts
+            if part.stats["made_of"] == self.marks.get(step)
+        }
         units = [
             {
-                "unit": f"step-{step:06d}/{part.unit}",
+                "unit": (unit := f"step-{step:06d}/{part.unit}"),
                 "model": model,
                 "tokens": self.tokens.folder,
                 "part": part.__dict__,
                 "made_of": self.marks.get(step),
+                "details": self.details,
+                "losses": known.get(unit),
             }
             for step, model in sorted(self.checkpoints.items())
             for part in self.tokens.parts
@@ -60,8 +73,8 @@ def score(
 ) -> list[Manifest]:
     """Make stages of losses with one actor pool; their manifests in order.
 
-    Parts `step-000500/part-*`, schema `store.LOSSES`, rows as in `tokens` without the examples
-    that have no label token. ValueError for a loss that is not finite.
+    Parts `step-000500/part-*`, schema `store.LOSSES` and then the details by name, rows as in
+    `tokens` without the examples that have no label token. ValueError for what is not finite.
     """
     stages = [scoring.stage() for scoring in scorings]
     return run_stages(store, stages, _make_scorer, (store, config), **_how(config, label))

@@ -396,6 +396,46 @@ def test_corpus_of_rejected_rows(local_ray, tmp_path):
         s2l_ray.select(corpus(bad), settings(tmp_path / "run", corpus__max_rejected_share=1))
 
 
+def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, copy, start):
+    """The weights of a checkpoint that is known are not even there; the bytes are the same."""
+    before = contents_of(copy, "losses/", "trajectories/")
+    config = settings(
+        copy,
+        selection__selector="el2n",
+        evaluation__baselines=["random_tokens", "least_confidence", "grand"],
+    )
+    run = start(config)
+    pipeline.select(corpus(), config, run=run)
+    marks = marks_of(config, fingerprint_of(config.corpus, corpus(), seed=config.seed))
+    assert list(marks) == ["corpus", "tokens", "proxy", "details/early", "details/final", "losses",
+                           "trajectories", "rankings/el2n", "selections/el2n-seed0"]  # fmt: skip
+    assert {stage: manifest.fingerprint for stage, manifest in run.done.items()} == marks
+    made, found = stages_run(copy)
+    assert made == ["details/early", "details/final", "rankings/el2n", "selections/el2n-seed0"]
+    assert found == ["corpus", "tokens", "proxy", "losses", "trajectories"]  # as they were
+    early = run.done["details/early"]
+    assert run.store.read_part(early.folder, early.parts[0]).column_names == [
+        "example_id", "loss", "num_label_tokens", "el2n", "grad_norm",
+    ]  # fmt: skip
+
+    for name in ("losses", "trajectories"):
+        shutil.rmtree(copy / name)
+        del run.done[name]
+    first, *_, last = sorted((copy / run.done["proxy"].folder).glob("checkpoint-*"))
+    shutil.rmtree(first)
+    shutil.rmtree(last)
+    pipeline.select(corpus(), config, run=run)
+    assert contents_of(copy, "losses/", "trajectories/") == before
+
+
+def test_another_baseline_s_details_leave_a_selection_as_it_is():
+    config = settings("run", selection__selector="el2n")
+    more = settings("run", selection__selector="el2n", evaluation__baselines=["grand"])
+    one, two = marks_of(config, "o"), marks_of(more, "o")
+    assert one.pop("details/early") != two.pop("details/early")
+    assert one == two
+
+
 def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
     run = start(settings(copy))
     s2l_ray.select(corpus(), run.config, run=run)
@@ -412,6 +452,12 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
     like = run.done["selections/s2l-seed0"].info  # the last one made: of 20 examples
     assert run.done["selections/random_shares-seed0"].info["by_source"] == like["by_source"]
     assert run.done["selections/random_tokens-seed0"].info["tokens"] <= like["tokens"]
+    features = run.done["features"]
+    for part, like in zip(features.parts, run.done["trajectories"].parts, strict=True):
+        table = run.store.read_part(features.folder, part)
+        alike = run.store.read_part(run.done["trajectories"].folder, like)
+        assert table["example_id"].equals(alike["example_id"])
+        assert table["losses"].type.list_size == 32
     before = run.done["before"]
     losses = pa.concat_tables(run.store.read_part(before.folder, part) for part in before.parts)
     # Of 320 tokens, and nothing learned yet.

@@ -8,24 +8,25 @@ import pyarrow as pa
 import pytest
 from conftest import random_examples, write_corpus
 
-from s2l_ray import ranking
 from s2l_ray.config import SelectionConfig
-from s2l_ray.ranking import falls, rank
+from s2l_ray.ranking import falls, features, rank
 from s2l_ray.selection import choose, keys
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import LOSSES, TOKENS
 from s2l_ray.trajectories import losses_array
 
-COUNT, T = 300, 4
+COUNT, T, D = 300, 4, 5
+DETAILS = ("confidence", "el2n", "grad_norm", "features")
 
 
 @pytest.fixture
 def given(store):
-    """Corpus, tokens, trajectories and the losses before training; what they hold, by id."""
+    """Corpus, tokens, trajectories, losses before training and details; what they hold, by id."""
     random = np.random.default_rng(0)
     corpus = write_corpus(store, random_examples(COUNT))
-    parts = {"tokens": [], "trajectories": [], "before": []}
+    parts = {"tokens": [], "trajectories": [], "before": [], "early": [], "final": []}
     known = {"example_id": [], "source": [], "losses": [], "labels": [], "before": []}
+    known |= {(when, name): [] for when in ("early", "final") for name in DETAILS}
     for part in corpus.parts:
         table = store.read_part(corpus.folder, part)
         ids, rows = table["example_id"], table.num_rows
@@ -56,6 +57,19 @@ def given(store):
                              ("source", table["source"].to_pylist()), ("losses", losses_NT),
                              ("before", before)):  # fmt: skip
             known[name].extend(values)
+        for when, step in (("early", 1), ("final", 4)):
+            values = {name: random.random(rows).astype(np.float32) for name in DETAILS[:-1]}
+            values["features"] = random.random((rows, D)).astype(np.float32)
+            details = of_before
+            for name, column in values.items():
+                known[when, name].extend(column)
+                flat = pa.array(column.reshape(-1))
+                details = details.append_column(
+                    name,
+                    flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, D),
+                )
+            unit = f"step-{step:06d}/{part.unit}"
+            parts[when].append(store.write_part(details, f"{when}/t", unit))
     stages = {
         name: store.commit(f"{name}/t", "t", found, {"steps": [1, 2, 3, 4]})
         for name, found in parts.items()
@@ -69,6 +83,7 @@ def select(store, stages, selector, budget, like=None, n_strata=7, seed=3):
     if chosen.ranked:
         before = stages["before"] if chosen.before else None
         groups = rank(store, groups, selector=selector, n_strata=n_strata, before=before,
+                      details={when: stages[when] for when in chosen.details},
                       folder=f"rankings/{selector}", fingerprint="r")  # fmt: skip
     config = SelectionConfig(selector=selector, budget=budget, seed=seed)
     manifest = choose(
@@ -101,6 +116,16 @@ def percentile(score):
             "high_learnability_relative",
             lambda k: k["losses"][:, -1].astype(float) / k["before"] - 1,
         ),
+        ("least_confidence", lambda k: k["final", "confidence"]),
+        ("least_confidence_early", lambda k: k["early", "confidence"]),
+        (
+            "confidence_curriculum",
+            lambda k: -k["early", "confidence"].astype(float) - k["final", "confidence"],
+        ),
+        ("el2n", lambda k: -k["early", "el2n"]),
+        ("el2n_middle", lambda k: abs(percentile(k["early", "el2n"]) - 0.5)),
+        ("el2n_bottom", lambda k: k["early", "el2n"]),
+        ("grand", lambda k: -k["early", "grad_norm"]),
     ],
 )
 def test_the_smallest_scores_come_first(local_ray, store, given, selector, score):
@@ -125,7 +150,7 @@ def test_a_cut_looks_at_few_examples(local_ray, store, given):
     """Bins between quantiles: also scores that are all of one size."""
     stages, _ = given
     ranked = rank(store, stages["trajectories"], selector="middle_perplexity", n_strata=1,
-                  before=None, folder="rankings/m", fingerprint="m")  # fmt: skip
+                  before=None, details={}, folder="rankings/m", fingerprint="m")  # fmt: skip
     from s2l_ray import selection
 
     order = selection._Order.of(ranked, 0)
@@ -177,6 +202,19 @@ def test_falls_are_of_the_examples_whose_loss_fell(local_ray, store, given):
     assert found.info["steps"] == [2, 3, 4]
 
 
+def test_features_are_those_at_the_last_checkpoint_in_the_trajectories_schema(
+    local_ray, store, given
+):
+    stages, known = given
+    found = features(store, stages["trajectories"], details=stages["final"], folder="features/f",
+                     fingerprint="f")  # fmt: skip
+    table = pa.concat_tables(store.read_part("features/f", part) for part in found.parts)
+    assert table["example_id"].to_pylist() == known["example_id"].tolist()
+    assert table["source"].to_pylist() == known["source"].tolist()
+    assert table["num_label_tokens"].to_pylist() == known["labels"].tolist()
+    assert (losses_array(table) == known["final", "features"]).all()
+
+
 def test_a_score_that_is_not_finite_is_told(local_ray, store, given):
     stages, _ = given
     [part, *others] = stages["before"].parts
@@ -200,4 +238,4 @@ def test_losses_of_other_examples_are_refused(local_ray, store, given):
     ]
     stages["before"] = store.commit("before/short", "b", parts, {})
     with pytest.raises(ValueError, match="the losses are of different examples"):
-        ranking._sample(store, "high_learnability", stages["trajectories"], stages["before"])
+        select(store, stages, "high_learnability", 5)

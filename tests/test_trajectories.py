@@ -5,6 +5,7 @@ N examples, T checkpoints.
 
 import dataclasses
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from s2l_ray import scorer
 from s2l_ray.config import ClustersConfig, TrajectoriesConfig
 from s2l_ray.models import LabelLoss
 from s2l_ray.scorer import Scorer, score_table
-from s2l_ray.store import EXAMPLES, TOKENS
+from s2l_ray.store import EXAMPLES, TOKENS, mark_of_folder
 from s2l_ray.training import marks_of_checkpoints
 from s2l_ray.trajectories import (
     Prefix,
@@ -45,6 +46,7 @@ SHAPES = {
     "llama": GROUPED,
     "gemma2": GROUPED | {"final_logit_softcapping": 5.0, "sliding_window": 16},
     "granite": GROUPED | {"logits_scaling": 4.0},
+    "phi": SMALL,  # its head has a bias
 }
 
 
@@ -105,7 +107,7 @@ def test_losses_are_those_of_a_naive_loop_whatever_the_batches(kind):
     assert len(expected) == 20
     assert max(expected.values()) - min(expected.values()) > 0.2
     loss = LabelLoss(model)
-    assert loss.head_apart == (kind in ("gpt_neox", "llama"))
+    assert loss.head_apart == (kind in ("gpt_neox", "llama", "phi"))
     for tokens_per_batch in (1, 64, 1 << 20):
         table = score_table(tokens, loss, tokens_per_batch=tokens_per_batch)
         assert_same_losses(table, expected)
@@ -257,6 +259,46 @@ def test_score_and_assemble_on_ray(local_ray, store):
         losses_NT = losses_array(found)
         expected_NT = np.array([[losses[i] for losses in expected] for i in ids])
         np.testing.assert_allclose(losses_NT, expected_NT, rtol=1e-5, atol=1e-5)
+
+
+def test_losses_are_taken_from_details_of_the_same_weights(local_ray, store):
+    """The folder of a checkpoint that is scored already is not even there."""
+    tables = [random_tokens(12, seed=i, first_id=100 * i) for i in range(2)]
+    parts = [store.write_part(t, "tokens", f"part-{i}") for i, t in enumerate(tables)]
+    tokens = store.commit("tokens", "t", parts, {})
+    checkpoints, marks = {}, {}
+    for step in (10, 20):
+        checkpoints[step] = f"proxy/checkpoint-{step:06d}"
+        small_model("gpt_neox", seed=step).save_pretrained(store.address(checkpoints[step]))
+        marks[step] = mark_of_folder(store.address(checkpoints[step]))
+    config = TrajectoriesConfig(workers={"num_workers": 1})
+    early, final = score(
+        store,
+        [
+            Scoring(tokens, {step: checkpoints[step]}, folder, "d", marks, details=("confidence",))
+            for step, folder in ((10, "details/early"), (20, "details/final"))
+        ],
+        config,
+    )
+    [alone] = score(store, [Scoring(tokens, checkpoints, "alone", "l", marks)], config)
+    assert [part.stats["seconds"] > 0 for part in [*early.parts, *final.parts]] == [True] * 4
+    assert "confidence" in store.read_part(early.folder, early.parts[0]).column_names
+
+    shutil.rmtree(store.address(checkpoints[10]))
+    known = {10: early, 20: final}
+    scoring = Scoring(tokens, checkpoints, "taken", "l", marks, known=known)
+    [taken] = score(store, [scoring], config)
+    assert taken.parts == alone.parts  # the same bytes, made_of and all
+
+    # Details of other weights are not taken.
+    small_model("gpt_neox", seed=3).save_pretrained(store.address(checkpoints[20]))
+    marks = marks | {20: mark_of_folder(store.address(checkpoints[20]))}
+    scoring = Scoring(tokens, checkpoints, "other", "l", marks, known=known)
+    [other] = score(store, [scoring], config)
+    assert other.parts[:2] == alone.parts[:2]
+    for part, table in zip(other.parts[2:], tables, strict=True):
+        expected = naive_losses(table, small_model("gpt_neox", seed=3))
+        assert_same_losses(store.read_part("other", part), expected)
 
 
 def test_a_prefix_tells_how_far_a_point_changes_the_clusters():

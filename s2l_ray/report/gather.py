@@ -38,18 +38,20 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
     edges, of_corpus, of_subset = _lengths(run, chosen)
     clustered: dict[str, Any] = {}
     if info["by_cluster"] is not None:
-        clusters = done[SELECTORS[config.selection.selector].groups]  # the stage has its name
+        groups = SELECTORS[config.selection.selector].groups
+        clusters = done[groups]  # the stage has its name
         clustered = {
             "cluster_sizes": clusters.info["sizes"],
             "cluster_chosen": info["by_cluster"],
-            "explained_variance_level": clusters.info["level_share"],
             "inertia": clusters.info["inertia"],
             "n_iter": clusters.info["n_iter"],
             "adjusted_rand": clusters.info["adjusted_rand"],
             "share_above_quota": info["groups_above_quota"],
             "examples": _examples(run, clusters, chosen) if config.report.examples else (),
         }
-        if config.selection.selector != "prune_then_cluster":  # its centers are of falls
+        if groups != "clusters_of_features":
+            clustered["explained_variance_level"] = clusters.info["level_share"]
+        if groups in ("clusters", "clusters_by_source"):  # of others the centers are no losses
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     losses = done["losses"].info
     trained = [("proxy", None, done["proxy"].info["history"])]

@@ -9,8 +9,8 @@ larger one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -30,21 +30,26 @@ class Selector:
     """How a subset comes about.
 
     groups: all examples in one; k-means clusters of the trajectories, of those of each source
-    apart, or of the falls of the losses from checkpoint to checkpoint, of the examples whose loss
-    fell; the sources; or strata, clusters.n_clusters bins between quantiles of the score.
+    apart, of the falls of the losses from checkpoint to checkpoint, of the examples whose loss
+    fell, or of the features at the last checkpoint; the sources; or strata, clusters.n_clusters
+    bins between quantiles of the score.
     order: of a group, a uniform draw, the smallest scores, or those nearest to the median.
     before: the score asks for the losses of the proxy before its training.
+    details: the columns beside the losses (details.py) that the selector asks for, at the proxy's
+    first ("early") or last ("final") checkpoint.
     like: takes the tokens or the source shares of another selection, selection.like.
     """
 
     groups: Literal[
-        "all", "clusters", "clusters_by_source", "clusters_of_falls", "sources", "strata"
-    ]
+        "all", "clusters", "clusters_by_source", "clusters_of_falls", "clusters_of_features",
+        "sources", "strata",
+    ]  # fmt: skip
     quotas: Quotas
     order: Literal["draw", "smallest", "middle"] = "draw"
     score: Callable[[scores.Known], np.ndarray] | None = None
     before: bool = False
     like: Literal["tokens", "shares"] | None = None
+    details: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def clustered(self) -> bool:
@@ -72,4 +77,22 @@ SELECTORS = {
     "high_learnability_relative": Selector(
         "all", uniform, "smallest", scores.learnability_relative, before=True
     ),
+    "least_confidence": Selector(
+        "all", uniform, "smallest", scores.confidence, details={"final": ("confidence",)}
+    ),
+    "least_confidence_early": Selector(
+        "all", uniform, "smallest", scores.confidence_early, details={"early": ("confidence",)}
+    ),
+    "confidence_curriculum": Selector(
+        "all",
+        uniform,
+        "smallest",
+        scores.difficulty,
+        details={"early": ("confidence",), "final": ("confidence",)},
+    ),
+    "el2n": Selector("all", uniform, "smallest", scores.largest_el2n, details={"early": ("el2n",)}),
+    "el2n_middle": Selector("all", uniform, "middle", scores.el2n, details={"early": ("el2n",)}),
+    "el2n_bottom": Selector("all", uniform, "smallest", scores.el2n, details={"early": ("el2n",)}),
+    "grand": Selector("all", uniform, "smallest", scores.grand, details={"early": ("grad_norm",)}),
+    "embedding_clusters": Selector("clusters_of_features", s2l, details={"final": ("features",)}),
 }
