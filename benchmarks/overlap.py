@@ -113,11 +113,11 @@ def main() -> None:
             took = run(nodes, config)
             longer = longer or max(took["proxy"], took["losses"])
             both = took["proxy"] + took["losses"]
-            lines = [f"{name:8} {marks}" for name, marks in timeline(folder).items()]
-            print(way, *lines, sep="\n  ", flush=True)
+            shown = [f"{name:8} {marks}" for name, marks in timeline(folder).items()]
+            print(way, *shown, sep="\n  ", flush=True)
             rows.append({"way": way, "training": took["proxy"], "scoring after": took["losses"],
                          "seconds": both, "of the longer": both / longer,
-                         "timeline": lines})  # fmt: skip
+                         "timeline": shown})  # fmt: skip
     print(machine.table(rows, list(rows[0])[:-1]))
     machine.write(arguments.json, vars(arguments), rows)
 

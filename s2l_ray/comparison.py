@@ -17,7 +17,8 @@ from typing import Any
 
 from s2l_ray import evaluation
 from s2l_ray.config import RunConfig, SelectionConfig, TrainingConfig
-from s2l_ray.pipeline import choose_subset, evaluate, finetune, make_trajectories, prepare
+from s2l_ray.pipeline import check_reachable, choose_subset, evaluate, finetune, prepare
+from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
 from s2l_ray.store import Manifest
 from s2l_ray.training import num_steps
@@ -62,8 +63,13 @@ def compare(run: Run, done: Callable[[list[dict[str, Any]]], None]) -> list[dict
     trained_tokens, and what evaluate gives. Records are kept in report/comparison.json.
     """
     config = run.config
-    prepare(run, None)
-    evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)  # or refuse now
+    prepare(run)
+    # Refuse now, not after hours, what cannot be had.
+    evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)
+    for selector in config.compare.selectors:
+        for budget in config.compare.budgets:
+            chosen = config.selection.model_copy(update={"selector": selector, "budget": budget})
+            check_reachable(config.model_copy(update={"selection": chosen}), run.done["tokens"])
     records: list[dict[str, Any]] = []
     for seed in config.compare.seeds:
         view = run.view(_seeded(config, seed))
@@ -94,11 +100,15 @@ def num_targets(config: RunConfig) -> int:
 
 
 def _seeded(config: RunConfig, seed: int) -> RunConfig:
+    """With another seed for the proxy, the clusters and the draws; the compared selectors take the
+    place of the baselines, so that what they ask for is scored together."""
+    baselines = {"baselines": config.compare.selectors}
     return config.model_copy(
         update={
             "seed": seed,
             "clusters": config.clusters.model_copy(update={"random_state": seed}),
             "selection": config.selection.model_copy(update={"seed": seed}),
+            "evaluation": config.evaluation.model_copy(update=baselines),
         }
     )
 

@@ -24,15 +24,18 @@ def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
     """
     examples = fingerprint(origin)
     tokens = tokens_mark(examples, examples, config.proxy.model, config.prompt)
+    marks = {"corpus": examples, "tokens": tokens} | trajectories_marks(config, tokens)
+    return marks | selection_marks(config, config.selection, marks)
+
+
+def trajectories_marks(config: RunConfig, tokens: str) -> dict[str, str]:
+    """The fingerprint of each stage after the tokens and up to the trajectories."""
     proxy = fingerprint(tokens, *settings_of(config.proxy), config.seed)
     stop = config.trajectories.stop_when_stable
     until = [stop, config.clusters.n_clusters, config.clusters.random_state] if stop else []
     losses = fingerprint(proxy, tokens, config.trajectories.dtype, *until)
-    trajectories = fingerprint(losses)
-    marks = {"corpus": examples, "tokens": tokens, "proxy": proxy}
-    marks |= details_marks(config, config.selection, marks)
-    marks |= {"losses": losses, "trajectories": trajectories}
-    return marks | selection_marks(config, config.selection, marks)
+    details = details_marks(config, config.selection, {"tokens": tokens, "proxy": proxy})
+    return {"proxy": proxy, **details, "losses": losses, "trajectories": fingerprint(losses)}
 
 
 def details_wanted(config: RunConfig, selection: SelectionConfig) -> dict[str, tuple[str, ...]]:

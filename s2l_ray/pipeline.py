@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -20,12 +18,11 @@ from s2l_ray.config import (
     PromptConfig,
     RunConfig,
     SelectionConfig,
+    TrainingConfig,
     fingerprint,
     parse_budget,
 )
 from s2l_ray.marks import (
-    details_marks,
-    details_wanted,
     liked,
     marks_of,
     selection_marks,
@@ -34,23 +31,15 @@ from s2l_ray.marks import (
     tokenizer_folder,
     tokens_mark,
 )
-from s2l_ray.overlap import meanwhile
-from s2l_ray.progress import make_board, step_on
+from s2l_ray.proxy import details_of, make_trajectories, score_before
 from s2l_ray.ranking import falls, features, rank
 from s2l_ray.run import Run
 from s2l_ray.selection import choose
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import prepare_tokenizer, tokenize
-from s2l_ray.training import (
-    checkpoint_name,
-    checkpoints_of,
-    checkpoints_so_far,
-    marks_of_checkpoints,
-    train,
-    write_initial,
-)
-from s2l_ray.trajectories import Scoring, assemble, score, score_ahead, score_until_stable
+from s2l_ray.training import checkpoints_of, marks_of_checkpoints, train
+from s2l_ray.trajectories import Scoring, score
 
 
 @dataclass(frozen=True)
@@ -91,6 +80,15 @@ def select(
     if run is None:
         with Run.start(config) as run:
             return run.finish(lambda run: select(dataset, config, run=run))
+    prepare(run, dataset)
+    check_reachable(config, run.done["tokens"])
+    make_trajectories(run)
+    return choose_subset(run, config.selection)
+
+
+def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
+    """The corpus, and its tokens for the proxy; says first what of the run is there."""
+    config = run.config
     origin = corpus.fingerprint_of(config.corpus, dataset, seed=config.seed)
     marks = marks_of(config, origin)
     run.announce(marks)
@@ -99,104 +97,10 @@ def select(
         marks["corpus"],
         partial(corpus.ingest, run.store, config.corpus, dataset=dataset, seed=config.seed),
     )
-    tokens = tokens_of(run, "tokens", examples, config.proxy.model, config.prompt)
-    _check_reachable(config, tokens)
-    proxy = run.stage(
-        "proxy",
-        marks["proxy"],
-        partial(_train_proxy, run, tokens, f"losses/{marks['losses']}"),
-    )
-    details = details_of(run, config.selection)
-    known = {_step_of(proxy, when): manifest for when, manifest in details.items()}
-    checkpoints, made_of = checkpoints_of(proxy), marks_of_checkpoints(proxy)
-    losses = run.stage(
-        "losses",
-        marks["losses"],
-        lambda **stage: _score_proxy(
-            run, Scoring(tokens, checkpoints, marks=made_of, known=known, **stage)
-        ),
-    )
-    run.stage(
-        "trajectories",
-        marks["trajectories"],
-        partial(assemble, run.store, examples, losses),
-    )
-    return choose_subset(run, config.selection)
+    tokens_of(run, "tokens", examples, config.proxy.model, config.prompt)
 
 
-def _train_proxy(run: Run, tokens: Manifest, losses_folder: str, **stage: str) -> Manifest:
-    config, store = run.config, run.store
-
-    def score_new(steps: list[int], stop: threading.Event) -> None:
-        checkpoints = {step: f"{stage['folder']}/{checkpoint_name(step)}" for step in steps}
-        scoring = Scoring(tokens, checkpoints, losses_folder, "")
-        score_ahead(store, scoring, config.trajectories, stop)
-
-    board = make_board()
-    ahead = (
-        meanwhile(
-            partial(checkpoints_so_far, store, stage["folder"]),
-            score_new,
-            config.trajectories.workers,
-            partial(step_on, board),
-        )
-        if config.trajectories.while_training
-        else nullcontext()
-    )
-    with ahead:
-        return train(
-            store,
-            tokens,
-            config.proxy,
-            tokenizer_folder=tokens.info["tokenizer"],
-            seed=config.seed,
-            label="proxy",
-            board=board,
-            **stage,
-        )
-
-
-def _score_proxy(run: Run, scoring: Scoring) -> Manifest:
-    config = run.config
-    if config.trajectories.stop_when_stable is not None:
-        return score_until_stable(run.store, scoring, config.trajectories, config.clusters)
-    return score(run.store, [scoring], config.trajectories)[0]
-
-
-def details_of(run: Run, selection: SelectionConfig) -> dict[str, Manifest]:
-    """Stages of what selectors ask for beside the losses, by "early" and "final" (the proxy's first
-    and last checkpoint): what this selection asks for, and those that the run names."""
-    tokens, proxy = run.done["tokens"], run.done["proxy"]
-    wanted = details_wanted(run.config, selection)
-    checkpoints, made_of = checkpoints_of(proxy), marks_of_checkpoints(proxy)
-
-    def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
-        scorings = []
-        for name, where in missing.items():
-            when = name.removeprefix("details/")
-            step = _step_of(proxy, when)
-            scorings.append(
-                Scoring(
-                    tokens,
-                    {step: checkpoints[step]},
-                    where["folder"],
-                    where["fingerprint"],
-                    marks=made_of,
-                    details=wanted[when],
-                )
-            )
-        return score(run.store, scorings, run.config.trajectories, label="score details")
-
-    marks = {"tokens": tokens.fingerprint, "proxy": proxy.fingerprint}
-    made = run.stages(details_marks(run.config, selection, marks), make)
-    return {when: made[f"details/{when}"] for when in wanted}
-
-
-def _step_of(proxy: Manifest, when: str) -> int:
-    return {"early": min, "final": max}[when](checkpoints_of(proxy))
-
-
-def _check_reachable(config: RunConfig, tokens: Manifest) -> None:
+def check_reachable(config: RunConfig, tokens: Manifest) -> None:
     """Refuse what the corpus is too small for before hours of training, not after them."""
     have = sum(part.stats["trainable"] for part in tokens.parts)
     if not have:
@@ -254,7 +158,7 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
     like = choose_subset(run, liked(selection)).manifest if selector.like else None
     before = None
     if selector.before:
-        before = run.stage("before", marks["before"], partial(_score_before, run))
+        before = run.stage("before", marks["before"], partial(score_before, run))
     details = details_of(run, selection) if selector.details else {}
     groups = trajectories
     if selector.groups == "clusters_of_falls":
@@ -291,28 +195,17 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
     return Selection(store, manifest)
 
 
-def _score_before(run: Run, *, folder: str, fingerprint: str) -> Manifest:
-    """Losses under the proxy as it is before its training, one checkpoint, step 0."""
-    tokens, config = run.done["tokens"], run.config
-    model = f"{folder}/{checkpoint_name(0)}"
-    ray.get(
-        write_initial.remote(
-            run.store, config.proxy.model, tokens.info["tokenizer"], config.seed, model
-        )
-    )
-    scoring = Scoring(tokens, {0: model}, folder, fingerprint)
-    return score(run.store, [scoring], config.trajectories, label="score before")[0]
-
-
-def finetune(run: Run, selection: Selection, name: str, *, seed: int) -> Manifest:
-    """Fine-tune the target on a subset."""
+def finetune(
+    run: Run, examples: Manifest, name: str, *, seed: int, target: TrainingConfig | None = None
+) -> Manifest:
+    """Fine-tune the target, in another way than config.target if one is given, on examples."""
     config = run.config
-    assert config.target is not None
-    target = config.target
+    target = target or config.target
+    assert target is not None
     tokens = tokens_of(
         run,
         f"targets/{name}/tokens",
-        selection.manifest,
+        examples,
         target.model,
         config.target_prompt or config.prompt,
     )
@@ -399,7 +292,7 @@ def compare(run: Run) -> list[dict[str, Any]]:
 
     def tune(name: str) -> Manifest:
         choice, subset = subsets[name]
-        return finetune(run, subset, name, seed=choice.seed)
+        return finetune(run, subset.manifest, name, seed=choice.seed)
 
     with ThreadPool(config.evaluation.targets_at_once) as pool:
         targets = dict(zip(subsets, pool.map(tune, subsets), strict=True))
@@ -423,7 +316,7 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
     config = run.config.selection
     selection = select(None, run.config, run=run)
     name = selection_name(config.selector, config.seed)
-    return finetune(run, selection, name, seed=config.seed), name
+    return finetune(run, selection.manifest, name, seed=config.seed), name
 
 
 def model_path(run: Run, target: Manifest) -> str:

@@ -81,21 +81,25 @@ def differences_by_source(data: ReportData) -> str:
 
 def forest(rows: Sequence[Row], name: str) -> str:
     """Paired differences of methods to the baseline, with their 95% intervals."""
-    shown = [row for row in rows if row.verdict is not None and row.difference.mean is not None]
+    shown = [
+        (row, row.difference.mean)
+        for row in rows
+        if row.verdict is not None and row.difference.mean is not None
+    ]
     if not shown:
         return ""
     colors = {"better": MAIN, "worse": WORSE}
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=INK, linewidth=1)
-        for place, row in enumerate(shown):
-            mean, _, low, high, _ = row.difference
+        for place, (row, mean) in enumerate(shown):
+            low, high = row.difference.low, row.difference.high
             reach = None if low is None or high is None else [[mean - low], [high - mean]]
             axes.errorbar(
                 mean, place, xerr=reach, fmt="D", color=colors.get(row.verdict or "", GREY),
                 capsize=4, linewidth=2, markersize=7,
             )  # fmt: skip
-        _rows(axes, [row.method for row in shown])
+        _rows(axes, [row.method for row, _ in shown])
         axes.set_xlabel("difference to the baseline (nats per token)")
 
     aria_label = "Difference of each method to the baseline"

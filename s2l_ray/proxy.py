@@ -1,0 +1,137 @@
+"""What a run has of its proxy: its training, the losses at its checkpoints and what else some
+selectors ask for there, and the trajectories."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from functools import partial
+
+import ray
+
+from s2l_ray.config import SelectionConfig
+from s2l_ray.marks import details_marks, details_wanted, trajectories_marks
+from s2l_ray.overlap import meanwhile
+from s2l_ray.progress import make_board, step_on
+from s2l_ray.run import Run
+from s2l_ray.store import Manifest
+from s2l_ray.training import (
+    checkpoint_name,
+    checkpoints_of,
+    checkpoints_so_far,
+    marks_of_checkpoints,
+    train,
+    write_initial,
+)
+from s2l_ray.trajectories import Scoring, assemble, score, score_ahead, score_until_stable
+
+
+def make_trajectories(run: Run) -> Manifest:
+    """Proxy, losses and trajectories of a run that has its corpus and tokens."""
+    examples, tokens = run.done["corpus"], run.done["tokens"]
+    marks = trajectories_marks(run.config, tokens.fingerprint)
+    proxy = run.stage(
+        "proxy",
+        marks["proxy"],
+        partial(_train_proxy, run, tokens, f"losses/{marks['losses']}"),
+    )
+    details = details_of(run, run.config.selection)
+    known = {_step_of(proxy, when): manifest for when, manifest in details.items()}
+    checkpoints, made_of = checkpoints_of(proxy), marks_of_checkpoints(proxy)
+    losses = run.stage(
+        "losses",
+        marks["losses"],
+        lambda **stage: _score_proxy(
+            run, Scoring(tokens, checkpoints, marks=made_of, known=known, **stage)
+        ),
+    )
+    return run.stage(
+        "trajectories",
+        marks["trajectories"],
+        partial(assemble, run.store, examples, losses),
+    )
+
+
+def _train_proxy(run: Run, tokens: Manifest, losses_folder: str, **stage: str) -> Manifest:
+    config, store = run.config, run.store
+
+    def score_new(steps: list[int], stop: threading.Event) -> None:
+        checkpoints = {step: f"{stage['folder']}/{checkpoint_name(step)}" for step in steps}
+        scoring = Scoring(tokens, checkpoints, losses_folder, "")
+        score_ahead(store, scoring, config.trajectories, stop)
+
+    board = make_board()
+    ahead = (
+        meanwhile(
+            partial(checkpoints_so_far, store, stage["folder"]),
+            score_new,
+            config.trajectories.workers,
+            partial(step_on, board),
+        )
+        if config.trajectories.while_training
+        else nullcontext()
+    )
+    with ahead:
+        return train(
+            store,
+            tokens,
+            config.proxy,
+            tokenizer_folder=tokens.info["tokenizer"],
+            seed=config.seed,
+            label="proxy",
+            board=board,
+            **stage,
+        )
+
+
+def _score_proxy(run: Run, scoring: Scoring) -> Manifest:
+    config = run.config
+    if config.trajectories.stop_when_stable is not None:
+        return score_until_stable(run.store, scoring, config.trajectories, config.clusters)
+    return score(run.store, [scoring], config.trajectories)[0]
+
+
+def details_of(run: Run, selection: SelectionConfig) -> dict[str, Manifest]:
+    """Stages of what selectors ask for beside the losses, by "early" and "final" (the proxy's first
+    and last checkpoint): what this selection asks for, and those that the run names."""
+    tokens, proxy = run.done["tokens"], run.done["proxy"]
+    wanted = details_wanted(run.config, selection)
+    checkpoints, made_of = checkpoints_of(proxy), marks_of_checkpoints(proxy)
+
+    def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
+        scorings = []
+        for name, where in missing.items():
+            when = name.removeprefix("details/")
+            step = _step_of(proxy, when)
+            scorings.append(
+                Scoring(
+                    tokens,
+                    {step: checkpoints[step]},
+                    where["folder"],
+                    where["fingerprint"],
+                    marks=made_of,
+                    details=wanted[when],
+                )
+            )
+        return score(run.store, scorings, run.config.trajectories, label="score details")
+
+    marks = {"tokens": tokens.fingerprint, "proxy": proxy.fingerprint}
+    made = run.stages(details_marks(run.config, selection, marks), make)
+    return {when: made[f"details/{when}"] for when in wanted}
+
+
+def _step_of(proxy: Manifest, when: str) -> int:
+    return {"early": min, "final": max}[when](checkpoints_of(proxy))
+
+
+def score_before(run: Run, *, folder: str, fingerprint: str) -> Manifest:
+    """Losses under the proxy as it is before its training, one checkpoint, step 0."""
+    tokens, config = run.done["tokens"], run.config
+    model = f"{folder}/{checkpoint_name(0)}"
+    ray.get(
+        write_initial.remote(
+            run.store, config.proxy.model, tokens.info["tokenizer"], config.seed, model
+        )
+    )
+    scoring = Scoring(tokens, {0: model}, folder, fingerprint)
+    return score(run.store, [scoring], config.trajectories, label="score before")[0]
