@@ -106,9 +106,9 @@ class Pool:
             if self.ready:
                 break
             if self.starting:
-                logger.warning("k-means: %d actors wait for a CPU", len(self.starting))
+                logger.warning("%d actors wait for a CPU", len(self.starting))
         if len(self.ready) != before:
-            logger.info("k-means: %d of %d actors at work", len(self.ready), wanted)
+            logger.info("%d of %d actors at work", len(self.ready), wanted)
 
     def _bury(self, actor: Any, error: Exception) -> None:
         if actor in self.ready:
