@@ -1,4 +1,4 @@
-"""Held-out response loss of the tuned target: python jobs/evaluate.py CONFIG.yaml [key=value …]"""
+"""Loss and exact match of the tuned target: python jobs/evaluate.py CONFIG.yaml [key=value …]"""
 
 import sys
 from pathlib import Path
@@ -22,11 +22,24 @@ def work(config: RunConfig) -> None:
     for source, loss in result["by_source"].items():
         print(f"{loss:8.4f}  {source}")
     print(f"{result['loss']:8.4f}  all, nats per response token, {result['label_tokens']:,} tokens")
+    print(f"{result['macro']:8.4f}  mean over sources")
+    if "answer_loss" in result:
+        print(
+            f"{result['answer_loss']:8.4f}  after {config.evaluation.answer_marker!r}, "
+            f"{result['answer_label_tokens']:,} tokens, "
+            f"{result['answer_left_out']:,} examples without it"
+        )
+    for name, of in result.get("exact_match", {}).items():
+        print(
+            f"{of['correct'] / of['questions']:8.1%}  {name}: {of['correct']:,} correct of "
+            f"{of['questions']:,} questions ({of['of']:,} in the set), "
+            f"{of['no_answer']:,} without an answer"
+        )
 
 
 if __name__ == "__main__":
     command.main(
-        "Evaluate the fine-tuned target on held-out examples.",
+        "Evaluate the fine-tuned target on held-out examples and questions.",
         work,
         needs_target=True,
         needs_heldout=True,

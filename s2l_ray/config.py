@@ -35,6 +35,7 @@ SelectorName = Literal[
 ]  # fmt: skip
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
 Location = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # a path or URI
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -239,11 +240,14 @@ class SelectionConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Held-out response loss, and the comparison that tells whether selection helped."""
+    """Held-out response loss, exact match of answers, and the comparison that tells whether
+    selection helped."""
 
-    files: dict[
-        Annotated[str, Field(pattern=r"^\w[\w.-]*$")], Location
-    ] = {}  # name -> a corpus-shaped file, beside the held-out share
+    files: dict[FileName, Location] = {}  # name -> a corpus-shaped file, beside the held-out share
+    answer_marker: Annotated[str, Field(min_length=1)] | None = None  # loss after it alone, as well
+    answers: dict[FileName, Location] = {}  # name -> a file of questions with answers: exact match
+    answers_at_most: Positive | None = None  # questions of each set
+    max_new_tokens: Positive = 256  # of a generated answer
     baselines: list[SelectorName] = ["random"]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1]
     targets_at_once: Positive = 1  # trained side by side, each with its workers; more wait
@@ -286,6 +290,13 @@ class CompareConfig(Section):
         if "random" not in value:
             raise ValueError(f"found {value}, wanted random among them: others are held against it")
         return value
+
+    @model_validator(mode="after")
+    def _names_apart(self) -> EvaluationConfig:
+        for name in self.answers:
+            if name in self.files or name == "heldout":
+                raise ValueError(f"answers: the name {name!r} is that of held-out examples")
+        return self
 
 
 class StorageConfig(Section):

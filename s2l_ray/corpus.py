@@ -108,6 +108,12 @@ def ingest(
     return store.commit(folder, fingerprint, parts[""], info)
 
 
+def ingest_once(store: Store, config: CorpusConfig, folder: str) -> Manifest:
+    """A corpus of its own below `folder`, by its fingerprint: as found there, or read now."""
+    mark = fingerprint_of(config)
+    return ingest(store, config, folder=f"{folder}/{mark}", fingerprint=mark)
+
+
 def read_examples(store: Store, manifest: Manifest) -> ray.data.Dataset:
     """The rows of a manifest's parts, read lazily, one task and block a part."""
     items = [{"part": json.dumps(asdict(part))} for part in manifest.parts]

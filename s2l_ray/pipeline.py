@@ -225,21 +225,40 @@ def finetune(
 
 
 def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
-    """Held-out response loss of fine-tuned targets, by their names: overall and by source."""
+    """Of fine-tuned targets, by their names: held-out response loss (loss, by_source, macro, the
+    mean over sources); with evaluation.answer_marker that of what follows the marker (answer_loss
+    and more: evaluation.summarise_answers); with evaluation.answers exact_match: {set: counts}."""
     config = run.config
     assert config.target is not None
-    prompt = config.target_prompt or config.prompt
-    heldout = evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)
+    prompt, settings = config.target_prompt or config.prompt, config.evaluation
+    heldout = evaluation.heldout_examples(run.store, run.done["corpus"], settings)
+    sets = evaluation.answer_sets(run.store, settings)
     tokens = {
         origin: tokens_of(
             run, f"evaluations/tokens/{origin}", examples, config.target.model, prompt
         )
         for origin, examples in heldout.items()
     }
+    tokenizer = next(iter(tokens.values())).info["tokenizer"]
+    marker = settings.answer_marker
+    if marker is not None:
+        for origin, examples in heldout.items():
+            tokens[f"{origin}/answer"] = run.stage(
+                f"evaluations/tokens/{origin}/answer",
+                fingerprint(tokens[origin].fingerprint, marker),
+                partial(
+                    tokenize,
+                    run.store,
+                    examples,
+                    tokenizer_folder=tokenizer,
+                    prompt=prompt,
+                    marker=marker,
+                ),
+            )
     of = {
-        f"evaluations/{name}/{origin}": (target, tokens[origin])
+        f"evaluations/{name}/{origin}": (target, examples)
         for name, target in targets.items()
-        for origin in heldout
+        for origin, examples in tokens.items()
     }
 
     def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
@@ -260,16 +279,70 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
         },
         make,
     )
-    return {
-        name: evaluation.summarise(
-            run.store,
-            [
-                (examples, losses[f"evaluations/{name}/{origin}"])
+    answered = _answer(run, targets, sets, tokenizer, prompt) if sets else {}
+
+    def result(name: str) -> dict[str, Any]:
+        def scores(end: str) -> list[tuple[Manifest, Manifest]]:
+            return [
+                (examples, losses[f"evaluations/{name}/{origin}{end}"])
                 for origin, examples in heldout.items()
-            ],
-        )
-        for name in targets
+            ]
+
+        found = evaluation.summarise(run.store, scores(""))
+        if marker is not None:
+            found |= evaluation.summarise_answers(run.store, scores("/answer"), marker)
+        if sets:
+            found["exact_match"] = {
+                each: evaluation.counts(answered[f"evaluations/{name}/{each}"]) for each in sets
+            }
+        return found
+
+    return {name: result(name) for name in targets}
+
+
+def _answer(
+    run: Run,
+    targets: dict[str, Manifest],
+    sets: dict[str, Manifest],
+    tokenizer: str,
+    prompt: PromptConfig,
+) -> dict[str, Manifest]:
+    """The stages evaluations/NAME/SET: what each target answers to the questions of each set."""
+    settings, scoring = run.config.evaluation, run.config.trajectories
+    of = {
+        f"evaluations/{name}/{each}": (target, questions)
+        for name, target in targets.items()
+        for each, questions in sets.items()
     }
+
+    def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
+        answerings = []
+        for stage, where in missing.items():
+            target, questions = of[stage]
+            step, model = max(checkpoints_of(target).items())
+            made_of, at_most = marks_of_checkpoints(target).get(step), settings.answers_at_most
+            answerings.append(
+                evaluation.Answering(questions, model, made_of=made_of, at_most=at_most, **where)
+            )
+        return evaluation.answer(
+            run.store,
+            answerings,
+            scoring,
+            tokenizer_folder=tokenizer,
+            prompt=prompt,
+            max_new_tokens=settings.max_new_tokens,
+        )
+
+    how = [prompt, scoring.dtype, settings.max_new_tokens, settings.answers_at_most]
+    return run.stages(
+        {
+            stage: fingerprint(
+                target.fingerprint, questions.fingerprint, tokenizer, *how, evaluation.RULE
+            )
+            for stage, (target, questions) in of.items()
+        },
+        make,
+    )
 
 
 def compare(run: Run) -> list[dict[str, Any]]:

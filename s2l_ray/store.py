@@ -54,6 +54,14 @@ TOKENS = pa.schema(
 LOSSES = pa.schema(
     [("example_id", pa.int64()), ("loss", pa.float32()), ("num_label_tokens", pa.int32())]
 )
+ANSWERS = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("generated", pa.string()),
+        ("extracted", pa.string()),  # null: no answer found
+        ("correct", pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ Labels are the response tokens, the end token included; every assistant turn of 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -22,6 +24,8 @@ END_TOKEN = "<|endoftext|>"
 
 Turn = dict[str, str]
 Segment = tuple[str, bool]  # text, and whether its tokens are labels
+
+ONE_TURN = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "a"}]
 
 # name: (prompt, prompt for an instruction with an input). The first two are the paper's (section
 # 5 and the official code), the misspelt heading included: the models saw it so.
@@ -71,29 +75,43 @@ def segments(turns: list[Turn], prompt: PromptConfig, tokenizer: Any) -> list[Se
 
 
 def encode(
-    examples: list[list[Turn]], prompt: PromptConfig, tokenizer: Any
+    examples: list[list[Turn]], prompt: PromptConfig, tokenizer: Any, marker: str | None = None
 ) -> list[tuple[list[int], list[bool], int, bool]]:
     """For each example: input_ids, loss_mask, num_label_tokens, truncated.
 
     Text is tokenised piece by piece, so that no token spans prompt and response. The first token
     is never a label: nothing precedes it to predict it from. Cut at prompt.max_length.
+
+    With a marker ("The answer is") the ids are the same, but labels are only the tokens that begin
+    after the last marker of the last response: none, if it has no marker.
     """
     chat = prompt.template == "chat"
     if not chat and tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token")
+    if marker is not None and not tokenizer.is_fast:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} does not tell where in a text its tokens "
+            f"are, which evaluation.answer_marker needs"
+        )
     pieces = [segments(turns, prompt, tokenizer) for turns in examples]
     texts = [text for example in pieces for text, _ in example]
-    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+    encoded = _encoded(texts, tokenizer, offsets=marker is not None)
     start = [] if chat else _start_ids(tokenizer)
     rows = []
     for example in pieces:
         ids, mask = list(start), [False] * len(start)
-        for _, is_label in example:
-            piece = list(next(encoded))
+        last = max((n for n, (_, is_label) in enumerate(example) if is_label), default=-1)
+        for number, (text, is_label) in enumerate(example):
+            piece, begins = next(encoded)
             if is_label and not chat:
                 piece.append(tokenizer.eos_token_id)
+                begins.append(len(text))
+            labels = [is_label] * len(piece)
+            if is_label and marker is not None:
+                place = text.rfind(marker) if number == last else -1
+                labels = [0 <= place <= begin - len(marker) for begin in begins]
             ids += piece
-            mask += [is_label] * len(piece)
+            mask += labels
         if mask:
             mask[0] = False
         truncated = len(ids) > prompt.max_length
@@ -102,9 +120,32 @@ def encode(
     return rows
 
 
-def encode_table(examples: pa.Table, prompt: PromptConfig, tokenizer: Any) -> pa.Table:
+def prompts_of(examples: list[list[Turn]], prompt: PromptConfig, tokenizer: Any) -> list[list[int]]:
+    """The ids up to each example's first response, uncut."""
+    rows = encode(examples, _uncut(prompt), tokenizer)
+    return [ids[: mask.index(True)] for ids, mask, *_ in rows]
+
+
+def end_tokens(prompt: PromptConfig, tokenizer: Any) -> list[int]:
+    """Ids that end a response: the end token; the special tokens a chat template puts after it."""
+    [(ids, mask, *_)] = encode([ONE_TURN], _uncut(prompt), tokenizer)
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = {id for id, is_label in zip(ids, mask, strict=True) if is_label and id in special}
+    if tokenizer.eos_token_id is not None:
+        ends.add(tokenizer.eos_token_id)
+    if not ends:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token, and its chat "
+            f"template ends a response without a special token"
+        )
+    return sorted(ends)
+
+
+def encode_table(
+    examples: pa.Table, prompt: PromptConfig, tokenizer: Any, marker: str | None = None
+) -> pa.Table:
     """A table with example_id and turns as a table of the schema `store.TOKENS`."""
-    rows = encode(examples["turns"].to_pylist(), prompt, tokenizer)
+    rows = encode(examples["turns"].to_pylist(), prompt, tokenizer, marker)
     columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
     arrays = [examples["example_id"].combine_chunks().cast(pa.int64())] + [
         pa.array(list(column), type=field.type)
@@ -121,13 +162,17 @@ def tokenize(
     prompt: PromptConfig,
     folder: str,
     fingerprint: str,
+    marker: str | None = None,
 ) -> Manifest:
-    """Tokenise each part of `examples` once; the same part layout, counts in the stats."""
+    """Tokenise each part of `examples` once; the same part layout, counts in the stats.
+
+    marker: as `encode` has it.
+    """
     return run_units(
         store,
         [{"unit": part.unit, "part": part.__dict__} for part in examples.parts],
         _Tokenize,
-        (store, examples.folder, tokenizer_folder, prompt),
+        (store, examples.folder, tokenizer_folder, prompt, marker),
         folder=folder,
         fingerprint=fingerprint,
         label="tokenize",
@@ -190,16 +235,21 @@ def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrained
 
 class _Tokenize:
     def __init__(
-        self, store: Store, examples_folder: str, tokenizer_folder: str, prompt: PromptConfig
+        self,
+        store: Store,
+        examples_folder: str,
+        tokenizer_folder: str,
+        prompt: PromptConfig,
+        marker: str | None,
     ) -> None:
-        self.store, self.folder, self.prompt = store, examples_folder, prompt
+        self.store, self.folder, self.prompt, self.marker = store, examples_folder, prompt, marker
         self.tokenizer = load_tokenizer(store, tokenizer_folder)
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         examples = self.store.read_part(
             self.folder, Part(**unit["part"]), columns=["example_id", "turns"]
         )
-        table = encode_table(examples, self.prompt, self.tokenizer)
+        table = encode_table(examples, self.prompt, self.tokenizer, self.marker)
         labels = table["num_label_tokens"].to_numpy()
         return table, {
             "trainable": int((labels > 0).sum()),  # has a label token left
@@ -207,6 +257,22 @@ class _Tokenize:
             "tokens": len(table["input_ids"].combine_chunks().flatten()),
             "label_tokens": int(labels.sum()),
         }
+
+
+def _encoded(
+    texts: list[str], tokenizer: Any, *, offsets: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Of each text its ids and, with offsets, the places in it where they begin."""
+    if not texts:
+        return
+    found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=offsets)
+    places = found["offset_mapping"] if offsets else [()] * len(texts)
+    for ids, spans in zip(found["input_ids"], places, strict=True):
+        yield list(ids), [begin for begin, _ in spans]
+
+
+def _uncut(prompt: PromptConfig) -> PromptConfig:
+    return prompt.model_copy(update={"max_length": sys.maxsize})
 
 
 def _fill(plain: str, with_input: str | None, instruction: str, extra: str | None) -> str:

@@ -187,6 +187,10 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
         ),
         (small(evaluation={"seeds": [1, 1]}), "has an entry twice"),
         (small(evaluation={"baselines": ["random", "random"]}), "has an entry twice"),
+        (
+            small(evaluation={"files": {"exam": "a"}, "answers": {"exam": "b"}}),
+            "evaluation: answers: the name 'exam' is that of held-out examples",
+        ),
     ],
 )
 def test_impossible_combination_is_refused(data, message):

@@ -4,10 +4,18 @@ import json
 
 import pyarrow as pa
 import pytest
+import ray
 from conftest import example, write_corpus
 
 from s2l_ray.config import EvaluationConfig
-from s2l_ray.evaluation import heldout_examples, summarise
+from s2l_ray.evaluation import (
+    Answering,
+    answer_sets,
+    heldout_examples,
+    judge,
+    summarise,
+    summarise_answers,
+)
 from s2l_ray.store import LOSSES
 
 # response -> (source, mean loss, label tokens); None: no label token left, so no loss
@@ -49,6 +57,7 @@ def test_the_loss_is_a_mean_over_response_tokens(store):
         "c": pytest.approx(0.5),
     }
     assert result["loss"] == pytest.approx((2 * 1 + 1 * 3 + 4 * 2 + 0.5 * 10) / 16)
+    assert result["macro"] == pytest.approx((5 / 4 + 4 + 0.5) / 3)
     assert result["label_tokens"] == 16
     assert list(result["by_source"]) == ["a", "b", "c"]
     json.dumps(result)
@@ -60,6 +69,20 @@ def test_several_held_out_sets_count_together(store):
     assert result["by_source"]["a"] == pytest.approx((2 + 3 + 30) / 10)
     assert result["by_source"]["d"] == pytest.approx(3)
     assert result["loss"] == pytest.approx((2 + 3 + 8 + 5 + 30 + 6) / 24)
+
+
+def test_the_loss_of_answers_counts_the_examples_without_one(store):
+    result = summarise_answers(store, [stages(store, GIVEN, "heldout")], "so:")
+    assert result == {
+        "answer_loss": pytest.approx((2 + 3 + 8 + 5) / 16),
+        "answer_macro": pytest.approx((5 / 4 + 4 + 0.5) / 3),
+        "answer_label_tokens": 16,
+        "answer_by_source": pytest.approx({"a": 5 / 4, "b": 4, "c": 0.5}),
+        "answer_left_out": 1,
+    }
+    nothing = stages(store, {"r3": GIVEN["r3"]}, "nothing")
+    with pytest.raises(ValueError, match=r"answer_marker: 'so:' stands .* in none of 1 held-out"):
+        summarise_answers(store, [nothing], "so:")
 
 
 def test_nothing_left_to_score_is_refused(store):
@@ -96,3 +119,47 @@ def test_what_is_evaluated_on(local_ray, store, tmp_path):
     missing = EvaluationConfig(files={"exam": str(tmp_path / "none.jsonl")})
     with pytest.raises(ValueError, match=r"evaluation\.files: exam: .*none\.jsonl"):
         heldout_examples(store, corpus, missing)
+
+
+def test_judging_on_ray_has_its_time_limit(local_ray):
+    """Without one, the first would not end."""
+    found, wanted = ["9^{9^{9^9}}", "1/2", "B", None, "4"], ["5", "0.5", "(B)", "3", "5"]
+    assert ray.get(judge.remote(found, wanted)) == [False, True, True, False, False]
+
+
+def test_sets_of_questions(local_ray, store, tmp_path):
+    lines = [
+        {"question": f"q{n}", "answer": str(n), "solution": "s", "topic": 1} for n in range(50)
+    ]
+    lines.append(lines[0])
+    file = tmp_path / "exam.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = EvaluationConfig(answers={"exam": str(file)})
+    sets = answer_sets(store, config)
+    assert answer_sets(store, config) == sets and list(sets) == ["exam"]
+    questions = sets["exam"]
+    rows = [
+        row
+        for part in questions.parts
+        for row in store.read_part(questions.folder, part).to_pylist()
+    ]
+    texts = [[(turn["role"], turn["text"]) for turn in row["turns"]] for row in rows]
+    assert sorted(texts) == sorted(
+        [("user", line["question"]), ("assistant", line["answer"])] for line in lines
+    )
+    # A cap: so many, the first by id.
+    units = Answering(questions, "m", "f", "f", at_most=20).stage().units
+    taken = [
+        row["example_id"]
+        for part, unit in zip(questions.parts, units, strict=False)
+        for row in store.read_part(questions.folder, part).to_pylist()[: unit["rows"]]
+    ]
+    assert taken == sorted(row["example_id"] for row in rows)[:20]
+    assert sum(unit["rows"] for unit in Answering(questions, "m", "f", "f").stage().units) == 51
+
+    file.write_text(file.read_text() + json.dumps({"question": "q", "answer": 3}) + "\n")
+    with pytest.raises(ValueError, match=r"answers: exam: .*'answer'.*exam\.jsonl:52"):
+        answer_sets(store, config)
+    file.write_text(json.dumps({"question": "q", "solution": "3"}) + "\n")
+    with pytest.raises(ValueError, match=r"answers: exam: .*no column 'answer'"):
+        answer_sets(store, config)

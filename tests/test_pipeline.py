@@ -13,16 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import s2l_ray
 from s2l_ray import clustering, pipeline
 from s2l_ray.config import validate
 from s2l_ray.corpus import fingerprint_of
+from s2l_ray.evaluation.answers import extract
 from s2l_ray.kmeans import KMeans
 from s2l_ray.marks import marks_of
 from s2l_ray.report import gather
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Store
+from s2l_ray.training import checkpoints_of
 
 MARK = "zqx"  # in every text of the corpus, nowhere else
 
@@ -339,6 +343,85 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     pipeline.select(corpus(), config, run=again)
     assert pipeline.compare(again) == arms
     assert all(entry["reused"] for entry in again.times)
+
+
+def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, tmp_path):
+    exam = tmp_path / "exam.jsonl"
+    asked = [{"question": f"{MARK}{n} say it again, now", "answer": str(n % 9)} for n in range(12)]
+    long = {"question": "x" * 60, "answer": "7"}  # fills the model's positions
+    exam.write_text("".join(json.dumps(row) + "\n" for row in [*asked, long]))
+    changes = {"answers": {"exam": str(exam)}, "max_new_tokens": 8, "answer_marker": f"{MARK}1"}
+    settings_of = {f"evaluation__{name}": value for name, value in changes.items()}
+    run = start(settings(copy, **settings_of))
+    selection = pipeline.select(corpus(), run.config, run=run)
+    target = pipeline.finetune(run, selection, "one", seed=0)
+    result = pipeline.evaluate(run, {"one": target})["one"]
+    assert result["macro"] == pytest.approx(np.mean(list(result["by_source"].values())))
+
+    # The losses after the marker, one by one, against the whole sequence's logits.
+    folder = run.store.address(max(checkpoints_of(target).items())[1])
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(
+            run.store.address(run.done["evaluations/tokens/heldout"].info["tokenizer"])
+        ),
+    )
+    total = count = without = 0
+    heldout = run.store.manifest(f"{run.done['corpus'].folder}/heldout")
+    for row in pipeline.corpus.read_examples(run.store, heldout).take_all():
+        prompt, response = (turn["text"] for turn in row["turns"])
+        if f"{MARK}1" not in response:
+            without += 1
+            continue
+        head, tail = response.rsplit(f"{MARK}1", 1)
+        before = tokenizer(prompt + "\n")["input_ids"] + tokenizer(f"{head}{MARK}1")["input_ids"]
+        after = tokenizer(tail)["input_ids"] + [tokenizer.eos_token_id]
+        ids = torch.tensor([(before + after)[:48]])
+        places = range(len(before), ids.shape[1])
+        logits = model(ids).logits[0].log_softmax(-1)
+        total -= sum(logits[place - 1, ids[0, place]].item() for place in places)
+        count += len(places)
+    assert result["answer_left_out"] == without > 0
+    assert result["answer_label_tokens"] == count > 0
+    assert result["answer_loss"] == pytest.approx(total / count, rel=1e-5)
+
+    # The answers: transformers' own, of each question alone.
+    stage = run.done["evaluations/one/exam"]
+    answers = pa.concat_tables([run.store.read_part(stage.folder, part) for part in stage.parts])
+    generated = dict(
+        zip(*(answers[n].to_pylist() for n in ("example_id", "generated")), strict=True)
+    )
+    folder = next((copy / "evaluations" / "corpora" / "exam").iterdir())
+    questions = run.store.manifest(str(folder.relative_to(copy)))
+    again = []
+    for row in pipeline.corpus.read_examples(run.store, questions).take_all():
+        question = row["turns"][0]["text"]
+        ids = torch.tensor([tokenizer(f"{question}\n")["input_ids"]])
+        text = ""
+        if (room := min(8, 48 - ids.shape[1])) > 0:
+            new = model.generate(ids, do_sample=False, max_new_tokens=room)
+            text = tokenizer.decode(new[0, ids.shape[1] :], skip_special_tokens=True)
+        assert generated[row["example_id"]] == text
+        again.append({"question": question, "answer": extract(text) or "none"})
+    none = sum(row["answer"] == "none" for row in again)
+    found = result["exact_match"]["exam"]
+    assert found["questions"] == found["of"] == 13 and found["no_answer"] == none >= 1
+    assert found["correct"] == sum(answers["correct"].to_pylist())
+
+    # Where what it says is what is wanted, it is right; the rest is reused; and a cap is kept.
+    exam.write_text("".join(json.dumps(row) + "\n" for row in again))
+    run.lease.release()
+    run = start(settings(copy, **settings_of, evaluation__answers_at_most=9))
+    pipeline.select(corpus(), run.config, run=run)
+    target = pipeline.finetune(run, selection, "one", seed=0)
+    second = pipeline.evaluate(run, {"one": target})["one"]
+    found = second["exact_match"]["exam"]
+    assert found["correct"] + found["no_answer"] == found["questions"] == 9 and found["of"] == 13
+    assert found["correct"] > 0
+    assert [entry["stage"] for entry in run.times if not entry["reused"]] == [
+        "evaluations/one/exam"
+    ]
+    assert second | {"exact_match": 0} == result | {"exact_match": 0}
 
 
 def test_report_shows_examples_if_it_may(finished, copy, start):

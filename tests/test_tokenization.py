@@ -8,7 +8,14 @@ from transformers import PreTrainedTokenizerFast
 
 from s2l_ray.config import PromptConfig
 from s2l_ray.store import EXAMPLES, TOKENS
-from s2l_ray.tokenization import encode, encode_table, segments, tokenize
+from s2l_ray.tokenization import (
+    encode,
+    encode_table,
+    end_tokens,
+    prompts_of,
+    segments,
+    tokenize,
+)
 
 SPECIAL = ["</s>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
 CHAT = (
@@ -211,6 +218,59 @@ def test_a_tokenizer_without_end_token():
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end-of-sequence token"):
         encode([ASK], PromptConfig(), tokenizer)
+
+
+MARKED = {  # response -> what follows the last marker, the end token apart
+    "It is 4. The answer is 4": " 4",
+    "The answer is 3.\nNo: The answer is:\n- 4.": ":\n- 4.",
+    "The answer is": "",
+    "the answer is 4": None,
+    "The answer isn't 4, The answeris 4": "n't 4, The answeris 4",
+    "Größe: The answer is ½ 🦜.": " ½ 🦜.",
+}
+
+
+def test_labels_after_a_marker():
+    """A token that begins inside the marker is none of them."""
+    symbols = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "sĠ"]
+    vocab = {symbol: i for i, symbol in enumerate(symbols)}
+    bpe = Tokenizer(models.BPE(vocab, [("s", "Ġ")]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    spanning = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
+    prompt = PromptConfig(template="plain")
+    for tokenizer in (byte_tokenizer(), byte_tokenizer(bos=True), spanning):
+        for response, after in MARKED.items():
+            example = turns(("user", "The answer is 7?"), ("assistant", response))
+            [(ids, mask, labels, _)] = encode([example], prompt, tokenizer, "The answer is")
+            assert ids == encode([example], prompt, tokenizer)[0][0]
+            assert labels == sum(mask)
+            kept = tokenizer.decode([i for i, label in zip(ids, mask, strict=True) if label])
+            if tokenizer is spanning and after and after.startswith(" "):
+                after = after[1:]
+            assert kept == ("" if after is None else after + "</s>")
+    cut = PromptConfig(template="plain", max_length=20)
+    assert encode([example], cut, byte_tokenizer(), "The answer is")[0][2:] == (0, True)
+
+
+def test_labels_after_a_marker_are_of_the_last_response():
+    tokenizer, chat = byte_tokenizer(chat=CHAT), PromptConfig(template="chat")
+    for last, kept in (("so: 2", " 2<|end|>\n"), ("two", "")):
+        example = turns(("user", "a"), ("assistant", "so: 1"), ("user", "b"), ("assistant", last))
+        [(ids, mask, *_)] = encode([example], chat, tokenizer, "so:")
+        found = [i for i, label in zip(ids, mask, strict=True) if label]
+        assert tokenizer.decode(found) == kept
+
+
+def test_prompts_are_what_precedes_the_first_response_uncut():
+    for settings, text in (({"template": "plain"}, "Add.\n2 and 3\n"),
+                           ({"template": "chat"}, "<|user|>\nAdd.\n\n2 and 3<|end|>\n<|assistant|>\n")):  # fmt: skip  # noqa: E501
+        tokenizer = byte_tokenizer(bos=settings["template"] == "plain", chat=CHAT)
+        prompt = PromptConfig(**settings, max_length=5)
+        [ids] = prompts_of([ASK_INPUT], prompt, tokenizer)
+        assert tokenizer.decode(ids) == ("<s>" if tokenizer.bos_token else "") + text
+        marks = ["</s>"] if settings["template"] == "plain" else ["</s>", "<|end|>"]
+        assert tokenizer.convert_ids_to_tokens(end_tokens(prompt, tokenizer)) == marks
 
 
 def test_a_table_without_rows():

@@ -1,4 +1,4 @@
-"""Evaluation of a target: response loss on examples that no training has seen."""
+"""Response loss on examples that no training has seen: of whole responses, of their answers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ def heldout_examples(
     for name, path in config.files.items():
         settings = CorpusConfig(path=path, source=name, duplicates="number")
         try:
-            mark = corpus.fingerprint_of(settings)
-            folder = f"evaluations/corpora/{name}/{mark}"
-            found[name] = store.manifest(folder) or corpus.ingest(
-                store, settings, folder=folder, fingerprint=mark
-            )
+            found[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
         except ValueError as error:
             raise ValueError(f"evaluation.files: {name}: {error}") from error
     if not found:
@@ -40,7 +36,8 @@ def heldout_examples(
 
 
 def summarise(store: Store, scores: list[tuple[Manifest, Manifest]]) -> dict[str, Any]:
-    """Mean response loss, nats per label token: "loss" over all, "by_source" apart.
+    """Mean response loss, nats per label token: "loss" over all, "by_source" apart, "macro" the
+    mean of these.
 
     scores: (held-out examples, their losses).
     """
@@ -66,8 +63,34 @@ def summarise(store: Store, scores: list[tuple[Manifest, Manifest]]) -> dict[str
             "prompt.max_length: no held-out example has a response token left after the cut"
         )
     loss, tokens = (sum(entry[i] for entry in sums.values()) for i in (0, 1))
+    by_source = {source: total / count for source, (total, count) in sorted(sums.items())}
     return {
         "loss": loss / tokens,
+        "macro": sum(by_source.values()) / len(by_source),
         "label_tokens": int(tokens),
-        "by_source": {source: total / count for source, (total, count) in sorted(sums.items())},
+        "by_source": by_source,
+    }
+
+
+def summarise_answers(
+    store: Store, scores: list[tuple[Manifest, Manifest]], marker: str
+) -> dict[str, Any]:
+    """As `summarise`, of the label tokens after the marker: answer_loss, answer_macro,
+    answer_by_source, answer_label_tokens; answer_left_out counts the examples without any.
+
+    scores: (held-out examples, their losses after the marker).
+    """
+    examples, scored = (sum(each[i].rows for each in scores) for i in (0, 1))
+    if not scored:
+        raise ValueError(
+            f"evaluation.answer_marker: {marker!r} stands before a label token in none of "
+            f"{examples:,} held-out responses (as far as prompt.max_length leaves them)"
+        )
+    found = summarise(store, scores)
+    return {
+        "answer_loss": found["loss"],
+        "answer_macro": found["macro"],
+        "answer_label_tokens": found["label_tokens"],
+        "answer_by_source": found["by_source"],
+        "answer_left_out": examples - scored,
     }

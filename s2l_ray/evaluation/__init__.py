@@ -1,0 +1,19 @@
+"""Evaluation of a target: response loss on examples that no training has seen, and exact match of
+what it answers to questions."""
+
+from s2l_ray.evaluation.answers import RULE
+from s2l_ray.evaluation.exact_match import Answering, answer, answer_sets, counts, judge
+from s2l_ray.evaluation.heldout import NOTHING, heldout_examples, summarise, summarise_answers
+
+__all__ = [
+    "NOTHING",
+    "RULE",
+    "Answering",
+    "answer",
+    "answer_sets",
+    "counts",
+    "heldout_examples",
+    "judge",
+    "summarise",
+    "summarise_answers",
+]

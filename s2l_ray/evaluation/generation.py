@@ -1,0 +1,133 @@
+"""Greedy generation by a target: the work of an answering actor. B questions, L tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from s2l_ray.config import PromptConfig, TrajectoriesConfig
+from s2l_ray.evaluation.answers import extract
+from s2l_ray.evaluation.exact_match import judge
+from s2l_ray.models import load_model
+from s2l_ray.store import ANSWERS, Part, Store, mark_of_folder
+from s2l_ray.tokenization import end_tokens, load_tokenizer, prompts_of
+
+TOKENS_AT_ONCE = 8192  # of a batch, prompts and new tokens, padded: 1 GB of keys and values or so
+
+
+class Answerer:
+    """One actor: holds the target that it asked last."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: TrajectoriesConfig,
+        tokenizer_folder: str,
+        prompt: PromptConfig,
+        max_new_tokens: int,
+    ) -> None:
+        self.store, self.config, self.prompt = store, config, prompt
+        self.max_new_tokens = max_new_tokens
+        self.tokenizer = load_tokenizer(store, tokenizer_folder)
+        self.ends = end_tokens(prompt, self.tokenizer)
+        self.device = torch.device("cuda" if config.workers.gpus_per_worker else "cpu")
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, int(config.workers.cpus_per_worker)))
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self.name = self.mark = ""
+        self.model: PreTrainedModel | None = None
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        if self.model is None or unit["model"] != self.name:
+            self.model = None  # before the next one comes: two may not fit
+            local = self.store.download(unit["model"])
+            self.model = load_model(local, dtype=self.config.dtype).to(self.device)
+            self.name, self.mark = unit["model"], mark_of_folder(local)
+        columns = ["example_id", "turns"]
+        table = self.store.read_part(unit["questions"], Part(**unit["part"]), columns)
+        questions = table.slice(0, unit["rows"])
+        examples = questions["turns"].to_pylist()
+        new = generate(
+            self.model,
+            prompts_of(examples, self.prompt, self.tokenizer),
+            ends=self.ends,
+            max_new_tokens=self.max_new_tokens,
+        )
+        generated = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        extracted = [extract(text) for text in generated]
+        wanted = [turns[-1]["text"] for turns in examples]
+        correct = ray.get(judge.remote(extracted, wanted))
+        rows = [questions["example_id"].combine_chunks(), generated, extracted, correct]
+        arrays = [pa.array(row, field.type) for row, field in zip(rows, ANSWERS, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=ANSWERS), {
+            "correct": sum(correct),
+            "no_answer": extracted.count(None),
+            "made_of": self.mark,
+        }
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    *,
+    ends: list[int],
+    max_new_tokens: int,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> list[list[int]]:
+    """The most likely tokens after each prompt, one by one, up to an end token (left out).
+
+    As many as the model has positions for, none after a prompt that fills them. Prompts are padded
+    on the left and masked there, so that what is generated does not depend on the others of a
+    batch, beyond rounding. Whatever sampling a model's folder asks for is not done.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = [
+        min(max_new_tokens, positions - len(ids)) if positions else max_new_tokens
+        for ids in prompts
+    ]
+    found: list[list[int]] = [[] for _ in prompts]
+    device = next(model.parameters()).device
+    model.generation_config = GenerationConfig()
+    model.eval()
+    for rows in _batches([len(ids) for ids in prompts], room, tokens_at_once):
+        longest = len(prompts[rows[0]])
+        input_ids_BL = torch.full((len(rows), longest), ends[0])
+        attention_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
+        for place, row in enumerate(rows):
+            input_ids_BL[place, longest - len(prompts[row]) :] = torch.tensor(prompts[row])
+            attention_BL[place, longest - len(prompts[row]) :] = 1
+        config = GenerationConfig(
+            do_sample=False, max_new_tokens=room[rows[0]], eos_token_id=ends, pad_token_id=ends[0]
+        )
+        with torch.inference_mode():
+            output_BL = model.generate(
+                input_ids_BL.to(device),
+                attention_mask=attention_BL.to(device),
+                generation_config=config,
+            )
+        for row, new in zip(rows, output_BL[:, longest:].tolist(), strict=True):
+            end = next((place for place, token in enumerate(new) if token in ends), len(new))
+            found[row] = new[:end]
+    return found
+
+
+def _batches(lengths: list[int], room: list[int], tokens_at_once: int) -> list[list[int]]:
+    """Rows with room, by falling length, in batches of at most so many tokens (or one row). Rows of
+    a batch have the same room: none goes on where another has to stop."""
+    order = sorted(
+        (row for row in range(len(lengths)) if room[row] > 0),
+        key=lambda row: (-room[row], -lengths[row]),
+    )
+    batches: list[list[int]] = []
+    for row in order:
+        first = batches[-1][0] if batches else row
+        size = tokens_at_once // (lengths[first] + room[first])
+        if batches and room[row] == room[first] and len(batches[-1]) < size:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
