@@ -34,19 +34,24 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     """Markdown; numbers with three digits that count."""
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
-        lines.append("| " + " | ".join(_shown(row.get(name, "")) for name in columns) + " |")
+        lines.append("| " + " | ".join(shown(row.get(name, "")) for name in columns) + " |")
     return "\n".join(lines)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def write(path: str | None, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    """JSON to a file, where one was asked for."""
+    """JSON to a file, where one was asked for; of paths in the settings it has the last name."""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": describe(), "settings": settings, "rows": list(rows)}
+        told = {
+            name: Path(value).name if isinstance(value, str) else value
+            for name, value in settings.items()
+            if name != "json" and value is not None
+        }
+        result = {"machine": describe(), "settings": told, "rows": list(rows)}
         Path(path).write_text(json.dumps(result, indent=1) + "\n")

@@ -21,6 +21,11 @@ BEGIN, END = "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n"
 
 def section(name: str, result: dict[str, Any]) -> str:
     about = result["machine"]
+    what = ", ".join(
+        f"{key.replace('_', ' ')} {machine.shown(value)}"
+        for key, value in result["settings"].items()
+        if isinstance(value, str | int | float)
+    )
     where = (
         f"{about['date']}, {about['cpu']}, {about['cpus']} CPUs, {about['memory_gib']:.0f} GiB, "
         f"torch {about['versions']['torch']}, Ray {about['versions']['ray']}"
@@ -30,12 +35,15 @@ def section(name: str, result: dict[str, Any]) -> str:
         for column in dict.fromkeys(column for row in result["rows"] for column in row)
         if not any(isinstance(row.get(column), list) for row in result["rows"])
     ]
-    return f"**`benchmarks/{name}.py`** ({where})\n\n{machine.table(result['rows'], columns)}\n\n"
+    title = f"**`benchmarks/{name.partition('-')[0]}.py`** ({what}; {where})"
+    return f"{title}\n\n{machine.table(result['rows'], columns)}\n\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("results", nargs="+", type=Path, help="NAME.json of benchmarks/NAME.py")
+    parser.add_argument(
+        "results", nargs="+", type=Path, help="NAME.json or NAME-size.json of benchmarks/NAME.py"
+    )
     found = sorted(parser.parse_args().results)
     tables = "".join(section(path.stem, json.loads(path.read_text())) for path in found)
     before, _, rest = README.read_text().partition(BEGIN)

@@ -11,13 +11,14 @@ from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import pipeline
+    from s2l_ray import targets
+    from s2l_ray.run import Run
 
-    def evaluate(run: pipeline.Run) -> dict[str, Any]:
-        target, name = pipeline.finetune_selected(run)
-        return pipeline.evaluate(run, {name: target})[name]
+    def evaluate(run: Run) -> dict[str, Any]:
+        target, name = targets.finetune_selected(run)
+        return targets.evaluate(run, {name: target})[name]
 
-    with pipeline.Run.start(config) as run:
+    with Run.start(config) as run:
         result = run.finish(evaluate)
     for source, loss in result["by_source"].items():
         print(f"{loss:8.4f}  {source}")

@@ -14,11 +14,12 @@ from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import pipeline
+    from s2l_ray import targets
+    from s2l_ray.run import Run
 
-    with pipeline.Run.start(config) as run:
-        target, _ = run.finish(pipeline.finetune_selected)
-        print(f"model: {pipeline.model_path(run, target)}")
+    with Run.start(config) as run:
+        target, _ = run.finish(targets.finetune_selected)
+        print(f"model: {targets.model_path(run, target)}")
 
 
 if __name__ == "__main__":

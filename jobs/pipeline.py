@@ -10,12 +10,12 @@ from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import pipeline
+    from s2l_ray import pipeline, targets
     from s2l_ray.report import gather
 
     def everything(run: pipeline.Run) -> str:
         selection = pipeline.select(None, config, run=run)
-        arms = pipeline.compare(run)
+        arms = targets.compare_baselines(run)
         page = gather.write(run, selection, arms)
         return f"selection: {selection.path}\nreport: {page}"
 

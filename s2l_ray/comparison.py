@@ -15,12 +15,15 @@ from functools import partial
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
+import ray.data
+
 from s2l_ray import evaluation
 from s2l_ray.config import RunConfig, SelectionConfig, TrainingConfig
-from s2l_ray.pipeline import check_reachable, choose_subset, evaluate, finetune, prepare
+from s2l_ray.pipeline import check_reachable, choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
 from s2l_ray.store import Manifest
+from s2l_ray.targets import evaluate, finetune
 from s2l_ray.training import num_steps
 
 BASELINE = "random"
@@ -56,16 +59,21 @@ class Arm:
         )
 
 
-def compare(run: Run, done: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+def compare(
+    run: Run,
+    done: Callable[[list[dict[str, Any]]], None],
+    dataset: ray.data.Dataset | None = None,
+) -> list[dict[str, Any]]:
     """Every arm's record, by pairs of seeds; `done` gets all so far after each pair.
 
     A record: method, budget, match, selection_seed, training_seed, examples, tokens, steps,
     trained_tokens, and what evaluate gives. Records are kept in report/comparison.json.
     """
     config = run.config
-    prepare(run)
+    prepare(run, dataset)
     # Refuse now, not after hours, what cannot be had.
     evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)
+    evaluation.answer_sets(run.store, config.evaluation)
     for selector in config.compare.selectors:
         for budget in config.compare.budgets:
             chosen = config.selection.model_copy(update={"selector": selector, "budget": budget})

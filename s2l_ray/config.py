@@ -31,7 +31,8 @@ SelectorName = Literal[
     "loss_strata", "longest", "middle_perplexity", "middle_perplexity_early",
     "high_learnability", "high_learnability_relative",
     "least_confidence", "least_confidence_early", "confidence_curriculum",
-    "el2n", "el2n_middle", "el2n_bottom", "grand", "embedding_clusters",
+    "el2n", "el2n_middle", "el2n_bottom", "grand",
+    "facility_location", "k_center", "embedding_clusters",
 ]  # fmt: skip
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
@@ -257,6 +258,13 @@ class EvaluationConfig(Section):
     def _once(cls, value: list) -> list:
         return _no_entry_twice(value)
 
+    @model_validator(mode="after")
+    def _names_apart(self) -> EvaluationConfig:
+        for name in self.answers:
+            if name in self.files or name == "heldout":
+                raise ValueError(f"answers: the name {name!r} is that of held-out examples")
+        return self
+
 
 class CompareConfig(Section):
     """jobs/compare.py: selectors x budgets x seeds, each a target trained and evaluated."""
@@ -290,13 +298,6 @@ class CompareConfig(Section):
         if "random" not in value:
             raise ValueError(f"found {value}, wanted random among them: others are held against it")
         return value
-
-    @model_validator(mode="after")
-    def _names_apart(self) -> EvaluationConfig:
-        for name in self.answers:
-            if name in self.files or name == "heldout":
-                raise ValueError(f"answers: the name {name!r} is that of held-out examples")
-        return self
 
 
 class StorageConfig(Section):

@@ -38,7 +38,7 @@ def cover(
     features: parts with example_id and features fixed_size_list<float32>[D]. Parts, of the same
     units: example_id, score float64 (the place in the greedy order, from 0; `budget` for those
     that are not chosen, so that any cut takes them last, by key), group int32 (0). info: sources
-    [None], edges [255], and the rule's own. num_actors: as Pool has it.
+    [None], edges [255], ranked (the budget), and the rule's own. num_actors: as Pool has it.
 
     The ranking depends neither on the actors nor on how rows are spread over parts. It is made from
     its beginning where a run was stopped before its parts were written.
@@ -70,7 +70,7 @@ def cover(
         folder=folder,
         fingerprint=fingerprint,
         label=f"rank {rule}",
-        info={"sources": [None], "edges": edges} | info,
+        info={"sources": [None], "edges": edges, "ranked": budget} | info,
     )
 
 

@@ -109,13 +109,15 @@ def selection_marks(
         clusters = config.clusters.model_dump(exclude={"num_actors"})
         found[selector.groups] = inputs[0] = fingerprint(inputs[0], clusters, selector.groups)
     elif selector.ranked:
-        strata = config.clusters.n_clusters if selector.groups == "strata" else 1
+        settings: list[Any] = [config.clusters.n_clusters if selector.groups == "strata" else 1]
+        if selector.covers:
+            settings = [selection.budget, selection.seed]
         name = f"rankings/{selection.selector}"
-        found[name] = fingerprint(*inputs, selection.selector, strata)
+        found[name] = fingerprint(*inputs, selection.selector, *settings)
         inputs = [found[name], *inputs[1:]]
     name = f"selections/{selection_name(selection.selector, selection.seed)}"
-    settings = selection.model_dump(exclude=set() if selector.like else {"like"})
-    return found | {name: fingerprint(*inputs, settings)}
+    own = selection.model_dump(exclude=set() if selector.like else {"like"})
+    return found | {name: fingerprint(*inputs, own)}
 
 
 def liked(selection: SelectionConfig) -> SelectionConfig:

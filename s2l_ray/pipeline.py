@@ -1,45 +1,40 @@
-"""The stages as one straight line, from the corpus to the comparison of targets."""
+"""The stages as one straight line, from the corpus to the subset; targets.py goes on from there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import ray
 import ray.data
 
-from s2l_ray import corpus, evaluation
+from s2l_ray import corpus
 from s2l_ray.clustering import cluster
 from s2l_ray.config import (
     ModelConfig,
     PromptConfig,
     RunConfig,
     SelectionConfig,
-    TrainingConfig,
-    fingerprint,
     parse_budget,
 )
+from s2l_ray.coverage import cover
 from s2l_ray.marks import (
     liked,
     marks_of,
     selection_marks,
     selection_name,
-    settings_of,
     tokenizer_folder,
     tokens_mark,
 )
 from s2l_ray.proxy import details_of, make_trajectories, score_before
 from s2l_ray.ranking import falls, features, rank
 from s2l_ray.run import Run
-from s2l_ray.selection import choose
+from s2l_ray.selection import choose, examples_for
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import prepare_tokenizer, tokenize
-from s2l_ray.training import checkpoints_of, marks_of_checkpoints, train
-from s2l_ray.trajectories import Scoring, score
 
 
 @dataclass(frozen=True)
@@ -173,6 +168,15 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
             config=config.clusters,
             by_source=selector.groups == "clusters_by_source",
         )
+    elif selector.covers:
+        groups = stage(
+            f"rankings/{selection.selector}",
+            cover,
+            features=details["final"],
+            rule=selection.selector,
+            budget=examples_for(selection.budget, details["final"].rows, done["tokens"], slack=2),
+            seed=selection.seed,
+        )
     elif selector.ranked:
         groups = stage(
             f"rankings/{selection.selector}",
@@ -193,205 +197,3 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
         like=like,
     )
     return Selection(store, manifest)
-
-
-def finetune(
-    run: Run, examples: Manifest, name: str, *, seed: int, target: TrainingConfig | None = None
-) -> Manifest:
-    """Fine-tune the target, in another way than config.target if one is given, on examples."""
-    config = run.config
-    target = target or config.target
-    assert target is not None
-    tokens = tokens_of(
-        run,
-        f"targets/{name}/tokens",
-        examples,
-        target.model,
-        config.target_prompt or config.prompt,
-    )
-    return run.stage(
-        f"targets/{name}",
-        fingerprint(tokens.fingerprint, *settings_of(target), seed),
-        partial(
-            train,
-            run.store,
-            tokens,
-            target,
-            tokenizer_folder=tokens.info["tokenizer"],
-            seed=seed,
-            label=f"target {name}",
-        ),
-    )
-
-
-def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
-    """Of fine-tuned targets, by their names: held-out response loss (loss, by_source, macro, the
-    mean over sources); with evaluation.answer_marker that of what follows the marker (answer_loss
-    and more: evaluation.summarise_answers); with evaluation.answers exact_match: {set: counts}."""
-    config = run.config
-    assert config.target is not None
-    prompt, settings = config.target_prompt or config.prompt, config.evaluation
-    heldout = evaluation.heldout_examples(run.store, run.done["corpus"], settings)
-    sets = evaluation.answer_sets(run.store, settings)
-    tokens = {
-        origin: tokens_of(
-            run, f"evaluations/tokens/{origin}", examples, config.target.model, prompt
-        )
-        for origin, examples in heldout.items()
-    }
-    tokenizer = next(iter(tokens.values())).info["tokenizer"]
-    marker = settings.answer_marker
-    if marker is not None:
-        for origin, examples in heldout.items():
-            tokens[f"{origin}/answer"] = run.stage(
-                f"evaluations/tokens/{origin}/answer",
-                fingerprint(tokens[origin].fingerprint, marker),
-                partial(
-                    tokenize,
-                    run.store,
-                    examples,
-                    tokenizer_folder=tokenizer,
-                    prompt=prompt,
-                    marker=marker,
-                ),
-            )
-    of = {
-        f"evaluations/{name}/{origin}": (target, examples)
-        for name, target in targets.items()
-        for origin, examples in tokens.items()
-    }
-
-    def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
-        scorings = []
-        for stage, where in missing.items():
-            target, examples = of[stage]
-            last = dict([max(checkpoints_of(target).items())])
-            made_of = marks_of_checkpoints(target)
-            scorings.append(
-                Scoring(examples, last, where["folder"], where["fingerprint"], marks=made_of)
-            )
-        return score(run.store, scorings, config.trajectories, label="evaluate")
-
-    losses = run.stages(
-        {
-            stage: fingerprint(target.fingerprint, examples.fingerprint, config.trajectories.dtype)
-            for stage, (target, examples) in of.items()
-        },
-        make,
-    )
-    answered = _answer(run, targets, sets, tokenizer, prompt) if sets else {}
-
-    def result(name: str) -> dict[str, Any]:
-        def scores(end: str) -> list[tuple[Manifest, Manifest]]:
-            return [
-                (examples, losses[f"evaluations/{name}/{origin}{end}"])
-                for origin, examples in heldout.items()
-            ]
-
-        found = evaluation.summarise(run.store, scores(""))
-        if marker is not None:
-            found |= evaluation.summarise_answers(run.store, scores("/answer"), marker)
-        if sets:
-            found["exact_match"] = {
-                each: evaluation.counts(answered[f"evaluations/{name}/{each}"]) for each in sets
-            }
-        return found
-
-    return {name: result(name) for name in targets}
-
-
-def _answer(
-    run: Run,
-    targets: dict[str, Manifest],
-    sets: dict[str, Manifest],
-    tokenizer: str,
-    prompt: PromptConfig,
-) -> dict[str, Manifest]:
-    """The stages evaluations/NAME/SET: what each target answers to the questions of each set."""
-    settings, scoring = run.config.evaluation, run.config.trajectories
-    of = {
-        f"evaluations/{name}/{each}": (target, questions)
-        for name, target in targets.items()
-        for each, questions in sets.items()
-    }
-
-    def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
-        answerings = []
-        for stage, where in missing.items():
-            target, questions = of[stage]
-            step, model = max(checkpoints_of(target).items())
-            made_of, at_most = marks_of_checkpoints(target).get(step), settings.answers_at_most
-            answerings.append(
-                evaluation.Answering(questions, model, made_of=made_of, at_most=at_most, **where)
-            )
-        return evaluation.answer(
-            run.store,
-            answerings,
-            scoring,
-            tokenizer_folder=tokenizer,
-            prompt=prompt,
-            max_new_tokens=settings.max_new_tokens,
-        )
-
-    how = [prompt, scoring.dtype, settings.max_new_tokens, settings.answers_at_most]
-    return run.stages(
-        {
-            stage: fingerprint(
-                target.fingerprint, questions.fingerprint, tokenizer, *how, evaluation.RULE
-            )
-            for stage, (target, questions) in of.items()
-        },
-        make,
-    )
-
-
-def compare(run: Run) -> list[dict[str, Any]]:
-    """Targets on the selector's subset and on each baseline's, for each seed, and their losses.
-
-    A seed stands for the draw and the training alike, so a pair of arms with one seed shares its
-    initial weights and differs in the subset alone. All budgets are as many examples.
-    """
-    config = run.config
-    evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)  # or refuse now
-    main = choose_subset(run, config.selection)
-    subsets: dict[str, tuple[SelectionConfig, Selection]] = {}
-    for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):
-        for seed in config.evaluation.seeds:
-            choice = SelectionConfig(selector=selector, budget=main.info["examples"], seed=seed)
-            if (selector, seed) == (config.selection.selector, config.selection.seed):
-                choice = config.selection  # the run's own subset, and the target of finetune.py
-            name = selection_name(selector, seed)
-            subsets[name] = choice, choose_subset(run, choice)
-
-    def tune(name: str) -> Manifest:
-        choice, subset = subsets[name]
-        return finetune(run, subset.manifest, name, seed=choice.seed)
-
-    with ThreadPool(config.evaluation.targets_at_once) as pool:
-        targets = dict(zip(subsets, pool.map(tune, subsets), strict=True))
-    losses = evaluate(run, targets)
-    return [
-        {
-            "selector": choice.selector,
-            "seed": choice.seed,
-            "examples": subset.info["examples"],
-            "tokens": subset.info["tokens"],
-            "steps": targets[name].info["step"],
-            "history": targets[name].info["history"],
-        }
-        | losses[name]
-        for name, (choice, subset) in subsets.items()
-    ]
-
-
-def finetune_selected(run: Run) -> tuple[Manifest, str]:
-    """The target on the configured selection, and the arm's name."""
-    config = run.config.selection
-    selection = select(None, run.config, run=run)
-    name = selection_name(config.selector, config.seed)
-    return finetune(run, selection.manifest, name, seed=config.seed), name
-
-
-def model_path(run: Run, target: Manifest) -> str:
-    """The folder of the tuned model; AutoModelForCausalLM.from_pretrained loads it."""
-    return run.store.address(max(checkpoints_of(target).items())[1])

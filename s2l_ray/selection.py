@@ -56,6 +56,12 @@ def choose(
     chosen = _cut_to_budget(
         store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order
     )
+    ranked = groups.info.get("ranked", len(chosen.example_id))
+    if len(chosen.example_id) > ranked:  # of examples much shorter than the corpus's
+        raise ValueError(
+            f"selection.budget: {config.budget!r} pays for {len(chosen.example_id):,} examples, "
+            f"but {config.selector} ranked {ranked:,}; give the budget in examples"
+        )
     clustered = selector.clustered
     reasons = [_reason(selector, group, source) for group, source in enumerate(sources)]
     parts, by_source, num_tokens = write_subset(
@@ -136,6 +142,28 @@ def _reason(selector: Selector, group: int, source: str | None) -> str:
     )
 
 
+def examples_for(
+    budget: int | float | str, total: int, tokens: Manifest, *, slack: float = 1.2
+) -> int:
+    """How many examples of `total` a budget pays for; about `slack` times as many for tokens.
+
+    ValueError for more than there is.
+    """
+    kind, amount = parse_budget(budget)
+    if kind == "share":
+        count = max(1, round(amount * total))
+    elif kind == "examples":
+        count = int(amount)
+    else:
+        have = sum(part.stats["tokens"] for part in tokens.parts)
+        if amount > have:
+            raise ValueError(f"selection.budget: {budget!r}, but the corpus has {have:,} tokens")
+        count = min(total, 1 + int(slack * amount / have * total))
+    if count > total:
+        raise ValueError(f"selection.budget: {count:,} examples, but only {total:,} can be chosen")
+    return count
+
+
 def _cut_to_budget(
     store: Store,
     budget: int | float | str,
@@ -149,17 +177,7 @@ def _cut_to_budget(
 ) -> Chosen:
     kind, amount = parse_budget(budget)
     total = int(sizes.sum())
-    if kind == "share":
-        count = max(1, round(amount * total))
-    elif kind == "examples":
-        count = int(amount)
-    else:
-        have = sum(part.stats["tokens"] for part in tokens.parts)
-        if amount > have:
-            raise ValueError(f"selection.budget: {budget!r}, but the corpus has {have:,} tokens")
-        count = min(total, 1 + int(1.2 * amount / have * total))
-    if count > total:
-        raise ValueError(f"selection.budget: {count:,} examples, but only {total:,} can be chosen")
+    count = examples_for(budget, total, tokens)
     while True:
         quotas = quotas_of(sizes, sources, count)
         candidates = _candidates(store, groups, quotas, histogram_GX, order)

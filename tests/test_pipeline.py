@@ -7,6 +7,7 @@ moved: nothing in it knows where it lies).
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import s2l_ray
-from s2l_ray import clustering, pipeline
+from s2l_ray import clustering, comparison, pipeline, targets
 from s2l_ray.config import validate
 from s2l_ray.corpus import fingerprint_of
 from s2l_ray.evaluation.answers import extract
 from s2l_ray.kmeans import KMeans
 from s2l_ray.marks import marks_of
-from s2l_ray.report import gather
+from s2l_ray.proxy import make_trajectories
+from s2l_ray.report import comparison_page, gather
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Store
 from s2l_ray.training import checkpoints_of
@@ -285,7 +287,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     config = settings(copy, evaluation__baselines=["random", "s2l"], evaluation__targets_at_once=2)
     run = start(config)
     selection = pipeline.select(corpus(), config, run=run)
-    arms = pipeline.compare(run)
+    arms = targets.compare_baselines(run)
     assert [(arm["selector"], arm["seed"]) for arm in arms] == [
         ("s2l", 0), ("s2l", 1), ("random", 0), ("random", 1),
     ]  # fmt: skip
@@ -341,7 +343,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     run.lease.release()
     again = start(config)
     pipeline.select(corpus(), config, run=again)
-    assert pipeline.compare(again) == arms
+    assert targets.compare_baselines(again) == arms
     assert all(entry["reused"] for entry in again.times)
 
 
@@ -354,8 +356,8 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     settings_of = {f"evaluation__{name}": value for name, value in changes.items()}
     run = start(settings(copy, **settings_of))
     selection = pipeline.select(corpus(), run.config, run=run)
-    target = pipeline.finetune(run, selection, "one", seed=0)
-    result = pipeline.evaluate(run, {"one": target})["one"]
+    target = targets.finetune(run, selection.manifest, "one", seed=0)
+    result = targets.evaluate(run, {"one": target})["one"]
     assert result["macro"] == pytest.approx(np.mean(list(result["by_source"].values())))
 
     # The losses after the marker, one by one, against the whole sequence's logits.
@@ -413,8 +415,8 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     run.lease.release()
     run = start(settings(copy, **settings_of, evaluation__answers_at_most=9))
     pipeline.select(corpus(), run.config, run=run)
-    target = pipeline.finetune(run, selection, "one", seed=0)
-    second = pipeline.evaluate(run, {"one": target})["one"]
+    target = targets.finetune(run, selection.manifest, "one", seed=0)
+    second = targets.evaluate(run, {"one": target})["one"]
     found = second["exact_match"]["exam"]
     assert found["correct"] + found["no_answer"] == found["questions"] == 9 and found["of"] == 13
     assert found["correct"] > 0
@@ -460,7 +462,7 @@ def test_nothing_held_out_is_refused_before_any_target(local_ray, finished, copy
     pipeline.select(corpus(), config, run=run)
     shutil.rmtree(copy / run.done["corpus"].folder / "heldout")
     with pytest.raises(ValueError, match=r"corpus\.heldout_share .* or evaluation\.files"):
-        pipeline.compare(run)
+        targets.compare_baselines(run)
     assert not (copy / "targets").exists()
 
 
@@ -545,3 +547,86 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
     losses = pa.concat_tables(run.store.read_part(before.folder, part) for part in before.parts)
     # Of 320 tokens, and nothing learned yet.
     assert abs(losses["loss"].to_numpy().mean() - np.log(320)) < 0.2
+
+
+def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
+    compare = {
+        "selectors": ["longest", "random", "facility_location"],
+        "budgets": [30, "20%"],
+        "match": ["examples", "tokens", "compute"],
+        "seeds": [42],  # of the finished run: its proxy is found
+        "full": ["compute", "epochs"],
+    }
+    config = settings(copy, compare=compare)
+    run = start(config)
+    s2l_ray.select(corpus(), config, run=run)
+    view = run.view(comparison._seeded(config, 42))
+    make_trajectories(view)
+    assert view.done["proxy"] == run.done["proxy"]
+    assert view.done["corpus"] is run.done["corpus"]
+    arms = list(comparison._arms(view, 7))
+    assert len({arm.name for arm in arms}) <= comparison.num_targets(config) < len(arms)
+    candidates = view.done["trajectories"].rows
+    for budget, count in (("30", 30), ("20%", round(0.2 * candidates))):
+        of = {(a.match, a.method): a for a in arms if a.budget == budget}
+        assert len(of) == 3 * 5
+        base = of["examples", "random"]
+        assert base == replace(of["tokens", "random"], match="examples")
+        assert base.count == count and base.steps == -(-2 * count // 20)
+        assert {a.training_seed for a in of.values()} == {7}
+        longest = of["examples", "longest"]
+        assert longest.count == count and longest.tokens > base.tokens
+        assert longest.examples.info["examples"] == count
+        # Equal tokens: one more example would be too many.
+        tokens = of["tokens", "longest"]
+        assert tokens.count < count
+        assert base.tokens - 48 < tokens.tokens <= base.tokens
+        # Equal compute: as many tokens trained on, to half a step.
+        seen = base.steps * base.tokens / base.count
+        for arm in (of["compute", "longest"], of["examples", comparison.FULL_COMPUTE]):
+            step = arm.tokens / arm.count
+            assert abs(arm.steps * step - seen) <= step / 2
+        assert of["compute", "longest"].examples == longest.examples
+        full = of["examples", comparison.FULL_EPOCHS]
+        assert full.count == candidates and full.steps == -(-2 * candidates // 20)
+
+
+def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy, start):
+    config = settings(copy, compare={"selectors": ["random"], "budgets": [9999]})
+    with pytest.raises(ValueError, match="9,999 examples, but only"):
+        comparison.compare(start(config), print, corpus())
+
+
+@pytest.mark.slow
+def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
+    compare = {
+        "selectors": ["s2l", "random"], "budgets": [40], "match": ["examples", "tokens"],
+        "seeds": [42, 1], "full": ["compute"],
+    }  # fmt: skip
+    config = settings(copy, compare=compare, evaluation__targets_at_once=2)
+    run = start(config)
+    lengths = []
+    records = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
+    assert lengths == [6, 12]
+    assert comparison.known(run) == records
+    by = {(r["method"], r["match"], r["selection_seed"]): r for r in records}
+    assert len(by) == 12
+    for seed in (42, 1):
+        random = by["random", "examples", seed]
+        assert random["loss"] == by["random", "tokens", seed]["loss"]
+        assert random["examples"] == by["s2l", "examples", seed]["examples"] == 40
+        assert by["s2l", "tokens", seed]["tokens"] <= random["tokens"]
+        full = by[comparison.FULL_COMPUTE, "examples", seed]
+        assert full["examples"] > 150
+        assert full["trained_tokens"] == pytest.approx(random["trained_tokens"], rel=0.3)
+    assert by["s2l", "examples", 42]["loss"] != by["s2l", "examples", 1]["loss"]
+    losses = [r["loss"] for r in records if (r["method"], r["match"]) == ("s2l", "examples")]
+    page = Path(comparison_page.write(run, records)).read_text()
+    assert f"{np.mean(losses):.4f}" in page and MARK not in page
+    # run.json tells of the run's own stages alone.
+    assert json.loads((copy / "run.json").read_text())["config"]["seed"] == 42
+
+    run.lease.release()
+    again = start(config)
+    assert comparison.compare(again, lambda so_far: None, corpus()) == records
+    assert all(entry["reused"] for entry in again.times)

@@ -38,6 +38,8 @@ class Selector:
     details: the columns beside the losses (details.py) that the selector asks for, at the proxy's
     first ("early") or last ("final") checkpoint.
     like: takes the tokens or the source shares of another selection, selection.like.
+    covers: the order is a greedy one that covers the features at the last checkpoint, by the rule
+    of the selector's name in selectors/coverage.py; it is made for one budget.
     """
 
     groups: Literal[
@@ -50,6 +52,7 @@ class Selector:
     before: bool = False
     like: Literal["tokens", "shares"] | None = None
     details: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    covers: bool = False
 
     @property
     def clustered(self) -> bool:
@@ -58,7 +61,7 @@ class Selector:
     @property
     def ranked(self) -> bool:
         """Whether its groups or its order are a stage of their own, a ranking."""
-        return self.score is not None or self.groups == "sources"
+        return self.score is not None or self.groups == "sources" or self.covers
 
 
 SELECTORS = {
@@ -94,5 +97,9 @@ SELECTORS = {
     "el2n_middle": Selector("all", uniform, "middle", scores.el2n, details={"early": ("el2n",)}),
     "el2n_bottom": Selector("all", uniform, "smallest", scores.el2n, details={"early": ("el2n",)}),
     "grand": Selector("all", uniform, "smallest", scores.grand, details={"early": ("grad_norm",)}),
+    "facility_location": Selector(
+        "all", uniform, "smallest", details={"final": ("features",)}, covers=True
+    ),
+    "k_center": Selector("all", uniform, "smallest", details={"final": ("features",)}, covers=True),
     "embedding_clusters": Selector("clusters_of_features", s2l, details={"final": ("features",)}),
 }
