@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -164,7 +165,9 @@ def main() -> None:
         X = losses_of(arguments.trajectories)
     else:
         X = losses_like(arguments.rows, arguments.checkpoints)
-    rows = []
+    settings = {"rows": len(X), "checkpoints": X.shape[1], "n_clusters": arguments.n_clusters,
+                "seeds": arguments.seeds}  # fmt: skip
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/X.npy"
         np.save(path, X)
@@ -181,16 +184,13 @@ def main() -> None:
                 found.append(json.loads(done.stdout.splitlines()[-1]))
             row = {key: statistics.median(one[key] for one in found) for key in found[0]}
             rows.append({"k-means": name} | row | {"of each seed": found})
-    for row in rows:
-        peer = next((r for r in rows if r["k-means"] == "scikit-learn KMeans"), None)
-        if peer:
-            row["inertia ratio"] = row["inertia"] / peer["inertia"]
-            row["time ratio"] = row["seconds"] / peer["seconds"]
+            for row in rows:
+                if peer := next((r for r in rows if r["k-means"] == "scikit-learn KMeans"), None):
+                    row["inertia ratio"] = row["inertia"] / peer["inertia"]
+                    row["time ratio"] = row["seconds"] / peer["seconds"]
+            machine.write(arguments.json, settings, rows)  # so far: all of them may take hours
     print(machine.table(rows, ["k-means", "seconds", "time ratio", "inertia", "inertia ratio",
                                "iterations", "peak GB"]))  # fmt: skip
-    settings = {"rows": len(X), "checkpoints": X.shape[1], "n_clusters": arguments.n_clusters,
-                "seeds": arguments.seeds}  # fmt: skip
-    machine.write(arguments.json, settings, rows)
 
 
 if __name__ == "__main__":
