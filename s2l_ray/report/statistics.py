@@ -121,8 +121,10 @@ def spreads(values: Mapping[Seeds, float]) -> Spreads:
     cut at zero.
 
     With one selection seed `selection` is None and `training` holds the rest, which is None; the
-    other way round likewise. If both vary but there is no rectangle, all is in `rest`. Less than
-    two values: all None. Raises ValueError for a value that is not finite.
+    other way round likewise. Where every selection seed has training seeds of its own, `training`
+    holds the rest too, and `selection` is what half the mean squared difference of two values of
+    two selection seeds has beyond it. If both vary otherwise but there is no rectangle, all is in
+    `rest`. Less than two values: all None. Raises ValueError for a value that is not finite.
     """
     rows: dict[int, dict[int, float]] = defaultdict(dict)  # by selection, then by training seed
     for (selection_seed, training_seed), value in values.items():
@@ -145,6 +147,14 @@ def spreads(values: Mapping[Seeds, float]) -> Spreads:
     if len({training_seed for _, training_seed in values}) == 1:
         return Spreads(_mean(same_training), None, None)
     selection, training, rest = map(_mean, (same_training, same_selection, rectangles))
+    if selection is None and training is not None:
+        apart = [
+            (x - y) ** 2 / 2
+            for row, other in combinations(rows.values(), 2)
+            for x in row.values()
+            for y in other.values()
+        ]
+        return Spreads(max(0.0, math.fsum(apart) / len(apart) - training), training, None)
     if selection is None or training is None or rest is None:
         halves = [(x - y) ** 2 / 2 for x, y in combinations(values.values(), 2)]
         return Spreads(None, None, _mean(halves))

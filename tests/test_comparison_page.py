@@ -1,0 +1,112 @@
+"""The page and the words of a comparison: numbers by hand, hostile names, plans."""
+
+import math
+
+import numpy as np
+import pytest
+
+from s2l_ray import comparison
+from s2l_ray.config import validate
+from s2l_ray.report import comparison_page as page
+from s2l_ray.report.statistics import detectable, pairs_needed
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def records(shift=0.1, seeds=5, matches=("examples",)):
+    """random's losses, and "s2l" by `shift` lower but for a wobble."""
+    found = []
+    for match in matches:
+        for seed in range(seeds):
+            for method, less in (("s2l", shift + 0.001 * seed), ("random", 0.0)):
+                loss = 2 + 0.01 * seed - less
+                found.append(
+                    {
+                        "method": method, "budget": "11%", "match": match,
+                        "selection_seed": seed, "training_seed": seed, "examples": 40,
+                        "tokens": 900, "steps": 4, "trained_tokens": 1800 + seed,
+                        "loss": loss, "macro": loss + 1, "by_source": {"a": loss, HOSTILE: 3.0},
+                        "exact_match": {
+                            "sums": {"correct": 10 * (method == "s2l") + seed, "questions": 50}
+                        },
+                    }
+                )  # fmt: skip
+    return found
+
+
+def config(**compare):
+    training = {"model": {"name": "m"}, "num_checkpoints": 2}
+    return validate(
+        {"run_dir": "r", "corpus": {"path": "c"}, "proxy": training, "target": training,
+         "compare": compare}
+    )  # fmt: skip
+
+
+def test_the_table_by_hand():
+    [group] = page.groups_of(records())
+    assert (group.budget, group.match) == ("11%", "examples")
+    assert group.costs["s2l"] == {
+        "examples": "40", "steps": "4", "trained_tokens": "1,800–1,804"
+    }  # fmt: skip
+    keys = [table.metric.key for table in group.tables]
+    assert keys == ["loss", "macro", "by_source/a", f"by_source/{HOSTILE}", "exact_match/sums"]
+    s2l, random = group.tables[0].rows
+    differences = -0.1 - 0.001 * np.arange(5)
+    assert s2l.difference.mean == pytest.approx(differences.mean())
+    assert s2l.difference.standard_error == pytest.approx(differences.std(ddof=1) / math.sqrt(5))
+    assert (s2l.verdict, random.verdict) == ("better", None)
+    # Of a share answered right, more is better.
+    assert group.tables[-1].rows[0].difference.mean == pytest.approx(0.2)
+    # No seed repeats: nothing tells the selection's spread from the training's.
+    assert group.tables[0].spreads == {}
+
+
+def test_spreads_by_hand_where_a_selection_is_trained_on_twice():
+    found = []
+    for record in records():
+        for number in (0, 1):
+            loss = record["selection_seed"] + 0.5 * number
+            found.append(record | {"training_seed": 100 * number + record["selection_seed"],
+                                   "loss": loss})  # fmt: skip
+    selection, training = page.groups_of(found)[0].tables[0].spreads["random"]
+    within = 0.5**2 / 2
+    values = np.array([record["loss"] for record in found if record["method"] == "random"])
+    seeds = values.reshape(5, 2)
+    pairs = [
+        (x - y) ** 2 / 2
+        for i in range(5) for j in range(i) for x in seeds[i] for y in seeds[j]
+    ]  # fmt: skip
+    assert selection == pytest.approx(math.sqrt(np.mean(pairs) - within))
+    assert training == pytest.approx(math.sqrt(within))
+
+
+def test_the_page_escapes_and_shows_each_group(monkeypatch):
+    monkeypatch.setattr(page.driver, "hardware", lambda: "2 CPUs")
+    html = page.render("a <b>", "run & dir", records(matches=("examples", "tokens")))
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    assert "a &lt;b&gt;" in html and "run &amp; dir" in html
+    assert "Budget 11%, equal examples" in html and "Budget 11%, equal tokens" in html
+    assert "Better than random: s2l" in html and html.count("<svg") == 2
+
+
+def test_text_tells_numbers_and_verdict():
+    text = page.as_text(records())
+    [line] = [line for line in text.splitlines() if line.strip().startswith("s2l")]
+    mean = np.mean([r["loss"] for r in records() if r["method"] == "s2l"])
+    assert f"{mean:.4f}" in line and "−0.1020" in line and line.endswith("better")
+    few = page.as_text(records(seeds=3))
+    assert "No verdict on s2l" in few and "at least 5 pairs" in few
+
+
+def test_plan_says_what_the_seeds_can_show():
+    settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], difference=0.001)
+    text = page.plan(settings, comparison.num_targets(settings), [])
+    assert "at most 15 targets" in text  # s2l, random, the whole corpus
+    assert f"{detectable(1.0, 5, alpha=0.05 / 2):.1f} standard deviations" in text
+    seen = records()
+    text = page.plan(settings, 15, seen)
+    sd = np.std(0.001 * np.arange(5), ddof=1)
+    assert f"{sd:.4f} nats" in text
+    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in text
+    assert f"one of 0.001 takes {pairs_needed(sd, 0.001, alpha=0.025):,}" in text
+    assert "one seed shows no spread" in page.plan(config(seeds=[1]), 1, [])
