@@ -151,7 +151,7 @@ def test_spreads_that_cannot_be_told_apart() -> None:
     assert spreads({(1, 1): 2.0, (1, 2): 4.0, (1, 3): 6.0}) == Spreads(None, 4.0, None)
     assert spreads({(1, 1): 2.0, (2, 1): 4.0, (3, 1): 6.0}) == Spreads(4.0, None, None)
     assert spreads({(1, 1): 2.0, (2, 2): 4.0, (3, 3): 6.0}) == Spreads(None, None, 4.0)
-    # Training seeds of its own: within (2 - 4)^2 / 2, apart the mean of (2 - 6)^2 / 2, (4 - 6)^2 / 2.
+    # Training seeds of their own: within (2 - 4)^2 / 2 = 2; apart the mean of 8 and 2.
     assert spreads({(1, 1): 2.0, (1, 2): 4.0, (2, 3): 6.0}) == Spreads(3.0, 2.0, None)
     assert spreads({}) == Spreads(None, None, None)
     with pytest.raises(ValueError, match="selection seed 1 and training seed 2 is nan"):
