@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -39,6 +40,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
 Location = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # a path or URI
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _budget(value: Any) -> Any:
+    parse_budget(value)  # before pydantic would take true for 1
+    return value
+
+
+Budget = Annotated[int | float | str, BeforeValidator(_budget)]
 
 
 class ConfigError(ValueError):
@@ -221,17 +230,11 @@ class SelectionConfig(Section):
     """Which examples, how many, and how they come out."""
 
     selector: SelectorName = "s2l"
-    budget: int | float | str = 0.11
+    budget: Budget = 0.11
     seed: Seed = 42
     # Whose source shares random_shares has, and whose tokens random_tokens.
     like: SelectorName = "s2l"
     export: list[Literal["alpaca", "prompt_response", "messages"]] = []  # JSONL beside Parquet
-
-    @field_validator("budget", mode="before")
-    @classmethod
-    def _budget(cls, value: Any) -> Any:
-        parse_budget(value)  # before pydantic would take true for 1
-        return value
 
     @model_validator(mode="after")
     def _like_another(self) -> SelectionConfig:
@@ -270,7 +273,7 @@ class CompareConfig(Section):
     """jobs/compare.py: selectors x budgets x seeds, each a target trained and evaluated."""
 
     selectors: list[SelectorName] = ["s2l", "random_balanced", "loss_strata", "random"]
-    budgets: Annotated[list[int | float | str], Field(min_length=1)] = [0.11]
+    budgets: Annotated[list[Budget], Field(min_length=1)] = [0.11]
     # What is equal to random's at a budget: examples, their tokens, or the tokens trained on.
     match: Annotated[list[Literal["examples", "tokens", "compute"]], Field(min_length=1)] = [
         "examples"
@@ -279,13 +282,6 @@ class CompareConfig(Section):
     trainings: Positive = 1  # targets on each subset, each with initial weights of its own
     full: list[Literal["compute", "epochs"]] = ["compute"]  # the whole corpus beside the subsets
     difference: Annotated[float, Field(gt=0)] | None = None  # nats: how many runs would show it?
-
-    @field_validator("budgets", mode="before")
-    @classmethod
-    def _budgets(cls, value: Any) -> Any:
-        for budget in value if isinstance(value, list) else []:
-            parse_budget(budget)
-        return value
 
     @field_validator("selectors", "budgets", "match", "seeds", "full")
     @classmethod
