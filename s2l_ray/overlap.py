@@ -9,6 +9,7 @@ it lies free: the place of a worker that has just died is none.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from s2l_ray.config import WorkersConfig
 from s2l_ray.driver import say
 
 PAUSE = 2.0  # seconds between two looks for checkpoints
+ASK = 5.0  # seconds in which a free place is had: a process may have to start
 GRACE = 30.0  # seconds that the end of the training waits for the scoring under way
 
 
@@ -66,26 +68,31 @@ def _room_beside(step: Callable[[], int], workers: WorkersConfig, stop: threadin
         while step() == reached:  # the place lies free, for the training if it wants it
             if stop.wait(PAUSE):
                 return False
-        if _place(workers, stop, seconds=PAUSE):
+        if _place(workers, stop, seconds=ASK):
             return True
     return False
 
 
+@ray.remote(max_retries=0)
+def _stand() -> None:
+    """Take a place, and leave it at once."""
+
+
 def _place(workers: WorkersConfig, stop: threading.Event, *, seconds: float | None = None) -> bool:
-    """Wait (so long at most) for the place of one actor, which an autoscaler sees asked for, and
-    give it back at once; False if there was none, or if stopped."""
-    bundle = {"CPU": float(workers.cpus_per_worker)}
-    if workers.gpus_per_worker:
-        bundle["GPU"] = float(workers.gpus_per_worker)
-    if workers.accelerator_type:
-        bundle[f"accelerator_type:{workers.accelerator_type}"] = 0.001
-    group = ray.util.placement_group([bundle])
-    try:
-        if seconds is not None:
-            return group.wait(seconds)
-        while not stop.is_set():
-            if group.wait(1):
-                return True
-        return False
-    finally:
-        ray.util.remove_placement_group(group)
+    """Wait (so long at most) for the place of one actor, which an autoscaler sees asked for; False
+    if there was none, or if stopped. Nothing is held afterwards.
+
+    A task asks for it, not a placement group: one that is removed just as it is made can leave its
+    CPUs reserved for ever (seen with Ray 2.60).
+    """
+    kind = {"accelerator_type": workers.accelerator_type} if workers.accelerator_type else {}
+    standing = _stand.options(
+        num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker, **kind
+    ).remote()
+    until = time.monotonic() + (float("inf") if seconds is None else seconds)
+    while not stop.is_set() and time.monotonic() < until:
+        done, _ = ray.wait([standing], timeout=min(1.0, max(0.0, until - time.monotonic())))
+        if done:
+            return True
+    ray.cancel(standing)
+    return False

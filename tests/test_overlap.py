@@ -23,6 +23,15 @@ def files(folder, stage):
     return {str(path.relative_to(folder)): path.stat().st_mtime for path in found if path.is_file()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays_reserved(local_ray):
+    yield
+    until = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < until, ray.available_resources()
+        time.sleep(0.5)
+
+
 @pytest.fixture(scope="module")
 def runs(local_ray, tmp_path_factory):
     """A run with scoring beside the training, and the same with that training scored afterwards."""

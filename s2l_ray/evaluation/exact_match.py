@@ -59,7 +59,7 @@ def answer_sets(store: Store, config: EvaluationConfig) -> dict[str, Manifest]:
     """The questions of each set by its name, as examples: the user asks, the assistant's turn is
     the wanted answer. ValueError names the file and row of a bad one."""
     if config.answers and importlib.util.find_spec("math_verify") is None:
-        raise ValueError("evaluation.answers: needs `pip install s2l-ray[answers]`")
+        raise ValueError("evaluation.answers: needs the package's extra 'answers' (math-verify)")
     found = {}
     for name, path in config.answers.items():
         settings = CorpusConfig(
