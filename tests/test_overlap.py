@@ -50,6 +50,7 @@ def runs(local_ray, tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 def test_checkpoints_are_scored_while_training_goes_on(runs):
     meanwhile, _ = runs
     [end] = [at for name, at in files(meanwhile, "proxy").items() if "manifest" in name]
@@ -58,6 +59,7 @@ def test_checkpoints_are_scored_while_training_goes_on(runs):
     assert len(early) >= 3  # one checkpoint at least
 
 
+@pytest.mark.slow
 def test_the_seconds_of_a_stage_begun_before_are_known_to_be_of_the_rest(runs):
     resumed = []
     for folder in runs:
@@ -66,6 +68,7 @@ def test_the_seconds_of_a_stage_begun_before_are_known_to_be_of_the_rest(runs):
     assert resumed == [True, False]
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_scoring_afterwards(runs):
     names = [set(files(folder, "losses")) for folder in runs]
     assert names[0] == names[1]  # with their checksums

@@ -347,6 +347,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     assert all(entry["reused"] for entry in again.times)
 
 
+@pytest.mark.slow
 def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, tmp_path):
     exam = tmp_path / "exam.jsonl"
     asked = [{"question": f"{MARK}{n} say it again, now", "answer": str(n % 9)} for n in range(12)]
@@ -481,6 +482,7 @@ def test_corpus_of_rejected_rows(local_ray, tmp_path):
         s2l_ray.select(corpus(bad), settings(tmp_path / "run", corpus__max_rejected_share=1))
 
 
+@pytest.mark.slow
 def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, copy, start):
     """The weights of a checkpoint that is known are not even there; the bytes are the same."""
     before = contents_of(copy, "losses/", "trajectories/")
@@ -521,6 +523,7 @@ def test_another_baseline_s_details_leave_a_selection_as_it_is():
     assert one == two
 
 
+@pytest.mark.slow
 def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
     run = start(settings(copy))
     s2l_ray.select(corpus(), run.config, run=run)
@@ -549,6 +552,7 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
     assert abs(losses["loss"].to_numpy().mean() - np.log(320)) < 0.2
 
 
+@pytest.mark.slow
 def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
     compare = {
         "selectors": ["longest", "random", "facility_location"],
