@@ -181,8 +181,10 @@ def test_the_other_commands_on_that_cluster_by_its_address(selected, place, head
     made, found = stages_run(place / "run")
     assert made == ["evaluations/tokens/heldout", "evaluations/s2l-seed0/heldout"]
     assert "targets/s2l-seed0" in found
-    *by_source, total = evaluated.stdout.splitlines()
+    *by_source, total, macro = evaluated.stdout.splitlines()
     assert [line.split()[1] for line in by_source] == ["chat", "sums", "words"]
+    mean = sum(float(line.split()[0]) for line in by_source) / 3
+    assert abs(float(macro.split()[0]) - mean) < 1e-3 and macro.endswith("mean over sources")
     assert total.split()[1] == "all," and 0 < float(total.split()[0]) < 12
 
     whole = command("pipeline", place / "config.yaml", **env)
