@@ -54,8 +54,9 @@ def choose(
     histogram_GX = _histogram(store, groups, len(sources), order)
     sizes = histogram_GX.sum(axis=1)
     chosen = _cut_to_budget(
-        store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order
-    )
+        store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order,
+        corpus.info["num_parts"],
+    )  # fmt: skip
     ranked = groups.info.get("ranked", len(chosen.example_id))
     if len(chosen.example_id) > ranked:  # of examples much shorter than the corpus's
         raise ValueError(
@@ -174,6 +175,7 @@ def _cut_to_budget(
     groups: Manifest,
     tokens: Manifest,
     order: _Order,
+    num_parts: int,
 ) -> Chosen:
     kind, amount = parse_budget(budget)
     total = int(sizes.sum())
@@ -184,7 +186,7 @@ def _cut_to_budget(
         chosen = cut(*candidates, quotas, order.seed)
         if kind != "tokens":
             return chosen
-        lengths = lengths_of(store, tokens, chosen.example_id)
+        lengths = lengths_of(store, tokens, chosen.example_id, num_parts)
         if int(lengths.sum()) > amount or count == total:
             break
         count = min(total, count * 2)

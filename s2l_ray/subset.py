@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +48,8 @@ def write_subset(
 ) -> tuple[list[Part], dict[str, int], int]:
     """Gather the chosen rows from the corpus parts into subset parts by rank."""
     rank = np.arange(len(chosen.example_id))
-    # Parts divide the range of ids: see corpus.
-    num_parts = corpus.info["num_parts"]
-    owner = np.array([int(i) * num_parts >> 63 for i in chosen.example_id])
     items = []
-    for part in corpus.parts:
-        mine = np.flatnonzero(owner == int(part.unit.removeprefix("part-")))
+    for part, mine in _by_part(corpus.parts, chosen.example_id, corpus.info["num_parts"]):
         if len(mine):
             place = {"rank": rank[mine], "group": chosen.group[mine], "place": chosen.place[mine]}
             items.append((part, {"example_id": chosen.example_id[mine]} | place))
@@ -75,7 +72,7 @@ def write_subset(
         parts.append(part)
         by_source.update(counts)
     assert sum(part.rows for part in parts) == len(rank), "a chosen example is not in the corpus"
-    num_tokens = int(lengths_of(store, tokens, chosen.example_id).sum())
+    num_tokens = int(lengths_of(store, tokens, chosen.example_id, corpus.info["num_parts"]).sum())
     return parts, dict(sorted(by_source.items())), num_tokens
 
 
@@ -125,20 +122,35 @@ def _write_part(
     return part, Counter(table["source"].to_pylist())
 
 
-def lengths_of(store: Store, tokens: Manifest, example_id: np.ndarray) -> np.ndarray:
-    """Tokens of each chosen example, in the order given."""
-    wanted = ray.put(np.sort(example_id))
-    found = [_part_lengths.remote(store, tokens.folder, part, wanted) for part in tokens.parts]
-    ids, lengths = (np.concatenate(arrays) for arrays in zip(*ray.get(found), strict=True))
-    order = np.argsort(ids)
-    return lengths[order][np.searchsorted(ids[order], example_id)].astype(np.int64)
+def lengths_of(
+    store: Store, tokens: Manifest, example_id: np.ndarray, num_parts: int
+) -> np.ndarray:
+    """Tokens of each chosen example, in the order given. num_parts: of the corpus."""
+    lengths = np.zeros(len(example_id), np.int64)
+    shares = list(_by_part(tokens.parts, example_id, num_parts))
+    found = [
+        _part_lengths.remote(store, tokens.folder, part, example_id[mine]) for part, mine in shares
+    ]
+    for ref, (_, mine) in zip(found, shares, strict=True):
+        lengths[mine] = ray.get(ref)
+    return lengths
 
 
 @ray.remote(num_cpus=1)
-def _part_lengths(
-    store: Store, folder: str, part: Part, example_id: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _part_lengths(store: Store, folder: str, part: Part, example_id: np.ndarray) -> np.ndarray:
     table = store.read_part(folder, part, ["example_id", "input_ids"])
-    ids = table["example_id"].to_numpy()
-    mine = np.isin(ids, example_id)
-    return ids[mine], pc.list_value_length(table["input_ids"]).to_numpy()[mine]
+    at = pc.index_in(pa.array(example_id), value_set=table["example_id"])
+    return pc.list_value_length(table["input_ids"].take(at)).to_numpy()
+
+
+def _by_part(
+    parts: list[Part], example_id: np.ndarray, num_parts: int
+) -> Iterator[tuple[Part, np.ndarray]]:
+    """Each part and the places of its ids in example_id, rising. Parts divide the range of ids
+    (see corpus): part p has those from ceil(p 2^63 / num_parts) on."""
+    order = np.argsort(example_id, kind="stable")
+    bounds = np.array([-(-(p << 63) // num_parts) for p in range(num_parts + 1)], np.uint64)
+    ends = np.searchsorted(example_id[order].astype(np.uint64), bounds)
+    for part in parts:
+        number = int(part.unit.removeprefix("part-"))
+        yield part, np.sort(order[ends[number] : ends[number + 1]])
