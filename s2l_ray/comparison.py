@@ -139,7 +139,8 @@ def _arms(view: Run, training_seed: int) -> Iterator[Arm]:
     full = view.done["corpus"], trainable, tokens
     for budget in config.compare.budgets:
         base = subset(BASELINE, budget)
-        seen = num_steps(target, base[1]) * base[2] / base[1]  # in examples of a step, tokens
+        # By an example of each step: the batch size is the same for all.
+        seen = num_steps(target, base[1]) * base[2] / base[1]
 
         def equal_compute(chosen: tuple[Manifest, int, int], seen: float = seen) -> TrainingConfig:
             """Steps until as many tokens are seen as in the baseline's training."""

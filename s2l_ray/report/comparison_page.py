@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2l_ray import driver
 from s2l_ray.config import RunConfig
-from s2l_ray.report import environment, printable
+from s2l_ray.report import BASELINE, environment, printable
 from s2l_ray.report.comparison import (
     Outcome,
     Row,
@@ -25,9 +25,8 @@ from s2l_ray.report.comparison import (
 from s2l_ray.report.statistics import ALPHA, detectable, pairs_needed, spreads
 
 if TYPE_CHECKING:
-    from s2l_ray.pipeline import Run
+    from s2l_ray.run import Run
 
-BASELINE = "random"
 Record = Mapping[str, Any]
 
 
@@ -76,10 +75,8 @@ def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
     how = f"80% power, Holm's hardest step of {tests}"
     if pairs < 2:
         return "\n".join([*lines, "one seed shows no spread: no difference can be told from noise"])
-    found = [_spread(group) for group in groups_of(seen)]
-    for group, sd in zip(groups_of(seen), found, strict=True):
-        if sd is None:
-            continue
+    spread = [(group, sd) for group in groups_of(seen) if (sd := _spread(group)) is not None]
+    for group, sd in spread:
         least = detectable(sd, pairs, alpha=ALPHA / tests)
         text = (
             f"budget {group.budget}, equal {group.match}: differences to {BASELINE} spread by "
@@ -90,7 +87,7 @@ def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
             wanted = pairs_needed(sd, compare.difference, alpha=ALPHA / tests)
             text += f"; one of {compare.difference:g} takes {wanted:,}"
         lines.append(text)
-    if not any(found):
+    if not spread:
         least = detectable(1.0, pairs, alpha=ALPHA / tests)
         lines.append(
             f"no pair has been measured here yet: {pairs} seeds can show a difference of "
@@ -203,12 +200,7 @@ def _metrics(records: Sequence[Record]) -> list[Metric]:
     known += [Metric(f"by_source/{s}", f"held-out loss of {s}") for s in first["by_source"]]
     for name in first.get("exact_match", {}):
         known.append(Metric(f"exact_match/{name}", f"{name}, share answered right", False))
-    return [
-        metric
-        for metric in known
-        if all(math.isfinite(_value(record, metric.key)) or _has(record, metric.key)
-               for record in records)
-    ]  # fmt: skip
+    return [metric for metric in known if all(_has(record, metric.key) for record in records)]
 
 
 def _has(record: Record, key: str) -> bool:
