@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 INTERVAL = 15.0  # seconds between lines when the output is not a terminal
 
@@ -106,11 +107,13 @@ class Board:
 
 
 def make_board() -> Any:
-    return Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    """On the driver's node: elsewhere it would keep an idle node from being released."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Board.options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 def step_on(board: Any) -> int:
-    """How far the worker is; 0 if the board was lost with its node."""
+    """How far the worker is; 0 if the board is lost."""
     try:
         return ray.get(board.read.remote())[0]
     except ray.exceptions.RayError:
@@ -140,7 +143,7 @@ class watch:
         try:
             done, note = ray.get(self.board.read.remote())
         except ray.exceptions.RayError:
-            return  # lost with its node: what it shows is not worth the training
+            return  # lost: what it shows is not worth the training
         if done and not self.progress.done:
             self.progress.resume_at(done)
         if done:

@@ -49,7 +49,7 @@ def test_nodes_come_for_a_stage_and_go(head, tmp_path):
     config = settings(tmp_path / "run", tmp_path / "corpus.jsonl")
     on_gpus = {"num_workers": 1, "cpus_per_worker": 2, "accelerator_type": "L4"}
     config["proxy"]["workers"] = config["trajectories"]["workers"] = on_gpus
-    config["proxy"] |= {"max_steps": 1500, "resume_every": 1500}  # longer than an idle node stays
+    config["proxy"]["num_checkpoints"] = 40  # to be scored for longer than an idle node stays
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
     store, seen, log = Store(tmp_path / "run"), [], tmp_path / "log"
@@ -80,6 +80,6 @@ def test_nodes_come_for_a_stage_and_go(head, tmp_path):
     assert of["corpus"][0] == set() and of["corpus"][-1] == {"cpu_worker"}, seen
     assert not any("gpu_worker" in nodes for stage in ("corpus", "tokens") for nodes in of[stage])
     assert of["proxy"][0] == {"cpu_worker"} and "gpu_worker" in of["proxy"][-1], seen
-    # The one that is idle goes while the other works.
-    assert {"gpu_worker"} in of["proxy"] + of["losses"], seen
+    # The one that is idle goes while the other works; Ray Train may have its own actors on it.
+    assert {"gpu_worker"} in of["losses"], seen
     assert "gpu_worker" in of["losses"][-1], seen
