@@ -18,7 +18,7 @@ from typing import Any
 import ray.data
 
 from s2l_ray import evaluation
-from s2l_ray.config import RunConfig, SelectionConfig, TrainingConfig
+from s2l_ray.config import BASELINE, RunConfig, SelectionConfig, SelectorName, TrainingConfig
 from s2l_ray.pipeline import check_reachable, choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
@@ -26,7 +26,6 @@ from s2l_ray.store import Manifest
 from s2l_ray.targets import evaluate, finetune
 from s2l_ray.training import num_steps
 
-BASELINE = "random"
 FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
 RECORD = ("report", "comparison.json")
 
@@ -74,16 +73,18 @@ def compare(
     # Refuse now, not after hours, what cannot be had.
     evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)
     evaluation.answer_sets(run.store, config.evaluation)
-    for selector in config.compare.selectors:
+    for selector in config.compare.selectors_with(0):
         for budget in config.compare.budgets:
             chosen = config.selection.model_copy(update={"selector": selector, "budget": budget})
             check_reachable(config.model_copy(update={"selection": chosen}), run.done["tokens"])
     records: list[dict[str, Any]] = []
-    for seed in config.compare.seeds:
-        view = run.view(_seeded(config, seed))
+    for place, seed in enumerate(config.compare.seeds):
+        selectors = config.compare.selectors_with(place)
+        view = run.view(_seeded(config, seed, selectors))
         make_trajectories(view)
         for number in range(config.compare.trainings):
-            records += _measure(run, list(_arms(view, training_seed(seed, number))))
+            arms = _arms(view, selectors, training_seed(seed, number))
+            records += _measure(run, list(arms))
             run.store.write_json(records, *RECORD)
             done(records)
     return records
@@ -102,15 +103,17 @@ def known(run: Run) -> list[dict[str, Any]]:
 def num_targets(config: RunConfig) -> int:
     """How many targets a comparison trains, at most: the baseline once for all that is matched."""
     compare = config.compare
-    others = len(compare.selectors) - 1 + len(compare.full)
-    pairs = len(compare.seeds) * compare.trainings
-    return pairs * len(compare.budgets) * (1 + others * len(compare.match))
+    found = 0
+    for place in range(len(compare.seeds)):
+        others = len(compare.selectors_with(place)) - 1 + len(compare.full)
+        found += 1 + others * len(compare.match)
+    return found * compare.trainings * len(compare.budgets)
 
 
-def _seeded(config: RunConfig, seed: int) -> RunConfig:
+def _seeded(config: RunConfig, seed: int, selectors: list[SelectorName]) -> RunConfig:
     """With another seed for the proxy, the clusters and the draws; the compared selectors take the
     place of the baselines, so that what they ask for is scored together."""
-    baselines = {"baselines": config.compare.selectors}
+    baselines = {"baselines": selectors}
     return config.model_copy(
         update={
             "seed": seed,
@@ -121,12 +124,12 @@ def _seeded(config: RunConfig, seed: int) -> RunConfig:
     )
 
 
-def _arms(view: Run, training_seed: int) -> Iterator[Arm]:
+def _arms(view: Run, selectors: list[SelectorName], training_seed: int) -> Iterator[Arm]:
     """The arms of one pair of seeds. view: of the run, with the selection seed's trajectories."""
     config, target, seed = view.config, view.config.target, view.config.seed
     assert target is not None
 
-    def subset(selector: Any, budget: Any) -> tuple[Manifest, int, int]:
+    def subset(selector: SelectorName, budget: Any) -> tuple[Manifest, int, int]:
         like = config.selection.like
         choice = SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
         manifest = choose_subset(view, choice).manifest
@@ -149,7 +152,7 @@ def _arms(view: Run, training_seed: int) -> Iterator[Arm]:
 
         for match in config.compare.match:
             arm = partial(Arm, str(budget), match, seed, training_seed)
-            for selector in config.compare.selectors:
+            for selector in selectors:
                 chosen = base
                 if selector != BASELINE:
                     wanted = f"{base[2]} tokens" if match == "tokens" else base[1]

@@ -35,6 +35,7 @@ SelectorName = Literal[
     "el2n", "el2n_middle", "el2n_bottom", "grand",
     "facility_location", "k_center", "embedding_clusters",
 ]  # fmt: skip
+BASELINE: SelectorName = "random"  # what selectors are held against
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
@@ -279,20 +280,34 @@ class CompareConfig(Section):
         "examples"
     ]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2, 3, 4]  # a proxy each
+    also: list[SelectorName] = []  # compared with the first also_seeds seeds alone
+    also_seeds: Positive = 2
     trainings: Positive = 1  # targets on each subset, each with initial weights of its own
     full: list[Literal["compute", "epochs"]] = ["compute"]  # the whole corpus beside the subsets
     difference: Annotated[float, Field(gt=0)] | None = None  # nats: how many runs would show it?
 
-    @field_validator("selectors", "budgets", "match", "seeds", "full")
+    def selectors_with(self, number: int) -> list[SelectorName]:
+        """Those compared with the seed at the place `number` of seeds, from 0."""
+        return self.selectors + (self.also if number < self.also_seeds else [])
+
+    @field_validator("selectors", "also", "budgets", "match", "seeds", "full")
     @classmethod
     def _once(cls, value: list) -> list:
         return _no_entry_twice(value)
 
+    @model_validator(mode="after")
+    def _also_others(self) -> CompareConfig:
+        if both := sorted(set(self.selectors) & set(self.also)):
+            raise ValueError(f"also: {', '.join(both)} is among selectors already")
+        return self
+
     @field_validator("selectors")
     @classmethod
     def _with_baseline(cls, value: list) -> list:
-        if "random" not in value:
-            raise ValueError(f"found {value}, wanted random among them: others are held against it")
+        if BASELINE not in value:
+            raise ValueError(
+                f"found {value}, wanted {BASELINE} among them: others are held against it"
+            )
         return value
 
 

@@ -555,7 +555,8 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
 @pytest.mark.slow
 def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
     compare = {
-        "selectors": ["longest", "random", "facility_location"],
+        "selectors": ["longest", "random"],
+        "also": ["facility_location"],
         "budgets": [30, "20%"],
         "match": ["examples", "tokens", "compute"],
         "seeds": [42],  # of the finished run: its proxy is found
@@ -564,11 +565,12 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
     config = settings(copy, compare=compare)
     run = start(config)
     s2l_ray.select(corpus(), config, run=run)
-    view = run.view(comparison._seeded(config, 42))
+    selectors = config.compare.selectors_with(0)
+    view = run.view(comparison._seeded(config, 42, selectors))
     make_trajectories(view)
     assert view.done["proxy"] == run.done["proxy"]
     assert view.done["corpus"] is run.done["corpus"]
-    arms = list(comparison._arms(view, 7))
+    arms = list(comparison._arms(view, selectors, 7))
     assert len({arm.name for arm in arms}) <= comparison.num_targets(config) < len(arms)
     candidates = view.done["trajectories"].rows
     for budget, count in (("30", 30), ("20%", round(0.2 * candidates))):
@@ -605,16 +607,17 @@ def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy,
 def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
     compare = {
         "selectors": ["s2l", "random"], "budgets": [40], "match": ["examples", "tokens"],
-        "seeds": [42, 1], "full": ["compute"],
+        "seeds": [42, 1], "also": ["loss_strata"], "also_seeds": 1, "full": ["compute"],
     }  # fmt: skip
     config = settings(copy, compare=compare, evaluation__targets_at_once=2)
     run = start(config)
     lengths = []
     records = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
-    assert lengths == [6, 12]
+    assert lengths == [8, 14]
     assert comparison.known(run) == records
     by = {(r["method"], r["match"], r["selection_seed"]): r for r in records}
-    assert len(by) == 12
+    assert len(by) == 14
+    assert {seed for method, _, seed in by if method == "loss_strata"} == {42}
     for seed in (42, 1):
         random = by["random", "examples", seed]
         assert random["loss"] == by["random", "tokens", seed]["loss"]

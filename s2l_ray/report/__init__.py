@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from s2l_ray.config import BASELINE
 from s2l_ray.report.comparison import signed
 from s2l_ray.report.findings import diagnostics, summarize, verdict
 from s2l_ray.report.statistics import Seeds, interval
 
 __all__ = ["Arm", "Curve", "Example", "Rejection", "ReportData", "Stage", "render", "verdict"]
 
-BASELINE = "random"
 MAX_TEXT_CHARS = 600  # of one prompt or response
 MAX_EXAMPLES_BYTES = 3_000_000  # of all prompts and responses together, escaped, in UTF-8
 

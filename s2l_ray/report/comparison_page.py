@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2l_ray import driver
-from s2l_ray.config import RunConfig
-from s2l_ray.report import BASELINE, environment, printable
+from s2l_ray.config import BASELINE, RunConfig
+from s2l_ray.report import environment, printable
 from s2l_ray.report.comparison import (
     Outcome,
     Row,
@@ -67,8 +67,11 @@ def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
     compare = config.compare
     pairs = len(compare.seeds)
     tests = max(1, len(compare.selectors) - 1 + len(compare.full))
+    also = ""
+    if compare.also:
+        also = f" and {len(compare.also)} more with the first {plural(compare.also_seeds, 'seed')}"
     lines = [
-        f"compare: {plural(len(compare.selectors), 'selector')}, "
+        f"compare: {plural(len(compare.selectors), 'selector')}{also}, "
         f"{plural(len(compare.budgets), 'budget')}, {plural(pairs, 'seed')} (a proxy each), "
         f"{plural(compare.trainings, 'training')} on each subset: at most {targets:,} targets"
     ]

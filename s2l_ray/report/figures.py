@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from s2l_ray.report import BASELINE, Curve, ReportData, evaluated_sources
+from s2l_ray.config import BASELINE
+from s2l_ray.report import Curve, ReportData, evaluated_sources
 from s2l_ray.report.comparison import Row, paired
 from s2l_ray.report.findings import differences
 from s2l_ray.report.statistics import interval
