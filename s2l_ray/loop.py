@@ -35,6 +35,7 @@ from s2l_ray.training import (
 )
 
 HISTORY_POINTS = 500  # of the training curve
+NOTICE_SECONDS = 5.0  # between questions whether a node is about to go; all workers wait for each
 
 
 def run(job: dict[str, Any]) -> None:
@@ -75,7 +76,8 @@ def run(job: dict[str, Any]) -> None:
     every = max(1, steps // HISTORY_POINTS)
     seconds_before, began, tokens_here, recent = state["seconds"], time.monotonic(), 0, []
     fingerprint = job["fingerprint"]
-    warned = False
+    leaving = warned = False
+    ask, last_asked = True, 0.0
     batches = stream.batches(state["step"])
     for step in range(state["step"], steps):
         asked = time.monotonic()
@@ -83,10 +85,11 @@ def run(job: dict[str, Any]) -> None:
         state["waiting"] += time.monotonic() - asked
         torch.manual_seed(hash((seed, step, rank)))  # dropout, where a model has it
         rate = learning_rate(config, step, steps)
-        notice = ray.train.get_preemption_info()
-        loss, norm, real, padded, leaving = _step(
-            engine, batch, config, rank, world, device, rate, notice is not None
-        )
+        if ask:
+            leaving = ray.train.get_preemption_info() is not None  # the same on all workers
+            last_asked = time.monotonic()
+        due = time.monotonic() - last_asked > NOTICE_SECONDS
+        loss, norm, real, padded, ask = _step(engine, batch, config, rank, world, device, rate, due)
         if not math.isfinite(loss + norm):
             raise ValueError(
                 f"{folder}: the training loss is {loss}, its gradient's norm {norm} at step "
@@ -120,10 +123,10 @@ def _step(
     world: int,
     device: torch.device,
     rate: float,
-    leaving: bool,
+    due: bool,
 ) -> tuple[float, float, int, int, bool]:
     """One optimizer step. Returns the batch's loss, the gradient's norm, the batch's tokens, its
-    tokens with padding, and whether any worker is `leaving`.
+    tokens with padding, and whether for any worker it is `due`.
 
     The loss of a batch is the summed label loss over the label tokens of all workers.
     """
@@ -143,12 +146,12 @@ def _step(
             engine.backward(losses.sum() * (world / labels))
         total += losses.detach().sum()
     norm = engine.step(rate)
-    sums = torch.tensor([float(total), padded, leaving], dtype=torch.float64, device=device)
+    sums = torch.tensor([float(total), padded, due], dtype=torch.float64, device=device)
     if world > 1:
         dist.all_reduce(sums)
-    loss_sum, padded_sum, number_leaving = sums.tolist()
+    loss_sum, padded_sum, number_due = sums.tolist()
     tokens = sum(len(ids) for ids, _ in batch)
-    return loss_sum / labels, norm, tokens, int(padded_sum), number_leaving > 0
+    return loss_sum / labels, norm, tokens, int(padded_sum), number_due > 0
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
