@@ -3,10 +3,10 @@
     python benchmarks/scale.py --rows 1000000 3000000 10000000
 
 Each size runs in a process of its own, with all CPUs, on a run directory that it first fills with
-trajectories, tokens and a corpus of one-line texts in 62,500 rows a part. `cluster` holds k-means,
-labels and diagnostics, `select` the cut at 11% and the subset's parts; `driver MB` is the most
-resident memory that the driver's process ever had. Below the table: what a billion would need, from
-the last size's figures.
+trajectories, tokens and a corpus of texts of 500 characters, 62,500 rows a part. `cluster` holds
+k-means, labels and diagnostics, `select` the cut at 11% and the subset's parts; `driver MB` is the
+most resident memory that the driver's process ever had. Below the table: what a billion would need,
+from the last size's figures.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def make_part(store: Store, index: int, num_parts: int, checkpoints: int) -> lis
     ids = np.unique(draw.integers(first, end, PART_ROWS))
     rows = len(ids)
     sources = pa.array(draw.choice(["a", "b", "c"], rows))
-    turns = [[{"role": "user", "text": f"q{n}"}, {"role": "assistant", "text": "a"}] for n in ids]
+    answer = {"role": "assistant", "text": "four " * 80}
+    turns = [[{"role": "user", "text": f"{n:<100}"}, answer] for n in ids]
     columns: dict[str, Any] = {
         "example_id": ids, "source": sources, "turns": turns, "file": ["made up"] * rows,
         "row": np.arange(rows),

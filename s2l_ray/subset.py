@@ -47,20 +47,18 @@ def write_subset(
     reasons: list[str],
 ) -> tuple[list[Part], dict[str, int], int]:
     """Gather the chosen rows from the corpus parts into subset parts by rank."""
-    rank = np.arange(len(chosen.example_id))
-    items = []
-    for part, mine in _by_part(corpus.parts, chosen.example_id, corpus.info["num_parts"]):
-        if len(mine):
-            place = {"rank": rank[mine], "group": chosen.group[mine], "place": chosen.place[mine]}
-            items.append((part, {"example_id": chosen.example_id[mine]} | place))
     # A shuffle by rank: each corpus part is cut by subset part, each subset part is put together.
-    num_subset_parts = -(-len(rank) // SUBSET_ROWS)
-    pieces = [
-        _gather.options(num_returns=num_subset_parts).remote(
-            store, corpus.folder, part, rows, clustered, reasons, num_subset_parts
-        )
-        for part, rows in items
-    ]
+    num_chosen, pieces = len(chosen.example_id), []
+    num_subset_parts = -(-num_chosen // SUBSET_ROWS)
+    gather = _gather.options(num_returns=num_subset_parts)
+    for part, rank in _by_part(corpus.parts, chosen.example_id, corpus.info["num_parts"]):
+        if len(rank):
+            mine = Chosen(chosen.example_id[rank], chosen.group[rank], chosen.place[rank])
+            pieces.append(
+                gather.remote(
+                    store, corpus.folder, part, rank, mine, clustered, reasons, num_subset_parts
+                )
+            )
     if num_subset_parts == 1:
         pieces = [[piece] for piece in pieces]
     written = [
@@ -71,7 +69,7 @@ def write_subset(
     for part, counts in ray.get(written):
         parts.append(part)
         by_source.update(counts)
-    assert sum(part.rows for part in parts) == len(rank), "a chosen example is not in the corpus"
+    assert sum(part.rows for part in parts) == num_chosen, "a chosen example is not in the corpus"
     num_tokens = int(lengths_of(store, tokens, chosen.example_id, corpus.info["num_parts"]).sum())
     return parts, dict(sorted(by_source.items())), num_tokens
 
@@ -81,23 +79,24 @@ def _gather(
     store: Store,
     folder: str,
     part: Part,
-    rows: dict[str, np.ndarray],
+    rank: np.ndarray,
+    chosen: Chosen,
     clustered: bool,
     reasons: list[str],
     num_subset_parts: int,
 ) -> Any:
     """The chosen rows of one corpus part, one table for each subset part."""
     table = store.read_part(folder, part, EXAMPLES.names)
-    at = pc.index_in(pa.array(rows["example_id"]), value_set=table["example_id"])
-    group = pa.array(rows["group"], pa.int32())
-    why = [f"{reasons[g]} {p + 1}" for g, p in zip(rows["group"], rows["place"], strict=True)]
+    at = pc.index_in(pa.array(chosen.example_id), value_set=table["example_id"])
+    group = pa.array(chosen.group, pa.int32())
+    why = [f"{reasons[g]} {p + 1}" for g, p in zip(chosen.group, chosen.place, strict=True)]
     added = [
-        pa.array(rows["rank"], pa.int64()),
+        pa.array(rank, pa.int64()),
         group if clustered else pa.nulls(len(group), pa.int32()),
         pa.array(why, pa.string()),
     ]
     table = pa.Table.from_arrays([*table.take(at).columns, *added], schema=SUBSET)
-    owner = rows["rank"] // SUBSET_ROWS
+    owner = rank // SUBSET_ROWS
     tables = [table.filter(pa.array(owner == number)) for number in range(num_subset_parts)]
     return tables[0] if len(tables) == 1 else tables
 
