@@ -6,7 +6,8 @@ Checkpoints are models of the math pool's proxy with random weights. Bare: proce
 share of the token parts once, load each checkpoint and run its forward passes, by the same
 function; of these alone are the seconds, the slower process's. Ours: the scoring stage, from its
 call to its manifest, so with the start of Ray's actors, reading, writing and checksums. `overhead`
-is against as many bare processes, with as many CPUs each.
+is against as many bare processes. An actor has one CPU, as in a run unless set otherwise: two with
+a thread each score more than one with two threads.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def models(store: Store, config: TrainingConfig, count: int) -> dict[int, str]:
 
 def bare(store: Store, tokens: Manifest, folders: list[str], rank: int, world: int) -> float:
     """Seconds of the forward passes of one of `world` processes."""
-    torch.set_num_threads(max(1, CPUS // world))
+    torch.set_num_threads(1)
     tables = [store.read_part(tokens.folder, part) for part in tokens.parts[rank::world]]
     seconds = 0.0
     for folder in folders:
@@ -108,8 +109,7 @@ def main() -> None:
         seconds: dict[tuple[int, str], list[float]] = {}
         for number in range(arguments.rounds):
             for world in range(1, min(2, CPUS) + 1):
-                workers = {"num_workers": world, "cpus_per_worker": CPUS // world}
-                how = TrajectoriesConfig.model_validate({"workers": workers})
+                how = TrajectoriesConfig.model_validate({"workers": {"num_workers": world}})
                 seconds.setdefault((world, "bare"), []).append(run_bare(store, world))
                 began = time.perf_counter()
                 scoring = Scoring(tokens, checkpoints, f"losses-{world}-{number}", "l")

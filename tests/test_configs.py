@@ -191,6 +191,8 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
             small(evaluation={"files": {"exam": "a"}, "answers": {"exam": "b"}}),
             "evaluation: answers: the name 'exam' is that of held-out examples",
         ),
+        (small(compare={"selectors": ["s2l"]}), "wanted random among them"),
+        (small(compare={"also": ["el2n", "s2l"]}), "compare: also: s2l is among selectors already"),
     ],
 )
 def test_impossible_combination_is_refused(data, message):
