@@ -1,0 +1,164 @@
+"""All selectors on a corpus, by the held-out loss of targets: jobs/compare.py on models that know
+the language of the corpus already.
+
+    python benchmarks/comparison.py math_pool.jsonl runs/comparison
+
+A third of the corpus, drawn by the text of the instruction, is kept from selection, and a proxy and
+a target from scratch are trained on it (warm-up): what is compared is fine-tuning of a model that
+has been trained, and all targets start from the same weights. The rest is the corpus of the
+comparison, 5% of it held out. `--main` selectors are compared over all `--seeds`, `--also` (unless
+given: all others) over the first two. A stopped run goes on; DIR/compare.yaml is its configuration,
+DIR/run/report/comparison.html its page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import yaml
+
+from benchmarks import machine
+from s2l_ray.config import SelectorName, validate
+
+MAIN = ["s2l", "s2l_official", "random", "random_balanced", "random_shares", "loss_strata"]
+PROMPT = {"template": "plain", "max_length": 256}
+PROXY = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "intermediate_size": 256,
+         "max_position_embeddings": 256}  # fmt: skip
+TARGET = {"model_type": "llama", "hidden_size": 128, "num_hidden_layers": 3,
+          "num_attention_heads": 4, "intermediate_size": 384,
+          "max_position_embeddings": 256}  # fmt: skip
+TWO = {"num_workers": 2}
+
+
+def split(corpus: str, folder: Path) -> None:
+    """corpus.jsonl and, with each third instruction, warmup.jsonl."""
+    if (folder / "corpus.jsonl").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(corpus) as lines, open(folder / "warmup.jsonl", "w") as warm, \
+            open(folder / "rest.jsonl", "w") as rest:  # fmt: skip
+        for line in lines:
+            text = json.loads(line)["instruction"].encode()
+            number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+            (warm if number % 3 == 0 else rest).write(line)
+    (folder / "rest.jsonl").rename(folder / "corpus.jsonl")
+
+
+def warm_up(folder: Path) -> dict[str, str]:
+    """Folders of a trained proxy and target."""
+    from s2l_ray.pipeline import prepare
+    from s2l_ray.run import Run
+    from s2l_ray.targets import finetune, model_path
+
+    training = {"global_batch_size": 64, "micro_batch_size": 32, "learning_rate": 0.002,
+                "warmup_share": 0.1, "num_checkpoints": 2, "workers": TWO}  # fmt: skip
+    models = {name: {"architecture": shape, "tokenizer_vocab": 2048}
+              for name, shape in (("proxy", PROXY), ("target", TARGET))}  # fmt: skip
+    proxy, target = ({"model": models[name], "epochs": 4} | training for name in models)
+    config = validate(
+        {
+            "name": "warm-up", "run_dir": str(folder / "warmup"), "prompt": PROMPT,
+            "corpus": {"path": str(folder / "warmup.jsonl")}, "proxy": proxy, "target": target,
+        }
+    )  # fmt: skip
+
+    def both(run: Run) -> dict[str, str]:
+        prepare(run)
+        ways = {"proxy": config.proxy, "target": config.target}
+        return {
+            name: model_path(run, finetune(run, run.done["corpus"], name, seed=0, target=way))
+            for name, way in ways.items()
+        }
+
+    with Run.start(config) as run:
+        return run.finish(both)
+
+
+def settings(folder: Path, models: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "name": "comparison",
+        "run_dir": str(folder / "run"),
+        "corpus": {"path": str(folder / "corpus.jsonl"), "heldout_share": 0.05},
+        "prompt": PROMPT,
+        "proxy": {
+            "model": {"name": models["proxy"]}, "epochs": 2, "num_checkpoints": 8,
+            "global_batch_size": 64, "micro_batch_size": 32, "learning_rate": 0.001,
+            "warmup_share": 0.1, "workers": TWO,
+        },
+        "trajectories": {"workers": TWO},
+        "clusters": {"n_clusters": 100, "stability": False},
+        "target": {
+            "model": {"name": models["target"]}, "epochs": 4, "global_batch_size": 32,
+            "micro_batch_size": 16, "learning_rate": 0.0005, "warmup_share": 0.1,
+        },
+        "evaluation": {"answer_marker": "The answer is", "targets_at_once": 2},
+        "compare": {
+            "selectors": arguments.main, "also": arguments.also, "budgets": arguments.budgets,
+            "seeds": list(range(arguments.seeds)), "full": arguments.full,
+        },
+    }  # fmt: skip
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """A row a budget and method: held-out loss, and how it differs from random's."""
+    from s2l_ray.report.comparison_page import groups_of
+
+    records = json.loads((folder / "run/report/comparison.json").read_text())
+    rows = []
+    for group in groups_of(records):
+        for row in group.tables[0].rows:
+            mean, _, low, high, _ = row.difference
+            others = {
+                table.metric.key: next(r for r in table.rows if r.method == row.method)
+                for table in group.tables[1:]
+            }
+            rows.append({
+                "selector": row.method, "budget": group.budget, "runs": row.runs,
+                "loss": row.mean, "standard error": row.standard_error, "difference": mean,
+                "from": low, "to": high, "p (Holm)": row.adjusted_p, "verdict": row.verdict,
+                "of other metrics": [
+                    {"metric": key, "mean": each.mean, "difference": each.difference._asdict()}
+                    for key, each in others.items()
+                ],
+            })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    names = list(get_args(SelectorName))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("corpus", help="JSON lines: instruction, output, source")
+    parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument("--main", nargs="+", choices=names, default=MAIN, metavar="SELECTOR")
+    parser.add_argument("--also", nargs="*", choices=names, metavar="SELECTOR")
+    parser.add_argument("--budgets", nargs="+", default=["11%"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--full", nargs="*", choices=["compute", "epochs"], default=["compute"])
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    arguments = parser.parse_args()
+    if arguments.also is None:
+        arguments.also = [name for name in names if name not in arguments.main]
+    folder = arguments.folder.resolve()
+    split(arguments.corpus, folder)
+    config = settings(folder, warm_up(folder), arguments)
+    (folder / "compare.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = [sys.executable, str(ROOT / "jobs/compare.py"), str(folder / "compare.yaml")]
+    subprocess.run(command, check=True)
+    rows = results(folder)
+    print(machine.table(rows, list(rows[0])[:-1]))
+    told = {name: getattr(arguments, name) for name in ("corpus", "seeds")}
+    machine.write(arguments.json, told, rows)
+
+
+if __name__ == "__main__":
+    main()
