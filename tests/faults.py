@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import yaml
-from head import REPOSITORY, environment
+from head import RAY, REPOSITORY, environment
 from ray._private.utils import get_system_memory, get_used_memory
 from ray.cluster_utils import Cluster
 
@@ -150,6 +150,15 @@ class Nodes:
         self.cluster.remove_node(node, allow_graceful=False)
         self._unmount(node)
         self.due.append(time.monotonic() + 2)
+
+    def drain(self, node):
+        """Tell Ray that the node will be taken away, as a cloud's notice does."""
+        reason = "DRAIN_NODE_REASON_PREEMPTION"
+        subprocess.run(
+            [RAY, "drain-node", "--address", self.cluster.address, "--node-id", node.node_id,
+             "--reason", reason, "--reason-message", "test", "--deadline-remaining-seconds", "60"],
+            env=environment(), check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
 
     def replace(self):
         """Start the nodes that are due."""

@@ -1,6 +1,7 @@
 """Runs that meet with accidents, each at a random moment of its stage: they end with the selection
 of an undisturbed run. `make faults` prints a table of what was tried."""
 
+import json
 import os
 import random
 import shutil
@@ -105,6 +106,37 @@ def test_a_disk_is_full(ceph, in_s3, undisturbed, nodes, tmp_path, draw):
     assert told.count("No space left on device") == 2, told
     assert "training goes on without this node" in told
     assert "its parts go to other nodes" in told
+
+
+def test_a_node_that_is_told_to_go_leaves_a_resume_point(folder, tmp_path):
+    config = faults.settings(tmp_path / "run", folder / "corpus.jsonl")
+    config["proxy"] |= {"max_steps": 2000, "resume_every": 2000, "num_checkpoints": 2}
+    nodes = Nodes(tmp_path)
+    command = Command(tmp_path, config, nodes=nodes)
+    command.start()
+    told, found = False, []
+    try:
+        while command.process.poll() is None:
+            assert time.monotonic() - command.began < faults.LIMIT, command.told()
+            nodes.replace()
+            if command.stage() == "proxy" and not told and "of 2,000 steps" in command.told():
+                going = nodes.of(command.processes("training worker")[0])
+                nodes.drain(going)
+                told = True
+            if told and not found and (found := resume_points(command.store)):
+                nodes.kill(going)
+            time.sleep(0.1)
+    finally:
+        nodes.stop()
+    assert command.process.returncode == 0, command.told()
+    assert len(found) == 1 and 0 < found[0] < 1000  # nothing else asks for one before step 1,000
+    faults.check(command.store)
+
+
+def resume_points(store):
+    """The steps of the proxy's that are finished."""
+    files = Path(store.uri).glob("proxy/*/resume/*/manifest.json")
+    return [json.loads(file.read_text())["info"]["step"] for file in files]
 
 
 def test_a_node_joins_and_the_first_one_leaves(folder, tmp_path):
