@@ -6,9 +6,10 @@ the language of the corpus already.
 A third of the corpus, drawn by the text of the instruction, is kept from selection, and a proxy and
 a target from scratch are trained on it (warm-up): what is compared is fine-tuning of a model that
 has been trained, and all targets start from the same weights. The rest is the corpus of the
-comparison, 5% of it held out. `--main` selectors are compared over all `--seeds`, `--also` (unless
-given: all others) over the first two. A stopped run goes on; DIR/compare.yaml is its configuration,
-DIR/run/report/comparison.html its page.
+comparison, 5% of it held out. A stopped run goes on; DIR/compare.yaml is its configuration,
+DIR/run/report/comparison.html its page. Settings of that configuration may follow DIR:
+`compare.also=[]` leaves all but the main selectors out, `clusters.n_clusters=20` tries another way
+of selecting, on the same models.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def warm_up(folder: Path) -> dict[str, str]:
         return run.finish(both)
 
 
-def settings(folder: Path, models: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
+def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
     return {
         "name": "comparison",
         "run_dir": str(folder / "run"),
@@ -103,8 +104,8 @@ def settings(folder: Path, models: dict[str, str], arguments: argparse.Namespace
         },
         "evaluation": {"answer_marker": "The answer is", "targets_at_once": 2},
         "compare": {
-            "selectors": arguments.main, "also": arguments.also, "budgets": arguments.budgets,
-            "seeds": list(range(arguments.seeds)), "full": arguments.full,
+            "selectors": MAIN,
+            "also": [name for name in get_args(SelectorName) if name not in MAIN],
         },
     }  # fmt: skip
 
@@ -135,28 +136,21 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    names = list(get_args(SelectorName))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("corpus", help="JSON lines: instruction, output, source")
     parser.add_argument("folder", metavar="DIR", type=Path)
-    parser.add_argument("--main", nargs="+", choices=names, default=MAIN, metavar="SELECTOR")
-    parser.add_argument("--also", nargs="*", choices=names, metavar="SELECTOR")
-    parser.add_argument("--budgets", nargs="+", default=["11%"])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--full", nargs="*", choices=["compute", "epochs"], default=["compute"])
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     arguments = parser.parse_args()
-    if arguments.also is None:
-        arguments.also = [name for name in names if name not in arguments.main]
     folder = arguments.folder.resolve()
     split(arguments.corpus, folder)
-    config = settings(folder, warm_up(folder), arguments)
+    config = settings(folder, warm_up(folder))
     (folder / "compare.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, str(ROOT / "jobs/compare.py"), str(folder / "compare.yaml")]
-    subprocess.run(command, check=True)
+    subprocess.run(command + arguments.overrides, check=True)
     rows = results(folder)
     print(machine.table(rows, list(rows[0])[:-1]))
-    told = {name: getattr(arguments, name) for name in ("corpus", "seeds")}
+    told = {"corpus": arguments.corpus, "settings": " ".join(arguments.overrides) or "as they are"}
     machine.write(arguments.json, told, rows)
 
 
