@@ -99,7 +99,7 @@ def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
         "trajectories": {"workers": TWO},
         "clusters": {"n_clusters": 100, "stability": False},
         "target": {
-            "model": {"name": models["target"]}, "epochs": 4, "global_batch_size": 32,
+            "model": {"name": models["target"]}, "epochs": 2, "global_batch_size": 32,
             "micro_batch_size": 16, "learning_rate": 0.0005, "warmup_share": 0.1,
         },
         "evaluation": {"answer_marker": "The answer is", "targets_at_once": 2},
