@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import ray
@@ -17,6 +16,7 @@ from s2l_ray.config import SelectionConfig, parse_budget
 from s2l_ray.selectors import SELECTORS, Quotas, Selector
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.subset import Chosen, lengths_of, write_subset
+from s2l_ray.units import results
 
 BINS = 256  # of a group: by a key's top bits, or between quantiles of the score
 
@@ -234,7 +234,7 @@ def _part_candidates(
 
 def _histogram(store: Store, groups: Manifest, num_groups: int, order: _Order) -> np.ndarray:
     total = np.zeros(num_groups * BINS, np.int64)
-    for counts in _each(
+    for counts in results(
         _part_histogram.remote(store, groups.folder, part, num_groups, order)
         for part in groups.parts
     ):
@@ -258,11 +258,3 @@ def _candidates(
     ]
     ids, group, score = (np.concatenate(each) for each in zip(*ray.get(found), strict=True))
     return ids, group, score
-
-
-def _each(refs: Any) -> Any:
-    """Results as they come; at most one of them on the driver at a time."""
-    waiting = list(refs)
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        yield ray.get(done[0])

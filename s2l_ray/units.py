@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -161,6 +161,14 @@ def plain_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
             raise Damaged(str(cause), cause.folder) from None
         # Ray Data adds advice on retries, which would not help.
         raise type(cause)(str(cause).split("\nFailed to ")[0]) from None
+
+
+def results(refs: Iterable[ray.ObjectRef]) -> Iterator[Any]:
+    """Results of Ray tasks as they come; at most one of them on the driver at a time."""
+    waiting = list(refs)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        yield ray.get(done[0])
 
 
 def _dataset(
