@@ -11,7 +11,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -311,6 +311,20 @@ class CompareConfig(Section):
         return value
 
 
+class DiagnoseConfig(Section):
+    """jobs/diagnose.py: the run's S2L selection beside those of variants of the run."""
+
+    seeds: list[Seed] | None = None  # of other proxies; unless set: the two after the run's own
+    checkpoints: list[Annotated[int, Field(ge=2)]] = [3, 6]  # evenly spaced among those scored
+    n_clusters: list[Positive] | None = None  # unless set: half as many and twice as many
+    proxies: dict[FileName, ModelConfig] = {}  # others, trained with the proxy's settings
+
+    @field_validator("seeds", "checkpoints", "n_clusters")
+    @classmethod
+    def _once(cls, value: list | None) -> list | None:
+        return value and _no_entry_twice(value)
+
+
 class StorageConfig(Section):
     """How the object store of an s3:// run_dir or corpus is reached.
 
@@ -363,6 +377,7 @@ class RunConfig(Section):
     target_prompt: PromptConfig | None = None  # unless set: the same as prompt
     evaluation: EvaluationConfig = EvaluationConfig()
     compare: CompareConfig = CompareConfig()
+    diagnose: DiagnoseConfig = DiagnoseConfig()
     report: ReportConfig = ReportConfig()
     storage: StorageConfig = StorageConfig()
 
@@ -386,10 +401,19 @@ class RunConfig(Section):
                 "trajectories.while_training is for a proxy of fixed size: leave out "
                 "proxy.max_workers"
             )
-        for field, prompt in (("prompt", self.prompt), ("target_prompt", self.target_prompt)):
-            model = self.proxy.model if field == "prompt" else self.target and self.target.model
-            if prompt and prompt.template == "chat" and model and model.tokenizer_vocab:
-                raise ValueError(f"{field}.template chat needs a tokenizer with a chat template")
+        models = [("prompt", self.prompt, "proxy.model", self.proxy.model)]
+        models += [
+            ("prompt", self.prompt, f"diagnose.proxies.{name}", model)
+            for name, model in self.diagnose.proxies.items()
+        ]
+        if self.target_prompt and self.target:
+            models.append(("target_prompt", self.target_prompt, "target.model", self.target.model))
+        for field, prompt, place, model in models:
+            if prompt.template == "chat" and model.tokenizer_vocab:
+                raise ValueError(
+                    f"{field}.template chat needs a tokenizer with a chat template, and "
+                    f"{place}.tokenizer_vocab trains one without"
+                )
         return self
 
 
@@ -485,10 +509,15 @@ def _override(data: dict[str, Any], override: str) -> None:
 def _section_at(location: tuple[int | str, ...]) -> type[Section] | None:
     """The config class whose fields the location's last name should be one of."""
     section: type[Section] | None = RunConfig
+    own_name = False  # of the user's, for an entry of a mapping of sections
     for name in location:
+        if own_name:
+            own_name = False
+            continue
         if section is None or str(name) not in section.model_fields:
             return None
         annotation = section.model_fields[str(name)].annotation
+        own_name = get_origin(annotation) is dict
         choices = [annotation, *get_args(annotation)]
         section = next((c for c in choices if isinstance(c, type) and issubclass(c, Section)), None)
     return section

@@ -110,8 +110,12 @@ def test_clinical_report_shows_no_patient_text():
             small(selection={"selector": "s2l_offical"}),
             ["selection.selector: found 's2l_offical'", "nearest valid name: s2l_official"],
         ),
+        (
+            small(diagnose={"proxies": {"large": {"nam": "m"}}}),
+            ["diagnose.proxies.large.nam: unknown key", "nearest valid name: name"],
+        ),
     ],
-    ids=["section", "in a section", "two deep", "in an optional section", "a choice"],
+    ids=["section", "in a section", "two deep", "in an optional section", "a choice", "by name"],
 )
 def test_unknown_name_is_refused_with_the_nearest(data, wanted):
     with pytest.raises(ConfigError) as caught:
@@ -172,6 +176,18 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
             ),
             "prompt.template chat needs a tokenizer with a chat template",
         ),
+        (
+            small(
+                prompt={"template": "chat"},
+                diagnose={
+                    "proxies": {
+                        "large": {"architecture": {"model_type": "llama"}, "tokenizer_vocab": 512}
+                    }
+                },
+            ),
+            "diagnose.proxies.large.tokenizer_vocab trains one without",
+        ),
+        (small(diagnose={"seeds": [1, 1]}), "diagnose.seeds: has an entry twice"),
         (small(prompt={"template": "custom"}), "prompt.prompt goes with prompt.template: custom"),
         (small(prompt={"prompt": "{instruction}"}), "prompt.prompt goes with prompt.template"),
         (small(prompt={"template": "custom", "prompt": "Q:"}), "lacks {instruction}"),
