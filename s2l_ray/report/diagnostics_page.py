@@ -1,0 +1,214 @@
+"""What a diagnosis found in words, as a table for the terminal and as a page.
+
+A record is that of diagnosis.diagnose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from s2l_ray import driver
+from s2l_ray.report import environment, printable
+from s2l_ray.report.comparison import plural
+
+if TYPE_CHECKING:
+    from s2l_ray.run import Run
+
+Record = Mapping[str, Any]
+CHANGES = {  # what a variant changed -> how a sentence begins
+    "k-means seed": "Another k-means seed",
+    "n_clusters": "Another number of clusters",
+    "checkpoints": "Fewer checkpoints",
+    "proxy seed": "Another proxy seed",
+    "proxy": "Another proxy",
+}
+GROUPS = {
+    "trajectories": "Clusters of trajectories",
+    "features": "Clusters of last-layer features",
+    "random": "Random groups of the same sizes",
+}
+BEYOND_CHANCE = 3  # standard deviations
+ALIKE = 0.05  # two indices or shares less than so far apart are called alike
+
+
+class Row(NamedTuple):
+    """A variant in the table: indices against the run's groups and subset."""
+
+    changed: str
+    to: str
+    adjusted_rand: float
+    jaccard: float
+    by_chance: float
+    spread: float
+    kept: float | None  # of what the draw alone shares beyond chance; None where that is nothing
+    strata_adjusted_rand: float
+    strata_jaccard: float
+
+
+def rows_of(record: Record) -> list[Row]:
+    rows, kept_by_draw = [], 0.0
+    for variant in record["stability"]:
+        main, strata = (variant["subsets"][name] for name in ("s2l", "loss_strata"))
+        beyond = main["jaccard"] - main["by_chance"]
+        if variant["changed"] == "draw" and beyond > BEYOND_CHANCE * main["spread"]:
+            kept_by_draw = beyond
+        rows.append(
+            Row(
+                changed=variant["changed"],
+                to=variant["to"],
+                adjusted_rand=main["adjusted_rand"],
+                jaccard=main["jaccard"],
+                by_chance=main["by_chance"],
+                spread=main["spread"],
+                kept=beyond / kept_by_draw if kept_by_draw else None,
+                strata_adjusted_rand=strata["adjusted_rand"],
+                strata_jaccard=strata["jaccard"],
+            )
+        )
+    return rows
+
+
+def in_words(record: Record) -> list[str]:
+    """What the numbers say, and no more than they carry."""
+    rows = rows_of(record)
+    by_change = {
+        changed: [row for row in rows if row.changed == changed]
+        for changed in dict.fromkeys(row.changed for row in rows)
+    }
+    [draw] = by_change.pop("draw")
+    found = [_draw(draw)]
+    found += [_change(changed, mine) for changed, mine in by_change.items()]
+    if "proxy seed" in by_change:
+        found.append(_control(by_change["proxy seed"]))
+    return [*found, _purity(record["purity"])]
+
+
+def as_text(record: Record) -> str:
+    """The table of variants, and what it says."""
+    lines = ["against the run's S2L subset (in brackets: loss strata)"]
+    for row in rows_of(record):
+        kept = "" if row.kept is None else f", {row.kept:.0%} of what the draw alone keeps"
+        lines.append(
+            f"  {f'{row.changed} {row.to}':24}  adjusted Rand {row.adjusted_rand:.2f} "
+            f"({row.strata_adjusted_rand:.2f}), Jaccard {row.jaccard:.3f} "
+            f"({row.strata_jaccard:.3f}), by chance {row.by_chance:.3f}{kept}"
+        )
+    return "\n".join([*lines, *in_words(record)])
+
+
+def write(run: Run, record: Record) -> str:
+    """Render the page to report/diagnostics.html; returns its address."""
+    page = render(run.config.name, run.store.uri, str(run.config.selection.budget), record)
+    run.store.write_bytes(page.encode(), "report", "diagnostics.html")
+    return run.store.address("report", "diagnostics.html")
+
+
+def render(title: str, run_dir: str, budget: str, record: Record) -> str:
+    from markupsafe import Markup
+
+    from s2l_ray.report.figures import purities
+
+    purity = record["purity"]
+    page = (
+        environment()
+        .get_template("diagnostics.html.j2")
+        .render(
+            title=title,
+            run_dir=run_dir,
+            budget=budget,
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            sentences=in_words(record),
+            rows=rows_of(record),
+            purity=purity,
+            groups=GROUPS,
+            figure=Markup(purities(purity)) if purity else "",
+            versions=driver.versions(),
+            hardware=driver.hardware(),
+        )
+    )
+    return printable(page)
+
+
+def _draw(row: Row) -> str:
+    lead = (
+        f"Drawn once more from the same clusters, the subset has a Jaccard index of "
+        f"{row.jaccard:.3f} with the run's; two uniform subsets of these sizes have "
+        f"{row.by_chance:.3f} ± {row.spread:.3f}: "
+    )
+    decided = (row.jaccard - row.by_chance) / (1 - row.by_chance) if row.by_chance < 1 else 0.0
+    if row.kept is None:
+        return lead + "what the clusters decide of what is in it cannot be told from chance."
+    if decided >= 0.5:
+        return lead + "the clusters decide most of what is in it."
+    if decided >= 0.1:
+        return lead + "the clusters decide some of what is in it, the draw the rest."
+    return lead + "the clusters decide a little of what is in it, the draw nearly all."
+
+
+def _change(changed: str, rows: Sequence[Row]) -> str:
+    rand = float(np.mean([row.adjusted_rand for row in rows]))
+    reading = "depend strongly on it"
+    if rand >= 0.9:
+        reading = "hardly depend on it"
+    elif rand >= 0.7:
+        reading = "depend on it to some extent"
+    text = (
+        f"{CHANGES[changed]} ({', '.join(row.to for row in rows)}): adjusted Rand index "
+        f"{_range([row.adjusted_rand for row in rows], 2)}, so the clusters {reading}; Jaccard "
+        f"index {_range([row.jaccard for row in rows], 3)}"
+    )
+    kept = [row.kept for row in rows if row.kept is not None]
+    if not kept:
+        return f"{text}."
+    share = float(np.mean(kept))
+    reading = "most of what the clusters decide changes with it"
+    if share >= 0.9:
+        reading = "the subset is as steady as its draw lets it be"
+    elif share >= 0.5:
+        reading = "most of what the clusters decide stays"
+    return f"{text}, {share:.0%} of what the draw alone keeps beyond chance: {reading}."
+
+
+def _control(rows: Sequence[Row]) -> str:
+    clusters = float(np.mean([row.adjusted_rand for row in rows]))
+    strata = float(np.mean([row.strata_adjusted_rand for row in rows]))
+    reading = "trajectories are about as noisy as the plain mean loss"
+    if strata - clusters >= ALIKE:
+        reading = "trajectories are noisier than the plain mean loss"
+    elif clusters - strata >= ALIKE:
+        reading = "trajectories are less noisy than the plain mean loss"
+    return (
+        f"With another proxy seed the clusters' adjusted Rand index is {clusters:.2f}, that of as "
+        f"many strata of the mean loss {strata:.2f}: {reading}."
+    )
+
+
+def _purity(purity: Record | None) -> str:
+    if purity is None:
+        return "The corpus has one source: how pure clusters are in topic cannot be told."
+    mine, features, random = (purity[name]["mean"] for name in GROUPS)
+    reading = "they follow the topics somewhat"
+    if mine - random < ALIKE:
+        reading = "they do not follow the topics"
+    elif mine - random >= 0.5 * (1 - random):
+        reading = "they follow the topics closely"
+    beside = "about as pure as"
+    if mine - features >= ALIKE:
+        beside = "purer than"
+    elif features - mine >= ALIKE:
+        beside = "less pure than"
+    return (
+        f"The most common of {plural(len(purity['topics']), 'topic')} makes up {mine:.0%} of a "
+        f"cluster of trajectories, {features:.0%} of one of last-layer features and {random:.0%} "
+        f"of a random group of the same size (means over examples): {reading}, and "
+        f"are {beside} those of features."
+    )
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"

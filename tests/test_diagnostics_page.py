@@ -1,0 +1,121 @@
+"""The words, the table and the page of a diagnosis: numbers by hand, hostile names."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from s2l_ray.report import diagnostics_page as page
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def subsets(s2l, strata):
+    """(adjusted Rand index, Jaccard index) each; chance gives 0.1."""
+    names = ("adjusted_rand", "jaccard", "by_chance", "spread", "examples")
+    found = {"s2l": s2l, "loss_strata": strata}
+    return {
+        selector: dict(zip(names, (*mine, 0.1, 0.01, 40), strict=True))
+        for selector, mine in found.items()
+    }
+
+
+def groups(*shares):
+    return {
+        "mean": float(np.mean(shares)),
+        "quantiles": np.quantile(shares, (0.05, 0.25, 0.5, 0.75, 0.95)).tolist(),
+        "shares_K": list(shares),
+        "sizes_K": [10] * len(shares),
+    }
+
+
+@pytest.fixture
+def record():
+    variants = [
+        ("draw", "43", (1.0, 0.3), (1.0, 0.11)),
+        ("k-means seed", "43", (0.5, 0.29), (1.0, 0.11)),
+        ("n_clusters", "50", (0.75, 0.22), (0.8, 0.1)),
+        ("proxy seed", "1", (0.2, 0.14), (0.6, 0.1)),
+        ("proxy seed", "2", (0.3, 0.16), (0.8, 0.1)),
+        ("proxy", HOSTILE, (0.95, 0.3), (0.9, 0.1)),
+    ]
+    return {
+        "stability": [
+            {"changed": changed, "to": to, "subsets": subsets(s2l, strata)}
+            for changed, to, s2l, strata in variants
+        ],
+        "purity": {
+            "topics": ["a", HOSTILE], "largest": 0.6, "trajectories": groups(0.8, 0.9),
+            "features": groups(0.9, 1.0), "random": groups(0.6, 0.6),
+        },
+    }  # fmt: skip
+
+
+def test_what_is_kept_is_a_share_of_what_the_draw_keeps(record):
+    rows = page.rows_of(record)
+    assert [row.kept for row in rows] == pytest.approx([1, 0.95, 0.6, 0.2, 0.3, 1])
+    # Within three deviations of chance, there is nothing to keep.
+    record["stability"][0]["subsets"]["s2l"]["jaccard"] = 0.129
+    assert [row.kept for row in page.rows_of(record)] == [None] * 6
+
+
+def test_words_say_what_the_numbers_say(record):
+    draw, kmeans, number, seed, proxy, control, topics = page.in_words(record)
+    assert "0.300" in draw and "0.100 ± 0.010" in draw and "decide some of what is in it" in draw
+    assert "(43)" in kmeans and "index 0.50, so the clusters depend strongly on it" in kmeans
+    assert "95%" in kmeans and "as steady as its draw lets it be" in kmeans
+    assert "to some extent" in number and "60%" in number and "stays" in number
+    assert "(1, 2)" in seed and "index 0.20 to 0.30" in seed and "25%" in seed
+    assert "changes with it" in seed
+    assert "hardly depend on it" in proxy
+    assert "is 0.25, that of" in control and "loss 0.70: trajectories are noisier" in control
+    assert "2 topics makes up 85%" in topics and "95% of one of last-layer" in topics
+    assert "60% of a random group" in topics
+    assert "they follow the topics closely, and are less pure than those of features" in topics
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    monkeypatch.setattr(page.driver, "hardware", lambda: "2 CPUs")
+
+
+def test_words_where_the_draw_is_all(record):
+    noise = copy.deepcopy(record)
+    noise["stability"] = noise["stability"][:3]
+    for variant in noise["stability"]:
+        variant["subsets"]["s2l"]["jaccard"] = 0.12
+    noise["purity"] = None
+    draw, kmeans, number, topics = page.in_words(noise)
+    assert "cannot be told from chance" in draw
+    assert kmeans.endswith("Jaccard index 0.120.") and number.endswith("Jaccard index 0.120.")
+    assert "one source" in topics
+    assert "<svg" not in render(noise)
+
+
+def test_clusters_as_pure_as_random_groups(record):
+    record["purity"]["trajectories"] = groups(0.62, 0.62)
+    assert "they do not follow the topics" in page.in_words(record)[-1]
+
+
+def render(record):
+    return page.render("a <b>", "run & dir", "11%", record)
+
+
+def test_the_page_escapes_and_shows_every_row(record):
+    html = render(record)
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert "a &lt;b&gt;" in html and "run &amp; dir" in html
+    assert html.count("<svg") == 1 and html.count('<th scope="row">') == 6 + 3
+    for shown in ("0.290", "95.0%", "85.0%", "0.750"):
+        assert shown in html
+    for sentence in page.in_words(record)[:4]:
+        assert sentence.replace("'", "&#39;") in html
+
+
+def test_text_has_a_line_a_variant_and_the_words(record):
+    lines = page.as_text(record).splitlines()
+    assert len(lines) == 1 + 6 + 7
+    assert " ".join(lines[2].split()) == (
+        "k-means seed 43 adjusted Rand 0.50 (1.00), Jaccard 0.290 (0.110), by chance 0.100, "
+        "95% of what the draw alone keeps"
+    )
