@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 import torch
 
+from s2l_ray.batches import Example
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.details import detailed, width_of_features
 from s2l_ray.models import LabelLoss, load_model, pad
@@ -79,20 +80,14 @@ def score_table(
     that memory runs out at once or never. ValueError for what is not finite.
     """
     tokens = tokens.filter(pa.compute.greater(tokens["num_label_tokens"], 0))
-    examples = [
-        (np.asarray(ids, np.int64), np.asarray(mask, bool))
-        for ids, mask in zip(
-            tokens["input_ids"].to_numpy(), tokens["loss_mask"].to_numpy(), strict=True
-        )
-    ]
-    lengths = np.array([len(ids) for ids, _ in examples], dtype=np.int64)
+    examples = examples_of(tokens)
     device = next(loss.parameters()).device
     names = ["loss", *sorted(details)]
     widths = {name: width_of_features(loss) if name == "features" else 1 for name in names}
     found = {name: np.empty((len(examples), D), np.float32) for name, D in widths.items()}
     loss.eval()
     with torch.inference_mode():
-        for rows in _token_batches(lengths, tokens_per_batch):
+        for rows in token_batches(examples, tokens_per_batch):
             batch = pad([examples[row] for row in rows], device)
             for name, tensor in detailed(loss, *batch, details).items():
                 found[name][rows] = tensor.cpu().numpy().reshape(len(rows), -1)
@@ -115,8 +110,19 @@ def score_table(
     return table
 
 
-def _token_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+def examples_of(tokens: pa.Table) -> list[Example]:
+    """The rows of a table of tokens as arrays."""
+    return [
+        (np.asarray(ids, np.int64), np.asarray(mask, bool))
+        for ids, mask in zip(
+            tokens["input_ids"].to_numpy(), tokens["loss_mask"].to_numpy(), strict=True
+        )
+    ]
+
+
+def token_batches(examples: list[Example], tokens_per_batch: int) -> list[np.ndarray]:
     """Rows by falling length, cut into batches of at most so many padded tokens (or one row)."""
+    lengths = np.array([len(ids) for ids, _ in examples], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
