@@ -75,6 +75,25 @@ def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel
     return model
 
 
+def parameters_at_work(config: dict[str, Any]) -> int:
+    """How many weights of a model, by its config.json, each token is multiplied with: all but the
+    input embeddings (of tokens and of places), and with the output head, be it tied to them or not.
+
+    Builds the model without memory for its weights.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    head = model.get_output_embeddings()
+    at_work = {id(weights) for weights in head.parameters()} if head is not None else set()
+    looked_up = {
+        id(weights)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for weights in module.parameters()
+    } - at_work
+    return sum(weights.numel() for weights in model.parameters() if id(weights) not in looked_up)
+
+
 class LabelLoss(nn.Module):
     """Cross-entropy at the label tokens alone: what training sums and scoring averages.
 

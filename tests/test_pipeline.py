@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from markupsafe import escape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import s2l_ray
@@ -338,6 +339,21 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     assert sum(shown.cluster_sizes) == sum(shown.length_corpus) == run.done["corpus"].rows
     assert sum(shown.length_subset) == 40
     assert [curve.name for curve in shown.curves] == ["proxy", "s2l", "s2l", "random", "random"]
+
+    # Costs, with the weights of one layer of each model counted by hand.
+    cost, proxy, tokens = shown.cost, run.done["proxy"], run.done["tokens"]
+    assert [step.stage for step in cost.steps] == [
+        "proxy", "losses", "trajectories", "clusters", "selections/s2l-seed0",
+    ]  # fmt: skip
+    vocab = run.store.read_json(max(checkpoints_of(proxy).items())[1], "config.json")["vocab_size"]
+    weights = 32 * 96 + 96 + 32 * 32 + 32 + 2 * 32 * 64 + 64 + 32 + 3 * 2 * 32 + 32 * vocab
+    scored = sum(part.stats["tokens"] for part in tokens.parts)
+    assert cost.steps[0].flops == 6 * weights * proxy.info["tokens"]
+    assert cost.steps[1].flops == 2 * weights * 3 * scored
+    assert cost.parameters == 4 * 32 * 32 + 3 * 32 * 64 + 3 * 32 + 32 * vocab
+    assert (cost.epochs, cost.corpus_tokens) == (2, scored)
+    assert cost.subset_tokens == selection.info["tokens"]
+    assert escape(cost.in_words) in page
 
     # And again: nothing is trained twice.
     run.lease.release()

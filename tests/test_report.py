@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from s2l_ray.cost import Cost, Step
 from s2l_ray.report import (
     Arm,
     Curve,
@@ -127,6 +128,18 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
         arms=arms,
         stages=[Stage("tokens", 3.2, "9,000 examples/s"), Stage("proxy", 4000.0, reused=True)],
         peak_memory_bytes=400_000_000,
+        cost=Cost(
+            steps=[
+                Step("proxy", 4000.0, 8000.0, 0.0, 6e9),
+                Step("losses", None, None, None, 3e9),
+                Step("clusters", 30.0, 60.0, 0.0, None),
+            ],
+            corpus_tokens=1000,
+            subset_tokens=100,
+            epochs=5.0,
+            parameters=1_000_000,
+            seconds=125.0,
+        ),
     )
 
 
@@ -220,7 +233,7 @@ def test_page_holds_the_run(demo: str) -> None:
     text = " ".join(page.text)
     for heading in (
         *("Comparison", "Corpus against subset", "Loss curves of the clusters", "Training"),
-        *("Time and throughput", "Rejected rows", "Examples from the clusters"),
+        *("Time and throughput", "Cost", "Rejected rows", "Examples from the clusters"),
         *("Diagnostics", "Settings"),
     ):
         assert heading in text
@@ -233,6 +246,36 @@ def test_page_holds_the_run(demo: str) -> None:
     for _, value in page.attributes:
         referred |= set(re.findall(r"url\(#([^)]+)\)", value))
     assert referred == set(ids)
+
+
+def cost_rows(data: ReportData) -> tuple[str, list[str]]:
+    """The text before the table of costs, and its rows, cells between bars."""
+    section = re.search("<h2>Cost</h2>(.*?)</section>", render(data), re.DOTALL)[1]
+    lead, table = section.split("<table>")
+    rows = re.findall("<tr>(.*?)</tr>", table, re.DOTALL)
+    return lead, [re.sub("<[^>]*>", "", row.replace("</t", "|</t")).strip("|") for row in rows]
+
+
+def test_cost_of_a_run() -> None:
+    data = report_data()
+    lead, rows = cost_rows(data)
+    assert "For this one, of 1,000,000, it is 60.0% less." in lead
+    assert rows == [
+        "Stage|Time|CPU time|Operations",
+        "proxy|1 h 06 min|2 h 13 min|6.00e+09",
+        "losses|–|–|3.00e+09",
+        "clusters|30 s|1 min 00 s|–",
+        "Selection|||9.00e+09",
+        "Target on the subset|2 min 05 s||3.00e+09",
+        "Target on the corpus|||3.00e+10",
+    ]
+    on_gpus = [data.cost.steps[0]._replace(gpu_seconds=4000.0), *data.cost.steps[1:]]
+    cost = dataclasses.replace(data.cost, steps=on_gpus, parameters=None)
+    lead, rows = cost_rows(dataclasses.replace(data, cost=cost))
+    assert "more than 333,000 parameters." in lead and "this one" not in lead
+    assert rows[0] == "Stage|Time|CPU time|GPU time|Operations"
+    assert rows[1] == "proxy|1 h 06 min|2 h 13 min|1 h 06 min|6.00e+09"
+    assert [row.split("|")[0] for row in rows[2:]] == ["losses", "clusters", "Selection"]
 
 
 def test_page_refers_to_nothing_outside(demo: str) -> None:
@@ -257,7 +300,8 @@ def test_missing_sections_are_left_out() -> None:
     text = " ".join(page.text)
     assert "svg" not in page.tags and "None" not in text
     assert "whether the subset helps was not measured" in text
-    for heading in ("Comparison", "Loss curves", "Training", "Time and", "Rejected", "Diagnostics"):
+    headings = ("Comparison", "Loss curves", "Training", "Time and", "Cost", "Rejected")
+    for heading in (*headings, "Diagnostics"):
         assert heading not in text
 
     some = dataclasses.replace(

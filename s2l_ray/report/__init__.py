@@ -15,12 +15,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2l_ray.config import BASELINE
 from s2l_ray.report.comparison import signed
 from s2l_ray.report.findings import diagnostics, summarize, verdict
 from s2l_ray.report.statistics import Seeds, interval
+
+if TYPE_CHECKING:
+    from s2l_ray.cost import Cost
 
 __all__ = ["Arm", "Curve", "Example", "Rejection", "ReportData", "Stage", "render", "verdict"]
 
@@ -139,6 +142,7 @@ class ReportData:
 
     stages: Sequence[Stage] = ()
     peak_memory_bytes: int | None = None  # of the driver
+    cost: Cost | None = None  # of the selection, and what its subset spares
 
 
 def render(data: ReportData) -> str:
@@ -193,7 +197,12 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     found.filters.update(
-        count=lambda n: f"{n:,}", share=_share, number=_number, signed=_signed, seconds=_seconds
+        count=lambda n: f"{n:,}",
+        share=_share,
+        number=_number,
+        signed=_signed,
+        seconds=_seconds,
+        flops=_flops,
     )
     return found
 
@@ -285,6 +294,10 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def _signed(value: float | None) -> str:
     return "–" if value is None else signed(value)
+
+
+def _flops(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2e}"
 
 
 def _seconds(value: float | None) -> str:

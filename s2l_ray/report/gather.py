@@ -13,6 +13,7 @@ import yaml
 
 from s2l_ray import clustering, driver
 from s2l_ray.config import parse_budget
+from s2l_ray.cost import cost_of
 from s2l_ray.pipeline import Run, Selection
 from s2l_ray.report import Arm, Curve, Example, Rejection, ReportData, Stage, render
 from s2l_ray.selectors import SELECTORS
@@ -87,6 +88,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
             for a in arms
         ],
         stages=_stages(run),
+        cost=cost_of(run, selection.manifest),
         peak_memory_bytes=int(driver.peak_memory()),
         **clustered,
     )

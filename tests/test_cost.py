@@ -1,0 +1,139 @@
+"""Costs by hand-computed numbers, and parameters counted by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from s2l_ray import cost
+from s2l_ray.config import validate
+from s2l_ray.cost import Cost, Step, cost_of
+from s2l_ray.models import parameters_at_work
+from s2l_ray.store import Manifest, Part
+
+# Two layers of width 8: attention 4 x 8 x 8, and 3 x 8 x 16 of an MLP with a gate; three norms.
+LLAMA = {
+    "model_type": "llama", "vocab_size": 100, "hidden_size": 8, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 16,
+}  # fmt: skip
+AT_WORK = 2 * (4 * 64 + 3 * 128 + 2 * 8) + 8 + 100 * 8
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_head_counts_and_the_input_embeddings_do_not(tied):
+    assert parameters_at_work(LLAMA | {"tie_word_embeddings": tied}) == AT_WORK
+
+
+def test_embeddings_of_places_do_not_count():
+    gpt2 = {"model_type": "gpt2", "vocab_size": 100, "n_embd": 8, "n_layer": 1, "n_head": 2,
+            "n_positions": 50}  # fmt: skip
+    # c_attn 8 x 24 + 24, c_proj 8 x 8 + 8, MLP 8 x 32 + 32 and 32 x 8 + 8, two norms and a last one
+    assert parameters_at_work(gpt2) == (216 + 72 + 288 + 264 + 32) + 16 + 800
+
+
+def costs(**changes):
+    steps = [
+        Step("proxy", 100.0, 200.0, 0.0, 6e9),
+        Step("losses", 50.0, 50.0, 0.0, 3e9),
+        Step("clusters", None, None, None, None),
+    ]
+    known = {"steps": steps, "corpus_tokens": 1000, "subset_tokens": 100, "epochs": 5.0}
+    return Cost(**known | changes)
+
+
+def test_break_even_by_hand():
+    found = costs()
+    assert found.flops == 9e9
+    assert found.break_even == 9e9 / (6 * 5 * 900)  # 333,333.3
+    assert found.on_subset is None and found.on_corpus is None
+    assert found.in_words == (
+        "The selection took 9.00e+09 floating-point operations. For 5 epochs (the target's) "
+        "training on the subset takes 10.0% of what the corpus takes: selection and training "
+        "together cost less than training on the corpus for a target of more than 333,000 "
+        "parameters."
+    )
+    # At the break-even both ways cost the same.
+    even = costs(parameters=found.break_even)
+    assert even.flops + even.on_subset == pytest.approx(even.on_corpus)
+
+
+def test_a_trained_target_is_held_against_the_corpus():
+    large = costs(parameters=1_000_000)
+    assert (large.on_subset, large.on_corpus) == (3e9, 3e10)
+    assert large.in_words.endswith("For this one, of 1,000,000, it is 60.0% less.")
+    small = costs(parameters=100_000)  # 9e9 + 3e8 against 3e9
+    assert small.in_words.endswith("For this one, of 100,000, it is 210.0% more.")
+
+
+def test_words_where_nothing_is_spared_or_no_target_is_configured():
+    assert "a fixed number of steps: a subset spares none" in costs(epochs=None).in_words
+    assert "all tokens of the corpus: it spares none" in costs(subset_tokens=1000).in_words
+    assert costs(epochs=None).break_even is costs(subset_tokens=1000).break_even is None
+    text = costs(like_proxy=True, epochs=1.9997).in_words
+    assert "For 2 epochs (the proxy's: no target is configured) training" in text
+
+
+def a_run(monkeypatch, target=None, selector="s2l"):
+    """Of manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens."""
+    data = {
+        "run_dir": "runs/x", "corpus": {"path": "x"}, "selection": {"selector": selector},
+        "proxy": {"model": {"name": "p"}, "num_checkpoints": 3, "workers": {"num_workers": 2}},
+        "trajectories": {"workers": {"num_workers": 3, "gpus_per_worker": 0.5}},
+    }  # fmt: skip
+    config = validate(data | ({"target": target} if target else {}))
+    tokens = [Part(f"part-{i}", "f", 1, 1, "c", {"tokens": n}) for i, n in enumerate((600, 400))]
+    proxy = {"seconds": 70.0, "workers": 4, "tokens": 2500, "checkpoints": [5, 10, 15]}
+    infos = {
+        "proxy": proxy, "losses": {"steps": [5, 10, 15]}, "trajectories": {}, "clusters": {},
+        f"rankings/{selector}": {}, "details/early": {"steps": [5]}, "before": {"steps": [0]},
+        f"selections/{selector}-seed42": {"tokens": 200},
+    }  # fmt: skip
+    if target:
+        infos[f"targets/{selector}-seed42"] = {"seconds": 33.0, "checkpoints": [7]}
+    done = {name: Manifest(f"{name}/x", "x", [], info) for name, info in infos.items()}
+    done["tokens"] = Manifest("tokens/x", "x", tokens, {})
+    times = [
+        {"stage": stage, "seconds": seconds, "reused": reused, "resumed": resumed}
+        for stage, seconds, reused, resumed in (
+            ("losses", 20.0, False, False),
+            ("trajectories", 9.0, False, True),
+            ("clusters", 0.0, True, False),
+            (f"selections/{selector}-seed42", 2.0, False, False),
+        )
+    ]
+    monkeypatch.setattr(cost.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    sizes = {"proxy": 10, "targets": 50}
+    monkeypatch.setattr(cost, "_parameters", lambda _, made: sizes[made.folder.split("/")[0]])
+    run = SimpleNamespace(config=config, store=None, done=done, times=times)
+    return cost_of(run, done[f"selections/{selector}-seed42"])
+
+
+def test_a_run_is_read_by_its_manifests_and_times(monkeypatch):
+    found = a_run(monkeypatch)
+    assert found.steps == [
+        Step("proxy", 70.0, 280.0, 0.0, 6 * 10 * 2500),
+        Step("losses", 20.0, 60.0, 30.0, 2 * 10 * 3 * 1000),
+        Step("trajectories", None, None, None, None),
+        Step("clusters", None, None, None, None),
+        Step("selections/s2l-seed42", 2.0, 16.0, 0.0, None),
+    ]
+    assert (found.corpus_tokens, found.subset_tokens) == (1000, 200)
+    assert found.epochs == 2.5 and found.like_proxy and found.parameters is None
+
+
+def test_details_are_counted_once_and_the_target_with_its_epochs(monkeypatch):
+    target = {"model": {"name": "t"}, "epochs": 4}
+    found = a_run(monkeypatch, target, "grand")
+    flops = {step.stage: step.flops for step in found.steps}
+    assert flops == {
+        "proxy": 150_000, "losses": 40_000, "trajectories": None, "details/early": 20_000,
+        "rankings/grand": None, "selections/grand-seed42": None,
+    }  # fmt: skip
+    assert (found.epochs, found.parameters, found.seconds) == (4, 50, 33.0)
+    assert (found.on_subset, found.on_corpus) == (6 * 50 * 4 * 200, 6 * 50 * 4 * 1000)
+    assert not found.like_proxy
+    assert a_run(monkeypatch, target | {"max_steps": 9}).epochs is None
+
+
+def test_scores_before_the_training_are_counted(monkeypatch):
+    found = a_run(monkeypatch, selector="high_learnability")
+    assert [step.flops for step in found.steps if step.stage == "before"] == [2 * 10 * 1000]
