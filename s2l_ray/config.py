@@ -318,6 +318,7 @@ class DiagnoseConfig(Section):
     checkpoints: list[Annotated[int, Field(ge=2)]] = [3, 6]  # evenly spaced among those scored
     n_clusters: list[Positive] | None = None  # unless set: half as many and twice as many
     proxies: dict[FileName, ModelConfig] = {}  # others, trained with the proxy's settings
+    gradients: bool = False  # of a target, on clusters and on the baselines' subsets
 
     @field_validator("seeds", "checkpoints", "n_clusters")
     @classmethod
@@ -396,6 +397,8 @@ class RunConfig(Section):
             raise ValueError("proxy needs num_checkpoints or checkpoint_every (at least 2 points)")
         if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
             raise ValueError("proxy.num_checkpoints must be 2 or more: a trajectory has 2 points")
+        if self.diagnose.gradients and self.target is None:
+            raise ValueError("diagnose.gradients are those of a target: target is missing")
         if self.trajectories.while_training and self.proxy.max_workers is not None:
             raise ValueError(  # an elastic training would reach for what scoring is at work on
                 "trajectories.while_training is for a proxy of fixed size: leave out "

@@ -1,5 +1,5 @@
 """Is a selection signal or noise? The run's S2L subset beside those of variants of the run, each
-with one thing changed, and its clusters beside the corpus's topics.
+with one thing changed, its clusters beside the corpus's topics, and the gradients of a target.
 
 Equal keys would make two subsets alike whatever their groups are (selectors/__init__.py), so every
 variant draws with a selection seed that is not the run's. "draw" changes nothing else: what it
@@ -18,13 +18,18 @@ from typing import Any, NamedTuple
 
 import ray.data
 
-from s2l_ray.config import ClustersConfig, RunConfig, fingerprint
+from s2l_ray.config import BASELINE, ClustersConfig, RunConfig, SelectorName, fingerprint
 from s2l_ray.driver import say
+from s2l_ray.marks import selection_name
 from s2l_ray.pipeline import check_reachable, choose_subset, prepare, tokens_of
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
+from s2l_ray.selectors import SELECTORS
 from s2l_ray.stability import agreement, overlap, purity, random_groups, topics_by_cluster
 from s2l_ray.store import Manifest
+from s2l_ray.targets import finetune
+from s2l_ray.theorem import Subset, theorem
+from s2l_ray.training import checkpoints_of
 from s2l_ray.trajectories import assemble
 
 GROUPS = {"s2l": "clusters", "loss_strata": "rankings/loss_strata"}  # selector -> its stage
@@ -48,7 +53,8 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     its groups against the run's), jaccard (of its subset against the run's), by_chance, spread
     (stability.Overlap) and examples. purity (None for a corpus of one source): topics, largest (the
     share of the most common topic), and by trajectories, features and random (groups of the
-    trajectories' sizes) mean, quantiles, shares_K, sizes_K (stability.Purity).
+    trajectories' sizes) mean, quantiles, shares_K, sizes_K (stability.Purity). gradients (None
+    unless asked for): rows of theorem.theorem with the step of the target's checkpoint.
     """
     prepare(run, dataset)
     base = _base(run)
@@ -60,7 +66,7 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
         say(f"diagnose: {variant.changed} {variant.to}")
         subsets = {selector: _beside(base, variant.view, selector) for selector in GROUPS}
         stability.append({"changed": variant.changed, "to": variant.to, "subsets": subsets})
-    record = {"stability": stability, "purity": _purity(base)}
+    record = {"stability": stability, "purity": _purity(base), "gradients": _gradients(base)}
     run.store.write_json(record, *RECORD)
     return record
 
@@ -186,3 +192,44 @@ def _purity(base: Run) -> dict[str, Any] | None:
         lists = {each: pure[each].tolist() for each in ("shares_K", "sizes_K")}
         found[name] = pure | lists
     return found
+
+
+def _gradients(base: Run) -> list[dict[str, Any]] | None:
+    """On the checkpoints of a target that was trained on a random subset: one has smaller gradients
+    on what it was trained on, so all subsets here are draws with another seed."""
+    config = base.config
+    if not config.diagnose.gradients:
+        return None
+    assert config.target is not None
+
+    def choose(selector: SelectorName, seed: int) -> Subset:
+        changes: dict[str, Any] = {"selector": selector, "seed": seed, "export": []}
+        selection = choose_subset(base, config.selection.model_copy(update=changes)).manifest
+        kind = SELECTORS[selector]
+        return Subset(selection, base.done[kind.groups] if kind.clustered else None)
+
+    seed = config.selection.seed
+    trained_on = choose(BASELINE, seed).selection
+    target = finetune(base, trained_on, selection_name(BASELINE, seed), seed=seed)
+    tokens = tokens_of(
+        base,
+        "diagnostics/tokens",
+        base.done["corpus"],
+        config.target.model,
+        config.target_prompt or config.prompt,
+    )
+    names: list[SelectorName] = ["s2l", *config.evaluation.baselines]
+    subsets: dict[str, Subset] = {name: choose(name, _after(seed)) for name in names}
+    rows = []
+    for step, checkpoint in sorted(checkpoints_of(target).items()):
+        say(f"diagnose: gradients at step {step:,} of a target")
+        found = theorem(
+            base.store,
+            checkpoint,
+            tokens,
+            base.done["clusters"],
+            subsets,
+            workers=config.trajectories.workers,
+        )
+        rows += [{"step": step} | row for row in found]
+    return rows

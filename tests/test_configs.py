@@ -188,6 +188,7 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
             "diagnose.proxies.large.tokenizer_vocab trains one without",
         ),
         (small(diagnose={"seeds": [1, 1]}), "diagnose.seeds: has an entry twice"),
+        (small(diagnose={"gradients": True}, target=None), "those of a target: target is missing"),
         (small(prompt={"template": "custom"}), "prompt.prompt goes with prompt.template: custom"),
         (small(prompt={"prompt": "{instruction}"}), "prompt.prompt goes with prompt.template"),
         (small(prompt={"template": "custom", "prompt": "Q:"}), "lacks {instruction}"),

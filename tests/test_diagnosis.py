@@ -51,7 +51,8 @@ def test_numbers_of_clusters_are_those_that_the_corpus_has_examples_for(store):
 def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
     corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "run"
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    diagnose = {"seeds": [42, 1], "checkpoints": [2, 3], "proxies": {"wide": WIDE}}
+    diagnose = {"seeds": [42, 1], "checkpoints": [2, 3], "proxies": {"wide": WIDE},
+                "gradients": True}  # fmt: skip
     config = settings(folder, corpus__path=str(corpus), diagnose=diagnose)
     with pipeline.Run.start(config) as run:
         record = run.finish(diagnosis.diagnose)
@@ -67,6 +68,17 @@ def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
     assert 0.2 < thinned < 1
     for subsets in found.values():
         assert subsets["s2l"]["examples"] == subsets["loss_strata"]["examples"] == 40
+
+    steps = {row["step"] for row in record["gradients"]}
+    assert len(steps) == 1
+    of = [(row["measure"], row["of"], row.get("weighted")) for row in record["gradients"]]
+    assert of == [
+        ("pairs", "clusters", None), ("pairs", "random groups", None),
+        ("mean gradient", "s2l", False), ("mean gradient", "random", False),
+        ("mean gradient", "embedding_clusters", False),
+        ("mean gradient", "s2l", True), ("mean gradient", "embedding_clusters", True),
+    ]  # fmt: skip
+    assert all(row["examples"] == 40 for row in record["gradients"][2:])
 
     # A run of one's own with the settings of a variant finds all of it made, and is that variant.
     store = Store(folder)

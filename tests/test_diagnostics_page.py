@@ -48,6 +48,7 @@ def record():
             "topics": ["a", HOSTILE], "largest": 0.6, "trajectories": groups(0.8, 0.9),
             "features": groups(0.9, 1.0), "random": groups(0.6, 0.6),
         },
+        "gradients": None,
     }  # fmt: skip
 
 
@@ -110,6 +111,29 @@ def test_the_page_escapes_and_shows_every_row(record):
         assert shown in html
     for sentence in page.in_words(record)[:4]:
         assert sentence.replace("'", "&#39;") in html
+
+
+def test_gradients_of_a_target(record):
+    pairs = {"measure": "pairs", "groups": 10, "pairs": 450, "cosine_error": 0.01,
+             "squared_distance": 3.0, "squared_distance_error": None}  # fmt: skip
+    mean = {"measure": "mean gradient", "of": HOSTILE, "examples": 1234, "distance": 0.3217,
+            "cosine": 0.951, "uniform": 0.2892}  # fmt: skip
+    record["gradients"] = [
+        {"step": 1500, **row}
+        for row in (
+            pairs | {"of": "clusters", "cosine": 0.4567},
+            pairs | {"of": "random groups", "cosine": 0.1},
+            mean | {"weighted": False},
+            mean | {"weighted": True, "distance": 0.1111},
+        )
+    ]
+    pair_words, mean_words = page.in_words(record)[-2:]
+    assert pair_words.startswith("Step 1,500 of a target: Gradients within a cluster are more")
+    assert "32.2%" in mean_words and "is at 11.1%" in mean_words
+    html = render(record)
+    assert "<script" not in html
+    for shown in ("0.4567", "1,234", "32.2%", "28.9%", "11.1%", "by cluster", "random groups"):
+        assert shown in html
 
 
 def test_text_has_a_line_a_variant_and_the_words(record):

@@ -14,6 +14,7 @@ import numpy as np
 from s2l_ray import driver
 from s2l_ray.report import environment, printable
 from s2l_ray.report.comparison import plural
+from s2l_ray.theorem import in_words as gradients_in_words
 
 if TYPE_CHECKING:
     from s2l_ray.run import Run
@@ -84,7 +85,7 @@ def in_words(record: Record) -> list[str]:
     found += [_change(changed, mine) for changed, mine in by_change.items()]
     if "proxy seed" in by_change:
         found.append(_control(by_change["proxy seed"]))
-    return [*found, _purity(record["purity"])]
+    return [*found, _purity(record["purity"]), *_gradients(record["gradients"] or [])]
 
 
 def as_text(record: Record) -> str:
@@ -126,6 +127,7 @@ def render(title: str, run_dir: str, budget: str, record: Record) -> str:
             purity=purity,
             groups=GROUPS,
             figure=Markup(purities(purity)) if purity else "",
+            gradients=record["gradients"] or [],
             versions=driver.versions(),
             hardware=driver.hardware(),
         )
@@ -207,6 +209,14 @@ def _purity(purity: Record | None) -> str:
         f"of a random group of the same size (means over examples): {reading}, and "
         f"are {beside} those of features."
     )
+
+
+def _gradients(rows: Sequence[Record]) -> list[str]:
+    found = []
+    for step in dict.fromkeys(row["step"] for row in rows):
+        sentences = gradients_in_words([dict(row) for row in rows if row["step"] == step])
+        found += [f"Step {step:,} of a target: {sentence}" for sentence in sentences]
+    return found
 
 
 def _range(values: Sequence[float], digits: int) -> str:
