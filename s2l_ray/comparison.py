@@ -80,7 +80,7 @@ def compare(
     records: list[dict[str, Any]] = []
     for place, seed in enumerate(config.compare.seeds):
         selectors = config.compare.selectors_with(place)
-        view = run.view(_seeded(config, seed, selectors))
+        view = run.view(seeded(config, seed, selectors))
         make_trajectories(view)
         for number in range(config.compare.trainings):
             arms = _arms(view, selectors, training_seed(seed, number))
@@ -110,7 +110,7 @@ def num_targets(config: RunConfig) -> int:
     return found * compare.trainings * len(compare.budgets)
 
 
-def _seeded(config: RunConfig, seed: int, selectors: list[SelectorName]) -> RunConfig:
+def seeded(config: RunConfig, seed: int, selectors: list[SelectorName]) -> RunConfig:
     """With another seed for the proxy, the clusters and the draws; the compared selectors take the
     place of the baselines, so that what they ask for is scored together."""
     baselines = {"baselines": selectors}

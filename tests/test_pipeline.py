@@ -582,7 +582,7 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
     run = start(config)
     s2l_ray.select(corpus(), config, run=run)
     selectors = config.compare.selectors_with(0)
-    view = run.view(comparison._seeded(config, 42, selectors))
+    view = run.view(comparison.seeded(config, 42, selectors))
     make_trajectories(view)
     assert view.done["proxy"] == run.done["proxy"]
     assert view.done["corpus"] is run.done["corpus"]
