@@ -1,0 +1,105 @@
+"""A corpus whose truth is known: large patterns, small patterns, wrong answers.
+
+A pattern, named by its keyword, writes a letter (a to p) for each of six, by a table of its own:
+
+    weave k e d f c a
+    = m h f n b o
+
+Nothing but the pattern's examples tells the table. The few large patterns are near-duplicates: one
+list of letters each, with two of them drawn anew. In the many small ones all letters are drawn. A
+wrong answer is wrong in every letter. Sources are coarser than patterns: each has a large one and
+eight small ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+SOURCES = ["north", "east", "south"]
+LARGE = ["carry", "move", "send"]
+SMALL = [
+    "bend", "braid", "carve", "chop", "coil", "comb", "crimp", "dye", "felt", "fold", "fuse",
+    "gild", "hem", "knit", "lace", "mend", "mold", "pare", "pleat", "press", "rivet", "sand",
+    "splice", "weave",
+]  # fmt: skip
+LETTERS = "abcdefghijklmnop"
+LENGTH, CHANGED = 6, 2  # letters of an example, and those of a large pattern's that are drawn
+SMALL_SHARE, WRONG_SHARE = 0.25, 0.05
+HELDOUT = 20  # examples of each pattern
+SMALLEST, LARGEST = 600, 12_000  # corpora: beyond, large patterns run out of near-duplicates
+
+Row = dict[str, Any]
+
+
+def kind_of(row: Row) -> str:
+    """The pattern's, large or small, or (of either) wrong."""
+    return "wrong" if row["wrong"] else "large" if row["pattern"] in LARGE else "small"
+
+
+def sizes(num_examples: int) -> dict[str, int]:
+    """Examples of each pattern: the small ones' rise evenly from a half to one and a half of their
+    mean, the large ones share the rest."""
+    mean = SMALL_SHARE * num_examples / len(SMALL)
+    small = [round(mean * (0.5 + place / (len(SMALL) - 1))) for place in range(len(SMALL))]
+    rest, more = divmod(num_examples - sum(small), len(LARGE))
+    large = [rest + (place < more) for place in range(len(LARGE))]
+    return dict(zip([*LARGE, *SMALL], large + small, strict=True))
+
+
+def generate(
+    num_examples: int = 6000, *, seed: int = 0, pattern_as_source: bool = False
+) -> tuple[list[Row], list[Row]]:
+    """The corpus, shuffled, and the held-out examples: rows {"instruction", "output", "source",
+    "pattern", "wrong"}, no instruction twice in both together.
+
+    WRONG_SHARE of each pattern is wrong, of the held-out ones none; their source is the pattern.
+    The rows depend on the arguments alone.
+    """
+    if not SMALLEST <= num_examples <= LARGEST:
+        raise ValueError(f"num_examples: got {num_examples}, wanted {SMALLEST} to {LARGEST:,}")
+    corpus: list[Row] = []
+    heldout: list[Row] = []
+    for number, (pattern, size) in enumerate(sizes(num_examples).items()):
+        rng = Random(f"{seed}/{pattern}")  # a str seeds by SHA-512, whatever PYTHONHASHSEED is
+        table = dict(zip(LETTERS, rng.sample(LETTERS, len(LETTERS)), strict=True))
+        asked = _lists(rng, CHANGED if pattern in LARGE else LENGTH)
+        source = pattern if pattern_as_source else SOURCES[number % len(SOURCES)]
+        for place in range(size + HELDOUT):
+            letters, wrong = next(asked), place < round(WRONG_SHARE * size)
+            answer = [table[letter] for letter in letters]
+            if wrong:
+                answer = [rng.choice(LETTERS.replace(right, "")) for right in answer]
+            row = {
+                "instruction": " ".join([pattern, *letters]),
+                "output": " ".join(["=", *answer]),
+                "source": source if place < size else pattern,
+                "pattern": pattern,
+                "wrong": wrong,
+            }
+            (corpus if place < size else heldout).append(row)
+    Random(seed).shuffle(corpus)
+    return corpus, heldout
+
+
+def write(folder: Path, corpus: Iterable[Row], heldout: Iterable[Row]) -> tuple[Path, Path]:
+    """Both as JSON lines: corpus.jsonl and heldout.jsonl."""
+    paths = folder / "corpus.jsonl", folder / "heldout.jsonl"
+    for path, rows in zip(paths, (corpus, heldout), strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return paths
+
+
+def _lists(rng: Random, changed: int) -> Iterator[tuple[str, ...]]:
+    """Different lists of letters: one with `changed` of its letters drawn anew each time."""
+    first, seen = rng.choices(LETTERS, k=LENGTH), set[tuple[str, ...]]()
+    while True:
+        letters = list(first)
+        for place in rng.sample(range(LENGTH), changed):
+            letters[place] = rng.choice(LETTERS)
+        if (found := tuple(letters)) not in seen:
+            seen.add(found)
+            yield found
