@@ -44,8 +44,13 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def write(path: str | None, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    """JSON to a file, where one was asked for; of paths in the settings it has the last name."""
+def write(
+    path: str | None, settings: dict[str, Any], rows: Sequence[dict[str, Any]], **beside: Any
+) -> None:
+    """JSON to a file, where one was asked for; of paths in the settings it has the last name.
+
+    beside: what else was found, by name.
+    """
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         told = {
@@ -53,5 +58,5 @@ def write(path: str | None, settings: dict[str, Any], rows: Sequence[dict[str, A
             for name, value in settings.items()
             if name != "json" and value is not None
         }
-        result = {"machine": describe(), "settings": told, "rows": list(rows)}
+        result = {"machine": describe(), "settings": told, "rows": list(rows)} | beside
         Path(path).write_text(json.dumps(result, indent=1) + "\n")

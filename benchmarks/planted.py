@@ -1,0 +1,249 @@
+"""Where the truth is known: selectors compared on a corpus of planted patterns.
+
+    python benchmarks/planted.py --seeds 5
+
+The corpus is planted_corpus.py's: three large patterns of near-duplicates, 24 small ones, 5% wrong
+answers, in sources that are coarser. A tenth of it is chosen, by proxies from scratch, for targets
+from scratch; there is one corpus, and for each seed a proxy, a draw and a target.
+
+Of each selector: the chosen examples by kind; how many of the small patterns have COVERED right
+examples or more among them; the loss on held-out examples of the small and of the large patterns,
+the mean over patterns, in nats per response token, and its difference to that of random in pairs.
+A response whose letters are guessed costs 2.08 (6 ln 16 / 8). Why it is so: the proxy's mean loss
+by kind, and, of clusters, their purity (the share of examples that are of the most common pattern
+in their cluster) and how many of them hold mainly each kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import pyarrow as pa
+
+from benchmarks import machine, planted_corpus
+from benchmarks.planted_corpus import LARGE, SMALL, Row, kind_of
+from s2l_ray import driver
+from s2l_ray.comparison import compare, seeded
+from s2l_ray.config import RunConfig, SelectionConfig, validate
+from s2l_ray.pipeline import choose_subset
+from s2l_ray.proxy import make_trajectories
+from s2l_ray.report import comparison, comparison_page
+from s2l_ray.report.statistics import interval
+from s2l_ray.run import Run
+from s2l_ray.selectors import SELECTORS
+from s2l_ray.store import Manifest
+from s2l_ray.trajectories import losses_array
+
+KINDS = ("large", "small", "wrong")
+COVERED = 10
+DEFAULT = [
+    "random", "random_balanced", "loss_strata", "s2l", "s2l_official", "prune_then_cluster",
+    "embedding_clusters",
+]  # fmt: skip
+ONE = {"num_workers": 1, "cpus_per_worker": 1}
+
+
+def settings(folder: Path, corpus: Path, heldout: Path, arguments: argparse.Namespace) -> RunConfig:
+    def training(model_type: str, width: int, layers: int, **more: Any) -> dict[str, Any]:
+        shape = {"model_type": model_type, "hidden_size": width, "num_hidden_layers": layers,
+                 "num_attention_heads": 4, "intermediate_size": 4 * width,
+                 "max_position_embeddings": 32}  # fmt: skip
+        return {"model": {"architecture": shape, "tokenizer_vocab": 512}, "workers": ONE,
+                "learning_rate": 0.002, **more}  # fmt: skip
+
+    return validate(
+        {
+            "name": "planted",
+            "run_dir": str(folder / "run"),
+            "corpus": {"path": str(corpus), "num_parts": 2},
+            "prompt": {"template": "plain", "max_length": 32},
+            "proxy": training(
+                "gpt_neox", 64, 2, epochs=12, num_checkpoints=12,
+                global_batch_size=64, micro_batch_size=64,
+            ),
+            "trajectories": {"workers": {"num_workers": 2}},
+            "clusters": {"n_clusters": arguments.clusters, "stability": False},
+            "target": training(
+                "llama", 128, 2, epochs=30, global_batch_size=32, micro_batch_size=32
+            ),
+            "evaluation": {"files": {"planted": str(heldout)}, "targets_at_once": 2},
+            "compare": {
+                "selectors": arguments.selectors,
+                "budgets": ["10%"],
+                "seeds": list(range(arguments.seeds)),
+                "full": [],
+            },
+        }
+    )  # fmt: skip
+
+
+class Truth:
+    """The rows of a corpus stage by example_id, with what is known of them."""
+
+    def __init__(self, run: Run, rows: Sequence[Row]) -> None:
+        self.store = run.store
+        corpus = self.read(run.done["corpus"], "example_id", "row")
+        numbers = zip(corpus["example_id"].to_pylist(), corpus["row"].to_pylist(), strict=True)
+        self.rows = {example_id: rows[number - 1] for example_id, number in numbers}
+
+    def read(self, stage: Manifest, *columns: str) -> pa.Table:
+        return pa.concat_tables(
+            self.store.read_part(stage.folder, part, list(columns)) for part in stage.parts
+        )
+
+    def of(self, table: pa.Table) -> list[Row]:
+        return [self.rows[example_id] for example_id in table["example_id"].to_pylist()]
+
+    def of_subset(self, subset: Manifest) -> Mapping[str, float]:
+        """Chosen examples by kind, and small patterns that are covered."""
+        chosen = self.of(self.read(subset, "example_id"))
+        kinds = Counter(map(kind_of, chosen))
+        right = Counter(row["pattern"] for row in chosen if not row["wrong"])
+        covered = sum(right[pattern] >= COVERED for pattern in SMALL)
+        return {kind: kinds[kind] for kind in KINDS} | {"covered": covered}
+
+    def of_clusters(self, clusters: Manifest) -> dict[str, float]:
+        """purity, and for each kind how many clusters hold more of it than of another."""
+        table = self.read(clusters, "example_id", "cluster_id")
+        patterns: dict[int, Counter[str]] = {}
+        kinds: dict[int, Counter[str]] = {}
+        for cluster, row in zip(table["cluster_id"].to_pylist(), self.of(table), strict=True):
+            patterns.setdefault(cluster, Counter())[row["pattern"]] += 1
+            kinds.setdefault(cluster, Counter())[kind_of(row)] += 1
+        mainly = Counter(counts.most_common(1)[0][0] for counts in kinds.values())
+        most = sum(counts.most_common(1)[0][1] for counts in patterns.values())
+        return {"purity": most / table.num_rows} | {f"mainly {k}": mainly[k] for k in KINDS}
+
+    def of_losses(self, trajectories: Manifest) -> dict[str, list[float]]:
+        """The mean loss of each kind at each checkpoint."""
+        table = self.read(trajectories, "example_id", "losses")
+        losses_NT, kinds = losses_array(table), [kind_of(row) for row in self.of(table)]
+        return {
+            kind: losses_NT[[k == kind for k in kinds]].mean(axis=0, dtype=float).tolist()
+            for kind in KINDS
+        }
+
+
+def look(
+    run: Run, rows: Sequence[Row], records: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, Any]]]:
+    """What the subsets and the clusters of a finished comparison hold, by selector a dictionary for
+    each seed; and for each seed the proxy's losses."""
+    truth, config = Truth(run, rows), run.config
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in config.compare.selectors}
+    losses = []
+    for seed in config.compare.seeds:
+        view = run.view(seeded(config, seed))
+        losses.append(truth.of_losses(make_trajectories(view)))
+        for record in records:
+            if record["selection_seed"] != seed:
+                continue
+            name = record["method"]
+            budget = config.compare.budgets[0] if name == "random" else record["examples"]
+            choice = SelectionConfig(selector=name, budget=budget, seed=seed)
+            held = dict(truth.of_subset(choose_subset(view, choice).manifest))
+            if SELECTORS[name].clustered:
+                held |= truth.of_clusters(view.done[SELECTORS[name].groups])
+            found[name].append(held)
+    return found, losses
+
+
+def losses_of(records: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> list[Any]:
+    """The held-out loss of these patterns, a row (report.comparison) a selector."""
+    arms = [
+        comparison.Outcome(
+            record["method"], record["budget"], record["selection_seed"], record["training_seed"],
+            {"loss": fmean(record["by_source"][pattern] for pattern in patterns)},
+        )
+        for record in records
+    ]  # fmt: skip
+    return comparison.table(arms, "loss")
+
+
+def spread(mean: float | None, error: float | None, digits: int = 3) -> str:
+    shown = "" if mean is None else f"{mean:.{digits}f}"
+    return shown if error is None else f"{shown} ± {error:.{digits}f}"
+
+
+def row_of(
+    name: str, held: Sequence[Mapping[str, float]], small: comparison.Row, large: comparison.Row
+) -> dict[str, Any]:
+    """A selector's row: means over seeds ± standard error, differences with their 95% interval."""
+
+    def mean(figure: str) -> str:
+        values = [each[figure] for each in held]
+        return spread(*interval(values)[:2], digits=1)
+
+    def less_random(row: comparison.Row) -> str:
+        found = row.difference
+        if row.verdict is None or found.mean is None:
+            return ""
+        shown = comparison.signed(found.mean)
+        if found.low is None or found.high is None:
+            return shown
+        return f"{shown} [{comparison.signed(found.low)}, {comparison.signed(found.high)}]"
+
+    row = {"selector": name} | {kind: mean(kind) for kind in KINDS}
+    row[f"small patterns with {COVERED}"] = mean("covered")
+    for kind, losses in (("small", small), ("large", large)):
+        row[f"loss, {kind}"] = spread(losses.mean, losses.standard_error)
+        row[f"loss, {kind}, less random's"] = less_random(losses)
+    if "purity" in held[0]:
+        row["purity"] = f"{fmean(each['purity'] for each in held):.2f}"
+        counts = [f"{fmean(each[f'mainly {kind}'] for each in held):.0f}" for kind in KINDS]
+        row["clusters mainly large/small/wrong"] = "/".join(counts)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--examples", type=int, default=6000)
+    parser.add_argument("--seeds", type=int, default=3, help="5 or more for a verdict")
+    parser.add_argument("--clusters", type=int, default=100)
+    parser.add_argument("--selectors", nargs="+", metavar="NAME", default=DEFAULT)
+    parser.add_argument(
+        "--pattern-as-source", action="store_true", help="sources as fine as the patterns"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    arguments = parser.parse_args()
+    corpus, heldout = planted_corpus.generate(
+        arguments.examples, pattern_as_source=arguments.pattern_as_source
+    )
+    driver.quiet()
+    with tempfile.TemporaryDirectory() as name:
+        paths = planted_corpus.write(Path(name), corpus, heldout)
+        with Run.start(settings(Path(name), *paths, arguments)) as run:
+            records = run.finish(lambda run: compare(run, comparison_page.say_so_far))
+            found, proxies = look(run, corpus, records)
+    of_small, of_large = losses_of(records, SMALL), losses_of(records, LARGE)
+    rows = [
+        row_of(small.method, found[small.method], small, large)
+        for small, large in zip(of_small, of_large, strict=True)
+    ]
+    curves = {kind: [fmean(at) for at in zip(*(each[kind] for each in proxies), strict=True)]
+              for kind in KINDS}  # fmt: skip
+    steps = [f"{number + 1}" for number in range(len(curves["small"]))]
+    print("the proxy's mean loss at its checkpoints, by kind")
+    print(machine.table(
+        [{"kind": kind} | dict(zip(steps, curve, strict=True)) for kind, curve in curves.items()],
+        ["kind", *steps],
+    ))  # fmt: skip
+    print(machine.table(rows, list(dict.fromkeys(column for row in rows for column in row))))
+    for kind, losses in (("small", of_small), ("large", of_large)):
+        print(f"loss on held-out examples of the {kind} patterns:", *comparison.in_words(losses))
+    machine.write(
+        arguments.json, vars(arguments), rows, found=found, proxy_losses=proxies, records=records
+    )
+
+
+if __name__ == "__main__":
+    main()
