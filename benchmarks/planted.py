@@ -142,7 +142,7 @@ def look(
     found: dict[str, list[dict[str, float]]] = {name: [] for name in config.compare.selectors}
     losses = []
     for seed in config.compare.seeds:
-        view = run.view(seeded(config, seed))
+        view = run.view(seeded(config, seed, config.compare.selectors))
         losses.append(truth.of_losses(make_trajectories(view)))
         for record in records:
             if record["selection_seed"] != seed:
