@@ -19,6 +19,8 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenize
 from benchmarks import machine
 from s2l_ray.config import CorpusConfig, PromptConfig
 from s2l_ray.models import LabelLoss
-from s2l_ray.rows import detect, parse
+from s2l_ray.rows import Turns, detect, parse
 from s2l_ray.scorer import score_table
 from s2l_ray.store import EXAMPLES
 from s2l_ray.tokenization import encode_table
@@ -56,14 +58,25 @@ def pythia(seed: int = 0) -> Any:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
+def examples_of(path: str) -> Iterator[tuple[str, Turns]]:
+    """Of a JSONL, without the rows that a run would set aside."""
+    records = []
+    with open(path, "rb") as file:
+        for line in file:
+            with suppress(ValueError):
+                records.append(json.loads(line))
+    first = [record for record in records[:100] if isinstance(record, dict)]
+    columns = detect(first, CorpusConfig(path=path).columns, path)
+    for record in records:
+        with suppress(ValueError):
+            yield parse(record, columns, "default")
+
+
 def tokens_of(path: str, count: int, max_length: int) -> pa.Table:
     """The tokens of `count` examples of a JSONL, drawn at random (seed 0)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    with open(path, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file if line.strip()]
-    columns = detect(records[:100], CorpusConfig(path=path).columns, path)
-    parsed = [parse(record, columns, "default") for record in records]
+    parsed = list(examples_of(path))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
