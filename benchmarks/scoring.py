@@ -40,7 +40,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenize
 from benchmarks import machine
 from s2l_ray.config import CorpusConfig, PromptConfig
 from s2l_ray.models import LabelLoss
-from s2l_ray.rows import Turns, detect, parse
+from s2l_ray.rows import BadRow, Turns, detect, parse
 from s2l_ray.scorer import score_table
 from s2l_ray.store import EXAMPLES
 from s2l_ray.tokenization import encode_table
@@ -68,7 +68,7 @@ def examples_of(path: str) -> Iterator[tuple[str, Turns]]:
     first = [record for record in records[:100] if isinstance(record, dict)]
     columns = detect(first, CorpusConfig(path=path).columns, path)
     for record in records:
-        with suppress(ValueError):
+        with suppress(BadRow):
             yield parse(record, columns, "default")
 
 
