@@ -15,7 +15,6 @@ of selecting, on the same models.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import yaml
 
 from benchmarks import machine
 from s2l_ray.config import SelectorName, validate
+from s2l_ray.rows import hash63
 
 MAIN = ["s2l", "s2l_official", "random", "random_balanced", "random_shares", "loss_strata"]
 PROMPT = {"template": "plain", "max_length": 256}
@@ -42,7 +42,7 @@ TWO = {"num_workers": 2}
 
 
 def split(corpus: str, folder: Path) -> None:
-    """corpus.jsonl and, with each third instruction, warmup.jsonl."""
+    """corpus.jsonl and, of a third of the instructions, warmup.jsonl."""
     if (folder / "corpus.jsonl").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +50,7 @@ def split(corpus: str, folder: Path) -> None:
             open(folder / "rest.jsonl", "w") as rest:  # fmt: skip
         for line in lines:
             text = json.loads(line)["instruction"].encode()
-            number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
-            (warm if number % 3 == 0 else rest).write(line)
+            (warm if hash63(text) % 3 == 0 else rest).write(line)
     (folder / "rest.jsonl").rename(folder / "corpus.jsonl")
 
 

@@ -37,6 +37,7 @@ from s2l_ray.config import RunConfig, SelectionConfig, validate
 from s2l_ray.pipeline import choose_subset
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.report import comparison, comparison_page
+from s2l_ray.report.comparison_page import difference, plus_minus
 from s2l_ray.report.statistics import interval
 from s2l_ray.run import Run
 from s2l_ray.selectors import SELECTORS
@@ -169,11 +170,6 @@ def losses_of(records: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> 
     return comparison.table(arms, "loss")
 
 
-def spread(mean: float | None, error: float | None, digits: int = 3) -> str:
-    shown = "" if mean is None else f"{mean:.{digits}f}"
-    return shown if error is None else f"{shown} ± {error:.{digits}f}"
-
-
 def row_of(
     name: str, held: Sequence[Mapping[str, float]], small: comparison.Row, large: comparison.Row
 ) -> dict[str, Any]:
@@ -181,22 +177,13 @@ def row_of(
 
     def mean(figure: str) -> str:
         values = [each[figure] for each in held]
-        return spread(*interval(values)[:2], digits=1)
-
-    def less_random(row: comparison.Row) -> str:
-        found = row.difference
-        if row.verdict is None or found.mean is None:
-            return ""
-        shown = comparison.signed(found.mean)
-        if found.low is None or found.high is None:
-            return shown
-        return f"{shown} [{comparison.signed(found.low)}, {comparison.signed(found.high)}]"
+        return plus_minus(*interval(values)[:2], digits=1)
 
     row = {"selector": name} | {kind: mean(kind) for kind in KINDS}
     row[f"small patterns with {COVERED}"] = mean("covered")
     for kind, losses in (("small", small), ("large", large)):
-        row[f"loss, {kind}"] = spread(losses.mean, losses.standard_error)
-        row[f"loss, {kind}, less random's"] = less_random(losses)
+        row[f"loss, {kind}"] = plus_minus(losses.mean, losses.standard_error)
+        row[f"loss, {kind}, less random's"] = difference(losses)
     if "purity" in held[0]:
         row["purity"] = f"{fmean(each['purity'] for each in held):.2f}"
         counts = [f"{fmean(each[f'mainly {kind}'] for each in held):.0f}" for kind in KINDS]

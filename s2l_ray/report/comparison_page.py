@@ -103,7 +103,7 @@ def say_so_far(records: Sequence[Record]) -> None:
     """After each pair of seeds: the differences so far, a line a group."""
     for group in groups_of(records):
         rows = [row for row in group.tables[0].rows if row.difference.mean is not None]
-        shown = ", ".join(f"{row.method} {_difference(row)}" for row in rows)
+        shown = ", ".join(f"{row.method} {difference(row)}" for row in rows)
         driver.say(
             f"budget {group.budget}, equal {group.match}, held-out loss less {BASELINE}'s: {shown}"
         )
@@ -119,8 +119,8 @@ def as_text(records: Sequence[Record]) -> str:
         for row in first.rows:
             cost = group.costs[row.method]
             lines.append(
-                f"  {row.method:{width}}  {_plus_minus(row.mean, row.standard_error)}  "
-                f"{_difference(row):>22}  {row.runs} runs, {cost['examples']} examples, "
+                f"  {row.method:{width}}  {plus_minus(row.mean, row.standard_error)}  "
+                f"{difference(row):>22}  {row.runs} runs, {cost['examples']} examples, "
                 f"{cost['steps']} steps" + (f"; {row.verdict}" if row.verdict else "")
             )
         lines += [f"  {sentence}" for sentence in first.sentences]
@@ -150,7 +150,7 @@ def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
             baseline=BASELINE,
             groups=groups,
             figures=[Markup(forest(g.tables[0].rows, f"forest-{n}")) for n, g in enumerate(groups)],
-            difference=_difference,
+            difference=difference,
             versions=driver.versions(),
             hardware=driver.hardware(),
         )
@@ -232,7 +232,8 @@ def _spread(group: Group) -> float | None:
     return math.sqrt(sum(variances) / len(variances)) if any(variances) else None
 
 
-def _difference(row: Row) -> str:
+def difference(row: Row) -> str:
+    """To the baseline, with its interval."""
     if row.verdict is None:
         return "–"
     mean, _, low, high, _ = row.difference
@@ -243,10 +244,10 @@ def _difference(row: Row) -> str:
     return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
 
 
-def _plus_minus(mean: float | None, error: float | None) -> str:
+def plus_minus(mean: float | None, error: float | None, digits: int = 4) -> str:
     if mean is None:
         return "–"
-    return f"{mean:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def _range(values: Sequence[int]) -> str:
