@@ -19,10 +19,11 @@ from ray.data import DataContext
 
 from s2l_ray.config import StorageConfig
 
-# For every worker, before torch is loaded: processes that share cores must not spin while they
-# wait, and freed training buffers are kept instead of going back to the system at each step.
+# For every worker, before torch is loaded: threads that wait for one another spin for some 20 us
+# and then sleep, since cores may be shared with other processes, and freed training buffers are
+# kept instead of going back to the system at each step.
 WORKER_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "1000",
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "TOKENIZERS_PARALLELISM": "false",
