@@ -35,6 +35,7 @@ from s2l_ray.trajectories import assemble
 GROUPS = {"s2l": "clusters", "loss_strata": "rankings/loss_strata"}  # selector -> its stage
 FEATURES = "embedding_clusters"
 RECORD = ("report", "diagnostics.json")
+DRAWS = 5  # of each subset whose gradient is held against the corpus's
 
 
 class Variant(NamedTuple):
@@ -219,7 +220,10 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
         config.target_prompt or config.prompt,
     )
     names: list[SelectorName] = ["s2l", *config.evaluation.baselines]
-    subsets: dict[str, Subset] = {name: choose(name, _after(seed)) for name in names}
+    draws = [_after(seed, by) for by in range(1, DRAWS + 1)]
+    subsets: dict[str, list[Subset]] = {
+        name: [choose(name, draw) for draw in draws] for name in names
+    }
     rows = []
     for step, checkpoint in sorted(checkpoints_of(target).items()):
         say(f"diagnose: gradients at step {step:,} of a target")

@@ -10,7 +10,7 @@ N examples, K clusters.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ def theorem(
     checkpoint: str,
     tokens: Manifest,
     clusters: Manifest,
-    subsets: Mapping[str, Subset],
+    subsets: Mapping[str, Sequence[Subset]],
     *,
     workers: WorkersConfig,
     examples: int = 1000,
@@ -44,8 +44,9 @@ def theorem(
     """The rows of `similarity` for these clusters, then those of `distances` for these subsets.
 
     checkpoint: folder of a target in Hugging Face format, below the run directory. tokens: of the
-    whole corpus, for that target. subsets: by name. examples: sampled for the pairs. Takes a
-    backward pass over the corpus, one or two over each subset, one for each sampled example.
+    whole corpus, for that target. subsets: by name, each as often as it was drawn. examples:
+    sampled for the pairs. Takes a backward pass over the corpus, one or two over each subset, one
+    for each sampled example.
     Mind that a checkpoint has smaller gradients on what it was trained on: the subset that made it
     is farther from the corpus than others for that reason alone.
     """
@@ -53,15 +54,18 @@ def theorem(
         store, checkpoint, tokens, clusters, examples=examples, seed=seed, workers=workers
     )
     sets = {
-        (name, False): weighted(store, subset._replace(clusters=None))
-        for name, subset in subsets.items()
+        (name, by_cluster, draw): weighted(
+            store, subset if by_cluster else subset._replace(clusters=None)
+        )
+        for by_cluster in (False, True)
+        for name, draws in subsets.items()
+        for draw, subset in enumerate(draws)
+        if subset.clusters is not None or not by_cluster
     }
-    sets |= {
-        (name, True): weighted(store, subset)
-        for name, subset in subsets.items()
-        if subset.clusters is not None
-    }
-    corpus, means = mean_gradients(store, checkpoint, tokens, sets, workers=workers)
+    corpus, found = mean_gradients(store, checkpoint, tokens, sets, workers=workers)
+    means: dict[tuple[str, bool], list[Mean]] = {}
+    for (name, by_cluster, _), mean in found.items():
+        means.setdefault((name, by_cluster), []).append(mean)
     square = float(np.average(sample.norm.astype(np.float64) ** 2, weights=sample.weight))
     return similarity(sample, seed=seed) + distances(corpus, means, mean_square=square)
 
@@ -124,30 +128,36 @@ def weighted(store: Store, subset: Subset) -> Weighted:
 
 
 def distances(
-    corpus: Mean, means: Mapping[tuple[str, bool], Mean], *, mean_square: float
+    corpus: Mean, means: Mapping[tuple[str, bool], Sequence[Mean]], *, mean_square: float
 ) -> list[dict[str, Any]]:
-    """A row for each mean gradient g_S, by name and whether its examples are weighted: examples,
-    distance |g_S - g_V| / |g_V| to the corpus's g_V, cosine, and uniform: the distance to expect
-    of a uniform subset of as many examples, sqrt((1/n - 1/N) spread^2) / |g_V| (root of the mean
-    square), spread^2 = (mean_square - |g_V|^2) N / (N - 1).
+    """A row for each name, and whether its examples are weighted, with the mean gradients g_S of
+    its draws: examples, draws, distance |g_S - g_V| / |g_V| to the corpus's g_V and cosine, their
+    means over the draws, distance_error, the standard error (None of one draw), and uniform: the
+    distance to expect of a uniform subset of as many examples, sqrt((1/n - 1/N) spread^2) / |g_V|
+    (root of the mean square), spread^2 = (mean_square - |g_V|^2) N / (N - 1).
 
     mean_square: the mean squared norm of the gradients of single examples.
     """
     length, N = float(np.linalg.norm(corpus.gradient)), corpus.examples
     variance = max(0.0, mean_square - length**2) * N / max(1, N - 1)
     rows = []
-    for (name, by_cluster), mean in means.items():
-        own = float(np.linalg.norm(mean.gradient))
-        distance = float(np.linalg.norm(mean.gradient - corpus.gradient))
+    for (name, by_cluster), draws in means.items():
+        vectors = np.stack([mean.gradient for mean in draws])
+        apart = np.linalg.norm(vectors - corpus.gradient, axis=1) / length
+        cosines = vectors @ corpus.gradient / (np.linalg.norm(vectors, axis=1) * length)
+        error = float(apart.std(ddof=1)) / math.sqrt(len(draws)) if len(draws) > 1 else None
+        examples = draws[0].examples
         rows.append(
             {
                 "measure": "mean gradient",
                 "of": name,
                 "weighted": by_cluster,
-                "examples": mean.examples,
-                "distance": distance / length,
-                "cosine": float(mean.gradient @ corpus.gradient) / (own * length),
-                "uniform": math.sqrt((1 / mean.examples - 1 / N) * variance) / length,
+                "examples": examples,
+                "draws": len(draws),
+                "distance": float(apart.mean()),
+                "distance_error": error,
+                "cosine": float(cosines.mean()),
+                "uniform": math.sqrt((1 / examples - 1 / N) * variance) / length,
             }
         )
     return rows
@@ -174,13 +184,13 @@ def in_words(rows: list[dict[str, Any]]) -> list[str]:
         if row["weighted"]:
             continue
         text = (
-            f"The mean gradient of {row['of']} ({row['examples']:,} examples) is "
-            f"{row['distance']:.1%} of the corpus's length away from it (cosine "
-            f"{row['cosine']:.3f}); a uniform subset of this size is expected at "
+            f"The mean gradient of {row['of']} ({row['examples']:,} examples, mean of "
+            f"{row['draws']} drawn) is {_apart(row)} of the corpus's length away from "
+            f"it (cosine {row['cosine']:.3f}); a uniform subset of this size is expected at "
             f"{row['uniform']:.1%}"
         )
         if other := by_cluster.get(row["of"]):
-            text += f", and with weights |C_k|/|S_k| it is at {other['distance']:.1%}"
+            text += f", and with weights |C_k|/|S_k| it is at {_apart(other)}"
         found.append(text + ".")
     return found
 
@@ -188,6 +198,11 @@ def in_words(rows: list[dict[str, Any]]) -> list[str]:
 def _plus_minus(row: dict[str, Any], name: str) -> str:
     error = row[f"{name}_error"]
     return f"{row[name]:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def _apart(row: dict[str, Any]) -> str:
+    error = row["distance_error"]
+    return f"{row['distance']:.1%}" + ("" if error is None else f" ± {error:.1%}")
 
 
 def _within(

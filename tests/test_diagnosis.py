@@ -78,7 +78,9 @@ def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
         ("mean gradient", "embedding_clusters", False),
         ("mean gradient", "s2l", True), ("mean gradient", "embedding_clusters", True),
     ]  # fmt: skip
-    assert all(row["examples"] == 40 for row in record["gradients"][2:])
+    for row in record["gradients"][2:]:
+        assert (row["examples"], row["draws"]) == (40, diagnosis.DRAWS)
+        assert row["distance_error"] > 0
 
     # A run of one's own with the settings of a variant finds all of it made, and is that variant.
     store = Store(folder)

@@ -116,8 +116,9 @@ def test_the_page_escapes_and_shows_every_row(record):
 def test_gradients_of_a_target(record):
     pairs = {"measure": "pairs", "groups": 10, "pairs": 450, "cosine_error": 0.01,
              "squared_distance": 3.0, "squared_distance_error": None}  # fmt: skip
-    mean = {"measure": "mean gradient", "of": HOSTILE, "examples": 1234, "distance": 0.3217,
-            "cosine": 0.951, "uniform": 0.2892}  # fmt: skip
+    mean = {"measure": "mean gradient", "of": HOSTILE, "examples": 1234, "draws": 5,
+            "distance": 0.3217, "distance_error": 0.0123, "cosine": 0.951,
+            "uniform": 0.2892}  # fmt: skip
     record["gradients"] = [
         {"step": 1500, **row}
         for row in (
@@ -129,10 +130,18 @@ def test_gradients_of_a_target(record):
     ]
     pair_words, mean_words = page.in_words(record)[-2:]
     assert pair_words.startswith("Step 1,500 of a target: Gradients within a cluster are more")
-    assert "32.2%" in mean_words and "is at 11.1%" in mean_words
+    assert "32.2% ± 1.2%" in mean_words and "is at 11.1%" in mean_words
     html = render(record)
     assert "<script" not in html
-    for shown in ("0.4567", "1,234", "32.2%", "28.9%", "11.1%", "by cluster", "random groups"):
+    for shown in (
+        "0.4567",
+        "1,234",
+        "32.2% ± 1.2%",
+        "28.9%",
+        "11.1%",
+        "by cluster",
+        "random groups",
+    ):
         assert shown in html
 
 

@@ -89,7 +89,7 @@ def test_the_distance_expected_of_a_uniform_subset_is_that_over_every_subset():
     corpus, square = Mean(9, vectors_ND.mean(0)), float((vectors_ND**2).sum(1).mean())
     for n in (1, 3, 8, 9):
         means = {
-            (str(rows), False): Mean(n, vectors_ND[list(rows)].mean(0))
+            (str(rows), False): [Mean(n, vectors_ND[list(rows)].mean(0))]
             for rows in combinations(range(9), n)
         }
         rows = distances(corpus, means, mean_square=square)
@@ -99,25 +99,27 @@ def test_the_distance_expected_of_a_uniform_subset_is_that_over_every_subset():
 
 def test_distance_and_cosine_by_hand():
     corpus = Mean(100, np.array([3.0, 4.0]))
-    means = {("s2l", False): Mean(10, np.array([3.0, 0.0])),
-             ("s2l", True): Mean(10, np.array([6.0, 8.0]))}  # fmt: skip
+    means = {("s2l", False): [Mean(10, np.array([3.0, 0.0])), Mean(10, np.array([0.0, 4.0]))],
+             ("s2l", True): [Mean(10, np.array([6.0, 8.0]))]}  # fmt: skip
     plain, by_cluster = distances(corpus, means, mean_square=125.0)
-    for row, by_cluster_too, distance, cosine in (
-        (plain, False, 0.8, 0.6),
-        (by_cluster, True, 1.0, 1.0),
+    for row, by_cluster_too, draws, distance, cosine in (
+        (plain, False, 2, 0.7, 0.7),  # of 0.8 and 0.6 each
+        (by_cluster, True, 1, 1.0, 1.0),
     ):
         assert (row["measure"], row["of"], row["examples"]) == ("mean gradient", "s2l", 10)
-        assert row["weighted"] is by_cluster_too
+        assert (row["weighted"], row["draws"]) == (by_cluster_too, draws)
         assert (row["distance"], row["cosine"]) == pytest.approx((distance, cosine))
         # spread^2 = (125 - 25) 100 / 99; (1/10 - 1/100) of it is 9.0909, its root 3.0151, over 5
         assert row["uniform"] == pytest.approx(0.603023, rel=1e-5)
+    assert plain["distance_error"] == pytest.approx(0.1)  # sqrt(2 0.1^2 / 1) / sqrt(2)
+    assert by_cluster["distance_error"] is None
     pairs = similarity(sample_of(*planted()))
     text = in_words([*pairs, plain, by_cluster])
     assert len(text) == 2
     assert text[1] == (
-        "The mean gradient of s2l (10 examples) is 80.0% of the corpus's length away from it "
-        "(cosine 0.600); a uniform subset of this size is expected at 60.3%, and with weights "
-        "|C_k|/|S_k| it is at 100.0%."
+        "The mean gradient of s2l (10 examples, mean of 2 drawn) is 70.0% ± 10.0% of the corpus's "
+        "length away from it (cosine 0.700); a uniform subset of this size is expected at 60.3%, "
+        "and with weights |C_k|/|S_k| it is at 100.0%."
     )
 
 
@@ -163,7 +165,7 @@ def test_the_theorem_on_a_target(local_ray, store, tmp_path):
     few = np.array([0, 1, 2, 3, 6, 9])
     clusters = Manifest(clusters.folder, "t", clusters.parts, {"sizes": sizes.tolist()})
     selection = write_selection(store, ids[few], ids[few] % 4)
-    subsets = {"s2l": Subset(selection, clusters), "plain": Subset(selection)}
+    subsets = {"s2l": [Subset(selection, clusters)], "plain": [Subset(selection)] * 2}
     rows = theorem(
         store, CHECKPOINT, tokens, clusters, subsets, examples=99, workers=WorkersConfig()
     )
@@ -184,7 +186,10 @@ def test_the_theorem_on_a_target(local_ray, store, tmp_path):
         assert row["distance"] == pytest.approx(distance, rel=1e-4)
         uniform = np.sqrt((1 / 6 - 1 / len(ids)) * spread) / np.linalg.norm(corpus_P)
         assert row["uniform"] == pytest.approx(uniform, rel=1e-4)
-    assert [row["weighted"] for row in rows[2:]] == [False, False, True]
+    assert [(row["weighted"], row["draws"]) for row in rows[2:]] == [
+        (False, 1), (False, 2), (True, 1)
+    ]  # fmt: skip
+    assert [row["distance_error"] for row in rows[2:]] == [None, 0, None]
     # Of sketches: near the pairs of the gradients themselves.
     whole, _ = similarity(sample_of(exact_NP, ids % 4))
     assert rows[0]["cosine"] == pytest.approx(whole["cosine"], abs=0.02)
