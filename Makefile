@@ -43,7 +43,7 @@ test-slow: $(INSTALLED)  ## the tests marked slow, which CI runs beside them
 faults: $(INSTALLED)  ## runs whose processes, store and files meet with accidents
 	$(BIN)/python -m pytest tests -m faults
 
-bench: $(INSTALLED)  ## small sizes of all benchmarks (BENCH=runs/bench)
+bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
 	$(BIN)/python benchmarks/scoring.py $(CORPUS) --examples 64 --rounds 1 --json $(BENCH)/scoring.json
 	$(BIN)/python benchmarks/training.py $(CORPUS) --steps 20 --rounds 1 --json $(BENCH)/training.json
@@ -63,7 +63,7 @@ format: $(INSTALLED)  ## let ruff mend what it can
 types: $(INSTALLED)  ## mypy
 	$(BIN)/mypy
 
-check: lint types test  ## what CI runs, without the demo
+check: lint types test  ## lint, types and tests
 
 clean:  ## caches and build output; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -110,7 +110,8 @@ def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
-    """A row a budget and method: held-out loss, and how it differs from random's."""
+    """A row a budget and method: held-out loss, and how it differs from random's; the same of its
+    mean over sources (macro), whose p stands uncorrected among the other metrics."""
     from s2l_ray.report.comparison_page import groups_of
 
     records = json.loads((folder / "run/report/comparison.json").read_text())
@@ -122,10 +123,13 @@ def results(folder: Path) -> list[dict[str, Any]]:
                 table.metric.key: next(r for r in table.rows if r.method == row.method)
                 for table in group.tables[1:]
             }
+            macro = others["macro"]
             rows.append({
                 "selector": row.method, "budget": group.budget, "runs": row.runs,
-                "loss": row.mean, "standard error": row.standard_error, "difference": mean,
-                "from": low, "to": high, "p (Holm)": row.adjusted_p, "verdict": row.verdict,
+                "loss": row.mean, "difference": mean, "from": low, "to": high,
+                "p (Holm)": row.adjusted_p, "verdict": row.verdict,
+                "macro": macro.mean, "macro difference": macro.difference.mean,
+                "macro from": macro.difference.low, "macro to": macro.difference.high,
                 "of other metrics": [
                     {"metric": key, "mean": each.mean, "difference": each.difference._asdict()}
                     for key, each in others.items()
