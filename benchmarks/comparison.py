@@ -31,6 +31,7 @@ from s2l_ray.config import SelectorName, validate
 from s2l_ray.rows import hash63
 
 MAIN = ["s2l", "s2l_official", "random", "random_balanced", "random_shares", "loss_strata"]
+OTHERS = [*MAIN, "random_tokens"]  # that one is compared by tokens alone
 PROMPT = {"template": "plain", "max_length": 256}
 PROXY = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
          "num_attention_heads": 4, "intermediate_size": 256,
@@ -104,7 +105,7 @@ def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
         "evaluation": {"answer_marker": "The answer is", "targets_at_once": 2},
         "compare": {
             "selectors": MAIN,
-            "also": [name for name in get_args(SelectorName) if name not in MAIN],
+            "also": [name for name in get_args(SelectorName) if name not in OTHERS],
         },
     }  # fmt: skip
 

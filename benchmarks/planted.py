@@ -145,11 +145,9 @@ def look(
     for seed in config.compare.seeds:
         view = run.view(seeded(config, seed, config.compare.selectors))
         losses.append(truth.of_losses(make_trajectories(view)))
-        for record in records:
-            if record["selection_seed"] != seed:
-                continue
-            name = record["method"]
-            budget = config.compare.budgets[0] if name == "random" else record["examples"]
+        mine = {r["method"]: r for r in records if r["selection_seed"] == seed}
+        for name in mine:
+            budget = config.compare.budgets[0] if name == "random" else mine["random"]["examples"]
             choice = SelectionConfig(selector=name, budget=budget, seed=seed)
             held = dict(truth.of_subset(choose_subset(view, choice).manifest))
             if SELECTORS[name].clustered:

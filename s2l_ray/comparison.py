@@ -22,6 +22,7 @@ from s2l_ray.config import BASELINE, RunConfig, SelectionConfig, SelectorName, T
 from s2l_ray.pipeline import check_reachable, choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
+from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest
 from s2l_ray.targets import evaluate, finetune
 from s2l_ray.training import num_steps
@@ -95,6 +96,12 @@ def training_seed(seed: int, number: int) -> int:
     return (seed + number * 1_000_003) % (2**32 - 1)
 
 
+def can_match(selector: SelectorName, match: str) -> bool:
+    """Whether a selector's subset can be as large as the baseline's: one that takes another
+    selection's tokens can by tokens alone."""
+    return match == "tokens" or SELECTORS[selector].like != "tokens"
+
+
 def known(run: Run) -> list[dict[str, Any]]:
     """The records of an earlier comparison in this run directory; none if there was none."""
     return run.store.read_json(*RECORD) if run.store.exists(*RECORD) else []
@@ -105,8 +112,9 @@ def num_targets(config: RunConfig) -> int:
     compare = config.compare
     found = 0
     for place in range(len(compare.seeds)):
-        others = len(compare.selectors_with(place)) - 1 + len(compare.full)
-        found += 1 + others * len(compare.match)
+        found += 1 + len(compare.full) * len(compare.match)
+        others = [name for name in compare.selectors_with(place) if name != BASELINE]
+        found += sum(can_match(name, match) for name in others for match in compare.match)
     return found * compare.trainings * len(compare.budgets)
 
 
@@ -153,6 +161,8 @@ def _arms(view: Run, selectors: list[SelectorName], training_seed: int) -> Itera
         for match in config.compare.match:
             arm = partial(Arm, str(budget), match, seed, training_seed)
             for selector in selectors:
+                if not can_match(selector, match):
+                    continue
                 chosen = base
                 if selector != BASELINE:
                     wanted = f"{base[2]} tokens" if match == "tokens" else base[1]

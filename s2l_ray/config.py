@@ -296,9 +296,14 @@ class CompareConfig(Section):
         return _no_entry_twice(value)
 
     @model_validator(mode="after")
-    def _also_others(self) -> CompareConfig:
+    def _comparable(self) -> CompareConfig:
         if both := sorted(set(self.selectors) & set(self.also)):
             raise ValueError(f"also: {', '.join(both)} is among selectors already")
+        if "random_tokens" in self.selectors + self.also and "tokens" not in self.match:
+            raise ValueError(
+                f"found random_tokens, but match is {self.match}: it takes the tokens of another "
+                "selection, so it is compared under equal tokens alone; add tokens to match"
+            )
         return self
 
     @field_validator("selectors")

@@ -95,7 +95,7 @@ def test_text_tells_numbers_and_verdict():
     mean = np.mean([r["loss"] for r in records() if r["method"] == "s2l"])
     assert f"{mean:.4f}" in line and "−0.1020" in line and line.endswith("better")
     few = page.as_text(records(seeds=3))
-    assert "No verdict on s2l" in few and "at least 5 pairs" in few
+    assert "No verdict on s2l" in few and "at least 5 selection seeds" in few
 
 
 def test_plan_says_what_the_seeds_can_show():
@@ -110,3 +110,34 @@ def test_plan_says_what_the_seeds_can_show():
     assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in text
     assert f"one of 0.001 takes {pairs_needed(sd, 0.001, alpha=0.025):,}" in text
     assert "one seed shows no spread" in page.plan(config(seeds=[1]), 1, [])
+    assert "4 seeds give numbers, but no verdict" in page.plan(config(seeds=[0, 1, 2, 3]), 1, [])
+
+
+def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
+    """The spread is of a seed's mean over its trainings, and pooled by degrees of freedom."""
+    twice = [
+        record | {"training_seed": 100 * number + record["training_seed"]}
+        for record in records()
+        for number in (0, 1)
+    ]
+    settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], trainings=2)
+    sd = np.std(0.001 * np.arange(5), ddof=1)
+    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in page.plan(settings, 30, twice)
+    # Another method with the first two seeds alone: one degree of freedom beside four.
+    also = [
+        record | {"method": "longest", "loss": record["loss"] + 0.01 * record["selection_seed"]}
+        for record in records()
+        if record["method"] == "s2l" and record["selection_seed"] < 2
+    ]
+    other = 0.009 / math.sqrt(2)  # of -0.1 and -0.091
+    pooled = math.sqrt((4 * sd**2 + other**2) / 5)
+    assert f"spread by {pooled:.4f} nats" in page.plan(settings, 30, records() + also)
+
+
+def test_random_tokens_is_compared_by_tokens_alone():
+    settings = config(
+        selectors=["s2l", "random", "random_tokens"], seeds=[0], match=["examples", "tokens"]
+    )
+    assert comparison.num_targets(settings) == 1 + 2 + 2 + 1  # baseline, the whole corpus twice
+    with pytest.raises(ValueError, match="equal tokens alone; add tokens to match"):
+        config(also=["random_tokens"])

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
-from s2l_ray.report.statistics import ALPHA, MIN_PAIRS, Interval, Seeds, holm, interval
+from s2l_ray.report.statistics import ALPHA, MIN_UNITS, Interval, Seeds, holm, interval
 
-Verdict = Literal["better", "worse", "not distinguishable", "too few pairs"]
+Verdict = Literal["better", "worse", "not distinguishable", "no verdict"]
 
 
 class Outcome(NamedTuple):
@@ -43,6 +43,11 @@ class Row(NamedTuple):
     training_seeds: int
     adjusted_p: float | None
     verdict: Verdict | None
+
+    @property
+    def units(self) -> int:
+        """Independent ones among the pairs: pairs that share a seed are not."""
+        return min(self.selection_seeds, self.training_seeds)
 
 
 class _Arm(Protocol):
@@ -93,9 +98,10 @@ def table(
     """One row per selector, in order of appearance, from the arms of one budget.
 
     Means and standard errors are over all runs of a method, not finite if one of them is not. A
-    verdict takes `MIN_PAIRS` pairs with some spread among them; p is adjusted by Holm's correction
-    over the methods that have so many. Raises ValueError for several budgets, no arm of the
-    baseline, a metric that an arm lacks, two arms of a selector with the same seeds.
+    verdict takes `MIN_UNITS` selection seeds and as many training seeds among the pairs, and some
+    spread; p is adjusted by Holm's correction over the methods that have so many. Raises ValueError
+    for several budgets, no arm of the baseline, a metric that an arm lacks, two arms of a selector
+    with the same seeds.
     """
     methods = list(dict.fromkeys(arm.selector for arm in arms))
     if len(budgets := list(dict.fromkeys(arm.budget for arm in arms))) > 1:
@@ -113,7 +119,7 @@ def table(
     tested = {
         row.method: row.difference.p_value
         for row in rows
-        if row.pairs >= MIN_PAIRS and row.difference.p_value is not None
+        if row.units >= MIN_UNITS and row.difference.p_value is not None
     }
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [
@@ -143,7 +149,7 @@ def _row(arms: Sequence[Outcome], metric: str, method: str, baseline: str) -> Ro
         selection_seeds=len({selection for selection, _ in found}),
         training_seeds=len({training for _, training in found}),
         adjusted_p=None,
-        verdict=None if method == baseline else "too few pairs",
+        verdict=None if method == baseline else "no verdict",
     )
 
 
@@ -160,7 +166,7 @@ def in_words(rows: Sequence[Row]) -> list[str]:
     baseline = next(row.method for row in rows if row.verdict is None)
     by_verdict = {
         verdict: [row for row in rows if row.verdict == verdict]
-        for verdict in ("better", "worse", "not distinguishable", "too few pairs")
+        for verdict in ("better", "worse", "not distinguishable", "no verdict")
     }
     found = []
     if better := by_verdict["better"]:
@@ -172,10 +178,11 @@ def in_words(rows: Sequence[Row]) -> list[str]:
             f"Not to be told apart from {baseline}, since the difference is within the noise: "
             f"{_listed(alike)}. This does not show that they are equal."
         )
-    if few := by_verdict["too few pairs"]:
+    if few := by_verdict["no verdict"]:
         found.append(
-            f"No verdict on {_listed(few)}: that takes at least {MIN_PAIRS} pairs of finite "
-            "values, with some spread among their differences."
+            f"No verdict on {_listed(few)}: that takes pairs of finite values from at least "
+            f"{MIN_UNITS} selection seeds, with some spread among their differences; more "
+            "trainings on the subsets of one seed are no more seeds."
         )
     tested = [row for row in rows if row.adjusted_p is not None]
     if len(tested) > 1:
@@ -188,15 +195,6 @@ def in_words(rows: Sequence[Row]) -> list[str]:
             found.append(
                 f"Left out: {plural(row.left_out, 'pair')} of {row.method} and {baseline} in which "
                 "a value is not finite."
-            )
-    for kind, seeds in (
-        ("selection", [row.method for row in tested if row.selection_seeds == 1]),
-        ("training", [row.method for row in tested if row.training_seeds == 1]),
-    ):
-        if seeds:
-            found.append(
-                f"All pairs of {', '.join(seeds)} share one {kind} seed: what is said of them is "
-                "of that seed, and another may come out otherwise."
             )
     return found
 

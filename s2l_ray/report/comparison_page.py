@@ -22,7 +22,7 @@ from s2l_ray.report.comparison import (
     signed,
     table,
 )
-from s2l_ray.report.statistics import ALPHA, detectable, pairs_needed, spreads
+from s2l_ray.report.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed, spreads
 
 if TYPE_CHECKING:
     from s2l_ray.run import Run
@@ -65,25 +65,28 @@ def groups_of(records: Sequence[Record]) -> list[Group]:
 def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
     """What is about to be run, and how small a difference it can show by the spread seen so far."""
     compare = config.compare
-    pairs = len(compare.seeds)
-    tests = max(1, len(compare.selectors) - 1 + len(compare.full))
+    seeds = len(compare.seeds)
+    judged = compare.also if compare.also_seeds >= MIN_UNITS else []
+    tests = max(1, len(compare.selectors) - 1 + len(judged) + len(compare.full))
     also = ""
     if compare.also:
         also = f" and {len(compare.also)} more with the first {plural(compare.also_seeds, 'seed')}"
     lines = [
         f"compare: {plural(len(compare.selectors), 'selector')}{also}, "
-        f"{plural(len(compare.budgets), 'budget')}, {plural(pairs, 'seed')} (a proxy each), "
+        f"{plural(len(compare.budgets), 'budget')}, {plural(seeds, 'seed')} (a proxy each), "
         f"{plural(compare.trainings, 'training')} on each subset: at most {targets:,} targets"
     ]
     how = f"80% power, Holm's hardest step of {tests}"
-    if pairs < 2:
+    if seeds < 2:
         return "\n".join([*lines, "one seed shows no spread: no difference can be told from noise"])
+    if seeds < MIN_UNITS:
+        lines.append(f"{seeds} seeds give numbers, but no verdict: that takes {MIN_UNITS}")
     spread = [(group, sd) for group in groups_of(seen) if (sd := _spread(group)) is not None]
     for group, sd in spread:
-        least = detectable(sd, pairs, alpha=ALPHA / tests)
+        least = detectable(sd, seeds, alpha=ALPHA / tests)
         text = (
             f"budget {group.budget}, equal {group.match}: differences to {BASELINE} spread by "
-            f"{sd:.4f} nats (standard deviation over pairs so far); {pairs} seeds can show one of "
+            f"{sd:.4f} nats (standard deviation over seeds so far); {seeds} seeds can show one of "
             f"{least:.4f} ({how})"
         )
         if compare.difference is not None:
@@ -91,9 +94,9 @@ def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
             text += f"; one of {compare.difference:g} takes {wanted:,}"
         lines.append(text)
     if not spread:
-        least = detectable(1.0, pairs, alpha=ALPHA / tests)
+        least = detectable(1.0, seeds, alpha=ALPHA / tests)
         lines.append(
-            f"no pair has been measured here yet: {pairs} seeds can show a difference of "
+            f"no spread has been measured here yet: {seeds} seeds can show a difference of "
             f"{least:.1f} standard deviations of the paired differences ({how})"
         )
     return "\n".join(lines)
@@ -148,6 +151,8 @@ def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
             run_dir=run_dir,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             baseline=BASELINE,
+            min_units=MIN_UNITS,
+            tables=sum(len(group.tables) for group in groups),
             groups=groups,
             figures=[Markup(forest(g.tables[0].rows, f"forest-{n}")) for n, g in enumerate(groups)],
             difference=difference,
@@ -223,13 +228,15 @@ def _value(record: Record, key: str) -> float:
 
 
 def _spread(group: Group) -> float | None:
-    """Standard deviation of a pair's difference of the loss, pooled over methods."""
-    variances = []
+    """Standard deviation of a seed's difference of the loss, over all its trainings, pooled over
+    methods by their degrees of freedom."""
+    variance = freedom = 0.0
     for row in group.tables[0].rows:
         error = row.difference.standard_error
-        if row.verdict is not None and row.pairs > 1 and error is not None:
-            variances.append(error**2 * row.pairs)
-    return math.sqrt(sum(variances) / len(variances)) if any(variances) else None
+        if row.units > 1 and error is not None:
+            variance += error**2 * row.units * (row.units - 1)
+            freedom += row.units - 1
+    return math.sqrt(variance / freedom) if variance else None
 
 
 def difference(row: Row) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from s2l_ray.report.comparison import paired, plural, signed
-from s2l_ray.report.statistics import MIN_PAIRS, interval
+from s2l_ray.report.statistics import MIN_UNITS, interval
 
 if TYPE_CHECKING:
     from s2l_ray.report import Arm, ReportData
@@ -81,11 +81,11 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
     size = f"{abs(mean):.4f}" + ("" if error is None else f" ± {error:.4f}")
     basis = f"mean ± standard error over {n} pairs of targets with the same seed"
     direction = "lower" if mean < 0 else "higher"
-    if n < MIN_PAIRS or error is None or low is None or high is None:
+    if n < MIN_UNITS or error is None or low is None or high is None:
         basis = "one pair of targets with the same seed, so no standard error" if n == 1 else basis
         lead = f"{main} did not beat {baseline} here" if mean >= 0 else "No verdict"
         gap = "the same as" if mean == 0 and not error else f"{size} {direction} than"
-        wanted = f"at least {MIN_PAIRS}" if n < MIN_PAIRS else "some spread among them"
+        wanted = f"at least {MIN_UNITS}" if n < MIN_UNITS else "some spread among them"
         return (
             f"{lead}: the held-out loss of {main} is {gap} that of {baseline} ({basis}). "
             f"{'One pair' if n == 1 else f'{n} pairs'} cannot support a verdict about which of "

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-MIN_PAIRS = 5  # below this no verdict about which selector is better
+MIN_UNITS = 5  # independent pairs; below this no verdict about which selector is better
 ALPHA = 0.05  # of two-sided tests; intervals are of 95%
 SMALLEST_P = 1e-15  # of `interval`, where it has to search for p
 
@@ -200,7 +200,7 @@ def detectable(sd: float, pairs: int, power: float = 0.8, alpha: float = ALPHA) 
 
 
 def pairs_needed(sd: float, difference: float, power: float = 0.8, alpha: float = ALPHA) -> int:
-    """How many pairs a paired t test needs to find `difference`; at least `MIN_PAIRS`.
+    """How many pairs a paired t test needs to find `difference`; at least `MIN_UNITS`.
 
     The inverse of `detectable`: see there for `sd`, pairs and alpha. Raises ValueError for a
     difference that is 0 or not finite.
@@ -212,7 +212,7 @@ def pairs_needed(sd: float, difference: float, power: float = 0.8, alpha: float 
     def enough(pairs: int) -> bool:
         return sd == 0 or _power(abs(difference) / sd * math.sqrt(pairs), pairs, alpha) >= power
 
-    low, high = MIN_PAIRS - 1, MIN_PAIRS
+    low, high = MIN_UNITS - 1, MIN_UNITS
     while not enough(high):
         low, high = high, 2 * high
     while high - low > 1:
