@@ -208,6 +208,7 @@ def main() -> None:
         paths = planted_corpus.write(Path(name), corpus, heldout)
         with Run.start(settings(Path(name), *paths, arguments)) as run:
             records = run.finish(lambda run: compare(run, comparison_page.say_so_far))
+            records = [record for record in records if "too_few" not in record]
             found, proxies = look(run, corpus, records)
     of_small, of_large = losses_of(records, SMALL), losses_of(records, LARGE)
     rows = [

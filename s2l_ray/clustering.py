@@ -13,6 +13,7 @@ import ray
 from s2l_ray.chunks import assign
 from s2l_ray.config import ClustersConfig
 from s2l_ray.kmeans import KMeans
+from s2l_ray.selectors import TooFew
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.trajectories import losses_array, sample_trajectories, sources_of
 from s2l_ray.units import run_units
@@ -32,8 +33,13 @@ def cluster(
     Parts: example_id, cluster_id int32 (unique over all sources), distance float32 to the center.
     `centers.arrow`: cluster_id, source (null unless by_source), center float32[T]. info: sizes [K],
     sources [K], inertia, n_iter, level_share, adjusted_rand (of the same k-means with
-    another seed, on a sample; null by source).
+    another seed, on a sample; null by source). TooFew if there are more clusters than rows.
     """
+    if not by_source and config.n_clusters > trajectories.rows:
+        raise TooFew(
+            f"clusters.n_clusters: {config.n_clusters:,}, but there are only "
+            f"{trajectories.rows:,} examples to cluster"
+        )
     sources = sources_of(store, trajectories) if by_source else [None]
     fits = []
     for number, source in enumerate(sources):
@@ -97,8 +103,7 @@ class _Resume:
 
     def read(self) -> tuple[int, int, float, np.ndarray] | None:
         found = [self.store.found_part(self.folder, file) for file in self.files]
-        # (A state without a gain is of an earlier version, which took other steps.)
-        kept = [part for part in found if part is not None and "gain" in part.stats]
+        kept = [part for part in found if part is not None]
         if not kept:
             return None
         last = max(kept, key=lambda part: (part.stats["phase"], part.stats["iteration"]))

@@ -9,7 +9,7 @@ across selectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -17,12 +17,12 @@ from typing import Any
 
 import ray.data
 
-from s2l_ray import evaluation
+from s2l_ray import driver, evaluation
 from s2l_ray.config import BASELINE, RunConfig, SelectionConfig, SelectorName, TrainingConfig
 from s2l_ray.pipeline import check_reachable, choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
-from s2l_ray.selectors import SELECTORS
+from s2l_ray.selectors import SELECTORS, TooFew
 from s2l_ray.store import Manifest
 from s2l_ray.targets import evaluate, finetune
 from s2l_ray.training import num_steps
@@ -67,7 +67,9 @@ def compare(
     """Every arm's record, by pairs of seeds; `done` gets all so far after each pair.
 
     A record: method, budget, match, selection_seed, training_seed, examples, tokens, steps,
-    trained_tokens, and what evaluate gives. Records are kept in report/comparison.json.
+    trained_tokens, and what evaluate gives; or, of a selector that has too few examples to choose
+    from, `too_few` (why) in place of all after the seeds. Records are kept in
+    report/comparison.json.
     """
     config = run.config
     prepare(run, dataset)
@@ -84,8 +86,8 @@ def compare(
         view = run.view(seeded(config, seed, selectors))
         make_trajectories(view)
         for number in range(config.compare.trainings):
-            arms = _arms(view, selectors, training_seed(seed, number))
-            records += _measure(run, list(arms))
+            arms, short = _arms(view, selectors, training_seed(seed, number))
+            records += _measure(run, arms) + short
             run.store.write_json(records, *RECORD)
             done(records)
     return records
@@ -132,8 +134,13 @@ def seeded(config: RunConfig, seed: int, selectors: list[SelectorName]) -> RunCo
     )
 
 
-def _arms(view: Run, selectors: list[SelectorName], training_seed: int) -> Iterator[Arm]:
-    """The arms of one pair of seeds. view: of the run, with the selection seed's trajectories."""
+def _arms(
+    view: Run, selectors: list[SelectorName], training_seed: int
+) -> tuple[list[Arm], list[dict[str, Any]]]:
+    """The arms of one pair of seeds, and the records of those without a subset. view: of the run,
+    with the selection seed's trajectories."""
+    arms: list[Arm] = []
+    short: list[dict[str, Any]] = []
     config, target, seed = view.config, view.config.target, view.config.seed
     assert target is not None
 
@@ -166,13 +173,23 @@ def _arms(view: Run, selectors: list[SelectorName], training_seed: int) -> Itera
                 chosen = base
                 if selector != BASELINE:
                     wanted = f"{base[2]} tokens" if match == "tokens" else base[1]
-                    chosen = subset(selector, wanted)
+                    try:
+                        chosen = subset(selector, wanted)
+                    except TooFew as error:
+                        driver.say(f"compare: {selector} is left out: {error}")
+                        short.append(
+                            {"method": selector, "budget": str(budget), "match": match,
+                             "selection_seed": seed, "training_seed": training_seed,
+                             "too_few": str(error)}
+                        )  # fmt: skip
+                        continue
                 same = selector == BASELINE or match != "compute"
-                yield arm(selector, *chosen, target if same else equal_compute(chosen))
+                arms.append(arm(selector, *chosen, target if same else equal_compute(chosen)))
             if "compute" in config.compare.full:
-                yield arm(FULL_COMPUTE, *full, equal_compute(full))
+                arms.append(arm(FULL_COMPUTE, *full, equal_compute(full)))
             if "epochs" in config.compare.full:
-                yield arm(FULL_EPOCHS, *full, target)
+                arms.append(arm(FULL_EPOCHS, *full, target))
+    return arms, short
 
 
 def _measure(run: Run, arms: list[Arm]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.selectors import SELECTORS, Selector
+from s2l_ray.selectors import SELECTORS, Selector, TooFew
 from s2l_ray.selectors.scores import Known
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.trajectories import SAMPLE_ROWS, losses_array, sources_of
@@ -71,7 +71,7 @@ def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str
     first checkpoint to the last; in the trajectories' schema, a point less.
 
     Our reading of S2L in "Prune, then Select": what is not learned is dropped before clustering.
-    ValueError if no loss fell.
+    TooFew if no loss fell.
     """
     manifest = run_units(
         store,
@@ -84,7 +84,7 @@ def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str
         info={"steps": trajectories.info["steps"][1:]},
     )
     if not manifest.rows:
-        raise ValueError(
+        raise TooFew(
             f"selection.selector: prune_then_cluster drops the examples whose loss does not fall, "
             f"and none of {trajectories.rows:,} has one that falls"
         )

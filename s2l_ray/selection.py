@@ -13,7 +13,7 @@ import numpy as np
 import ray
 
 from s2l_ray.config import SelectionConfig, parse_budget
-from s2l_ray.selectors import SELECTORS, Quotas, Selector
+from s2l_ray.selectors import SELECTORS, Quotas, Selector, TooFew
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.subset import Chosen, lengths_of, write_subset
 from s2l_ray.units import results
@@ -40,7 +40,7 @@ def choose(
     order over all parts.
     info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
     groups_above_quota.
-    ValueError if the budget is more than there is.
+    TooFew if the budget is more than the selector can choose from.
     """
     selector = SELECTORS[config.selector]
     assert (like is not None) == (selector.like is not None)
@@ -59,7 +59,7 @@ def choose(
     )  # fmt: skip
     ranked = groups.info.get("ranked", len(chosen.example_id))
     if len(chosen.example_id) > ranked:  # of examples much shorter than the corpus's
-        raise ValueError(
+        raise TooFew(
             f"selection.budget: {config.budget!r} pays for {len(chosen.example_id):,} examples, "
             f"but {config.selector} ranked {ranked:,}; give the budget in examples"
         )
@@ -161,7 +161,7 @@ def examples_for(
             raise ValueError(f"selection.budget: {budget!r}, but the corpus has {have:,} tokens")
         count = min(total, 1 + int(slack * amount / have * total))
     if count > total:
-        raise ValueError(f"selection.budget: {count:,} examples, but only {total:,} can be chosen")
+        raise TooFew(f"selection.budget: {count:,} examples, but only {total:,} can be chosen")
     return count
 
 

@@ -98,6 +98,17 @@ def test_text_tells_numbers_and_verdict():
     assert "No verdict on s2l" in few and "at least 5 selection seeds" in few
 
 
+def test_a_selector_with_too_few_examples_is_told_and_left_out(monkeypatch):
+    monkeypatch.setattr(page.driver, "hardware", lambda: "2 CPUs")
+    where = {"budget": "11%", "match": "examples", "selection_seed": 3, "training_seed": 3}
+    short = {"method": "k_center", **where, "too_few": "40 examples, but only <7>"}
+    found = [*records(), short]
+    wanted = "Not compared: k_center with selection seed 3: 40 examples, but only"
+    assert f"{wanted} <7>." in page.as_text(found)
+    assert f"{wanted} &lt;7&gt;." in page.render("t", "r", found)
+    assert page.groups_of(found)[0].tables == page.groups_of(records())[0].tables
+
+
 def test_plan_says_what_the_seeds_can_show():
     settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], difference=0.001)
     text = page.plan(settings, comparison.num_targets(settings), [])

@@ -30,6 +30,7 @@ from s2l_ray.report import comparison_page, gather
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Store
 from s2l_ray.training import checkpoints_of
+from s2l_ray.trajectories import losses_array
 
 MARK = "zqx"  # in every text of the corpus, nowhere else
 
@@ -586,7 +587,8 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
     make_trajectories(view)
     assert view.done["proxy"] == run.done["proxy"]
     assert view.done["corpus"] is run.done["corpus"]
-    arms = list(comparison._arms(view, selectors, 7))
+    arms, short = comparison._arms(view, selectors, 7)
+    assert not short
     assert len({arm.name for arm in arms}) <= comparison.num_targets(config) < len(arms)
     candidates = view.done["trajectories"].rows
     for budget, count in (("30", 30), ("20%", round(0.2 * candidates))):
@@ -611,6 +613,34 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
         assert of["compute", "longest"].examples == longest.examples
         full = of["examples", comparison.FULL_EPOCHS]
         assert full.count == candidates and full.steps == -(-2 * candidates // 20)
+
+
+def test_a_selector_with_too_few_examples_is_left_out_of_a_comparison(
+    local_ray, tmp_path, start, capfd
+):
+    compare = {"selectors": ["random", "prune_then_cluster"], "budgets": ["100%"], "full": []}
+    # At such a rate some losses fall by chance, and some do not.
+    config = settings(
+        tmp_path / "run", compare=compare, clusters__n_clusters=3, proxy__learning_rate=1e-6
+    )
+    run = start(config)
+    s2l_ray.select(corpus(), config, run=run)
+    view = run.view(comparison.seeded(config, 42, config.compare.selectors))
+    make_trajectories(view)
+    losses = np.concatenate(
+        [losses_array(view.store.read_part("trajectories", part))
+         for part in view.done["trajectories"].parts]
+    )  # fmt: skip
+    fell = int((losses[:, -1] < losses[:, 0]).sum())
+    assert fell < len(losses)
+    [arm], [short] = comparison._arms(view, config.compare.selectors, 7)
+    assert (arm.method, arm.count) == ("random", len(losses))
+    told = f"{len(losses)} examples, but only {fell} can be chosen"
+    assert told in short.pop("too_few") and told in capfd.readouterr().out
+    assert short == {
+        "method": "prune_then_cluster", "budget": "100%", "match": "examples",
+        "selection_seed": 42, "training_seed": 7,
+    }  # fmt: skip
 
 
 def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy, start):

@@ -55,6 +55,7 @@ class Group(NamedTuple):
     match: str
     costs: dict[str, dict[str, str]]  # method -> examples, steps, trained tokens
     tables: list[Table]
+    left_out: list[str]  # sentences: which selectors had too few examples to choose from
 
 
 def groups_of(records: Sequence[Record]) -> list[Group]:
@@ -126,7 +127,7 @@ def as_text(records: Sequence[Record]) -> str:
                 f"{difference(row):>22}  {row.runs} runs, {cost['examples']} examples, "
                 f"{cost['steps']} steps" + (f"; {row.verdict}" if row.verdict else "")
             )
-        lines += [f"  {sentence}" for sentence in first.sentences]
+        lines += [f"  {sentence}" for sentence in first.sentences + group.left_out]
     return "\n".join(lines[1:])
 
 
@@ -164,6 +165,12 @@ def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
 
 
 def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
+    left_out = [
+        f"Not compared: {r['method']} with selection seed {r['selection_seed']}: {r['too_few']}."
+        for r in records
+        if "too_few" in r
+    ]
+    records = [record for record in records if "too_few" not in record]
     costs = {}
     for method in dict.fromkeys(record["method"] for record in records):
         mine = [record for record in records if record["method"] == method]
@@ -193,7 +200,7 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
         if not any(sd is not None for pair in parts.values() for sd in pair):
             parts = {}
         tables.append(Table(metric, rows, in_words(rows), parts))
-    return Group(budget, match, costs, tables)
+    return Group(budget, match, costs, tables, left_out)
 
 
 def _metrics(records: Sequence[Record]) -> list[Metric]:

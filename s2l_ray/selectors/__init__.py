@@ -21,6 +21,11 @@ from s2l_ray.selectors.s2l import s2l
 from s2l_ray.selectors.s2l_official import s2l_official
 from s2l_ray.selectors.uniform import uniform
 
+
+class TooFew(ValueError):
+    """A selector has fewer examples to choose from than it was asked for."""
+
+
 # (sizes int64 [G], the source of each group (None when groups cross sources), budget) -> int64 [G]
 Quotas = Callable[..., np.ndarray]
 
