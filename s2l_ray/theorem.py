@@ -44,9 +44,10 @@ def theorem(
     """The rows of `similarity` for these clusters, then those of `distances` for these subsets.
 
     checkpoint: folder of a target in Hugging Face format, below the run directory. tokens: of the
-    whole corpus, for that target. subsets: by name, each as often as it was drawn. examples:
-    sampled for the pairs. Takes a backward pass over the corpus, one or two over each subset, one
-    for each sampled example.
+    whole corpus, for that target. subsets: by name, each as often as it was drawn; equal draws (of
+    a selector that ranks) count once. examples: sampled for the pairs. Takes a backward pass over
+    the corpus, one or two over each subset, one for each sampled example; the driver holds 8 bytes
+    a weight of the target for each of the subsets, twice where they come of clusters.
     Mind that a checkpoint has smaller gradients on what it was trained on: the subset that made it
     is farther from the corpus than others for that reason alone.
     """
@@ -54,13 +55,10 @@ def theorem(
         store, checkpoint, tokens, clusters, examples=examples, seed=seed, workers=workers
     )
     sets = {
-        (name, by_cluster, draw): weighted(
-            store, subset if by_cluster else subset._replace(clusters=None)
-        )
+        (name, by_cluster, draw): found
         for by_cluster in (False, True)
         for name, draws in subsets.items()
-        for draw, subset in enumerate(draws)
-        if subset.clusters is not None or not by_cluster
+        for draw, found in enumerate(_weighted_draws(store, draws, by_cluster))
     }
     corpus, found = mean_gradients(store, checkpoint, tokens, sets, workers=workers)
     means: dict[tuple[str, bool], list[Mean]] = {}
@@ -76,13 +74,14 @@ def similarity(sample: Sketches, *, seed: int = 0) -> list[dict[str, Any]]:
     Each: cosine and squared_distance of the gradients, means over the pairs of a group and then
     over groups, weighted with the examples that they stand for; cosine_error and
     squared_distance_error, within clusters the standard error over clusters, of random groups the
-    standard deviation over 100 groupings of the sample; groups, pairs.
+    standard deviation over 100 groupings of the sample; groups, pairs. The cosine with a gradient
+    of zero, which has no direction, counts as 0.
     ValueError if no cluster has two examples.
     """
     norm_N = sample.norm.astype(np.float64)
     products_NN = sample.sketch.astype(np.float64) @ sample.sketch.T.astype(np.float64)
     pairs = {
-        "cosine": products_NN / np.outer(norm_N, norm_N),
+        "cosine": _over(products_NN, np.outer(norm_N, norm_N)),
         "squared_distance": np.add.outer(norm_N**2, norm_N**2) - 2 * products_NN,
     }
     _, group_N = np.unique(sample.cluster_id, return_inverse=True)
@@ -127,6 +126,16 @@ def weighted(store: Store, subset: Subset) -> Weighted:
     return Weighted(example_id, sizes_K[cluster_id] / chosen_K[cluster_id])
 
 
+def _weighted_draws(store: Store, draws: Sequence[Subset], by_cluster: bool) -> list[Weighted]:
+    """Of draws that differ; none by cluster of a subset that was not drawn from clusters."""
+    found: dict[bytes, Weighted] = {}
+    for subset in draws:
+        if subset.clusters is not None or not by_cluster:
+            each = weighted(store, subset if by_cluster else subset._replace(clusters=None))
+            found.setdefault(np.sort(each.example_id).tobytes(), each)
+    return list(found.values())
+
+
 def distances(
     corpus: Mean, means: Mapping[tuple[str, bool], Sequence[Mean]], *, mean_square: float
 ) -> list[dict[str, Any]]:
@@ -137,14 +146,17 @@ def distances(
     (root of the mean square), spread^2 = (mean_square - |g_V|^2) N / (N - 1).
 
     mean_square: the mean squared norm of the gradients of single examples.
+    ValueError if g_V is zero.
     """
     length, N = float(np.linalg.norm(corpus.gradient)), corpus.examples
+    if not length:
+        raise ValueError(f"the mean gradient of the corpus ({N:,} examples) is zero")
     variance = max(0.0, mean_square - length**2) * N / max(1, N - 1)
     rows = []
     for (name, by_cluster), draws in means.items():
         vectors = np.stack([mean.gradient for mean in draws])
         apart = np.linalg.norm(vectors - corpus.gradient, axis=1) / length
-        cosines = vectors @ corpus.gradient / (np.linalg.norm(vectors, axis=1) * length)
+        cosines = _over(vectors @ corpus.gradient, np.linalg.norm(vectors, axis=1) * length)
         error = float(apart.std(ddof=1)) / math.sqrt(len(draws)) if len(draws) > 1 else None
         examples = draws[0].examples
         rows.append(
@@ -161,6 +173,10 @@ def distances(
             }
         )
     return rows
+
+
+def _over(products: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
 
 
 def in_words(rows: list[dict[str, Any]]) -> list[str]:
@@ -183,11 +199,11 @@ def in_words(rows: list[dict[str, Any]]) -> list[str]:
     for row in means:
         if row["weighted"]:
             continue
+        drawn = "one subset" if row["draws"] == 1 else f"mean of {row['draws']} drawn"
         text = (
-            f"The mean gradient of {row['of']} ({row['examples']:,} examples, mean of "
-            f"{row['draws']} drawn) is {_apart(row)} of the corpus's length away from "
-            f"it (cosine {row['cosine']:.3f}); a uniform subset of this size is expected at "
-            f"{row['uniform']:.1%}"
+            f"The mean gradient of {row['of']} ({row['examples']:,} examples, {drawn}) is "
+            f"{_apart(row)} of the corpus's length away from it (cosine {row['cosine']:.3f}); a "
+            f"uniform subset of this size is expected at {row['uniform']:.1%}"
         )
         if other := by_cluster.get(row["of"]):
             text += f", and with weights |C_k|/|S_k| it is at {_apart(other)}"

@@ -84,6 +84,21 @@ def test_one_cluster_is_its_own_random_group_and_none_is_told():
         similarity(sample_of(vectors_ND[:3], [0, 1, 2]))
 
 
+def test_a_gradient_of_zero_has_no_direction():
+    vectors_ND, cluster_id = planted()
+    vectors_ND[cluster_id == 10] = 0  # a cluster of two
+    within, _ = similarity(sample_of(vectors_ND, cluster_id))
+    others = cluster_id != 10
+    rest, _ = similarity(sample_of(vectors_ND[others], cluster_id[others]))
+    assert within["cosine"] == pytest.approx(rest["cosine"] * 9 / 11)
+    corpus, zero = Mean(9, np.array([3.0, 4.0])), Mean(3, np.zeros(2))
+    [row] = distances(corpus, {("none", False): [zero]}, mean_square=125.0)
+    assert (row["distance"], row["cosine"]) == (1.0, 0.0)
+    assert "one subset" in in_words([*similarity(sample_of(vectors_ND, cluster_id)), row])[1]
+    with pytest.raises(ValueError, match=r"the corpus \(3 examples\) is zero"):
+        distances(zero, {}, mean_square=1.0)
+
+
 def test_the_distance_expected_of_a_uniform_subset_is_that_over_every_subset():
     vectors_ND = np.random.default_rng(2).normal(size=(9, 4)) + 1
     corpus, square = Mean(9, vectors_ND.mean(0)), float((vectors_ND**2).sum(1).mean())
@@ -142,10 +157,10 @@ def test_pairs_in_words(cosines, reading):
     assert text.endswith("0.75 times as large.")
 
 
-def write_selection(store, ids, cluster_id):
+def write_selection(store, ids, cluster_id, name="t"):
     table = pa.table({"example_id": ids, "cluster_id": pa.array(cluster_id, pa.int32())})
-    part = store.write_part(table, "selections/t", "subset/part-00000", suffix="parquet")
-    return store.commit("selections/t", "t", [part], {})
+    part = store.write_part(table, f"selections/{name}", "subset/part-00000", suffix="parquet")
+    return store.commit(f"selections/{name}", name, [part], {})
 
 
 def test_weights_are_the_sizes_of_clusters_over_what_was_chosen_of_them(store):
@@ -165,7 +180,9 @@ def test_the_theorem_on_a_target(local_ray, store, tmp_path):
     few = np.array([0, 1, 2, 3, 6, 9])
     clusters = Manifest(clusters.folder, "t", clusters.parts, {"sizes": sizes.tolist()})
     selection = write_selection(store, ids[few], ids[few] % 4)
-    subsets = {"s2l": [Subset(selection, clusters)], "plain": [Subset(selection)] * 2}
+    other = write_selection(store, ids[few + 1], ids[few + 1] % 4, "other")
+    subsets = {"s2l": [Subset(selection, clusters)] * 2,  # equal ones count once
+               "plain": [Subset(selection), Subset(other)]}  # fmt: skip
     rows = theorem(
         store, CHECKPOINT, tokens, clusters, subsets, examples=99, workers=WorkersConfig()
     )
@@ -177,19 +194,22 @@ def test_the_theorem_on_a_target(local_ray, store, tmp_path):
     weights = share_K[ids[few] % 4]
     corpus_P = exact_NP.mean(0)
     spread = exact_NP.var(axis=0, ddof=1).sum()
-    for row, mean_P in zip(
-        rows[2:],
-        [exact_NP[few].mean(0)] * 2 + [weights @ exact_NP[few] / weights.sum()],
-        strict=True,
-    ):
-        distance = np.linalg.norm(mean_P - corpus_P) / np.linalg.norm(corpus_P)
-        assert row["distance"] == pytest.approx(distance, rel=1e-4)
+    first_P, other_P = exact_NP[few].mean(0), exact_NP[few + 1].mean(0)
+    weighted_P = weights @ exact_NP[few] / weights.sum()
+    for row, means in zip(rows[2:], [[first_P], [first_P, other_P], [weighted_P]], strict=True):
+        apart = [np.linalg.norm(mean_P - corpus_P) for mean_P in means]
+        distances = np.array(apart) / np.linalg.norm(corpus_P)
+        assert row["distance"] == pytest.approx(distances.mean(), rel=1e-4)
+        if len(means) == 1:
+            assert row["distance_error"] is None
+        else:
+            error = distances.std(ddof=1) / np.sqrt(2)
+            assert row["distance_error"] == pytest.approx(error, rel=1e-3)
         uniform = np.sqrt((1 / 6 - 1 / len(ids)) * spread) / np.linalg.norm(corpus_P)
         assert row["uniform"] == pytest.approx(uniform, rel=1e-4)
     assert [(row["weighted"], row["draws"]) for row in rows[2:]] == [
         (False, 1), (False, 2), (True, 1)
     ]  # fmt: skip
-    assert [row["distance_error"] for row in rows[2:]] == [None, 0, None]
     # Of sketches: near the pairs of the gradients themselves.
     whole, _ = similarity(sample_of(exact_NP, ids % 4))
     assert rows[0]["cosine"] == pytest.approx(whole["cosine"], abs=0.02)
