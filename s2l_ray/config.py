@@ -199,7 +199,8 @@ class TrainingConfig(Section):
 
 
 class TrajectoriesConfig(Section):
-    """Scoring: the loss of every example at every checkpoint."""
+    """Scoring: the loss of every example at every checkpoint. dtype, tokens_per_batch and workers
+    are those of the evaluation's losses and answers too, workers of diagnose.gradients."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokens_per_batch: Positive | None = None  # padded, in a forward pass; 8192 on GPU, 2048 on CPU
@@ -217,11 +218,11 @@ class TrajectoriesConfig(Section):
 
 
 class ClustersConfig(Section):
-    """k-means over trajectories (scikit-learn's meanings)."""
+    """k-means over trajectories (kmeans.KMeans: scikit-learn's names)."""
 
     n_clusters: Positive = 100
     max_iter: Positive = 300
-    tol: Annotated[float, Field(ge=0)] = 1e-4
+    tol: Annotated[float, Field(ge=0)] = 1e-4  # how far centers move, or what the inertia loses
     random_state: Seed = 42
     num_actors: Positive | None = None  # unless set: one per CPU of the cluster
     stability: bool = True  # cluster once more with another seed and report the agreement
@@ -323,7 +324,9 @@ class DiagnoseConfig(Section):
     checkpoints: list[Annotated[int, Field(ge=2)]] = [3, 6]  # evenly spaced among those scored
     n_clusters: list[Positive] | None = None  # unless set: half as many and twice as many
     proxies: dict[FileName, ModelConfig] = {}  # others, trained with the proxy's settings
-    gradients: bool = False  # of a target, on clusters and on the baselines' subsets
+    # Of a target, on clusters and on the baselines' subsets; for small targets: the driver holds 8
+    # bytes a weight for each of some 25 subsets.
+    gradients: bool = False
 
     @field_validator("seeds", "checkpoints", "n_clusters")
     @classmethod
