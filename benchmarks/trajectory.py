@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("corpus", help="JSON lines")
     parser.add_argument("--examples", type=int, default=28_930)
     parser.add_argument("--checkpoints", type=int, default=12)
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2], help="at most the CPUs")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     parser.add_argument("--bare", nargs=2, type=int, help=argparse.SUPPRESS)
@@ -108,7 +109,7 @@ def main() -> None:
         checkpoints = models(store, config, arguments.checkpoints)
         seconds: dict[tuple[int, str], list[float]] = {}
         for number in range(arguments.rounds):
-            for world in range(1, min(2, CPUS) + 1):
+            for world in [number for number in arguments.actors if number <= CPUS]:
                 how = TrajectoriesConfig.model_validate({"workers": {"num_workers": world}})
                 seconds.setdefault((world, "bare"), []).append(run_bare(store, world))
                 began = time.perf_counter()
