@@ -36,6 +36,8 @@ def work(config: RunConfig) -> None:
             f"{of['questions']:,} questions ({of['of']:,} in the set), "
             f"{of['no_answer']:,} without an answer"
         )
+    for sentence in result["left_out"]:
+        print(sentence)
 
 
 if __name__ == "__main__":

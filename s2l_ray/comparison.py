@@ -17,14 +17,14 @@ from typing import Any
 
 import ray.data
 
-from s2l_ray import driver, evaluation
+from s2l_ray import driver
 from s2l_ray.config import BASELINE, RunConfig, SelectionConfig, SelectorName, TrainingConfig
 from s2l_ray.pipeline import check_reachable, choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
 from s2l_ray.selectors import SELECTORS, TooFew
 from s2l_ray.store import Manifest
-from s2l_ray.targets import evaluate, finetune
+from s2l_ray.targets import check_evaluated_on, evaluate, finetune
 from s2l_ray.training import num_steps
 
 FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
@@ -74,8 +74,7 @@ def compare(
     config = run.config
     prepare(run, dataset)
     # Refuse now, not after hours, what cannot be had.
-    evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)
-    evaluation.answer_sets(run.store, config.evaluation)
+    check_evaluated_on(run)
     for selector in config.compare.selectors_with(0):
         for budget in config.compare.budgets:
             chosen = config.selection.model_copy(update={"selector": selector, "budget": budget})

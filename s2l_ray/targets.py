@@ -8,6 +8,7 @@ from typing import Any
 
 from s2l_ray import evaluation
 from s2l_ray.config import PromptConfig, SelectionConfig, TrainingConfig, fingerprint
+from s2l_ray.driver import say
 from s2l_ray.marks import selection_name, settings_of
 from s2l_ray.pipeline import Selection, choose_subset, select, tokens_of
 from s2l_ray.run import Run
@@ -46,15 +47,25 @@ def finetune(
     )
 
 
+def check_evaluated_on(run: Run) -> None:
+    """Refuse now, not after hours, what cannot be evaluated on; say what is left out of it."""
+    corpus, settings = run.done["corpus"], run.config.evaluation
+    heldout = evaluation.heldout_examples(run.store, corpus, settings)
+    sets = evaluation.answer_sets(run.store, corpus, settings)
+    for sentence in evaluation.notes(heldout | sets):
+        say(sentence)
+
+
 def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
     """Of fine-tuned targets, by their names: held-out response loss (loss, by_source, macro, the
     mean over sources); with evaluation.answer_marker that of what follows the marker (answer_loss
-    and more: evaluation.summarise_answers); with evaluation.answers exact_match: {set: counts}."""
+    and more: evaluation.summarise_answers); with evaluation.answers exact_match: {set: counts}.
+    left_out: sentences about what is not evaluated on, since the corpus has it too."""
     config = run.config
     assert config.target is not None
     prompt, settings = config.target_prompt or config.prompt, config.evaluation
     heldout = evaluation.heldout_examples(run.store, run.done["corpus"], settings)
-    sets = evaluation.answer_sets(run.store, settings)
+    sets = evaluation.answer_sets(run.store, run.done["corpus"], settings)
     tokens = {
         origin: tokens_of(
             run, f"evaluations/tokens/{origin}", examples, config.target.model, prompt
@@ -111,6 +122,7 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
             ]
 
         found = evaluation.summarise(run.store, scores(""))
+        found["left_out"] = evaluation.notes(heldout | sets)
         if marker is not None:
             found |= evaluation.summarise_answers(run.store, scores("/answer"), marker)
         if sets:
@@ -174,9 +186,7 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
     initial weights and differs in the subset alone. All budgets are as many examples.
     """
     config = run.config
-    # Or refuse now.
-    evaluation.heldout_examples(run.store, run.done["corpus"], config.evaluation)
-    evaluation.answer_sets(run.store, config.evaluation)
+    check_evaluated_on(run)
     main = choose_subset(run, config.selection)
     subsets: dict[str, tuple[SelectionConfig, Selection]] = {}
     for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):

@@ -82,7 +82,9 @@ def test_spreads_by_hand_where_a_selection_is_trained_on_twice():
 
 def test_the_page_escapes_and_shows_each_group(monkeypatch):
     monkeypatch.setattr(page.driver, "hardware", lambda: "2 CPUs")
-    html = page.render("a <b>", "run & dir", records(matches=("examples", "tokens")))
+    found = [r | {"left_out": ["3 of 6 left out"]} for r in records(matches=("examples", "tokens"))]
+    html = page.render("a <b>", "run & dir", found)
+    assert html.count("<p>3 of 6 left out.</p>") == 1
     assert "<script>" not in html and "&lt;script&gt;" in html
     assert "a &lt;b&gt;" in html and "run &amp; dir" in html
     assert "Budget 11%, equal examples" in html and "Budget 11%, equal tokens" in html
@@ -94,6 +96,9 @@ def test_text_tells_numbers_and_verdict():
     [line] = [line for line in text.splitlines() if line.strip().startswith("s2l")]
     mean = np.mean([r["loss"] for r in records() if r["method"] == "s2l"])
     assert f"{mean:.4f}" in line and "−0.1020" in line and line.endswith("better")
+    assert "left out" not in text
+    told = page.as_text([record | {"left_out": ["3 of 6 left out"]} for record in records()])
+    assert told == f"{text}\n3 of 6 left out"
     few = page.as_text(records(seeds=3))
     assert "No verdict on s2l" in few and "at least 5 selection seeds" in few
 

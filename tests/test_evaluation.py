@@ -1,13 +1,15 @@
 """Held-out loss by hand; what is evaluated on."""
 
 import json
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 import ray
 from conftest import example, write_corpus
 
-from s2l_ray.config import EvaluationConfig
+from s2l_ray import corpus, targets
+from s2l_ray.config import CorpusConfig, EvaluationConfig
 from s2l_ray.evaluation import (
     Answering,
     answer_sets,
@@ -135,8 +137,9 @@ def test_sets_of_questions(local_ray, store, tmp_path):
     file = tmp_path / "exam.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = EvaluationConfig(answers={"exam": str(file)})
-    sets = answer_sets(store, config)
-    assert answer_sets(store, config) == sets and list(sets) == ["exam"]
+    examples = write_corpus(store, [example("p", "r")], num_parts=1)
+    sets = answer_sets(store, examples, config)
+    assert answer_sets(store, examples, config) == sets and list(sets) == ["exam"]
     questions = sets["exam"]
     rows = [
         row
@@ -159,7 +162,96 @@ def test_sets_of_questions(local_ray, store, tmp_path):
 
     file.write_text(file.read_text() + json.dumps({"question": "q", "answer": 3}) + "\n")
     with pytest.raises(ValueError, match=r"answers: exam: .*'answer'.*exam\.jsonl:52"):
-        answer_sets(store, config)
+        answer_sets(store, examples, config)
     file.write_text(json.dumps({"question": "q", "solution": "3"}) + "\n")
     with pytest.raises(ValueError, match=r"answers: exam: .*no column 'answer'"):
-        answer_sets(store, config)
+        answer_sets(store, examples, config)
+
+
+def lines_of(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def turns_of(store, manifest):
+    tables = [store.read_part(manifest.folder, part, ["turns"]) for part in manifest.parts]
+    rows = pa.concat_tables(tables)["turns"].to_pylist()
+    return sorted(tuple(turn["text"] for turn in turns) for turns in rows)
+
+
+@pytest.fixture
+def examples(local_ray, store, tmp_path):
+    """A corpus of q0 to q39, answered by a0 to a39."""
+    rows = [{"instruction": f"q{n}", "output": f"a{n}", "source": f"s{n % 3}"} for n in range(40)]
+    path = lines_of(tmp_path / "pool.jsonl", rows)
+    return corpus.ingest_once(store, CorpusConfig(path=path, num_parts=4), "corpus")
+
+
+def chat(prompt, response):
+    """A row of another shape than the corpus has."""
+    turns = [("user", prompt), ("assistant", response)]
+    return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+
+def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
+    examples, store, tmp_path, capsys
+):
+    other = [("q5", "another"), ("q99", "a99"), ("q3", "a3 ")]
+    shared = [("q3", "a3"), ("q7", "a7"), ("q3", "a3")]
+    mixed = [other[0], *shared, *other[1:]]
+    exam = lines_of(tmp_path / "exam.jsonl", [chat(*pair) for pair in mixed])
+    clean = lines_of(tmp_path / "clean.jsonl", [chat(*pair) for pair in other])
+    config = EvaluationConfig(files={"exam": exam, "clean": clean})
+    found = heldout_examples(store, examples, config)
+    assert turns_of(store, found["exam"]) == sorted(other)
+    assert found["exam"].info["in_corpus"] == 3
+    alone = CorpusConfig(path=clean, source="clean", duplicates="number")
+    assert found["clean"] == corpus.ingest_once(store, alone, "evaluations/corpora/clean")
+
+    # Said whenever a run begins, if it is found out only once.
+    run = SimpleNamespace(
+        store=store, done={"corpus": examples}, config=SimpleNamespace(evaluation=config)
+    )
+    for _ in range(2):
+        capsys.readouterr()
+        targets.check_evaluated_on(run)
+        said = capsys.readouterr().err
+        assert "search the corpus" not in said
+        assert (
+            f"evaluation.files: exam: 3 of 6 examples are left out, since the corpus has them too: "
+            f"{exam}:2, for one, in {tmp_path / 'pool.jsonl'}:4\n"
+        ) in said
+        assert "clean" not in said
+
+    # What is left goes by the corpus: another one is searched anew.
+    smaller = write_corpus(store, [example("q7", "a7"), example("q1", "a1")])
+    again = heldout_examples(store, smaller, config)
+    assert again["exam"].info["in_corpus"] == 1 and again["exam"].rows == 5
+    assert again["exam"].fingerprint != found["exam"].fingerprint
+    assert again["clean"] == found["clean"]
+
+    lines_of(tmp_path / "exam.jsonl", [chat(*pair) for pair in shared])
+    with pytest.raises(ValueError, match=r"exam: 3 of 3 examples .*pool\.jsonl:4; nothing is left"):
+        heldout_examples(store, examples, config)
+
+
+def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, tmp_path):
+    rows = [{"question": f"q{n}", "answer": "1"} for n in range(38, 44)]
+    exam = lines_of(tmp_path / "exam.jsonl", rows)
+    config = EvaluationConfig(answers={"exam": exam})
+    found = answer_sets(store, examples, config)["exam"]
+    assert turns_of(store, found) == [(f"q{n}", "1") for n in range(40, 44)]
+    assert found.info["note"] == (
+        f"evaluation.answers: exam: 2 of 6 questions are left out, since the corpus has them too: "
+        f"{exam}:1, for one, in {tmp_path / 'pool.jsonl'}:39"
+    )
+    assert Answering(found, "m", "f", "f").stage().info == {"of": 4}
+    # In a chat any turn of the user counts, none of the assistant.
+    turns = [("system", "s"), ("user", "hi"), ("assistant", "q40"), ("user", "q41")]
+    talk = [{"role": role, "text": text} for role, text in [*turns, ("assistant", "yes")]]
+    chats = write_corpus(store, [{"source": "a", "turns": talk}], num_parts=1)
+    found = answer_sets(store, chats, config)["exam"]
+    assert turns_of(store, found) == [(f"q{n}", "1") for n in (38, 39, 40, 42, 43)]
+    lines_of(tmp_path / "exam.jsonl", rows[:2])
+    with pytest.raises(ValueError, match=r"answers: exam: 2 of 2 questions .*nothing is left"):
+        answer_sets(store, examples, config)

@@ -330,6 +330,11 @@ def test_checkpoints_left_out_are_told() -> None:
     assert "adjusted Rand index 0.971 " in text
 
 
+def test_what_was_not_evaluated_on_is_told() -> None:
+    told = dataclasses.replace(report_data(K=2, T=2), left_out=["exam: <b> 3 of 6 are left out"])
+    assert "exam: <b> 3 of 6 are left out." in Page(render(told)).text
+
+
 def test_odd_numbers_are_drawn_or_left_out() -> None:
     centers_KT = np.array([[np.nan, 1.0], [np.inf, 0.0]])
     odd = dataclasses.replace(

@@ -4,6 +4,7 @@ what it answers to questions."""
 from s2l_ray.evaluation.answers import RULE
 from s2l_ray.evaluation.exact_match import Answering, answer, answer_sets, counts, judge
 from s2l_ray.evaluation.heldout import NOTHING, heldout_examples, summarise, summarise_answers
+from s2l_ray.evaluation.leaks import notes
 
 __all__ = [
     "NOTHING",
@@ -14,6 +15,7 @@ __all__ = [
     "counts",
     "heldout_examples",
     "judge",
+    "notes",
     "summarise",
     "summarise_answers",
 ]

@@ -14,6 +14,7 @@ import ray
 from s2l_ray import corpus
 from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, TrajectoriesConfig
 from s2l_ray.evaluation.answers import is_right
+from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.store import Manifest, Store
 from s2l_ray.units import Stage, run_stages
 
@@ -55,9 +56,10 @@ class Answering:
         return Stage(self.folder, self.fingerprint, units, {"of": self.questions.rows})
 
 
-def answer_sets(store: Store, config: EvaluationConfig) -> dict[str, Manifest]:
+def answer_sets(store: Store, examples: Manifest, config: EvaluationConfig) -> dict[str, Manifest]:
     """The questions of each set by its name, as examples: the user asks, the assistant's turn is
-    the wanted answer. ValueError names the file and row of a bad one."""
+    the wanted answer. Those asked in the corpus `examples` are left out (leaks.py). ValueError
+    names the file and row of a bad one."""
     if config.answers and importlib.util.find_spec("math_verify") is None:
         raise ValueError("evaluation.answers: needs the package's extra 'answers' (math-verify)")
     found = {}
@@ -74,7 +76,7 @@ def answer_sets(store: Store, config: EvaluationConfig) -> dict[str, Manifest]:
             found[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
         except ValueError as error:
             raise ValueError(f"evaluation.answers: {name}: {error}") from error
-    return found
+    return without_corpus(store, examples, found, "answers")
 
 
 def answer(

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from s2l_ray import corpus
 from s2l_ray.config import CorpusConfig, EvaluationConfig
+from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.store import Manifest, Store
 
 NOTHING = "nothing to evaluate on: set corpus.heldout_share (0.05, say) or evaluation.files"
@@ -17,8 +18,9 @@ NOTHING = "nothing to evaluate on: set corpus.heldout_share (0.05, say) or evalu
 def heldout_examples(
     store: Store, examples: Manifest, config: EvaluationConfig
 ) -> dict[str, Manifest]:
-    """The held-out share of the corpus under "heldout", and each evaluation file by its name."""
-    found = {}
+    """The held-out share of the corpus under "heldout", and each evaluation file by its name,
+    without what is in the corpus too (leaks.py)."""
+    found, files = {}, {}
     if "heldout" in config.files:
         raise ValueError("evaluation.files: the name 'heldout' is that of corpus.heldout_share")
     heldout = store.manifest(f"{examples.folder}/heldout")
@@ -27,9 +29,10 @@ def heldout_examples(
     for name, path in config.files.items():
         settings = CorpusConfig(path=path, source=name, duplicates="number")
         try:
-            found[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
+            files[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
         except ValueError as error:
             raise ValueError(f"evaluation.files: {name}: {error}") from error
+    found |= without_corpus(store, examples, files, "files")
     if not found:
         raise ValueError(NOTHING)
     return found

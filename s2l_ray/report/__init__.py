@@ -139,6 +139,7 @@ class ReportData:
     examples: Sequence[Sequence[Example]] = ()  # [K] lists, position = cluster id
 
     arms: Sequence[Arm] = ()
+    left_out: Sequence[str] = ()  # sentences about what is not evaluated on: the corpus has it too
 
     stages: Sequence[Stage] = ()
     peak_memory_bytes: int | None = None  # of the driver

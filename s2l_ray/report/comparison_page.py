@@ -55,7 +55,7 @@ class Group(NamedTuple):
     match: str
     costs: dict[str, dict[str, str]]  # method -> examples, steps, trained tokens
     tables: list[Table]
-    left_out: list[str]  # sentences: which selectors had too few examples to choose from
+    too_few: list[str]  # sentences: which selectors had too few examples to choose from
 
 
 def groups_of(records: Sequence[Record]) -> list[Group]:
@@ -114,7 +114,7 @@ def say_so_far(records: Sequence[Record]) -> None:
 
 
 def as_text(records: Sequence[Record]) -> str:
-    """The tables of the held-out loss, and what they say."""
+    """The tables of the held-out loss, what they say, and what is not evaluated on."""
     lines = []
     for group in groups_of(records):
         first = group.tables[0]
@@ -127,7 +127,8 @@ def as_text(records: Sequence[Record]) -> str:
                 f"{difference(row):>22}  {row.runs} runs, {cost['examples']} examples, "
                 f"{cost['steps']} steps" + (f"; {row.verdict}" if row.verdict else "")
             )
-        lines += [f"  {sentence}" for sentence in first.sentences + group.left_out]
+        lines += [f"  {sentence}" for sentence in first.sentences + group.too_few]
+    lines += _left_out(records)
     return "\n".join(lines[1:])
 
 
@@ -157,6 +158,7 @@ def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
             groups=groups,
             figures=[Markup(forest(g.tables[0].rows, f"forest-{n}")) for n, g in enumerate(groups)],
             difference=difference,
+            left_out=_left_out(records),
             versions=driver.versions(),
             hardware=driver.hardware(),
         )
@@ -165,7 +167,7 @@ def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
 
 
 def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
-    left_out = [
+    too_few = [
         f"Not compared: {r['method']} with selection seed {r['selection_seed']}: {r['too_few']}."
         for r in records
         if "too_few" in r
@@ -200,7 +202,7 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
         if not any(sd is not None for pair in parts.values() for sd in pair):
             parts = {}
         tables.append(Table(metric, rows, in_words(rows), parts))
-    return Group(budget, match, costs, tables, left_out)
+    return Group(budget, match, costs, tables, too_few)
 
 
 def _metrics(records: Sequence[Record]) -> list[Metric]:
@@ -232,6 +234,11 @@ def _value(record: Record, key: str) -> float:
         found = record[name][inner]
         return found["correct"] / found["questions"]
     return float(record[name][inner] if inner else record[name])
+
+
+def _left_out(records: Sequence[Record]) -> list[str]:
+    """Sentences about what is not evaluated on, each once."""
+    return list(dict.fromkeys(text for record in records for text in record.get("left_out", ())))
 
 
 def _spread(group: Group) -> float | None:

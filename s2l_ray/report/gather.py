@@ -87,6 +87,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
             Arm(a["selector"], a["seed"], a["examples"], a["steps"], a["loss"], a["by_source"])
             for a in arms
         ],
+        left_out=list(dict.fromkeys(text for arm in arms for text in arm["left_out"])),
         stages=_stages(run),
         cost=cost_of(run, selection.manifest),
         peak_memory_bytes=int(driver.peak_memory()),
