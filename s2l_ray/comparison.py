@@ -24,6 +24,7 @@ from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
 from s2l_ray.selectors import SELECTORS, TooFew
 from s2l_ray.store import Manifest
+from s2l_ray.subset import trainable_tokens
 from s2l_ray.targets import check_evaluated_on, evaluate, finetune
 from s2l_ray.training import num_steps
 
@@ -78,7 +79,8 @@ def compare(
     for selector in config.compare.selectors_with(0):
         for budget in config.compare.budgets:
             chosen = config.selection.model_copy(update={"selector": selector, "budget": budget})
-            check_reachable(config.model_copy(update={"selection": chosen}), run.done["tokens"])
+            wanted = config.model_copy(update={"selection": chosen})
+            check_reachable(wanted, run.store, run.done["tokens"])
     records: list[dict[str, Any]] = []
     for place, seed in enumerate(config.compare.seeds):
         selectors = config.compare.selectors_with(place)
@@ -149,11 +151,9 @@ def _arms(
         manifest = choose_subset(view, choice).manifest
         return manifest, manifest.info["examples"], manifest.info["tokens"]
 
-    parts = view.done["tokens"].parts
-    trainable, tokens = (
-        sum(part.stats[name] for part in parts) for name in ("trainable", "tokens")
-    )
-    full = view.done["corpus"], trainable, tokens
+    tokens = view.done["tokens"]
+    trainable = sum(part.stats["trainable"] for part in tokens.parts)
+    full = view.done["corpus"], trainable, trainable_tokens(view.store, tokens)
     for budget in config.compare.budgets:
         base = subset(BASELINE, budget)
         # By an example of each step: the batch size is the same for all.

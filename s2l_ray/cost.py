@@ -18,6 +18,7 @@ from s2l_ray.config import WorkersConfig
 from s2l_ray.marks import selection_marks, selection_name
 from s2l_ray.run import Run
 from s2l_ray.store import Manifest, Store
+from s2l_ray.subset import trainable_tokens
 from s2l_ray.training import checkpoints_of
 
 
@@ -112,7 +113,8 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     Stages without workers of their own may take all CPUs of the cluster, and are counted so.
     """
     config, done, choice = run.config, run.done, run.config.selection
-    proxy, corpus_tokens = done["proxy"], sum(p.stats["tokens"] for p in done["tokens"].parts)
+    # Examples without a label token are neither trained on nor scored.
+    proxy, corpus_tokens = done["proxy"], trainable_tokens(run.store, done["tokens"])
     parameters = _parameters(run.store, proxy)
     made = {name: done[name].fingerprint for name in ("tokens", "proxy", "trajectories")}
     after = selection_marks(config, choice, made)

@@ -59,7 +59,7 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     """
     prepare(run, dataset)
     base = _base(run)
-    check_reachable(base.config, base.done["tokens"])
+    check_reachable(base.config, base.store, base.done["tokens"])
     numbers = _numbers_of_clusters(base)
     make_trajectories(base)
     stability = []

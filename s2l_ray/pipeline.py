@@ -12,13 +12,7 @@ import ray.data
 
 from s2l_ray import corpus
 from s2l_ray.clustering import cluster
-from s2l_ray.config import (
-    ModelConfig,
-    PromptConfig,
-    RunConfig,
-    SelectionConfig,
-    parse_budget,
-)
+from s2l_ray.config import ModelConfig, PromptConfig, RunConfig, SelectionConfig
 from s2l_ray.coverage import cover
 from s2l_ray.marks import (
     liked,
@@ -76,7 +70,7 @@ def select(
         with Run.start(config) as run:
             return run.finish(lambda run: select(dataset, config, run=run))
     prepare(run, dataset)
-    check_reachable(config, run.done["tokens"])
+    check_reachable(config, run.store, run.done["tokens"])
     make_trajectories(run)
     return choose_subset(run, config.selection)
 
@@ -95,7 +89,7 @@ def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
     tokens_of(run, "tokens", examples, config.proxy.model, config.prompt)
 
 
-def check_reachable(config: RunConfig, tokens: Manifest) -> None:
+def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
     """Refuse what the corpus is too small for before hours of training, not after them."""
     have = sum(part.stats["trainable"] for part in tokens.parts)
     if not have:
@@ -103,17 +97,7 @@ def check_reachable(config: RunConfig, tokens: Manifest) -> None:
             f"prompt.max_length: none of {tokens.rows:,} examples has a response token left after "
             f"the cut at {config.prompt.max_length} tokens"
         )
-    kind, amount = parse_budget(config.selection.budget)
-    if kind == "examples" and amount > have:
-        raise ValueError(
-            f"selection.budget: {amount:,.0f} examples, but only {have:,} can be chosen"
-        )
-    have_tokens = sum(part.stats["tokens"] for part in tokens.parts)
-    if kind == "tokens" and amount > have_tokens:
-        raise ValueError(
-            f"selection.budget: {config.selection.budget!r}, but the corpus has "
-            f"{have_tokens:,} tokens"
-        )
+    examples_for(config.selection.budget, have, store, tokens)
     wanted = config.clusters.n_clusters
     groups = SELECTORS[config.selection.selector].groups
     if groups in ("clusters", "clusters_of_features") and wanted > have:
@@ -174,7 +158,9 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
             cover,
             features=details["final"],
             rule=selection.selector,
-            budget=examples_for(selection.budget, details["final"].rows, done["tokens"], slack=2),
+            budget=examples_for(
+                selection.budget, details["final"].rows, store, done["tokens"], slack=2
+            ),
             seed=selection.seed,
         )
     elif selector.ranked:

@@ -15,7 +15,7 @@ import ray
 from s2l_ray.config import SelectionConfig, parse_budget
 from s2l_ray.selectors import SELECTORS, Quotas, Selector, TooFew
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.subset import Chosen, lengths_of, write_subset
+from s2l_ray.subset import Chosen, lengths_of, trainable_tokens, write_subset
 from s2l_ray.units import results
 
 BINS = 256  # of a group: by a key's top bits, or between quantiles of the score
@@ -144,11 +144,11 @@ def _reason(selector: Selector, group: int, source: str | None) -> str:
 
 
 def examples_for(
-    budget: int | float | str, total: int, tokens: Manifest, *, slack: float = 1.2
+    budget: int | float | str, total: int, store: Store, tokens: Manifest, *, slack: float = 1.2
 ) -> int:
     """How many examples of `total` a budget pays for; about `slack` times as many for tokens.
 
-    ValueError for more than there is.
+    tokens: of the corpus. ValueError for more than there is.
     """
     kind, amount = parse_budget(budget)
     if kind == "share":
@@ -156,13 +156,17 @@ def examples_for(
     elif kind == "examples":
         count = int(amount)
     else:
-        have = sum(part.stats["tokens"] for part in tokens.parts)
+        have = trainable_tokens(store, tokens)
         if amount > have:
-            raise ValueError(f"selection.budget: {budget!r}, but the corpus has {have:,} tokens")
+            raise _too_many_tokens(budget, have)
         count = min(total, 1 + int(slack * amount / have * total))
     if count > total:
         raise TooFew(f"selection.budget: {count:,} examples, but only {total:,} can be chosen")
     return count
+
+
+def _too_many_tokens(budget: int | float | str, have: int) -> ValueError:
+    return ValueError(f"selection.budget: {budget!r}, but only {have:,} tokens can be chosen")
 
 
 def _cut_to_budget(
@@ -179,7 +183,7 @@ def _cut_to_budget(
 ) -> Chosen:
     kind, amount = parse_budget(budget)
     total = int(sizes.sum())
-    count = examples_for(budget, total, tokens)
+    count = examples_for(budget, total, store, tokens)
     while True:
         quotas = quotas_of(sizes, sources, count)
         candidates = _candidates(store, groups, quotas, histogram_GX, order)
@@ -187,7 +191,10 @@ def _cut_to_budget(
         if kind != "tokens":
             return chosen
         lengths = lengths_of(store, tokens, chosen.example_id, num_parts)
-        if int(lengths.sum()) > amount or count == total:
+        have = int(lengths.sum())
+        if have < amount and count == total:  # not all that have tokens are candidates
+            raise _too_many_tokens(budget, have)
+        if have > amount or count == total:
             break
         count = min(total, count * 2)
     # Smaller budgets nest in this one: find the largest that the tokens pay for.

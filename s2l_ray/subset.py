@@ -19,6 +19,7 @@ import ray
 from s2l_ray.config import SelectionConfig
 from s2l_ray.rows import export_row
 from s2l_ray.store import EXAMPLES, Manifest, Part, Store
+from s2l_ray.units import results
 
 SUBSET_ROWS = 50_000  # examples in one part of the subset
 
@@ -140,6 +141,23 @@ def _part_lengths(store: Store, folder: str, part: Part, example_id: np.ndarray)
     table = store.read_part(folder, part, ["example_id", "input_ids"])
     at = pc.index_in(pa.array(example_id), value_set=table["example_id"])
     return pc.list_value_length(table["input_ids"].take(at)).to_numpy()
+
+
+def trainable_tokens(store: Store, tokens: Manifest) -> int:
+    """Tokens of the examples that have a label token: of what is trained on and can be chosen."""
+    stat = "trainable_tokens"
+    found = [part.stats[stat] for part in tokens.parts if stat in part.stats]
+    # Parts that an earlier version made do not tell it.
+    silent = [part for part in tokens.parts if stat not in part.stats]
+    counted = results(_part_tokens.remote(store, tokens.folder, part) for part in silent)
+    return sum(found) + sum(counted)
+
+
+@ray.remote(num_cpus=1)
+def _part_tokens(store: Store, folder: str, part: Part) -> int:
+    table = store.read_part(folder, part, ["input_ids", "num_label_tokens"])
+    lengths = pc.list_value_length(table["input_ids"]).to_numpy()
+    return int(lengths[table["num_label_tokens"].to_numpy() > 0].sum())
 
 
 def _by_part(

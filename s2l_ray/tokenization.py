@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import pyarrow as pa
+import pyarrow.compute as pc
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2l_ray.config import ModelConfig, PromptConfig
@@ -251,10 +252,11 @@ class _Tokenize:
         )
         table = encode_table(examples, self.prompt, self.tokenizer, self.marker)
         labels = table["num_label_tokens"].to_numpy()
+        lengths = pc.list_value_length(table["input_ids"]).to_numpy()
         return table, {
             "trainable": int((labels > 0).sum()),  # has a label token left
+            "trainable_tokens": int(lengths[labels > 0].sum()),
             "truncated": int(table["truncated"].to_numpy(zero_copy_only=False).sum()),
-            "tokens": len(table["input_ids"].combine_chunks().flatten()),
             "label_tokens": int(labels.sum()),
         }
 

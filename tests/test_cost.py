@@ -80,7 +80,9 @@ def a_run(monkeypatch, target=None, selector="s2l"):
         "trajectories": {"workers": {"num_workers": 3, "gpus_per_worker": 0.5}},
     }  # fmt: skip
     config = validate(data | ({"target": target} if target else {}))
-    tokens = [Part(f"part-{i}", "f", 1, 1, "c", {"tokens": n}) for i, n in enumerate((600, 400))]
+    tokens = [
+        Part(f"part-{i}", "f", 1, 1, "c", {"trainable_tokens": n}) for i, n in enumerate((600, 400))
+    ]
     proxy = {"seconds": 70.0, "workers": 4, "tokens": 2500, "checkpoints": [5, 10, 15]}
     infos = {
         "proxy": proxy, "losses": {"steps": [5, 10, 15]}, "trajectories": {}, "clusters": {},

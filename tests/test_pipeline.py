@@ -28,7 +28,7 @@ from s2l_ray.marks import marks_of
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.report import comparison_page, gather
 from s2l_ray.selectors import SELECTORS
-from s2l_ray.store import Store
+from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.training import checkpoints_of
 from s2l_ray.trajectories import losses_array
 
@@ -348,7 +348,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     ]  # fmt: skip
     vocab = run.store.read_json(max(checkpoints_of(proxy).items())[1], "config.json")["vocab_size"]
     weights = 32 * 96 + 96 + 32 * 32 + 32 + 2 * 32 * 64 + 64 + 32 + 3 * 2 * 32 + 32 * vocab
-    scored = sum(part.stats["tokens"] for part in tokens.parts)
+    scored = sum(part.stats["trainable_tokens"] for part in tokens.parts)
     assert cost.steps[0].flops == 6 * weights * proxy.info["tokens"]
     assert cost.steps[1].flops == 2 * weights * 3 * scored
     assert cost.parameters == 4 * 32 * 32 + 3 * 32 * 64 + 3 * 32 + 32 * vocab
@@ -461,7 +461,7 @@ def test_report_shows_examples_if_it_may(finished, copy, start):
     "changes, message",
     [
         ({"selection__budget": 1000}, "selection.budget: 1,000 examples, but only 2.. can be"),
-        ({"selection__budget": "1M tokens"}, "selection.budget: '1M tokens', but the corpus has"),
+        ({"selection__budget": "1M tokens"}, "selection.budget: '1M tokens', but only"),
         ({"clusters__n_clusters": 500}, "clusters.n_clusters: 500, but there are only 2.. exam"),
     ],
 )
@@ -641,6 +641,21 @@ def test_a_selector_with_too_few_examples_is_left_out_of_a_comparison(
         "method": "prune_then_cluster", "budget": "100%", "match": "examples",
         "selection_seed": 42, "training_seed": 7,
     }  # fmt: skip
+
+
+def test_the_full_arm_has_the_tokens_of_what_can_be_trained_on(monkeypatch):
+    """By hand: 4 of 10 examples have no label token, and 900 of 1,200 tokens."""
+    compare = {"selectors": ["random"], "budgets": [3], "full": ["compute"]}
+    config = settings("run", compare=compare, target__epochs=40)
+    stats = {"trainable": 6, "trainable_tokens": 300}
+    tokens = Manifest("tokens/t", "t", [Part("part-00000", "f", 10, 1, "c", stats)])
+    base = Manifest("selections/r", "r", [], {"examples": 3, "tokens": 90})
+    monkeypatch.setattr(comparison, "choose_subset", lambda *_: pipeline.Selection(None, base))
+    view = pipeline.Run(config, None, None, {"tokens": tokens, "corpus": base})
+    (_, full), _ = comparison._arms(view, ["random"], 0)
+    assert (full.method, full.count, full.tokens) == (comparison.FULL_COMPUTE, 6, 300)
+    # 40 epochs of 3 in batches of 20: 6 steps of 20 x 30 tokens; an example of the corpus has 50.
+    assert full.steps == round(6 * 30 / 50)
 
 
 def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy, start):

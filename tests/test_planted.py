@@ -129,7 +129,7 @@ def planted(store):
                 "truncated": [False] * len(names),
             }
         ).cast(TOKENS)
-        stats = {"trainable": len(names), "tokens": len(names)}
+        stats = {"trainable": len(names), "trainable_tokens": len(names)}
         tokens.append(store.write_part(of_tokens, "tokens/t", part.unit, stats=stats))
         flat = pa.array(losses_NT.astype(np.float32).reshape(-1))
         of_losses = pa.table(

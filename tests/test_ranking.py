@@ -42,7 +42,7 @@ def given(store):
                 "truncated": [False] * rows,
             }
         ).cast(TOKENS)
-        stats = {"trainable": rows, "tokens": int(labels.sum())}
+        stats = {"trainable": rows, "trainable_tokens": int(labels.sum())}
         parts["tokens"].append(store.write_part(tokens, "tokens/t", part.unit, stats=stats))
         column = pa.FixedSizeListArray.from_arrays(pa.array(losses_NT.reshape(-1)), T)
         trajectories = pa.table(

@@ -1,6 +1,7 @@
 """The sharded cut against a sort of everything; the subset's order, nesting, budgets, exports."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,26 +13,32 @@ from s2l_ray.corpus import read_examples
 from s2l_ray.selection import choose, cut, keys
 from s2l_ray.selectors.s2l import s2l
 from s2l_ray.store import TOKENS
+from s2l_ray.subset import trainable_tokens
 
 
-def stages(store, count=400, num_clusters=7):
-    """Corpus, tokens (length = the id's last digit + 1) and clusters stages, written directly."""
+def stages(store, count=400, num_clusters=7, cut=None):
+    """Corpus, tokens (length = the id's last digit + 1) and clusters stages, written directly.
+
+    cut: ids that it divides have no label token left, and are in no cluster.
+    """
     corpus = write_corpus(store, random_examples(count))
     tokens, clusters = [], []
     for part in corpus.parts:
         ids = store.read_part(corpus.folder, part)["example_id"].to_pylist()
         lengths = [i % 10 + 1 for i in ids]
+        labels = [0 if cut and i % cut == 0 else n for i, n in zip(ids, lengths, strict=True)]
         table = pa.table(
             {
                 "example_id": ids,
                 "input_ids": [[1] * n for n in lengths],
-                "loss_mask": [[True] * n for n in lengths],
-                "num_label_tokens": lengths,
+                "loss_mask": [[k > 0] * n for k, n in zip(labels, lengths, strict=True)],
+                "num_label_tokens": labels,
                 "truncated": [False] * len(ids),
             }
         ).cast(TOKENS)
-        stats = {"trainable": len(ids), "tokens": sum(lengths)}
+        stats = {"trainable": sum(k > 0 for k in labels), "trainable_tokens": sum(labels)}
         tokens.append(store.write_part(table, "tokens/t", part.unit, stats=stats))
+        ids = [i for i, k in zip(ids, labels, strict=True) if k]
         # Unequal clusters: 7 of them over the squares of the ids' remainders.
         cluster = [(i // 10 % num_clusters) ** 2 % num_clusters for i in ids]
         table = pa.table({"example_id": ids, "cluster_id": pa.array(cluster, pa.int32())})
@@ -138,8 +145,31 @@ def test_impossible_budgets(local_ray, store):
     given = stages(store, 50)
     with pytest.raises(ValueError, match="51 examples, but only 50 can be chosen"):
         run(store, given, selector="s2l", budget=51)
-    with pytest.raises(ValueError, match=r"'1M tokens', but the corpus has \d+ tokens"):
+    with pytest.raises(ValueError, match=r"'1M tokens', but only \d[\d,]* tokens can be"):
         run(store, given, selector="s2l", budget="1M tokens")
+
+
+def test_tokens_of_examples_that_cannot_be_chosen_pay_for_nothing(local_ray, store):
+    given = stages(store, 200, cut=3)
+    clusters, tokens = given["groups"], given["tokens"]
+    lengths = [
+        [i % 10 + 1 for i in store.read_part(clusters.folder, part)["example_id"].to_pylist()]
+        for part in clusters.parts
+    ]
+    count, have = sum(map(len, lengths)), sum(map(sum, lengths))
+    assert 100 < count < tokens.rows == 200
+    for untold in (0, 2, 3):  # by parts of an earlier version
+        parts = [replace(part, stats={}) for part in tokens.parts[:untold]] + tokens.parts[untold:]
+        assert trainable_tokens(store, replace(tokens, parts=parts)) == have
+    whole = run(store, given, selector="s2l", budget=f"{have} tokens")
+    assert (whole.info["tokens"], whole.info["examples"]) == (have, count)
+    message = f"selection.budget: '{have + 1} tokens', but only {have:,} tokens can be chosen"
+    with pytest.raises(ValueError, match=message):
+        run(store, given, selector="s2l", budget=f"{have + 1} tokens")
+    # Fewer candidates than there are examples with label tokens, as prune_then_cluster has.
+    given["groups"] = replace(clusters, parts=clusters.parts[:1])
+    with pytest.raises(ValueError, match=f"but only {sum(lengths[0]):,} tokens can be chosen"):
+        run(store, given, selector="s2l", budget=f"{have} tokens", seed=1)
 
 
 def test_read_examples_gives_the_subset_in_rank_order(local_ray, store):

@@ -2,12 +2,13 @@
 
 import pyarrow as pa
 import pytest
-from conftest import random_examples, write_corpus
+from conftest import example, random_examples, write_corpus
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from s2l_ray.config import PromptConfig
 from s2l_ray.store import EXAMPLES, TOKENS
+from s2l_ray.subset import trainable_tokens
 from s2l_ray.tokenization import (
     encode,
     encode_table,
@@ -299,8 +300,27 @@ def test_the_stage(local_ray, store):
         assert part.stats == {
             "trainable": sum(r["num_label_tokens"] > 0 for r in rows),
             "truncated": sum(r["truncated"] for r in rows),
-            "tokens": sum(len(r["input_ids"]) for r in rows),
+            "trainable_tokens": sum(len(r["input_ids"]) for r in rows if any(r["loss_mask"])),
             "label_tokens": sum(sum(r["loss_mask"]) for r in rows),
         }
     assert 0 < sum(part.stats["trainable"] for part in tokens.parts) < 40
     assert isinstance(store.read_part("tokens", tokens.parts[0]), pa.Table)
+
+
+def test_tokens_are_counted_of_examples_with_a_label_token(local_ray, store):
+    """By hand, one token a byte; the template adds a line's end, the response an end token."""
+    examples = [
+        example("abc", "xy"),  # 4 + 3 tokens
+        example("p" * 25, "response"),  # 26, and 4 of 9 are left
+        example("p" * 28, "r"),  # 29, and one is left
+        example("p" * 29, "response"),  # 30: no label token is left
+        example("p" * 99, "response"),
+    ]
+    byte_tokenizer().save_pretrained(store.address("tokenizer"))
+    prompt = PromptConfig(template="plain", max_length=30)
+    tokens = tokenize(
+        store, write_corpus(store, examples), tokenizer_folder="tokenizer", prompt=prompt,
+        folder="tokens", fingerprint="t",
+    )  # fmt: skip
+    assert trainable_tokens(store, tokens) == 7 + 30 + 30
+    assert sum(part.stats["trainable"] for part in tokens.parts) == 3
