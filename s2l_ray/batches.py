@@ -4,9 +4,11 @@ The order is a pure function of the seed and the parts. Training reads one endle
 epochs; batch s is the sequence's examples s*B to (s+1)*B, so every batch is full and a restart
 finds its place by arithmetic, reading no more than the window it lands in.
 
-An epoch is a permutation of the parts, read a window at a time. Inside a window the examples are
-shuffled, then grouped by length: runs of POOL batches are sorted by length, cut into batches, and
-the batches shuffled, so that the examples of one batch have about the same length.
+An epoch is a permutation of the parts, read a window at a time; each part is to be a random share
+of the examples, as those of the corpus are (subset.deal makes such parts of a subset). Inside a
+window the examples are shuffled, then grouped by length: runs of POOL batches are sorted by length,
+cut into batches, and the batches shuffled, so that the examples of one batch have about the same
+length.
 """
 
 from __future__ import annotations

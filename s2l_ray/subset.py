@@ -1,4 +1,5 @@
-"""The subset of a selection: the chosen examples' rows, gathered from the corpus in rank order.
+"""The subset of a selection: the chosen examples' rows, gathered from the corpus in rank order,
+and dealt anew for training.
 
 The driver holds their ids; texts stay in the workers. B chosen examples.
 """
@@ -57,9 +58,10 @@ def write_subset(
             mine = Chosen(chosen.example_id[rank], chosen.group[rank], chosen.place[rank])
             pieces.append(
                 gather.remote(
-                    store, corpus.folder, part, rank, mine, clustered, reasons, num_subset_parts
+                    store, corpus.folder, part, rank, mine, clustered, reasons,
+                    rank // SUBSET_ROWS, num_subset_parts,
                 )
-            )
+            )  # fmt: skip
     if num_subset_parts == 1:
         pieces = [[piece] for piece in pieces]
     written = [
@@ -84,6 +86,7 @@ def _gather(
     chosen: Chosen,
     clustered: bool,
     reasons: list[str],
+    owner: np.ndarray,
     num_subset_parts: int,
 ) -> Any:
     """The chosen rows of one corpus part, one table for each subset part."""
@@ -97,9 +100,12 @@ def _gather(
         pa.array(why, pa.string()),
     ]
     table = pa.Table.from_arrays([*table.take(at).columns, *added], schema=SUBSET)
-    owner = rank // SUBSET_ROWS
-    tables = [table.filter(pa.array(owner == number)) for number in range(num_subset_parts)]
+    tables = _pieces(table, owner, num_subset_parts)
     return tables[0] if len(tables) == 1 else tables
+
+
+def _pieces(table: pa.Table, owner: np.ndarray, num_parts: int) -> list[pa.Table]:
+    return [table.filter(pa.array(owner == number)) for number in range(num_parts)]
 
 
 @ray.remote(num_cpus=1)
@@ -120,6 +126,39 @@ def _write_part(
         data = ("\n".join(lines) + "\n").encode()
         store.write_bytes(data, folder, "export", f"{shape}-{number:05d}.jsonl")
     return part, Counter(table["source"].to_pylist())
+
+
+def deal(store: Store, subset: Manifest, *, folder: str, fingerprint: str) -> Manifest:
+    """The rows of a subset of several parts, spread by id over as many parts and sorted by id.
+
+    Training shuffles a few parts at a time, and would see rows in rank order in blocks of like
+    rank. Ids are hashes, so a range of them is a random share of the rows.
+    """
+    num_parts = len(subset.parts)
+    share_out = _share_out.options(num_returns=num_parts)
+    pieces = [share_out.remote(store, subset.folder, part, num_parts) for part in subset.parts]
+    written = [
+        _write_dealt.remote(store, folder, number, *mine)
+        for number, mine in enumerate(zip(*pieces, strict=True))
+    ]
+    parts = ray.get(written)
+    assert sum(part.rows for part in parts) == subset.rows, "rows were lost or added"
+    return store.commit(folder, fingerprint, parts, {"num_parts": num_parts})
+
+
+@ray.remote(num_cpus=1)
+def _share_out(store: Store, folder: str, part: Part, num_parts: int) -> list[pa.Table]:
+    """The rows of one subset part, a table for each part to come."""
+    table = store.read_part(folder, part)
+    ids = table["example_id"].to_numpy().astype(np.uint64)
+    owner = np.searchsorted(_bounds(num_parts), ids, "right") - 1
+    return _pieces(table, owner, num_parts)
+
+
+@ray.remote(num_cpus=1)
+def _write_dealt(store: Store, folder: str, number: int, *pieces: pa.Table) -> Part:
+    table = pa.concat_tables(pieces).sort_by("example_id").combine_chunks()
+    return store.write_part(table, folder, f"part-{number:05d}", suffix="parquet")
 
 
 def lengths_of(
@@ -163,11 +202,15 @@ def _part_tokens(store: Store, folder: str, part: Part) -> int:
 def _by_part(
     parts: list[Part], example_id: np.ndarray, num_parts: int
 ) -> Iterator[tuple[Part, np.ndarray]]:
-    """Each part and the places of its ids in example_id, rising. Parts divide the range of ids
-    (see corpus): part p has those from ceil(p 2^63 / num_parts) on."""
+    """Each part and the places of its ids in example_id, rising."""
     order = np.argsort(example_id, kind="stable")
-    bounds = np.array([-(-(p << 63) // num_parts) for p in range(num_parts + 1)], np.uint64)
-    ends = np.searchsorted(example_id[order].astype(np.uint64), bounds)
+    ends = np.searchsorted(example_id[order].astype(np.uint64), _bounds(num_parts))
     for part in parts:
         number = int(part.unit.removeprefix("part-"))
         yield part, np.sort(order[ends[number] : ends[number + 1]])
+
+
+def _bounds(num_parts: int) -> np.ndarray:
+    """Parts divide the range of ids (see corpus): part p has those from bounds[p] on, which is
+    ceil(p 2^63 / num_parts). [num_parts + 1]"""
+    return np.array([-(-(p << 63) // num_parts) for p in range(num_parts + 1)], np.uint64)

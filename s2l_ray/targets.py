@@ -13,6 +13,7 @@ from s2l_ray.marks import selection_name, settings_of
 from s2l_ray.pipeline import Selection, choose_subset, select, tokens_of
 from s2l_ray.run import Run
 from s2l_ray.store import Manifest
+from s2l_ray.subset import deal
 from s2l_ray.tokenization import tokenize
 from s2l_ray.training import checkpoints_of, marks_of_checkpoints, train
 from s2l_ray.trajectories import Scoring, score
@@ -25,6 +26,12 @@ def finetune(
     config = run.config
     target = target or config.target
     assert target is not None
+    if "selector" in examples.info and len(examples.parts) > 1:  # in rank order over its parts
+        examples = run.stage(
+            f"targets/{name}/dealt",
+            fingerprint(examples.fingerprint, "dealt"),
+            partial(deal, run.store, examples),
+        )
     tokens = tokens_of(
         run,
         f"targets/{name}/tokens",

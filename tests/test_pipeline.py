@@ -19,7 +19,7 @@ from markupsafe import escape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import s2l_ray
-from s2l_ray import clustering, comparison, pipeline, targets
+from s2l_ray import clustering, comparison, pipeline, subset, targets
 from s2l_ray.config import validate
 from s2l_ray.corpus import fingerprint_of
 from s2l_ray.evaluation.answers import extract
@@ -324,9 +324,9 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     for stage in trained:
         assert hidden.isdisjoint(ids_of(run.store, run.done[stage])), stage
 
-    # Each stage is told of once.
+    # Each stage is told of once; a subset of one part is not dealt anew.
     names = [entry["stage"] for entry in run.times]
-    assert len(names) == len(set(names))
+    assert len(names) == len(set(names)) and not any(name.endswith("/dealt") for name in names)
 
     page = Path(gather.write(run, selection, arms)).read_text()
     assert "s2l" in page and "random" in page
@@ -442,6 +442,36 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
         "evaluations/one/exam"
     ]
     assert second | {"exact_match": 0} == result | {"exact_match": 0}
+
+
+def test_a_target_is_trained_on_a_subset_of_several_parts(finished, copy, start, monkeypatch):
+    monkeypatch.setattr(subset, "SUBSET_ROWS", 15)
+    config = settings(copy, selection__budget=45, target__global_batch_size=15)
+
+    def tune():
+        run = start(config)
+        chosen = pipeline.select(corpus(), config, run=run).manifest
+        target = targets.finetune(run, chosen, "one", seed=0)
+        run.lease.release()
+        return run, target, [entry["stage"] for entry in run.times if not entry["reused"]]
+
+    run, target, made = tune()
+    stages = ["selections/s2l-seed0", "targets/one/dealt", "targets/one/tokens", "targets/one"]
+    assert made == stages
+    chosen, dealt, tokens = (run.done[stage] for stage in stages[:3])
+    assert len(chosen.parts) == len(dealt.parts) == len(tokens.parts) == 3
+    assert sorted(ids_of(run.store, tokens)) == sorted(ids_of(run.store, chosen))
+    assert ids_of(run.store, tokens) == ids_of(run.store, dealt)
+    assert target.info["step"] == 6  # 2 epochs of 45 in batches of 15
+    losses = [loss for _, loss in target.info["history"]]
+    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+
+    # Stopped while it was dealt: the same again, and what is made of it is found.
+    before = files_of(copy)
+    (copy / dealt.folder / "manifest.json").unlink()
+    (copy / dealt.folder / dealt.parts[1].file).unlink()
+    assert tune()[2] == ["targets/one/dealt"]
+    assert contents_of(copy, "") == {path: content for path, (content, _) in before.items()}
 
 
 def test_report_shows_examples_if_it_may(finished, copy, start):

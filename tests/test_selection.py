@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from conftest import random_examples, write_corpus
 
+from s2l_ray import subset
 from s2l_ray.config import SelectionConfig
 from s2l_ray.corpus import read_examples
 from s2l_ray.selection import choose, cut, keys
 from s2l_ray.selectors.s2l import s2l
 from s2l_ray.store import TOKENS
-from s2l_ray.subset import trainable_tokens
 
 
 def stages(store, count=400, num_clusters=7, cut=None):
@@ -160,7 +160,7 @@ def test_tokens_of_examples_that_cannot_be_chosen_pay_for_nothing(local_ray, sto
     assert 100 < count < tokens.rows == 200
     for untold in (0, 2, 3):  # by parts of an earlier version
         parts = [replace(part, stats={}) for part in tokens.parts[:untold]] + tokens.parts[untold:]
-        assert trainable_tokens(store, replace(tokens, parts=parts)) == have
+        assert subset.trainable_tokens(store, replace(tokens, parts=parts)) == have
     whole = run(store, given, selector="s2l", budget=f"{have} tokens")
     assert (whole.info["tokens"], whole.info["examples"]) == (have, count)
     message = f"selection.budget: '{have + 1} tokens', but only {have:,} tokens can be chosen"
@@ -170,6 +170,26 @@ def test_tokens_of_examples_that_cannot_be_chosen_pay_for_nothing(local_ray, sto
     given["groups"] = replace(clusters, parts=clusters.parts[:1])
     with pytest.raises(ValueError, match=f"but only {sum(lengths[0]):,} tokens can be chosen"):
         run(store, given, selector="s2l", budget=f"{have} tokens", seed=1)
+
+
+def test_a_subset_of_several_parts_is_dealt_anew(local_ray, store, monkeypatch):
+    monkeypatch.setattr(subset, "SUBSET_ROWS", 40)
+    chosen = run(store, stages(store), selector="s2l", budget=200)
+    tables = [store.read_part(chosen.folder, part) for part in chosen.parts]
+    assert [table["rank"].to_pylist() for table in tables] == [
+        list(range(start, start + 40)) for start in range(0, 200, 40)
+    ]
+    dealt = [
+        subset.deal(store, chosen, folder=f"targets/{name}/dealt", fingerprint="d") for name in "ab"
+    ]
+    assert dealt[0].parts == dealt[1].parts and len(dealt[0].parts) == 5
+    shares = [store.read_part(dealt[0].folder, part) for part in dealt[0].parts]
+    for number, share in enumerate(shares):
+        assert 10 < share.num_rows < 70
+        assert set(share["rank"].to_numpy() // 40) == set(range(5))
+        ids = share["example_id"].to_pylist()
+        assert ids == sorted(ids) and {i * 5 >> 63 for i in ids} == {number}
+    assert pa.concat_tables(shares).sort_by("rank").equals(pa.concat_tables(tables))
 
 
 def test_read_examples_gives_the_subset_in_rank_order(local_ray, store):
