@@ -4,8 +4,8 @@ our DeepSpeed job and a script under the `deepspeed` launcher.
     python benchmarks/training.py math_pool.jsonl
 
 Seconds are those of the steps, from before the first batch to the end of the last update. `ours /
-this` is our rate over that way's, `padding` the share of our tokens that are none, `waiting` that of
-our seconds without a batch.
+this` is our rate over that way's, `padding` the share of our tokens that are none, `waiting` the
+share of our seconds without a batch.
 """
 
 from __future__ import annotations
