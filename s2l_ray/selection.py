@@ -148,7 +148,7 @@ def examples_for(
 ) -> int:
     """How many examples of `total` a budget pays for; about `slack` times as many for tokens.
 
-    tokens: of the corpus. ValueError for more than there is.
+    tokens: of the corpus. TooFew for more than there is.
     """
     kind, amount = parse_budget(budget)
     if kind == "share":
@@ -165,8 +165,8 @@ def examples_for(
     return count
 
 
-def _too_many_tokens(budget: int | float | str, have: int) -> ValueError:
-    return ValueError(f"selection.budget: {budget!r}, but only {have:,} tokens can be chosen")
+def _too_many_tokens(budget: int | float | str, have: int) -> TooFew:
+    return TooFew(f"selection.budget: {budget!r}, but only {have:,} tokens can be chosen")
 
 
 def _cut_to_budget(
