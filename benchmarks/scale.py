@@ -35,6 +35,7 @@ from s2l_ray import driver
 from s2l_ray.clustering import cluster, read_centers
 from s2l_ray.config import ClustersConfig, SelectionConfig
 from s2l_ray.kmeans import KMeans
+from s2l_ray.report.comparison import plural
 from s2l_ray.selection import choose
 from s2l_ray.store import EXAMPLES, TOKENS, Manifest, Part, Store
 
@@ -149,7 +150,7 @@ def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int)
     return (
         f"A billion examples: {data:.0f} GB of losses, held once in the memory of all nodes; an "
         f"iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends {moved:.1f} GB of "
-        f"partial sums to the driver. With {nodes} nodes of {CPUS} CPUs and "
+        f"partial sums to the driver. With {plural(nodes, 'node')} of {CPUS} CPUs and "
         f"{1.5 * data / nodes + 0.4 * CPUS:.0f} GB it takes {cpu_seconds / nodes / CPUS:.0f} s; "
         f"the driver, which holds the chosen ids, has {megabytes * BILLION / 1000:.0f} GB more "
         f"than at {start['rows']:,} rows."
