@@ -8,6 +8,7 @@ from sklearn.metrics import adjusted_rand_score, pairwise_distances
 
 from s2l_ray.clustering import _Resume, cluster, read_centers
 from s2l_ray.config import ClustersConfig
+from s2l_ray.selectors import TooFew
 from s2l_ray.trajectories import sample_trajectories
 
 T = 4
@@ -154,7 +155,7 @@ def test_too_few_distinct_rows(local_ray, store):
 
 def test_more_clusters_than_rows(local_ray, store):
     given = trajectories(store, blobs(20), ["a"] * 20)
-    with pytest.raises(ValueError, match="n_clusters=21 needs as many rows, got 20"):
+    with pytest.raises(TooFew, match="n_clusters: 21, but there are only 20 examples"):
         run(store, given, n_clusters=21)
 
 
