@@ -27,10 +27,10 @@ from s2l_ray.kmeans import KMeans
 from s2l_ray.marks import marks_of
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.report import comparison_page, gather
+from s2l_ray.selection import examples_for
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.training import checkpoints_of
-from s2l_ray.trajectories import losses_array
 
 MARK = "zqx"  # in every text of the corpus, nowhere else
 
@@ -647,34 +647,6 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
         assert full.count == candidates and full.steps == -(-2 * candidates // 20)
 
 
-def test_a_selector_with_too_few_examples_is_left_out_of_a_comparison(
-    local_ray, tmp_path, start, capfd
-):
-    compare = {"selectors": ["random", "prune_then_cluster"], "budgets": ["100%"], "full": []}
-    # At such a rate some losses fall by chance, and some do not.
-    config = settings(
-        tmp_path / "run", compare=compare, clusters__n_clusters=3, proxy__learning_rate=1e-6
-    )
-    run = start(config)
-    s2l_ray.select(corpus(), config, run=run)
-    view = run.view(comparison.seeded(config, 42, config.compare.selectors))
-    make_trajectories(view)
-    losses = np.concatenate(
-        [losses_array(view.store.read_part("trajectories", part))
-         for part in view.done["trajectories"].parts]
-    )  # fmt: skip
-    fell = int((losses[:, -1] < losses[:, 0]).sum())
-    assert fell < len(losses)
-    [arm], [short] = comparison._arms(view, config.compare.selectors, 7)
-    assert (arm.method, arm.count) == ("random", len(losses))
-    told = f"{len(losses)} examples, but only {fell} can be chosen"
-    assert told in short.pop("too_few") and told in capfd.readouterr().out
-    assert short == {
-        "method": "prune_then_cluster", "budget": "100%", "match": "examples",
-        "selection_seed": 42, "training_seed": 7,
-    }  # fmt: skip
-
-
 def test_the_full_arm_has_the_tokens_of_what_can_be_trained_on(monkeypatch):
     """By hand: 4 of 10 examples have no label token, and 900 of 1,200 tokens."""
     compare = {"selectors": ["random"], "budgets": [3], "full": ["compute"]}
@@ -688,6 +660,31 @@ def test_the_full_arm_has_the_tokens_of_what_can_be_trained_on(monkeypatch):
     assert (full.method, full.count, full.tokens) == (comparison.FULL_COMPUTE, 6, 300)
     # 40 epochs of 3 in batches of 20: 6 steps of 20 x 30 tokens; an example of the corpus has 50.
     assert full.steps == round(6 * 30 / 50)
+
+
+def test_a_selector_with_too_few_examples_is_left_out_and_told(monkeypatch, capfd):
+    compare = {"selectors": ["prune_then_cluster", "random"], "budgets": ["50%"], "full": []}
+    stats = {"trainable": 6, "trainable_tokens": 60}
+    tokens = Manifest("tokens/t", "t", [Part("part-00000", "f", 6, 1, "c", stats)])
+    base = Manifest("selections/r", "r", [], {"examples": 3, "tokens": 30})
+
+    def choose(_, choice):
+        if choice.selector == "random":
+            return pipeline.Selection(None, base)
+        examples_for(choice.budget, 2, None, tokens)  # two have a loss that falls
+        raise AssertionError
+
+    monkeypatch.setattr(comparison, "choose_subset", choose)
+    config = settings("run", compare=compare)
+    view = pipeline.Run(config, None, None, {"tokens": tokens, "corpus": base})
+    [arm], short = comparison._arms(view, config.compare.selectors, 7)
+    assert (arm.method, arm.count) == ("random", 3)
+    told = "selection.budget: 3 examples, but only 2 can be chosen"
+    assert short == [
+        {"method": "prune_then_cluster", "budget": "50%", "match": "examples",
+         "selection_seed": config.seed, "training_seed": 7, "too_few": told}
+    ]  # fmt: skip
+    assert f"prune_then_cluster is left out: {told}" in "".join(capfd.readouterr())
 
 
 def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy, start):
