@@ -11,13 +11,14 @@ from s2l_ray.config import RunConfig
 
 def work(config: RunConfig) -> None:
     from s2l_ray import pipeline, targets
-    from s2l_ray.report import gather
+    from s2l_ray.report import gather, verdict
 
     def everything(run: pipeline.Run) -> str:
         selection = pipeline.select(None, config, run=run)
         arms = targets.compare_baselines(run)
         page = gather.write(run, selection, arms)
-        return f"selection: {selection.path}\nreport: {page}"
+        said = verdict(gather.arms_of(arms), main=config.selection.selector)
+        return f"{said}\nselection: {selection.path}\nreport: {page}"
 
     with pipeline.Run.start(config) as run:
         print(run.finish(everything))

@@ -301,7 +301,7 @@ def unit_ids(store, corpus):
 @pytest.mark.parametrize(("bad", "n_clusters", "message"), [
     (float("nan"), 2, "a loss of row 2 is not finite (1 such rows)"),
     (float("inf"), 2, "a loss of row 2 is not finite (1 such rows)"),
-    (1.0, 4, "n_clusters=4 needs as many rows, got 3"),
+    (1.0, 4, "n_clusters: 4, but there are only 3 examples"),
 ])  # fmt: skip
 def test_trajectories_that_cannot_be_clustered(local_ray, store, bad, n_clusters, message):
     values = pa.array([0.0, 1.0, 2.0, bad, 4.0, 5.0], pa.float32())

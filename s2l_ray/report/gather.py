@@ -83,16 +83,21 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         n_left_out=len(losses.get("left_out", ())),
         agreement=(losses.get("adjusted_rand") or [None])[-1],
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
-        arms=[
-            Arm(a["selector"], a["seed"], a["examples"], a["steps"], a["loss"], a["by_source"])
-            for a in arms
-        ],
+        arms=arms_of(arms),
         left_out=list(dict.fromkeys(text for arm in arms for text in arm["left_out"])),
         stages=_stages(run),
         cost=cost_of(run, selection.manifest),
         peak_memory_bytes=int(driver.peak_memory()),
         **clustered,
     )
+
+
+def arms_of(records: Sequence[dict[str, Any]]) -> list[Arm]:
+    """Of the records of targets.compare_baselines."""
+    return [
+        Arm(r["selector"], r["seed"], r["examples"], r["steps"], r["loss"], r["by_source"])
+        for r in records
+    ]
 
 
 def _chosen_ids(selection: Selection) -> pa.Array:
