@@ -367,7 +367,9 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
 @pytest.mark.slow
 def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, tmp_path):
     exam = tmp_path / "exam.jsonl"
-    asked = [{"question": f"{MARK}{n} say it again, now", "answer": str(n % 9)} for n in range(12)]
+    asked = [  # not those of the corpus, which would be left out
+        {"question": f"{MARK}{900 + n} say it again, now", "answer": str(n % 9)} for n in range(12)
+    ]
     long = {"question": "x" * 60, "answer": "7"}  # fills the model's positions
     exam.write_text("".join(json.dumps(row) + "\n" for row in [*asked, long]))
     changes = {"answers": {"exam": str(exam)}, "max_new_tokens": 8, "answer_marker": f"{MARK}1"}
@@ -444,6 +446,7 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     assert second | {"exact_match": 0} == result | {"exact_match": 0}
 
 
+@pytest.mark.slow
 def test_a_target_is_trained_on_a_subset_of_several_parts(finished, copy, start, monkeypatch):
     monkeypatch.setattr(subset, "SUBSET_ROWS", 15)
     config = settings(
