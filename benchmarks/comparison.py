@@ -24,6 +24,7 @@ from typing import Any, get_args
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
+import ray
 import yaml
 
 from benchmarks import machine
@@ -81,8 +82,11 @@ def warm_up(folder: Path) -> dict[str, str]:
             for name, way in ways.items()
         }
 
-    with Run.start(config) as run:
-        return run.finish(both)
+    try:
+        with Run.start(config) as run:
+            return run.finish(both)
+    finally:
+        ray.shutdown()  # the comparison starts one of its own
 
 
 def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
