@@ -1,4 +1,4 @@
-"""All selectors on a corpus, by the held-out loss of targets: jobs/compare.py on models that know
+"""The selectors on a corpus, by the held-out loss of targets: jobs/compare.py on models that know
 the language of the corpus already.
 
     python benchmarks/comparison.py math_pool.jsonl runs/comparison
@@ -32,7 +32,6 @@ from s2l_ray.config import SelectorName, validate
 from s2l_ray.rows import hash63
 
 MAIN = ["s2l", "s2l_official", "random", "random_balanced", "random_shares", "loss_strata"]
-OTHERS = [*MAIN, "random_tokens"]  # that one is compared by tokens alone
 PROMPT = {"template": "plain", "max_length": 256}
 PROXY = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
          "num_attention_heads": 4, "intermediate_size": 256,
@@ -109,7 +108,8 @@ def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
         "evaluation": {"answer_marker": "The answer is", "targets_at_once": 2},
         "compare": {
             "selectors": MAIN,
-            "also": [name for name in get_args(SelectorName) if name not in OTHERS],
+            # random_tokens is compared by equal tokens alone.
+            "also": [n for n in get_args(SelectorName) if n not in {*MAIN, "random_tokens"}],
         },
     }  # fmt: skip
 
