@@ -214,7 +214,7 @@ def _check_distinct(each_chunk, num_rows: int, n_clusters: int) -> None:
 
 def _samples(inertia, num_rows, n_clusters, random_state) -> list[Sample]:
     """The samples that k-means looks at before it looks at all rows: the first to begin with, the
-    others growing. Of few rows there is one sample, and that is all of them."""
+    others growing, or that one again. Of few rows there is one sample, and that is all of them."""
     rows = max(_SEED_ROWS, _SEED_ROWS_PER_CLUSTER * n_clusters)
     if num_rows <= rows:
         return [Sample(2 * num_rows, num_rows, inertia, 0)]
@@ -222,7 +222,7 @@ def _samples(inertia, num_rows, n_clusters, random_state) -> list[Sample]:
     while not samples or 2 * rows <= num_rows:
         samples.append(Sample(rows, num_rows, inertia, seed))
         rows *= _GROWTH
-    return samples
+    return samples if len(samples) > 1 else 2 * samples
 
 
 def _seed(each_chunk, mean_T, sample, n_clusters, random_state) -> np.ndarray:
