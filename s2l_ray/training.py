@@ -29,6 +29,10 @@ from s2l_ray.progress import Progress, make_board, watch
 from s2l_ray.store import Damaged, Manifest, Part, Store, mark_of
 from s2l_ray.units import KNOWN
 
+# The threads of a worker that has several CPUs to itself wait for one another as libgomp has it by
+# itself, spinning; driver.WORKER_ENVIRONMENT is for CPUs that are shared.
+_OWN_CPUS = {"GOMP_SPINCOUNT": "300000"}
+
 
 def train(
     store: Store,
@@ -111,7 +115,11 @@ def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
             accelerator_type=workers.accelerator_type,
             label_selector=label_selector or None,
         ),
-        run_config=RunConfig(name="ray_train", storage_path=scratch),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=scratch,
+            worker_runtime_env={"env_vars": _OWN_CPUS} if workers.cpus_per_worker > 1 else None,
+        ),
     )
     handler = signal.getsignal(signal.SIGINT)
     try:
