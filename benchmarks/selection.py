@@ -1,0 +1,106 @@
+"""Seconds to select: S2L beside selection by coverage, for a growing number of examples.
+
+    python benchmarks/selection.py math_pool.jsonl
+
+Of each size, as many lines are drawn from the corpus, one proxy is trained on them, and each
+selector then takes 11%, the stages that it shares with one before made once. `scoring` are the
+passes that it needs: S2L losses at all checkpoints, the others features at the last one.
+`grouping` is what it makes of them: k-means, or the greedy order. `drawing` is the subset. What
+all need, `proxy`, stands beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks import machine
+from s2l_ray import driver
+from s2l_ray.config import RunConfig, SelectionConfig, validate
+from s2l_ray.pipeline import choose_subset, prepare
+from s2l_ray.proxy import make_trajectories
+from s2l_ray.run import Run
+
+SELECTORS = ["s2l", "k_center", "facility_location"]
+SCORING = ("losses", "trajectories", "details/final")
+SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "intermediate_size": 256,
+         "max_position_embeddings": 256}  # fmt: skip
+
+
+def settings(folder: Path, corpus: Path, arguments: argparse.Namespace) -> RunConfig:
+    return validate(
+        {
+            "name": "selection",
+            "run_dir": str(folder / "run"),
+            "corpus": {"path": str(corpus)},
+            "prompt": {"template": "plain", "max_length": 256},
+            "proxy": {
+                "model": {"architecture": SHAPE, "tokenizer_vocab": 2048},
+                "epochs": 1,
+                "num_checkpoints": arguments.checkpoints,
+                "global_batch_size": 64,
+                "micro_batch_size": 32,
+                "learning_rate": 0.002,
+                "workers": {"num_workers": 2},
+            },
+            "trajectories": {"workers": {"num_workers": 2}},
+            "clusters": {"n_clusters": arguments.n_clusters, "stability": False},
+        }
+    )
+
+
+def seconds_of(run: Run, selector: str) -> dict[str, Any]:
+    """Choose with a selector; the row of it."""
+    choice = SelectionConfig(selector=selector, budget="11%")
+    info = choose_subset(run, choice).info
+    took = {entry["stage"]: entry["seconds"] for entry in run.times}
+    grouping = "clusters" if selector == "s2l" else f"rankings/{selector}"
+    drawing = next(took[stage] for stage in took if stage.startswith(f"selections/{selector}"))
+    wanted = SCORING[:2] if selector == "s2l" else SCORING[2:]
+    scoring = sum(took[stage] for stage in wanted)
+    return {
+        "chosen": info["examples"],
+        "scoring": scoring,
+        "grouping": took[grouping],
+        "drawing": drawing,
+        "all": scoring + took[grouping] + drawing,
+        "proxy": took["proxy"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("corpus", help="JSON lines")
+    parser.add_argument("--examples", type=int, nargs="+", default=[10_000, 28_930])
+    parser.add_argument("--checkpoints", type=int, default=8)
+    parser.add_argument("--n-clusters", type=int, default=100)
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    arguments = parser.parse_args()
+    driver.quiet()
+    with open(arguments.corpus) as file:
+        lines = list(file)
+    rows: list[dict[str, Any]] = []
+    for size in arguments.examples:
+        with tempfile.TemporaryDirectory() as name:
+            corpus = Path(name, "corpus.jsonl")
+            corpus.write_text("".join(random.Random(0).sample(lines, size)))
+            with Run.start(settings(Path(name), corpus, arguments)) as run:
+                prepare(run)
+                make_trajectories(run)
+                for selector in SELECTORS:
+                    row = {"examples": size, "selector": selector} | seconds_of(run, selector)
+                    rows.append(row)
+                    print(row, flush=True)
+    print(machine.table(rows, list(rows[0])))
+    machine.write(arguments.json, vars(arguments), rows)
+
+
+if __name__ == "__main__":
+    main()
