@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,7 +40,17 @@ BASELINE: SelectorName = "random"  # what selectors are held against
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
-Location = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # a path or URI
+
+
+def _without_credentials(value: str) -> str:
+    if re.match(r"\w+://[^/]*@", value):
+        raise ValueError("wanted a path or URI without credentials in it")
+    return value
+
+
+Location = Annotated[  # a path or URI
+    str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_without_credentials)
+]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -119,7 +130,6 @@ class ModelConfig(Section):
 
     name: str | None = None  # hub name or folder in Hugging Face format
     revision: str | None = None
-    trust_remote_code: bool = False
     architecture: dict[str, Any] | None = None  # from scratch: model_type and its config's fields
     tokenizer_vocab: Annotated[int, Field(ge=300)] | None = None  # train a BPE on the corpus
     tokenizer: str | None = None  # from scratch with an existing tokenizer: hub name or folder
@@ -192,6 +202,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"global_batch_size / num_workers = {share} must be a multiple of "
                 f"micro_batch_size {self.micro_batch_size}"
+            )
+        if self.zero_stage == 0 and self.model.dtype == "bfloat16":
+            raise ValueError(  # there DeepSpeed's optimizer is another, without fp32 master weights
+                "zero_stage 0 goes with dtype float32; for bfloat16 leave zero_stage out (DDP), or "
+                "set 1, 2 or 3"
             )
         if self.offload_optimizer and self.zero_stage in (None, 0):
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
@@ -539,14 +554,15 @@ def _shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, int) and abs(value) >= 2**63:  # of which Python may refuse to show digits
         return "an integer beyond 64 bits"
-    text = repr(value)
+    text = re.sub(r"(\w://)[^/]*@", r"\1***@", repr(value))  # credentials
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _explain(fault: Any) -> str:
     location = fault["loc"]
     # pydantic names the choices of a union too: corpus.path.list[str].0
-    names = [str(part) for part in location if not re.search(r"^list\[|\bstr$", str(part))]
+    choice = re.compile(r"^(list|function-after)\[|\bstr$")
+    names = [str(part) for part in location if not choice.search(str(part))]
     field = ".".join(names) or "the configuration"
     found = fault.get("input")
     shown = _shown(found)

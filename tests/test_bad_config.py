@@ -53,6 +53,22 @@ def refusal(file, text, overrides=()):
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "corpus.path=s3://AKIA:SECRET@bucket/x.jsonl",
+        "corpus.path=[a.jsonl, 's3://AKIA:SECRET@bucket/x.jsonl']",
+        "evaluation.files={a: 's3://AKIA:SECRET@bucket/x.jsonl'}",
+        "evaluation.answers={a: 's3://AKIA:SECRET@bucket/x.jsonl'}",
+        "run_dir=s3://AKIA:SECRET@bucket/x",
+    ],
+)
+def test_paths_with_credentials_are_refused_and_not_repeated(setting):
+    with pytest.raises(ConfigError, match="without credentials") as caught:
+        load(SHIPPED[0], [setting])
+    assert "SECRET" not in str(caught.value) and "function-after" not in str(caught.value)
+
+
 # ---- every field, with every kind of value
 
 

@@ -153,6 +153,10 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
         (small(proxy=proxy(workers={"num_workers": 3})), "multiple of workers.num_workers 3"),
         (small(proxy=proxy(micro_batch_size=48)), "128 must be a multiple of micro_batch_size 48"),
         (small(proxy=proxy(offload_optimizer=True)), "offload_optimizer needs zero_stage"),
+        (
+            small(proxy=proxy(zero_stage=0, model={"name": "m", "dtype": "bfloat16"})),
+            "zero_stage 0 goes with dtype float32",
+        ),
         (small(proxy=proxy(model={})), "either name (pretrained) or architecture"),
         (
             small(proxy=proxy(model={"name": "m", "architecture": {"model_type": "llama"}})),
