@@ -211,7 +211,9 @@ def _passes(error: Exception) -> bool:
     """Whether the error is of a kind that goes by: no connection, a broken answer, an overload."""
     code, status = _answer(error)
     if status:
-        return status in (408, 429) or (status >= 500 and status != 501) or code == "RequestTimeout"
+        # 409: of two conditional writes at a time; the next try tells who was first.
+        passing = status in (408, 409, 429) or (status >= 500 and status != 501)
+        return passing or code == "RequestTimeout"
     return isinstance(
         error,
         (failures.ConnectionError, failures.HTTPClientError, failures.IncompleteReadError),
