@@ -79,7 +79,9 @@ def make_part(store: Store, index: int, num_parts: int, checkpoints: int) -> lis
     unit = f"part-{index:05d}"
     return [
         store.write_part(examples, "corpus/made", unit, suffix="parquet"),
-        store.write_part(tokens, "tokens/made", unit, stats={"trainable_tokens": 8 * rows}),
+        store.write_part(
+            tokens, "tokens/made", unit, stats={"trainable": rows, "trainable_tokens": 8 * rows}
+        ),
         store.write_part(trajectories, "trajectories/made", unit),
     ]
 

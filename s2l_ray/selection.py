@@ -146,13 +146,14 @@ def _reason(selector: Selector, group: int, source: str | None) -> str:
 def examples_for(
     budget: int | float | str, total: int, store: Store, tokens: Manifest, *, slack: float = 1.2
 ) -> int:
-    """How many examples of `total` a budget pays for; about `slack` times as many for tokens.
+    """How many examples of the `total` that can be chosen a budget pays for; about `slack` times as
+    many for tokens.
 
-    tokens: of the corpus. TooFew for more than there is.
+    tokens: of the corpus, of which shares are. TooFew for more than there is.
     """
     kind, amount = parse_budget(budget)
     if kind == "share":
-        count = max(1, round(amount * total))
+        count = max(1, round(amount * sum(part.stats["trainable"] for part in tokens.parts)))
     elif kind == "examples":
         count = int(amount)
     else:

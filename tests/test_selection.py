@@ -12,6 +12,7 @@ from s2l_ray import subset
 from s2l_ray.config import SelectionConfig
 from s2l_ray.corpus import read_examples
 from s2l_ray.selection import choose, cut, keys
+from s2l_ray.selectors import TooFew
 from s2l_ray.selectors.s2l import s2l
 from s2l_ray.store import TOKENS
 
@@ -147,6 +148,18 @@ def test_impossible_budgets(local_ray, store):
         run(store, given, selector="s2l", budget=51)
     with pytest.raises(ValueError, match=r"'1M tokens', but only \d[\d,]* tokens can be"):
         run(store, given, selector="s2l", budget="1M tokens")
+
+
+def test_a_share_is_of_the_corpus_whatever_can_be_chosen(local_ray, store):
+    given = stages(store, 200)
+    clusters = given["groups"]
+    for part in clusters.parts[1:]:  # the others are in no cluster, as those that do not fall
+        store.write_bytes(store.read_bytes(clusters.folder, part.file), "clusters/f", part.file)
+    given["groups"] = store.commit("clusters/f", "f", clusters.parts[1:], clusters.info)
+    assert 100 < given["groups"].rows < 200
+    assert run(store, given, selector="s2l", budget="50%").info["examples"] == 100
+    with pytest.raises(TooFew, match=r"200 examples, but only 1\d\d can be chosen"):
+        run(store, given, selector="s2l", budget="100%")
 
 
 def test_tokens_of_examples_that_cannot_be_chosen_pay_for_nothing(local_ray, store):
