@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.evaluation import answers
-from s2l_ray.evaluation.answers import extract, is_right
+from s2l_ray.evaluation.answers import extract, is_right, wanted_of
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,12 @@ def test_what_is_right(found, wanted):
 )  # fmt: skip
 def test_what_is_wrong(found, wanted):
     assert not is_right(found, wanted)
+
+
+def test_wanted_answers_of_gsm8k_follow_its_mark():
+    assert wanted_of("In 5 days she drank 3*5=<<3*5=15>>15 cups.\n#### 72") == "72"
+    assert wanted_of("#### 1\n#### -2,000 ") == "-2,000"
+    assert wanted_of(" \\frac{1}{2} ") == "\\frac{1}{2}"
 
 
 def test_a_number_beyond_all_computing_is_given_up(monkeypatch):

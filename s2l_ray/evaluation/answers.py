@@ -13,6 +13,8 @@ verify) finds equal. Before it is asked:
 - A wanted decimal or 2.2e+07 of three digits or more counts as rounded to them: 583.3333 is met by
   1750/3.
 - Of words around a number the number counts: "18 dollars".
+
+Wanted is of a text with "####", which GSM8K has before its answers, what follows the last of them.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import threading
 from decimal import Decimal
 from typing import Any
 
-RULE = 1  # counts the versions of the rule: part of what identifies a stage of answers
+RULE = 2  # counts the versions of the rule: part of what identifies a stage of answers
 TIME_LIMIT = 5  # seconds for math-verify to read a text, or to compare two
 
 MARKER = re.compile(r"the\s+answer\s+is", re.IGNORECASE)
@@ -54,6 +56,11 @@ def extract(generated: str) -> str | None:
     else:
         found = _boxed(generated) or _last_number(generated) or ""
     return found.strip() if _tidy(found) else None
+
+
+def wanted_of(text: str) -> str:
+    """The wanted answer in the answer column of a set of questions."""
+    return text.rpartition("####")[2].strip()
 
 
 def is_right(found: str, wanted: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from s2l_ray.config import PromptConfig, TrajectoriesConfig
-from s2l_ray.evaluation.answers import extract
+from s2l_ray.evaluation.answers import extract, wanted_of
 from s2l_ray.evaluation.exact_match import judge
 from s2l_ray.models import load_model
 from s2l_ray.store import ANSWERS, Part, Store, mark_of_folder
@@ -59,7 +59,7 @@ class Answerer:
         )
         generated = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         extracted = [extract(text) for text in generated]
-        wanted = [turns[-1]["text"] for turns in examples]
+        wanted = [wanted_of(turns[-1]["text"]) for turns in examples]
         correct = ray.get(judge.remote(extracted, wanted))
         rows = [questions["example_id"].combine_chunks(), generated, extracted, correct]
         arrays = [pa.array(row, field.type) for row, field in zip(rows, ANSWERS, strict=True)]
