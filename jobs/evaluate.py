@@ -11,10 +11,12 @@ from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import targets
+    from s2l_ray import pipeline, targets
     from s2l_ray.run import Run
 
     def evaluate(run: Run) -> dict[str, Any]:
+        pipeline.prepare(run)
+        targets.check_evaluated_on(run)
         target, name = targets.finetune_selected(run)
         return targets.evaluate(run, {name: target})[name]
 

@@ -14,6 +14,8 @@ def work(config: RunConfig) -> None:
     from s2l_ray.report import gather, verdict
 
     def everything(run: pipeline.Run) -> str:
+        pipeline.prepare(run)
+        targets.check_evaluated_on(run)
         selection = pipeline.select(None, config, run=run)
         arms = targets.compare_baselines(run)
         page = gather.write(run, selection, arms)

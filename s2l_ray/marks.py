@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import (
@@ -15,6 +18,7 @@ from s2l_ray.config import (
     fingerprint,
 )
 from s2l_ray.selectors import SELECTORS
+from s2l_ray.sources import HASHED
 
 
 def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
@@ -75,6 +79,7 @@ def tokens_mark(examples: str, trained_on: str, model: ModelConfig, prompt: Prom
 def tokenizer_folder(trained_on: str, model: ModelConfig) -> str:
     # A tokenizer trained here is a function of the corpus; another's is what its name says.
     source = [model.tokenizer_vocab, model.tokenizer or model.name, model.revision]
+    source += _local_files(model)
     return f"tokenizers/{fingerprint(*source, trained_on if model.tokenizer_vocab else None)}"
 
 
@@ -93,7 +98,8 @@ def selection_marks(
         inputs.append(list(found.values())[-1])
     if selector.before:
         proxy, dtype = config.proxy.model, config.trajectories.dtype
-        found["before"] = fingerprint(marks["tokens"], proxy, config.seed, dtype)
+        files = _local_files(proxy)
+        found["before"] = fingerprint(marks["tokens"], proxy, *files, config.seed, dtype)
         inputs.append(found["before"])
     if selector.details:
         found |= details_marks(config, selection, marks)
@@ -126,10 +132,32 @@ def liked(selection: SelectionConfig) -> SelectionConfig:
 
 
 def settings_of(training: TrainingConfig) -> list[Any]:
-    """What identifies a training. Not how it is spread and restarted: an unfinished run goes on
-    with another number of workers, a finished one is not trained anew for it."""
+    """What identifies a training, the files of a model in a local folder included. Not how it is
+    spread and restarted: an unfinished run goes on with another number of workers, a finished one
+    is not trained anew for it."""
     operations = {"workers", "max_workers", "max_failures", "resume_every", "micro_batch_size"}
-    return [training.model_dump(mode="json", exclude=operations)]
+    return [training.model_dump(mode="json", exclude=operations), *_local_files(training.model)]
+
+
+def _local_files(model: ModelConfig) -> list[str]:
+    """Name and stamp of each file of a model, or of its tokenizer, in a local folder; none of a
+    hub's, which goes by its name and revision."""
+    found = []
+    for place in (model.name, model.tokenizer):
+        if place is not None and Path(place).is_dir():
+            for file in sorted(path for path in Path(place).iterdir() if path.is_file()):
+                about = file.stat()
+                stamp = _stamp(file.resolve(), about.st_size, about.st_mtime_ns)
+                found.append(f"{file.name} {stamp}")
+    return found
+
+
+@lru_cache
+def _stamp(file: Path, size: int, mtime_ns: int) -> str:
+    """Changes with the content: of a small file that itself, as a corpus's is known."""
+    if size > HASHED:
+        return f"{size}-{mtime_ns}"
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 def selection_name(selector: SelectorName, seed: int) -> str:

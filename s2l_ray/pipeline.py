@@ -29,6 +29,7 @@ from s2l_ray.selection import choose, examples_for
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import prepare_tokenizer, tokenize
+from s2l_ray.training import checkpoint_steps, num_steps
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def select(
     if run is None:
         with Run.start(config) as run:
             return run.finish(lambda run: select(dataset, config, run=run))
-    prepare(run, dataset)
+    if "tokens" not in run.done:
+        prepare(run, dataset)
     check_reachable(config, run.store, run.done["tokens"])
     make_trajectories(run)
     return choose_subset(run, config.selection)
@@ -96,6 +98,13 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
         raise ValueError(
             f"prompt.max_length: none of {tokens.rows:,} examples has a response token left after "
             f"the cut at {config.prompt.max_length} tokens"
+        )
+    steps = num_steps(config.proxy, have)
+    if len(checkpoint_steps(config.proxy, steps)) < 2:
+        raise ValueError(
+            f"proxy: a trajectory needs 2 checkpoints or more, and its training has {steps:,} "
+            f"{'step' if steps == 1 else 'steps'}: with checkpoint_every "
+            f"{config.proxy.checkpoint_every} it keeps one"
         )
     examples_for(config.selection.budget, have, store, tokens)
     wanted = config.clusters.n_clusters

@@ -82,11 +82,17 @@ class Run:
         raise AssertionError
 
     def _make_again(self, folder: str, why: str) -> None:
+        """Make the stage unfinished again that a folder is of: of those below a stage's own, such
+        as a corpus's held-out share, each with a manifest, all."""
         driver.say(f"{why}; it is made again")
-        while self.store.manifest(folder) is None:  # of a part of a stage: the stage's own
+        found = []
+        while folder:
+            if self.store.manifest(folder) is not None:
+                found.append(folder)
             folder = folder.rpartition("/")[0]
-            assert folder, why
-        self.store.set_aside(folder)
+        assert found, why
+        for stage in reversed(found):  # the stage's own first: without it all are made again
+            self.store.set_aside(stage)
 
     def view(self, config: RunConfig) -> Run:
         """The same run directory and lease under other settings, with the corpus and the tokens

@@ -6,6 +6,7 @@ moved: nothing in it knows where it lies).
 
 import functools
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from markupsafe import escape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import s2l_ray
-from s2l_ray import clustering, comparison, pipeline, subset, targets
+from s2l_ray import clustering, comparison, evaluation, pipeline, subset, targets
 from s2l_ray.config import validate
 from s2l_ray.corpus import fingerprint_of
 from s2l_ray.evaluation.answers import extract
@@ -234,6 +235,20 @@ def test_changed_settings_rerun_what_depends_on_them_and_keep_the_rest(finished,
     assert {path: after[path] for path in before} == before
     assert len(list((copy / "clusters").iterdir())) == 2
     assert len(list((copy / "selections" / "s2l-seed0").iterdir())) == 3
+
+
+def test_a_model_in_a_folder_goes_by_its_files(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    config = settings(tmp_path / "run", proxy__model={"name": str(folder)})
+    before = marks_of(config, "origin")
+    os.utime(folder / "model.safetensors", (1, 1))  # a copy
+    assert marks_of(config, "origin") == before
+    (folder / "model.safetensors").write_text("other weights")
+    after = marks_of(config, "origin")
+    assert [name for name in before if before[name] == after[name]] == ["corpus"]
 
 
 @pytest.mark.slow
@@ -498,6 +513,10 @@ def test_report_shows_examples_if_it_may(finished, copy, start):
         ({"selection__budget": 1000}, "selection.budget: 1,000 examples, but only 2.. can be"),
         ({"selection__budget": "1M tokens"}, "selection.budget: '1M tokens', but only"),
         ({"clusters__n_clusters": 500}, "clusters.n_clusters: 500, but there are only 2.. exam"),
+        (
+            {"proxy__num_checkpoints": None, "proxy__checkpoint_every": 500},
+            "needs 2 checkpoints or more, and its training has 7 steps: with checkpoint_every 500",
+        ),
     ],
 )
 def test_what_the_corpus_is_too_small_for_is_refused_before_training(
@@ -509,14 +528,35 @@ def test_what_the_corpus_is_too_small_for_is_refused_before_training(
     assert not (copy / "proxy").exists()
 
 
-def test_nothing_held_out_is_refused_before_any_target(local_ray, finished, copy, start):
-    config = settings(copy)
+def test_nothing_held_out_is_refused(local_ray, tmp_path, start):
+    config = settings(tmp_path / "run", corpus__heldout_share=0)
     run = start(config)
-    pipeline.select(corpus(), config, run=run)
-    shutil.rmtree(copy / run.done["corpus"].folder / "heldout")
+    pipeline.prepare(run, corpus())
     with pytest.raises(ValueError, match=r"corpus\.heldout_share .* or evaluation\.files"):
-        targets.compare_baselines(run)
-    assert not (copy / "targets").exists()
+        targets.check_evaluated_on(run)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_held_out_examples_that_are_damaged_are_made_again(finished, copy, start, gone):
+    run = start(settings(copy))
+    pipeline.prepare(run, corpus())
+    folder = copy / run.done["corpus"].folder / "heldout"
+    before = contents_of(folder, "part-", "manifest.json")
+    if gone:
+        shutil.rmtree(folder)
+    else:
+        part = next(folder.glob("part-*"))
+        part.write_bytes(part.read_bytes()[:-7])
+
+    def held_out(run):
+        pipeline.prepare(run, corpus())
+        found = evaluation.heldout_examples(run.store, run.done["corpus"], run.config.evaluation)[
+            "heldout"
+        ]
+        return ids_of(run.store, found)
+
+    assert len(run.finish(held_out)) == run.done["corpus"].info["heldout"]
+    assert contents_of(folder, "part-", "manifest.json") == before
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from s2l_ray import corpus
 from s2l_ray.config import CorpusConfig, EvaluationConfig
 from s2l_ray.evaluation.leaks import without_corpus
-from s2l_ray.store import Manifest, Store
+from s2l_ray.store import Damaged, Manifest, Store
 
 NOTHING = "nothing to evaluate on: set corpus.heldout_share (0.05, say) or evaluation.files"
 
@@ -24,6 +24,9 @@ def heldout_examples(
     if "heldout" in config.files:
         raise ValueError("evaluation.files: the name 'heldout' is that of corpus.heldout_share")
     heldout = store.manifest(f"{examples.folder}/heldout")
+    if heldout is None and examples.info.get("heldout"):
+        missing = store.address(examples.folder, "heldout", "manifest.json")
+        raise Damaged(f"{missing}: missing", examples.folder)
     if heldout is not None and heldout.rows:
         found["heldout"] = heldout
     for name, path in config.files.items():
