@@ -22,7 +22,7 @@ import torch.distributed as dist
 from s2l_ray.batches import BatchStream, Example
 from s2l_ray.config import TrainingConfig
 from s2l_ray.engines import make_engine
-from s2l_ray.models import LabelLoss, initial_model, load_model, pad
+from s2l_ray.models import LabelLoss, initial_model, load_model, pad, places_of
 from s2l_ray.preflight import check_node
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import load_tokenizer
@@ -60,6 +60,9 @@ def run(job: dict[str, Any]) -> None:
         if resume
         else initial_model(config.model, tokenizer, seed=seed)  # the same on every worker
     )
+    longest, places = tokens.info.get("max_length", 0), places_of(model)
+    if places is not None and longest > places:
+        raise ValueError(f"prompt.max_length: {longest}, but the model has {places} places")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine = make_engine(LabelLoss(model), config, device, world)

@@ -28,7 +28,7 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
         return AutoModelForCausalLM.from_pretrained(
             model.name,
             revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
+            trust_remote_code=False,
             dtype=torch.float32,
         )
     fields = {"vocab_size": len(tokenizer)} | model.architecture
@@ -94,6 +94,19 @@ def parameters_at_work(config: dict[str, Any]) -> int:
     return sum(weights.numel() for weights in model.parameters() if id(weights) not in looked_up)
 
 
+def places_of(model: PreTrainedModel) -> int | None:
+    """How many tokens a model has embeddings of places for; None if it computes them, for any."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tokens = model.get_input_embeddings()
+    learned = limit is not None and any(
+        # OPT, for one, has two more than its config says.
+        isinstance(module, nn.Embedding) and limit <= module.num_embeddings <= limit + 2
+        for module in model.modules()
+        if module is not tokens
+    )
+    return limit if learned else None
+
+
 class LabelLoss(nn.Module):
     """Cross-entropy at the label tokens alone: what training sums and scoring averages.
 
@@ -122,6 +135,9 @@ class LabelLoss(nn.Module):
         if not torch.is_grad_enabled():
             return over_vocabulary(logits_by_block(self.head, hidden_MD), targets_M).losses_M
         rows = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
+        if hasattr(self.head.weight, "ds_id"):
+            # ZeRO-3: a call gathers the weights from all workers, so that all must make as many.
+            rows = max(1, len(targets_M))
         return torch.cat(
             [
                 F.cross_entropy(self.head(hidden).float(), targets, reduction="none")

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from s2l_ray.config import ModelConfig, PromptConfig
 from s2l_ray.store import TOKENS, Manifest, Part, Store
@@ -177,7 +177,7 @@ def tokenize(
         folder=folder,
         fingerprint=fingerprint,
         label="tokenize",
-        info={"tokenizer": tokenizer_folder},
+        info={"tokenizer": tokenizer_folder, "max_length": prompt.max_length},
     )
 
 
@@ -191,10 +191,17 @@ def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, f
         origin = model.tokenizer or model.name
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                origin, revision=model.revision, trust_remote_code=model.trust_remote_code
+                origin, revision=model.revision, trust_remote_code=False
             )
+            if model.name is not None:  # before hours of work for a model that there is not
+                AutoConfig.from_pretrained(
+                    model.name, revision=model.revision, trust_remote_code=False
+                )
         except Exception as error:  # of transformers, huggingface_hub and tokenizers
-            raise ValueError(f"model: no tokenizer from {origin!r}: {error}") from error
+            raise ValueError(
+                f"model: {origin!r} cannot be used (code that comes with a model is never run): "
+                f"{error}"
+            ) from error
     with TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
         store.upload(local, folder, last="tokenizer_config.json")

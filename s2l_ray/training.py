@@ -8,6 +8,7 @@ Here is the driver's side; loop.py is the workers'.
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import signal
@@ -100,6 +101,8 @@ def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
     """TorchTrainer.fit(); an error of KNOWN, or NodeFull, of a worker arrives as what it was."""
     config: TrainingConfig = job["config"]
     workers = config.workers
+    # Ray Train would have each worker in a folder of its own, where relative paths lead nowhere.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     # Ray Train wants a place to write to. What a run keeps goes to the store, in our own way.
     scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")
     trainer = TorchTrainer(

@@ -1,6 +1,7 @@
 """Tokenizers trained on the corpus, models from scratch, and losses at label tokens alone."""
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from s2l_ray.models import (
     LabelLoss,
     initial_model,
     load_model,
+    places_of,
 )
 from s2l_ray.store import Store
 from s2l_ray.tokenization import load_tokenizer, prepare_tokenizer
@@ -174,6 +176,44 @@ def test_losses_and_gradients_do_not_depend_on_chunks(tokenizer, monkeypatch, at
     losses.sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5)
+
+
+def test_zero_3_has_one_call_of_the_head_on_every_worker(tokenizer, monkeypatch):
+    """Workers with more and with fewer label tokens would otherwise wait for one another."""
+    model = initial_model(config_of(), tokenizer, seed=7)
+    loss, batch = LabelLoss(model), random_batch()
+    expected = loss(*batch)
+    monkeypatch.setattr(models, "LOGITS_AT_ONCE", 1)
+    calls = []
+    loss.head.register_forward_pre_hook(lambda *_: calls.append(1))
+    loss(*batch)
+    assert len(calls) == len(expected)
+    calls.clear()
+    loss.head.weight.ds_id = 0  # what DeepSpeed marks partitioned weights with
+    assert torch.equal(loss(*batch), expected)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "places"), [("llama", None), ("gpt_neox", None), ("gpt2", 64), ("opt", 64)]
+)
+def test_places_of_models_that_learn_them(tokenizer, kind, places):
+    shape = {"model_type": kind, "vocab_size": 512, "max_position_embeddings": 64}
+    shape |= {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
+    model = initial_model(ModelConfig(architecture=shape, tokenizer_vocab=320), tokenizer, seed=7)
+    assert places_of(model) == places
+
+
+def test_a_model_that_brings_code_is_refused_before_anything_is_trained(store, tokenizer, tmp_path):
+    folder = tmp_path / "strange"
+    tokenizer.save_pretrained(folder)
+    config = {"model_type": "strange", "auto_map": {"AutoConfig": "config.Strange"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    examples = write_corpus(store, EXAMPLES[:3])
+    with pytest.raises(ValueError, match=r"strange' cannot be used .*code .* is never run"):
+        prepare_tokenizer(store, ModelConfig(name=str(folder)), examples, folder="other")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("kind", ["llama", "phi"])  # phi's head has a bias

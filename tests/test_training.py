@@ -128,7 +128,7 @@ class Job:
             trainable = int((table["num_label_tokens"].to_numpy() > 0).sum())
             stats = {"trainable": trainable}
             parts.append(store.write_part(table, "tokens", part.unit, stats=stats))
-        self.tokens = store.commit("tokens", "tokens", parts, {})
+        self.tokens = store.commit("tokens", "tokens", parts, {"max_length": 96})
         assert sum(part.stats["trainable"] for part in parts) < 45
 
     def run(self, folder, config, deadly=()):
@@ -335,6 +335,22 @@ def test_bf16_step_keeps_fp32_master_weights(job, undisturbed):
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     loaded = AutoModelForCausalLM.from_pretrained(job.store.address("bf16/checkpoint-000001"))
     assert loaded.dtype == torch.bfloat16
+
+
+def test_a_model_in_a_relative_folder_and_one_with_too_few_places(job, tmp_path):
+    folder = tmp_path / "model"
+    initial_model(config_of().model, job.tokenizer, seed=SEED).save_pretrained(folder)
+    one = {"workers": {"num_workers": 1}, "max_steps": 1}
+    job.run("relative", config_of(model={"name": os.path.relpath(folder)}, **one))
+    architecture = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}
+    for places, name in ((95, "short"), (96, "long")):
+        shape = architecture | {"n_positions": places}
+        config = config_of(model={"architecture": shape, "tokenizer_vocab": 320}, **one)
+        if places == 95:
+            with pytest.raises(ValueError, match="max_length: 96, but the model has 95 places"):
+                job.run(name, config)
+        else:
+            job.run(name, config)
 
 
 @pytest.mark.slow
