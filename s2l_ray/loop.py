@@ -22,7 +22,7 @@ import torch.distributed as dist
 from s2l_ray.batches import BatchStream, Example
 from s2l_ray.config import TrainingConfig
 from s2l_ray.engines import make_engine
-from s2l_ray.models import LabelLoss, initial_model, load_model, pad, places_of
+from s2l_ray.models import LabelLoss, initial_model, learned_positions, load_model, pad
 from s2l_ray.preflight import check_node
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import load_tokenizer
@@ -60,9 +60,12 @@ def run(job: dict[str, Any]) -> None:
         if resume
         else initial_model(config.model, tokenizer, seed=seed)  # the same on every worker
     )
-    longest, places = tokens.info.get("max_length", 0), places_of(model)
-    if places is not None and longest > places:
-        raise ValueError(f"prompt.max_length: {longest}, but the model has {places} places")
+    longest, positions = tokens.info.get("max_length", 0), learned_positions(model)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"prompt.max_length: {longest} tokens, but the model has embeddings of {positions} "
+            f"positions (its max_position_embeddings)"
+        )
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine = make_engine(LabelLoss(model), config, device, world)

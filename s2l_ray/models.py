@@ -94,8 +94,8 @@ def parameters_at_work(config: dict[str, Any]) -> int:
     return sum(weights.numel() for weights in model.parameters() if id(weights) not in looked_up)
 
 
-def places_of(model: PreTrainedModel) -> int | None:
-    """How many tokens a model has embeddings of places for; None if it computes them, for any."""
+def learned_positions(model: PreTrainedModel) -> int | None:
+    """How many positions a model has embeddings of; None if it computes them, for any."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tokens = model.get_input_embeddings()
     learned = limit is not None and any(

@@ -102,9 +102,9 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
     steps = num_steps(config.proxy, have)
     if len(checkpoint_steps(config.proxy, steps)) < 2:
         raise ValueError(
-            f"proxy: a trajectory needs 2 checkpoints or more, and its training has {steps:,} "
-            f"{'step' if steps == 1 else 'steps'}: with checkpoint_every "
-            f"{config.proxy.checkpoint_every} it keeps one"
+            f"proxy: a trajectory needs 2 checkpoints or more, and of a training of {steps:,} "
+            f"{'step' if steps == 1 else 'steps'} one is kept: lower proxy.checkpoint_every, or "
+            f"train longer"
         )
     examples_for(config.selection.budget, have, store, tokens)
     wanted = config.clusters.n_clusters

@@ -16,8 +16,8 @@ from s2l_ray.config import ModelConfig
 from s2l_ray.models import (
     LabelLoss,
     initial_model,
+    learned_positions,
     load_model,
-    places_of,
 )
 from s2l_ray.store import Store
 from s2l_ray.tokenization import load_tokenizer, prepare_tokenizer
@@ -195,13 +195,13 @@ def test_zero_3_has_one_call_of_the_head_on_every_worker(tokenizer, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("kind", "places"), [("llama", None), ("gpt_neox", None), ("gpt2", 64), ("opt", 64)]
+    ("kind", "positions"), [("llama", None), ("gpt_neox", None), ("gpt2", 64), ("opt", 64)]
 )
-def test_places_of_models_that_learn_them(tokenizer, kind, places):
+def test_positions_of_models_that_learn_them(tokenizer, kind, positions):
     shape = {"model_type": kind, "vocab_size": 512, "max_position_embeddings": 64}
     shape |= {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
     model = initial_model(ModelConfig(architecture=shape, tokenizer_vocab=320), tokenizer, seed=7)
-    assert places_of(model) == places
+    assert learned_positions(model) == positions
 
 
 def test_a_model_that_brings_code_is_refused_before_anything_is_trained(store, tokenizer, tmp_path):

@@ -515,7 +515,7 @@ def test_report_shows_examples_if_it_may(finished, copy, start):
         ({"clusters__n_clusters": 500}, "clusters.n_clusters: 500, but there are only 2.. exam"),
         (
             {"proxy__num_checkpoints": None, "proxy__checkpoint_every": 500},
-            "needs 2 checkpoints or more, and its training has 7 steps: with checkpoint_every 500",
+            "needs 2 checkpoints or more, and of a training of 7 steps one is kept: lower proxy.ch",
         ),
     ],
 )

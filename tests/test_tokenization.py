@@ -288,7 +288,7 @@ def test_the_stage(local_ray, store):
         store, corpus, tokenizer_folder="tokenizer", prompt=prompt, folder="tokens", fingerprint="t"
     )
     assert [part.unit for part in tokens.parts] == [part.unit for part in corpus.parts]
-    assert tokens.info == {"tokenizer": "tokenizer"}
+    assert tokens.info == {"tokenizer": "tokenizer", "max_length": 30}
     for part, source in zip(tokens.parts, corpus.parts, strict=True):
         table = store.read_part("tokens", part)
         examples = store.read_part(corpus.folder, source)

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from s2l_ray.batches import BatchStream
-from s2l_ray.config import PromptConfig, TrainingConfig
+from s2l_ray.config import ModelConfig, PromptConfig, TrainingConfig
 from s2l_ray.loop import learning_rate
 from s2l_ray.models import LabelLoss, initial_model
 from s2l_ray.scorer import score_table
@@ -337,20 +337,16 @@ def test_bf16_step_keeps_fp32_master_weights(job, undisturbed):
     assert loaded.dtype == torch.bfloat16
 
 
-def test_a_model_in_a_relative_folder_and_one_with_too_few_places(job, tmp_path):
-    folder = tmp_path / "model"
-    initial_model(config_of().model, job.tokenizer, seed=SEED).save_pretrained(folder)
+def test_a_model_in_a_relative_folder_and_one_with_too_few_positions(job, tmp_path):
     one = {"workers": {"num_workers": 1}, "max_steps": 1}
+    shape = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 96}
+    enough = ModelConfig(architecture=shape, tokenizer_vocab=320)
+    folder = tmp_path / "model"
+    initial_model(enough, job.tokenizer, seed=SEED).save_pretrained(folder)
     job.run("relative", config_of(model={"name": os.path.relpath(folder)}, **one))
-    architecture = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}
-    for places, name in ((95, "short"), (96, "long")):
-        shape = architecture | {"n_positions": places}
-        config = config_of(model={"architecture": shape, "tokenizer_vocab": 320}, **one)
-        if places == 95:
-            with pytest.raises(ValueError, match="max_length: 96, but the model has 95 places"):
-                job.run(name, config)
-        else:
-            job.run(name, config)
+    shorter = {"architecture": shape | {"n_positions": 95}, "tokenizer_vocab": 320}
+    with pytest.raises(ValueError, match=r"max_length: 96 tokens, but .* of 95 positions"):
+        job.run("shorter", config_of(model=shorter, **one))
 
 
 @pytest.mark.slow
