@@ -21,17 +21,15 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import machine
+from benchmarks.comparison import PROMPT, PROXY
 from s2l_ray import driver
 from s2l_ray.config import RunConfig, SelectionConfig, validate
+from s2l_ray.marks import selection_name
 from s2l_ray.pipeline import choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
 
 SELECTORS = ["s2l", "k_center", "facility_location"]
-SCORING = ("losses", "trajectories", "details/final")
-SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "intermediate_size": 256,
-         "max_position_embeddings": 256}  # fmt: skip
 
 
 def settings(folder: Path, corpus: Path, arguments: argparse.Namespace) -> RunConfig:
@@ -40,9 +38,9 @@ def settings(folder: Path, corpus: Path, arguments: argparse.Namespace) -> RunCo
             "name": "selection",
             "run_dir": str(folder / "run"),
             "corpus": {"path": str(corpus)},
-            "prompt": {"template": "plain", "max_length": 256},
+            "prompt": PROMPT,
             "proxy": {
-                "model": {"architecture": SHAPE, "tokenizer_vocab": 2048},
+                "model": {"architecture": PROXY, "tokenizer_vocab": 2048},
                 "epochs": 1,
                 "num_checkpoints": arguments.checkpoints,
                 "global_batch_size": 64,
@@ -61,10 +59,11 @@ def seconds_of(run: Run, selector: str) -> dict[str, Any]:
     choice = SelectionConfig(selector=selector, budget="11%")
     info = choose_subset(run, choice).info
     took = {entry["stage"]: entry["seconds"] for entry in run.times}
-    grouping = "clusters" if selector == "s2l" else f"rankings/{selector}"
-    drawing = next(took[stage] for stage in took if stage.startswith(f"selections/{selector}"))
-    wanted = SCORING[:2] if selector == "s2l" else SCORING[2:]
-    scoring = sum(took[stage] for stage in wanted)
+    if selector == "s2l":
+        grouping, scoring = "clusters", took["losses"] + took["trajectories"]
+    else:
+        grouping, scoring = f"rankings/{selector}", took["details/final"]
+    drawing = took[f"selections/{selection_name(choice.selector, choice.seed)}"]
     return {
         "chosen": info["examples"],
         "scoring": scoring,

@@ -193,6 +193,7 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
     initial weights and differs in the subset alone. All budgets are as many examples.
     """
     config = run.config
+    check_evaluated_on(run)
     main = choose_subset(run, config.selection)
     subsets: dict[str, tuple[SelectionConfig, Selection]] = {}
     for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):

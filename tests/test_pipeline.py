@@ -528,12 +528,13 @@ def test_what_the_corpus_is_too_small_for_is_refused_before_training(
     assert not (copy / "proxy").exists()
 
 
-def test_nothing_held_out_is_refused(local_ray, tmp_path, start):
+def test_nothing_held_out_is_refused_before_any_target(local_ray, tmp_path, start):
     config = settings(tmp_path / "run", corpus__heldout_share=0)
     run = start(config)
     pipeline.prepare(run, corpus())
     with pytest.raises(ValueError, match=r"corpus\.heldout_share .* or evaluation\.files"):
-        targets.check_evaluated_on(run)
+        targets.compare_baselines(run)
+    assert not (tmp_path / "run/targets").exists()
 
 
 @pytest.mark.parametrize("gone", [False, True])
