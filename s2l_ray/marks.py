@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +17,9 @@ from s2l_ray.config import (
     fingerprint,
 )
 from s2l_ray.selectors import SELECTORS
-from s2l_ray.sources import HASHED
+from s2l_ray.sources import local_stamp
+
+_stamp = lru_cache(local_stamp)  # asked for once a stage
 
 
 def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
@@ -147,17 +148,9 @@ def _local_files(model: ModelConfig) -> list[str]:
         if place is not None and Path(place).is_dir():
             for file in sorted(path for path in Path(place).iterdir() if path.is_file()):
                 about = file.stat()
-                stamp = _stamp(file.resolve(), about.st_size, about.st_mtime_ns)
+                stamp = _stamp(str(file.resolve()), about.st_size, about.st_mtime_ns)
                 found.append(f"{file.name} {stamp}")
     return found
-
-
-@lru_cache
-def _stamp(file: Path, size: int, mtime_ns: int) -> str:
-    """Changes with the content: of a small file that itself, as a corpus's is known."""
-    if size > HASHED:
-        return f"{size}-{mtime_ns}"
-    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 def selection_name(selector: SelectorName, seed: int) -> str:

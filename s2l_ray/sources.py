@@ -144,13 +144,20 @@ def _kind_of(name: str, wanted: str) -> str | None:
     return kind if wanted in ("auto", kind) else None
 
 
+def local_stamp(path: str, size: int, mtime_ns: int) -> str:
+    """What changes with a local file's content: of a small one that content itself, so that a copy
+    is the same file."""
+    if size > HASHED:
+        return f"{size}-{mtime_ns}"
+    with open(path, "rb") as file:
+        return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+
+
 def _file(
     filesystem: pafs.FileSystem, root: str, info: pafs.FileInfo, name: str, kind: str
 ) -> SourceFile:
-    stamp = f"{info.size}-{info.mtime_ns}"
-    if not root and info.size <= HASHED:  # a copy of a file is the same file
-        with filesystem.open_input_stream(info.path, compression=None) as stream:
-            stamp = hashlib.blake2b(stream.read(), digest_size=16).hexdigest()
+    remote = f"{info.size}-{info.mtime_ns}"
+    stamp = remote if root else local_stamp(info.path, info.size, info.mtime_ns)
     squeezed = kind == "parquet" or name.endswith(COMPRESSED)
     return SourceFile(name, root, info.path, kind, info.size * (4 if squeezed else 1), stamp)
 
