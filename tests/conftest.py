@@ -19,6 +19,13 @@ from s2l_ray import driver, rows
 from s2l_ray.store import EXAMPLES, Store
 
 
+@pytest.fixture(scope="session", autouse=True)
+def settings_of_a_local_ray():
+    """Of every Ray that is started here, as of one that a run starts on a laptop."""
+    for name, value in driver.LOCAL_RAY.items():
+        os.environ.setdefault(name, value)
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """A real Ray on this machine, with the environment that a run gives its workers."""
