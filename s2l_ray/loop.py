@@ -71,6 +71,9 @@ def run(job: dict[str, Any]) -> None:
     engine = make_engine(LabelLoss(model), config, device, world)
     if resume:
         engine.load(resume)
+        if world > 1:
+            dist.barrier()  # all of this node have read it
+        store.discard(resume)
 
     stream = BatchStream(
         lambda index: store.read_part(tokens.folder, tokens.parts[index]),
@@ -182,7 +185,7 @@ def _save(
     *,
     publish: bool,
 ) -> None:
-    """Keep a checkpoint (when `publish`) and a resume point; of these the last two stay.
+    """Keep a checkpoint (when `publish`) and a resume point; this and the whole one before stay.
 
     Every worker saves its share of the optimizer; the first also the weights, and the resume
     point's manifest last.
@@ -215,5 +218,9 @@ def _save(
     if rank == 0:
         parts = [part for files in saved for part in files]
         store.commit(f"{folder}/resume/{point}", fingerprint, parts, state)
-        for name in resume_points(store, folder)[2:]:
+        names = resume_points(store, folder)
+        older = names[names.index(point) + 1 :]
+        whole = (name for name in older if store.exists(folder, "resume", name, "manifest.json"))
+        # Newer ones are of a training that came to nothing: it went back to before this one.
+        for name in {*names} - {point, next(whole, point)}:
             store.remove(folder, "resume", name)

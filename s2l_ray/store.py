@@ -14,7 +14,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from s2l_ray.objects import LocalObjects
 from s2l_ray.s3 import S3Objects
 
 FORMAT = 1  # of manifests; a reader refuses a newer one
+KEPT = 1800  # seconds that a node keeps its copy of a model after it was last asked for
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
 # Examples: the corpus, its held-out part, and (with more columns) a subset.
@@ -348,8 +351,11 @@ class Store:
         known = [self.address(name), self.epoch, sizes, [part.checksum for part in listed.values()]]
         mark = hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
         local = Path(tempfile.gettempdir(), f"s2l_ray-{os.getuid()}", mark)
-        if not local.exists():
-            local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            os.utime(local)  # asked for just now
+        except FileNotFoundError:
+            _drop_old(local.parent)
             with tempfile.TemporaryDirectory(dir=local.parent) as fresh:
                 for file in sizes:
                     self.objects.get_file(f"{name}/{file}", Path(fresh, file))
@@ -361,6 +367,11 @@ class Store:
                     shutil.rmtree(f"{fresh}.whole", ignore_errors=True)
         return str(local)
 
+    def discard(self, local: str) -> None:
+        """Remove a copy that `download` made on this node; the run's own folder stays."""
+        if not self.is_local:
+            shutil.rmtree(local, ignore_errors=True)
+
     def _hold_against(self, listed: dict[str, Part], local: Path, stage: str) -> None:
         for file, part in listed.items():
             address = self.address(stage, part.file)
@@ -371,6 +382,14 @@ class Store:
                     f"{address}: damaged: checksum {found}, the manifest lists {part.checksum}",
                     stage,
                 )
+
+
+def _drop_old(copies: Path) -> None:
+    """Remove copies of models that nobody has asked for in a while, and what is left of others."""
+    for copy in copies.iterdir():
+        with suppress(OSError):  # another process of this node is at it too
+            if max(path.stat().st_mtime for path in (copy, *copy.iterdir())) < time.time() - KEPT:
+                shutil.rmtree(copy)
 
 
 def mark_of(checksums: dict[str, str]) -> str:

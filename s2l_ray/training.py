@@ -64,8 +64,13 @@ def train(
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
         _fit(job, label)
     _, state = last_resume_point(store, folder)
-    if state["step"] != steps:  # Ray Train ends a training so at the user's Ctrl-C
-        raise KeyboardInterrupt
+    if state["step"] != steps:
+        if any(name.startswith(resume_name(steps, None)) for name in resume_points(store, folder)):
+            raise ValueError(
+                f"{store.address(folder)}: the resume point of the last step, {steps:,}, is not "
+                f"whole; started again, the training goes on from step {state['step']:,}"
+            )
+        raise KeyboardInterrupt  # Ray Train ends a training so at the user's Ctrl-C
     files = [Part(**file) for file in state.pop("files")]
     manifest = store.commit(folder, fingerprint, files, state)
     store.remove(folder, "resume")

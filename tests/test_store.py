@@ -232,7 +232,22 @@ def test_folders_go_up_and_come_down(any_store, tmp_path, monkeypatch):
     assert not any_store.exists("proxy", "checkpoint-1")
     (model / "a.bin").write_text("bbbb")
     any_store.upload(model, "proxy", "checkpoint-1")
-    assert Path(any_store.download("proxy", "checkpoint-1"), "a.bin").read_text() == "bbbb"
+    new = Path(any_store.download("proxy", "checkpoint-1"))
+    assert (new / "a.bin").read_text() == "bbbb"
+
+    # A node keeps its copies for a while after they were last asked for.
+    if any_store.is_local:
+        any_store.discard(str(new))
+        assert new.exists()
+        return
+    for path in (local, *local.iterdir(), new, *new.iterdir()):
+        os.utime(path, (1, 1))
+    assert any_store.download("proxy", "checkpoint-1") == str(new)
+    any_store.upload(model, "proxy", "checkpoint-2")
+    other = Path(any_store.download("proxy", "checkpoint-2"))
+    assert new.exists() and other.exists() and not local.exists()
+    any_store.discard(str(other))
+    assert not other.exists() and any_store.exists("proxy", "checkpoint-2", "a.bin")
 
 
 def test_encryption_is_asked_for_with_every_object(s3_uri, tmp_path, monkeypatch):
