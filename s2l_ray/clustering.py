@@ -85,7 +85,8 @@ class _Resume:
 
     def __init__(self, store: Store, folder: str, number: int) -> None:
         self.store, self.folder, self.unit = store, f"{folder}/resume", f"kmeans-{number:03d}"
-        self.files = [name for name in store.names(self.folder) if name.startswith(self.unit)]
+        names = store.names(self.folder)
+        self.files = [name for name in names if name.startswith(f"{self.unit}-")]
 
     def keep(self, state: tuple[int, int, float, np.ndarray]) -> None:
         phase, iteration, gain, centers_KT = state

@@ -51,6 +51,14 @@ def labels_of(store, manifest):
     return table["cluster_id"].to_numpy(), table["distance"].to_numpy()
 
 
+def test_each_source_goes_on_from_its_own_iteration(store):
+    for number in (100, 1000):
+        _Resume(store, "clusters/c", number).keep((0, number, 0.5, np.full((2, T), number)))
+    assert _Resume(store, "clusters/c", 100).read()[1] == 100
+    _Resume(store, "clusters/c", 100).keep((0, 101, 0.5, np.zeros((2, T))))
+    assert _Resume(store, "clusters/c", 1000).read()[1] == 1000
+
+
 @pytest.mark.parametrize("by_source", [False, True])
 def test_a_stopped_stage_goes_on_at_its_last_iteration(local_ray, store, by_source, monkeypatch):
     random = np.random.default_rng(3)
