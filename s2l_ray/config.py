@@ -42,9 +42,19 @@ Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
 
 
+URI_OPTIONS = ("region", "scheme", "endpoint_override")  # after its "?": nothing secret
+
+
 def _without_credentials(value: str) -> str:
-    if re.match(r"\w+://[^/]*@", value):
-        raise ValueError("wanted a path or URI without credentials in it")
+    scheme, remote, rest = value.partition("://")
+    place, _, query = rest.partition("?")
+    owner, at, _ = place.partition("/")[0].rpartition("@")
+    container = scheme in ("abfs", "abfss") and ":" not in owner  # container@account, no secret
+    options = [option.partition("=")[0] for option in query.split("&") if option]
+    if remote and ((at and not container) or not set(options) <= set(URI_OPTIONS)):
+        raise ValueError(
+            f"wanted a path or URI without credentials in it (after a '?' {', '.join(URI_OPTIONS)})"
+        )
     return value
 
 
@@ -555,6 +565,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 2**63:  # of which Python may refuse to show digits
         return "an integer beyond 64 bits"
     text = re.sub(r"(\w://)[^/]*@", r"\1***@", repr(value))  # credentials
+    text = re.sub(r"(\w://[^?'\"]*\?)[^'\"]*", r"\1***", text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

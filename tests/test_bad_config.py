@@ -61,12 +61,21 @@ def refusal(file, text, overrides=()):
         "evaluation.files={a: 's3://AKIA:SECRET@bucket/x.jsonl'}",
         "evaluation.answers={a: 's3://AKIA:SECRET@bucket/x.jsonl'}",
         "run_dir=s3://AKIA:SECRET@bucket/x",
+        "corpus.path='abfs://box:SECRET@account/x.jsonl'",
+        "corpus.path=['abfs://box@account/x.jsonl?client_id=1&client_secret=SECRET']",
     ],
 )
 def test_paths_with_credentials_are_refused_and_not_repeated(setting):
     with pytest.raises(ConfigError, match="without credentials") as caught:
         load(SHIPPED[0], [setting])
     assert "SECRET" not in str(caught.value) and "function-after" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["abfss://box@account.example/x.jsonl", "s3://b/x*?region=eu-west-1&scheme=http", "x?y"]
+)
+def test_paths_without_credentials_are_kept(path):
+    assert load(SHIPPED[0], [f"corpus.path='{path}'"]).corpus.path == path
 
 
 # ---- every field, with every kind of value
