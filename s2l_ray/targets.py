@@ -57,7 +57,9 @@ def finetune(
 def check_evaluated_on(run: Run) -> None:
     """Refuse now, not after hours, what cannot be evaluated on; say what is left out of it."""
     corpus, settings = run.done["corpus"], run.config.evaluation
-    heldout = evaluation.heldout_examples(run.store, corpus, settings)
+    heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
+    if settings.answer_marker is not None:
+        evaluation.check_marker(run.store, heldout, settings.answer_marker)
     sets = evaluation.answer_sets(run.store, corpus, settings)
     for sentence in evaluation.notes(heldout | sets):
         say(sentence)
@@ -71,7 +73,7 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
     config = run.config
     assert config.target is not None
     prompt, settings = config.target_prompt or config.prompt, config.evaluation
-    heldout = evaluation.heldout_examples(run.store, run.done["corpus"], settings)
+    heldout = evaluation.heldout_examples(run.store, run.done["corpus"], settings, config.corpus)
     sets = evaluation.answer_sets(run.store, run.done["corpus"], settings)
     tokens = {
         origin: tokens_of(

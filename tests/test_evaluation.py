@@ -29,6 +29,8 @@ GIVEN = {
     "r4": ("c", 0.5, 10),
 }
 
+POOL = CorpusConfig(path="pool.jsonl")  # what the corpus was read with
+
 
 def stages(store, given, name):
     """A committed set of examples over two parts, and their losses under one checkpoint."""
@@ -96,31 +98,37 @@ def test_nothing_left_to_score_is_refused(store):
 def test_what_is_evaluated_on(local_ray, store, tmp_path):
     corpus = write_corpus(store, [example("p", "r")], num_parts=1)
     with pytest.raises(ValueError, match=r"set corpus\.heldout_share .* or evaluation\.files"):
-        heldout_examples(store, corpus, EvaluationConfig())
+        heldout_examples(store, corpus, EvaluationConfig(), POOL)
     store.commit("corpus/test/heldout", "f", [], {})  # a share so small that no row fell in it
     with pytest.raises(ValueError, match=r"corpus\.heldout_share"):
-        heldout_examples(store, corpus, EvaluationConfig())
+        heldout_examples(store, corpus, EvaluationConfig(), POOL)
 
     file = tmp_path / "exam.jsonl"
     lines = [{"instruction": f"q{n}", "output": "yes"} for n in range(4)]
     lines.append(lines[0])  # a question asked twice counts twice
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = EvaluationConfig(files={"exam": str(file)})
-    found = heldout_examples(store, corpus, config)
+    found = heldout_examples(store, corpus, config, POOL)
     assert list(found) == ["exam"] and found["exam"].rows == 5
     table = pa.concat_tables(
         [store.read_part(found["exam"].folder, part) for part in found["exam"].parts]
     )
     assert set(table["source"].to_pylist()) == {"exam"}
-    assert heldout_examples(store, corpus, config) == found
+    assert heldout_examples(store, corpus, config, POOL) == found
     file.write_text(file.read_text() + json.dumps({"instruction": "new", "output": "no"}) + "\n")
-    assert heldout_examples(store, corpus, config)["exam"].rows == 6
+    assert heldout_examples(store, corpus, config, POOL)["exam"].rows == 6
+
+    # The columns are the corpus's, whatever else the file has.
+    named = POOL.model_copy(update={"columns": {"instruction": "findings", "output": "impression"}})
+    row = {"findings": "f", "impression": "i", "question": "q", "answer": "a"}
+    file.write_text(json.dumps(row) + "\n")
+    assert turns_of(store, heldout_examples(store, corpus, config, named)["exam"]) == [("f", "i")]
 
     with pytest.raises(ValueError, match=r"evaluation\.files: the name 'heldout'"):
-        heldout_examples(store, corpus, EvaluationConfig(files={"heldout": str(file)}))
+        heldout_examples(store, corpus, EvaluationConfig(files={"heldout": str(file)}), POOL)
     missing = EvaluationConfig(files={"exam": str(tmp_path / "none.jsonl")})
     with pytest.raises(ValueError, match=r"evaluation\.files: exam: .*none\.jsonl"):
-        heldout_examples(store, corpus, missing)
+        heldout_examples(store, corpus, missing, POOL)
 
 
 def test_judging_on_ray_has_its_time_limit(local_ray):
@@ -202,16 +210,15 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     exam = lines_of(tmp_path / "exam.jsonl", [chat(*pair) for pair in mixed])
     clean = lines_of(tmp_path / "clean.jsonl", [chat(*pair) for pair in other])
     config = EvaluationConfig(files={"exam": exam, "clean": clean})
-    found = heldout_examples(store, examples, config)
+    found = heldout_examples(store, examples, config, POOL)
     assert turns_of(store, found["exam"]) == sorted(other)
     assert found["exam"].info["in_corpus"] == 3
     alone = CorpusConfig(path=clean, source="clean", duplicates="number")
     assert found["clean"] == corpus.ingest_once(store, alone, "evaluations/corpora/clean")
 
     # Said whenever a run begins, if it is found out only once.
-    run = SimpleNamespace(
-        store=store, done={"corpus": examples}, config=SimpleNamespace(evaluation=config)
-    )
+    settings = SimpleNamespace(evaluation=config, corpus=POOL)
+    run = SimpleNamespace(store=store, done={"corpus": examples}, config=settings)
     for _ in range(2):
         capsys.readouterr()
         targets.check_evaluated_on(run)
@@ -223,16 +230,22 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
         ) in said
         assert "clean" not in said
 
+    settings.evaluation = config.model_copy(update={"answer_marker": "a"})
+    targets.check_evaluated_on(run)
+    settings.evaluation = config.model_copy(update={"answer_marker": "A"})
+    with pytest.raises(ValueError, match=r"answer_marker: none of \d+ responses has 'A' in it"):
+        targets.check_evaluated_on(run)
+
     # What is left goes by the corpus: another one is searched anew.
     smaller = write_corpus(store, [example("q7", "a7"), example("q1", "a1")])
-    again = heldout_examples(store, smaller, config)
+    again = heldout_examples(store, smaller, config, POOL)
     assert again["exam"].info["in_corpus"] == 1 and again["exam"].rows == 5
     assert again["exam"].fingerprint != found["exam"].fingerprint
     assert again["clean"] == found["clean"]
 
     lines_of(tmp_path / "exam.jsonl", [chat(*pair) for pair in shared])
     with pytest.raises(ValueError, match=r"exam: 3 of 3 examples .*pool\.jsonl:4; nothing is left"):
-        heldout_examples(store, examples, config)
+        heldout_examples(store, examples, config, POOL)
 
 
 def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, tmp_path):

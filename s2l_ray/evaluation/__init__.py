@@ -3,7 +3,13 @@ what it answers to questions."""
 
 from s2l_ray.evaluation.answers import RULE
 from s2l_ray.evaluation.exact_match import Answering, answer, answer_sets, counts, judge
-from s2l_ray.evaluation.heldout import NOTHING, heldout_examples, summarise, summarise_answers
+from s2l_ray.evaluation.heldout import (
+    NOTHING,
+    check_marker,
+    heldout_examples,
+    summarise,
+    summarise_answers,
+)
 from s2l_ray.evaluation.leaks import notes
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "Answering",
     "answer",
     "answer_sets",
+    "check_marker",
     "counts",
     "heldout_examples",
     "judge",

@@ -16,10 +16,11 @@ NOTHING = "nothing to evaluate on: set corpus.heldout_share (0.05, say) or evalu
 
 
 def heldout_examples(
-    store: Store, examples: Manifest, config: EvaluationConfig
+    store: Store, examples: Manifest, config: EvaluationConfig, like: CorpusConfig
 ) -> dict[str, Manifest]:
     """The held-out share of the corpus under "heldout", and each evaluation file by its name,
-    without what is in the corpus too (leaks.py)."""
+    without what is in the corpus too (leaks.py). like: what the corpus was read with; its columns
+    are those of the files too."""
     found, files = {}, {}
     if "heldout" in config.files:
         raise ValueError("evaluation.files: the name 'heldout' is that of corpus.heldout_share")
@@ -30,7 +31,7 @@ def heldout_examples(
     if heldout is not None and heldout.rows:
         found["heldout"] = heldout
     for name, path in config.files.items():
-        settings = CorpusConfig(path=path, source=name, duplicates="number")
+        settings = CorpusConfig(path=path, columns=like.columns, source=name, duplicates="number")
         try:
             files[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
         except ValueError as error:
@@ -39,6 +40,17 @@ def heldout_examples(
     if not found:
         raise ValueError(NOTHING)
     return found
+
+
+def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> None:
+    """ValueError if no response that is evaluated on has the marker."""
+    for examples in heldout.values():
+        for part in examples.parts:
+            for turns in store.read_part(examples.folder, part, ["turns"])["turns"].to_pylist():
+                if marker in turns[-1]["text"]:
+                    return
+    count = sum(examples.rows for examples in heldout.values())
+    raise ValueError(f"evaluation.answer_marker: none of {count:,} responses has {marker!r} in it")
 
 
 def summarise(store: Store, scores: list[tuple[Manifest, Manifest]]) -> dict[str, Any]:
