@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 def arms_of(**losses: list[float]) -> list[Arm]:
     return [
-        Arm(selector, seed, 1100, 51, loss, {"a": loss, "b": loss + 1})
+        Arm(selector, seed, 1100, 51, loss, {"a": loss, "b": loss + 1}, 9000)
         for selector, values in losses.items()
         for seed, loss in enumerate(values)
     ]
@@ -90,7 +90,7 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
     centers_KT = np.sort(rng.gamma(2, 0.5, (K, 1)), axis=0) + np.linspace(1, 0.3, T)
     corpus = dict(zip(names, rng.integers(100, 1000, len(names)).tolist(), strict=True))
     arms = [
-        Arm(selector, seed, 1100, 51, 1.2 + 0.01 * seed, dict.fromkeys(names, 1.3))
+        Arm(selector, seed, 1100, 51, 1.2 + 0.01 * seed, dict.fromkeys(names, 1.3), 9000)
         for selector in ("s2l", "random")
         for seed in (1, 2)
     ]
@@ -209,6 +209,10 @@ def test_verdict_tells_of_lost_runs_and_unequal_steps() -> None:
     assert "Left out: 1 pair in which a loss is not finite" in verdict(arms, main="s2l")
     arms[0] = arms[0]._replace(n_steps=99)
     assert "unequal numbers of steps (51–99 against 51)" in verdict(arms, main="s2l")
+    assert "tokens" not in verdict(arms, main="s2l")
+    arms[1] = arms[1]._replace(n_tokens=9181)
+    wanted = "unequal numbers of tokens (9,000–9,181 against 9,000). All pairs have one proxy"
+    assert wanted in verdict(arms, main="s2l")
 
 
 def test_summary_of_selectors() -> None:
@@ -224,6 +228,8 @@ def test_diagnostics_in_words() -> None:
     assert "close to loss strata" in text
     assert "Nearly every cluster (97.0%) is larger than its quota" in text
     assert "single clusters mean little" in text
+    data = dataclasses.replace(report_data(), selector="embedding_clusters")
+    assert "S2L" not in " ".join(diagnostics(data))
     data = dataclasses.replace(report_data(), loss_quantiles_5T=np.ones((5, 8)))
     assert any("did not fall" in sentence for sentence in diagnostics(data))
 

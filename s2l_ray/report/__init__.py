@@ -43,6 +43,7 @@ class Arm(NamedTuple):
     n_steps: int
     loss: float
     loss_by_source: Mapping[str, float]
+    n_tokens: int  # of the selection
 
     @property
     def seeds(self) -> Seeds:

@@ -69,7 +69,9 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
     pairs = paired(arms, main, baseline)
     found = differences(pairs)
     n, n_left_out = len(found), len(pairs) - len(found)
-    notes = _steps_note(pairs)
+    notes = _costs_note(pairs)
+    if len(pairs) > 1:
+        notes += " All pairs have one proxy; jobs/compare.py trains one for each seed."
     if n_left_out:
         notes += f" Left out: {plural(n_left_out, 'pair')} in which a loss is not finite."
     mean, error, low, high, _ = interval(found)
@@ -152,7 +154,9 @@ def _partition(data: ReportData) -> list[str]:
         reading = "most clusters are taken whole, and the budget goes to what is rare"
         if above >= 0.9:
             lead = f"Nearly every cluster ({above:.1%}) is larger than its quota"
-            reading = "S2L comes close to sampling by strata of loss, the same number from each"
+            reading = "hardly one is taken whole, and what is rare is hardly favoured"
+            if data.selector == "s2l":
+                reading = "S2L comes close to sampling by strata of loss, the same number from each"
         else:
             lead = f"{above:.1%} of the clusters are larger than their quota"
             if above >= 0.5:
@@ -206,11 +210,16 @@ def _mix(data: ReportData) -> list[str]:
     return found
 
 
-def _steps_note(pairs: Sequence[tuple[Arm, Arm]]) -> str:
-    if all(main.n_steps == baseline.n_steps for main, baseline in pairs):
-        return ""
-    mine, other = (_range([pair[side].n_steps for pair in pairs]) for side in (0, 1))
-    return f" Mind that they trained for unequal numbers of steps ({mine} against {other})."
+def _costs_note(pairs: Sequence[tuple[Arm, Arm]]) -> str:
+    """What else differs between the two: steps at all, tokens by more than 2%."""
+    note = ""
+    if any(main.n_steps != baseline.n_steps for main, baseline in pairs):
+        mine, other = (_range([pair[side].n_steps for pair in pairs]) for side in (0, 1))
+        note += f" Mind that they trained for unequal numbers of steps ({mine} against {other})."
+    if any(abs(main.n_tokens / baseline.n_tokens - 1) > 0.02 for main, baseline in pairs):
+        mine, other = (_range([pair[side].n_tokens for pair in pairs]) for side in (0, 1))
+        note += f" Mind that their subsets have unequal numbers of tokens ({mine} against {other})."
+    return note
 
 
 def _range(values: Sequence[int]) -> str:

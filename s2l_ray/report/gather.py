@@ -50,9 +50,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
             "share_above_quota": info["groups_above_quota"],
             "examples": _examples(run, clusters, chosen) if config.report.examples else (),
         }
-        if groups != "clusters_of_features":
-            clustered["explained_variance_level"] = clusters.info["level_share"]
         if groups in ("clusters", "clusters_by_source"):  # of others the centers are no losses
+            clustered["explained_variance_level"] = clusters.info["level_share"]
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     losses = done["losses"].info
     trained = [("proxy", None, done["proxy"].info["history"])]
@@ -95,7 +94,15 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
 def arms_of(records: Sequence[dict[str, Any]]) -> list[Arm]:
     """Of the records of targets.compare_baselines."""
     return [
-        Arm(r["selector"], r["seed"], r["examples"], r["steps"], r["loss"], r["by_source"])
+        Arm(
+            r["selector"],
+            r["seed"],
+            r["examples"],
+            r["steps"],
+            r["loss"],
+            r["by_source"],
+            r["tokens"],
+        )
         for r in records
     ]
 
