@@ -18,7 +18,14 @@ from typing import Any
 import ray.data
 
 from s2l_ray import driver
-from s2l_ray.config import BASELINE, RunConfig, SelectionConfig, SelectorName, TrainingConfig
+from s2l_ray.config import (
+    BASELINE,
+    RunConfig,
+    SelectionConfig,
+    SelectorName,
+    TrainingConfig,
+    fingerprint,
+)
 from s2l_ray.pipeline import check_reachable, choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
@@ -69,8 +76,8 @@ def compare(
 
     A record: method, budget, match, selection_seed, training_seed, examples, tokens, steps,
     trained_tokens, and what evaluate gives; or, of a selector that has too few examples to choose
-    from, `too_few` (why) in place of all after the seeds. Records are kept in
-    report/comparison.json.
+    from, `too_few` (why) in place of all after the seeds; settings (their mark) in each. Records
+    are kept in report/comparison.json.
     """
     config = run.config
     prepare(run, dataset)
@@ -88,7 +95,8 @@ def compare(
         make_trajectories(view)
         for number in range(config.compare.trainings):
             arms, short = _arms(view, selectors, training_seed(seed, number))
-            records += _measure(run, arms) + short
+            found = _measure(run, arms) + short
+            records += [record | {"settings": settings_mark(config)} for record in found]
             run.store.write_json(records, *RECORD)
             done(records)
     return records
@@ -106,8 +114,18 @@ def can_match(selector: SelectorName, match: str) -> bool:
 
 
 def known(run: Run) -> list[dict[str, Any]]:
-    """The records of an earlier comparison in this run directory; none if there was none."""
-    return run.store.read_json(*RECORD) if run.store.exists(*RECORD) else []
+    """The records of an earlier comparison in this run directory with the same settings."""
+    records = run.store.read_json(*RECORD) if run.store.exists(*RECORD) else []
+    return [record for record in records if record.get("settings") == settings_mark(run.config)]
+
+
+def settings_mark(config: RunConfig) -> str:
+    """Of what a record depends on beside the arm's own: not of which arms there are."""
+    return fingerprint(
+        config.model_dump(
+            mode="json", exclude={"name", "run_dir", "compare", "diagnose", "report", "storage"}
+        )
+    )
 
 
 def num_targets(config: RunConfig) -> int:

@@ -47,7 +47,10 @@ def details_wanted(config: RunConfig, selection: SelectionConfig) -> dict[str, t
     """The columns to make together, by "early" and "final": what this selection asks for, and what
     those do that the run names, its own and the baselines."""
     named = [config.selection, selection]
-    named += [SelectionConfig(selector=selector) for selector in config.evaluation.baselines]
+    like = config.selection.like
+    named += [
+        SelectionConfig(selector=selector, like=like) for selector in config.evaluation.baselines
+    ]
     named += [liked(each) for each in named if SELECTORS[each.selector].like]
     columns: dict[str, set[str]] = {"early": set(), "final": set()}
     for each in named:

@@ -38,7 +38,7 @@ def config(**compare):
     training = {"model": {"name": "m"}, "num_checkpoints": 2}
     return validate(
         {"run_dir": "r", "corpus": {"path": "c"}, "proxy": training, "target": training,
-         "compare": compare}
+         "compare": {"budgets": ["11%"]} | compare}
     )  # fmt: skip
 
 
@@ -125,6 +125,8 @@ def test_plan_says_what_the_seeds_can_show():
     assert f"{sd:.4f} nats" in text
     assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in text
     assert f"one of 0.001 takes {pairs_needed(sd, 0.001, alpha=0.025):,}" in text
+    other = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], budgets=["38%"])
+    assert "no spread has been measured here yet" in page.plan(other, 15, seen)
     assert "one seed shows no spread" in page.plan(config(seeds=[1]), 1, [])
     assert "4 seeds give numbers, but no verdict" in page.plan(config(seeds=[0, 1, 2, 3]), 1, [])
 

@@ -551,10 +551,11 @@ def test_held_out_examples_that_are_damaged_are_made_again(finished, copy, start
 
     def held_out(run):
         pipeline.prepare(run, corpus())
-        found = evaluation.heldout_examples(run.store, run.done["corpus"], run.config.evaluation)[
-            "heldout"
-        ]
-        return ids_of(run.store, found)
+        config = run.config
+        found = evaluation.heldout_examples(
+            run.store, run.done["corpus"], config.evaluation, config.corpus
+        )
+        return ids_of(run.store, found["heldout"])
 
     assert len(run.finish(held_out)) == run.done["corpus"].info["heldout"]
     assert contents_of(folder, "part-", "manifest.json") == before
@@ -749,6 +750,8 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
     records = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
     assert lengths == [8, 14]
     assert comparison.known(run) == records
+    other = settings(copy, compare=compare, clusters__n_clusters=4)
+    assert comparison.known(replace(run, config=other)) == []  # of other settings it says nothing
     by = {(r["method"], r["match"], r["selection_seed"]): r for r in records}
     assert len(by) == 14
     assert {seed for method, _, seed in by if method == "loss_strata"} == {42}

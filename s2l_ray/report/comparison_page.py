@@ -82,7 +82,9 @@ def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
         return "\n".join([*lines, "one seed shows no spread: no difference can be told from noise"])
     if seeds < MIN_UNITS:
         lines.append(f"{seeds} seeds give numbers, but no verdict: that takes {MIN_UNITS}")
-    spread = [(group, sd) for group in groups_of(seen) if (sd := _spread(group)) is not None]
+    planned = {(str(budget), match) for budget in compare.budgets for match in compare.match}
+    groups = [group for group in groups_of(seen) if (group.budget, group.match) in planned]
+    spread = [(group, sd) for group in groups if (sd := _spread(group)) is not None]
     for group, sd in spread:
         least = detectable(sd, seeds, alpha=ALPHA / tests)
         text = (
