@@ -44,8 +44,6 @@ TWO = {"num_workers": 2}
 
 def split(corpus: str, folder: Path) -> None:
     """corpus.jsonl and, of a third of the instructions, warmup.jsonl."""
-    if (folder / "corpus.jsonl").exists():
-        return
     folder.mkdir(parents=True, exist_ok=True)
     with open(corpus) as lines, open(folder / "warmup.jsonl", "w") as warm, \
             open(folder / "rest.jsonl", "w") as rest:  # fmt: skip

@@ -56,7 +56,7 @@ def write(
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         told = {
-            name: Path(value).name if isinstance(value, str) else value
+            name: Path(value).name if isinstance(value, str) and os.path.exists(value) else value
             for name, value in settings.items()
             if name != "json" and value is not None
         }

@@ -86,7 +86,7 @@ def main() -> None:
     with open(arguments.corpus) as file:
         lines = list(file)
     rows: list[dict[str, Any]] = []
-    for size in arguments.examples:
+    for size in sorted({min(size, len(lines)) for size in arguments.examples}):
         with tempfile.TemporaryDirectory() as name:
             corpus = Path(name, "corpus.jsonl")
             corpus.write_text("".join(random.Random(0).sample(lines, size)))
