@@ -3,6 +3,7 @@ PYTHON ?= python3
 RUN_DIR ?= runs/demo
 CORPUS ?= $(RUN_DIR)-corpus/corpus.jsonl
 BENCH ?= runs/bench
+ROUNDS ?= 1
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -40,8 +41,8 @@ test: $(INSTALLED)  ## the tests
 test-slow: $(INSTALLED)  ## the tests marked slow, which CI runs beside them
 	$(BIN)/python -m pytest tests -m slow
 
-faults: $(INSTALLED)  ## runs whose processes, store and files meet with accidents
-	$(BIN)/python -m pytest tests -m faults
+faults: $(INSTALLED)  ## runs that meet with accidents (ROUNDS=1: how often each death is tried)
+	ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests -m faults
 
 bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)

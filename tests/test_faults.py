@@ -7,6 +7,7 @@ import random
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import faults
@@ -19,6 +20,7 @@ from s2l_ray.store import Store
 
 pytestmark = pytest.mark.faults  # each of these runs takes minutes
 SELECT = faults.STAGES[:7]  # the stages of jobs/select.py
+ROUNDS = int(os.environ.get("ROUNDS", "1"))  # how often each death is tried
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +61,14 @@ def in_s3(s3_uri, folder):
 
 def survives(command, wanted, ceph, draw, undisturbed):
     """The run finishes under these faults, with the right selection."""
+    # What lasts is felt when more is wanted, at once or later.
+    lasting = ("full disk", "out of memory")
+    wanted = [
+        replace(fault) for fault in wanted for _ in range(1 if fault.kind in lasting else ROUNDS)
+    ]
     for fault in wanted:
         alike = sum(other.stage == fault.stage for other in wanted)
-        if fault.kind not in ("full disk", "out of memory"):  # felt when more is wanted
+        if fault.kind not in lasting:
             fault.delay = draw.uniform(0, (undisturbed.spent.get(fault.stage) or 10) / alike)
     faults.disturbed(command, wanted, ceph, draw, undisturbed.spent)
     faults.check(command.store)
@@ -71,37 +78,23 @@ def survives(command, wanted, ceph, draw, undisturbed):
     assert len(missed) <= len(wanted) // 4, missed  # a stage can be over before its fault comes
 
 
-def test_the_driver_dies_in_every_stage(undisturbed, folder, tmp_path, draw):
-    command = Command(tmp_path, faults.settings(tmp_path / "run", folder / "corpus.jsonl"))
-    stages = [*SELECT, "proxy", "losses", "clusters"]
-    wanted = [Fault("driver", stage) for stage in stages]
-    survives(command, wanted, None, draw, undisturbed)
-
-
-def test_actors_die(undisturbed, folder, tmp_path, draw):
+def test_the_driver_dies_in_every_stage_and_actors_in_theirs(undisturbed, folder, tmp_path, draw):
     config = faults.settings(tmp_path / "run", folder / "corpus.jsonl")
     # In a row at one place, so that only the first may be without progress after it.
     config["proxy"]["max_failures"] = 2
-    wanted = [
-        *[Fault("training worker", "proxy") for _ in range(6)],
-        *[Fault("scoring actor", "losses") for _ in range(9)],
-        # Before a chunk is done, maybe: fewer than it gives up after.
-        *[Fault("k-means actor", "clusters") for _ in range(8)],
-    ]
+    wanted = [Fault("driver", stage) for stage in SELECT]
+    wanted += [Fault("training worker", "proxy") for _ in range(2)]
+    wanted += [Fault("scoring actor", "losses") for _ in range(3)]
+    # Before a chunk is done, maybe: fewer than it gives up after.
+    wanted += [Fault("k-means actor", "clusters") for _ in range(3)]
     survives(Command(tmp_path, config), wanted, None, draw, undisturbed)
 
 
-def test_a_node_dies_in_every_stage(ceph, in_s3, undisturbed, nodes, tmp_path, draw):
+def test_nodes_die_and_disks_are_full(ceph, in_s3, undisturbed, nodes, tmp_path, draw):
     command = Command(tmp_path, faults.settings(*in_s3), nodes=nodes)
-    wanted = [Fault("node", stage) for stage in [*SELECT, "proxy", "losses"]]
-    wanted += [Fault("driver", stage) for stage in ("proxy", "losses", "clusters")]
-    survives(command, wanted, ceph, draw, undisturbed)
-
-
-def test_a_disk_is_full(ceph, in_s3, undisturbed, nodes, tmp_path, draw):
-    command = Command(tmp_path, faults.settings(*in_s3), nodes=nodes)
-    wanted = [Fault("full disk", "proxy"), Fault("full disk", "losses")]
-    survives(command, wanted, ceph, draw, undisturbed)
+    wanted = [Fault("node", stage) for stage in ("corpus", "proxy", "losses", "clusters")]
+    disks = [Fault("full disk", stage) for stage in ("proxy", "losses")]
+    survives(command, [*wanted, *disks], ceph, draw, undisturbed)
     told = command.told()
     assert told.count("No space left on device") == 2, told
     assert "training goes on without this node" in told
@@ -204,14 +197,12 @@ class Watch:
 def test_the_store_is_in_trouble_and_no_secret_is_told(
     ceph, in_s3, undisturbed, tmp_path, draw, tmp_ray
 ):
-    proxy = Proxy(ceph.endpoint, dict.fromkeys(KINDS, 0.01), seed=1)
+    proxy = Proxy(ceph.endpoint, dict.fromkeys(KINDS, 0.02), seed=1)
     config = faults.settings(*in_s3, endpoint=proxy.endpoint)
     command = Command(tmp_path, config, {"RAY_TMPDIR": str(tmp_ray)})
     wanted = [
-        *[Fault("store away", stage) for stage in ("proxy", "losses", "clusters")],
-        *[Fault("training worker", "proxy"), Fault("driver", "proxy")],
-        *[Fault("scoring actor", "losses"), Fault("driver", "losses")],
-        *[Fault("k-means actor", "clusters"), Fault("driver", "selections")],
+        *[Fault("store away", stage) for stage in ("proxy", "losses")],
+        *[Fault("training worker", "proxy"), Fault("driver", "losses")],
     ]
     with Watch() as watch:
         survives(command, wanted, ceph, draw, undisturbed)
@@ -240,8 +231,8 @@ def test_a_target_is_trained_and_evaluated_through_deaths(
         if file.is_file():
             command.store.objects.put_file(file, str(file.relative_to(there)))
     wanted = [
-        *[Fault("driver", "targets"), Fault("training worker", "targets")],
-        *[Fault("driver", "targets"), Fault("driver", "evaluations")],
+        *[Fault("training worker", "targets"), Fault("driver", "targets")],
+        Fault("driver", "evaluations"),
     ]
     survives(command, wanted, ceph, draw, undisturbed)
     told = command.told()
@@ -286,5 +277,5 @@ def test_a_damaged_file_is_named_and_made_again(undisturbed, folder, tmp_path, f
 
 def test_enough_was_tried():
     deaths = sum(row.tried for (kind, _), row in TABLE.items() if kind in faults.DEATHS)
-    assert sum(row.tried for row in TABLE.values()) >= 60
-    assert deaths >= 20
+    assert sum(row.tried for row in TABLE.values()) >= 30 * ROUNDS
+    assert deaths >= 12 * ROUNDS
