@@ -194,19 +194,24 @@ def _diagnose(
     singular = np.linalg.svd(losses_NT - losses_NT.mean(axis=0), compute_uv=False) ** 2
     agreement = None
     if config.stability and fit is not None:
-        other = KMeans(
-            config.n_clusters,
-            max_iter=config.max_iter,
-            tol=config.tol,
-            random_state=config.random_state + 1,
-            num_actors=config.num_actors,
-        )
+
+        def alike(seed: int) -> KMeans:
+            """Fitted to the same rows as the other: the sample."""
+            return KMeans(
+                config.n_clusters,
+                max_iter=config.max_iter,
+                tol=config.tol,
+                random_state=seed,
+                num_actors=config.num_actors,
+            ).fit(losses_NT)
+
         from sklearn.metrics import adjusted_rand_score  # here alone, and seconds to import
 
+        whole = len(losses_NT) == trajectories.rows
         try:
-            agreement = adjusted_rand_score(
-                fit.predict(losses_NT), other.fit(losses_NT).predict(losses_NT)
-            )
+            one = fit if whole else alike(config.random_state)
+            other = alike(config.random_state + 1)
+            agreement = adjusted_rand_score(one.predict(losses_NT), other.predict(losses_NT))
         except ValueError:  # the sample has too few distinct rows: nothing to compare
             agreement = None
     return {

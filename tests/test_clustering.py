@@ -1,13 +1,17 @@
 """The clusters stage against plain numpy and scikit-learn, together and by source."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.cluster import KMeans as Sklearn
 from sklearn.metrics import adjusted_rand_score, pairwise_distances
 
+from s2l_ray import clustering
 from s2l_ray.clustering import _Resume, cluster, read_centers
 from s2l_ray.config import ClustersConfig
+from s2l_ray.kmeans import KMeans
 from s2l_ray.selectors import TooFew
 from s2l_ray.trajectories import sample_trajectories
 
@@ -175,6 +179,19 @@ def test_stability_can_be_left_out_and_level_share_of_curves_with_a_common_shape
     manifest = run(store, given, n_clusters=2, stability=False)
     assert manifest.info["adjusted_rand"] is None
     assert manifest.info["level_share"] == pytest.approx(1)
+
+
+def test_stability_compares_fits_to_the_same_rows(local_ray, store, monkeypatch):
+    losses_NT = np.random.default_rng(4).normal(size=(300, T))
+    given = trajectories(store, losses_NT, ["a"] * 300)
+    monkeypatch.setattr(clustering, "sample_trajectories", partial(sample_trajectories, rows=150))
+    sample_NT = losses_NT[:150].astype(np.float32)
+    one, other = (
+        KMeans(3, random_state=seed, num_actors=1).fit(sample_NT).predict(sample_NT)
+        for seed in (0, 1)
+    )
+    found = run(store, given, n_clusters=3).info["adjusted_rand"]
+    assert found == pytest.approx(adjusted_rand_score(one, other)) and found < 1
 
 
 def test_the_sample_is_whole_parts_in_order(store):
