@@ -125,6 +125,19 @@ def test_labels_are_the_nearest_centers_and_centers_the_means(local_ray, store):
     assert [part.unit for part in manifest.parts] == [f"part-0000{i}" for i in range(3)]
 
 
+def test_any_number_of_actors_writes_the_same_bytes(local_ray, store, monkeypatch):
+    # Small chunks, so that there is something to spread.
+    monkeypatch.setattr(clustering, "KMeans", partial(KMeans, chunk_rows=40))
+    given = trajectories(store, blobs(), ["a"] * 300)
+    results = []
+    for actors in (1, 3):
+        run(store, given, n_clusters=5, num_actors=actors)
+        names = store.objects.sizes("clusters/c")
+        results.append({name: store.read_bytes("clusters/c", name) for name in names})
+        store.remove("clusters/c")
+    assert results[0] == results[1] and "centers.arrow" in results[0]
+
+
 def test_by_source_each_source_has_clusters_of_its_own(local_ray, store):
     losses_NT = blobs(200)
     random = np.random.default_rng(1)

@@ -4,7 +4,6 @@ One finished run is shared; tests that need another go on in a copy of its direc
 moved: nothing in it knows where it lies).
 """
 
-import functools
 import json
 import os
 import shutil
@@ -20,11 +19,10 @@ from markupsafe import escape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import s2l_ray
-from s2l_ray import clustering, comparison, evaluation, pipeline, subset, targets
+from s2l_ray import comparison, evaluation, pipeline, subset, targets
 from s2l_ray.config import validate
 from s2l_ray.corpus import fingerprint_of
 from s2l_ray.evaluation.answers import extract
-from s2l_ray.kmeans import KMeans
 from s2l_ray.marks import marks_of
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.report import comparison_page, gather
@@ -249,22 +247,6 @@ def test_a_model_in_a_folder_goes_by_its_files(tmp_path):
     (folder / "model.safetensors").write_text("other weights")
     after = marks_of(config, "origin")
     assert [name for name in before if before[name] == after[name]] == ["corpus"]
-
-
-@pytest.mark.slow
-def test_selection_is_the_same_with_another_number_of_actors(finished, tmp_path, monkeypatch):
-    # Small chunks, so that there is something to spread.
-    monkeypatch.setattr(clustering, "KMeans", functools.partial(KMeans, chunk_rows=40))
-    results = []
-    for actors in (1, 3):
-        folder = Path(shutil.copytree(finished[0], tmp_path / f"actors-{actors}"))
-        shutil.rmtree(folder / "clusters")
-        shutil.rmtree(folder / "selections")
-        s2l_ray.select(corpus(), settings(folder, clusters__num_actors=actors))
-        assert stages_run(folder)[0] == ["clusters", "selections/s2l-seed0"]
-        results.append(contents_of(folder, "clusters/", "selections/"))
-    assert results[0] == results[1]
-    assert any(path.endswith("centers.arrow") for path in results[0])
 
 
 @pytest.mark.slow
@@ -561,11 +543,11 @@ def test_held_out_examples_that_are_damaged_are_made_again(finished, copy, start
     assert contents_of(folder, "part-", "manifest.json") == before
 
 
-@pytest.mark.slow
-def test_prompts_that_fill_the_length_leave_nothing_to_learn(local_ray, tmp_path):
-    long = [{"instruction": f"{n} " + "x y " * 60, "output": "yes", "source": "a"} for n in "abc"]
+def test_prompts_that_fill_the_length_leave_nothing_to_learn(tmp_path):
+    config, stats = settings(tmp_path / "run"), {"trainable": 0, "trainable_tokens": 0}
+    tokens = Manifest("tokens/t", "t", [Part("part-00000", "f", 3, 1, "c", stats)])
     with pytest.raises(ValueError, match=r"prompt\.max_length: none of 3 examples"):
-        s2l_ray.select(corpus(long), settings(tmp_path / "run", corpus__heldout_share=0))
+        pipeline.check_reachable(config, Store(tmp_path / "run"), tokens)
 
 
 def test_corpus_of_rejected_rows(local_ray, tmp_path):
@@ -742,27 +724,23 @@ def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy,
 def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
     compare = {
         "selectors": ["s2l", "random"], "budgets": [40], "match": ["examples", "tokens"],
-        "seeds": [42, 1], "also": ["loss_strata"], "also_seeds": 1, "full": ["compute"],
+        "seeds": [42, 1], "full": [],
     }  # fmt: skip
     config = settings(copy, compare=compare, evaluation__targets_at_once=2)
     run = start(config)
     lengths = []
     records = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
-    assert lengths == [8, 14]
+    assert lengths == [4, 8]
     assert comparison.known(run) == records
     other = settings(copy, compare=compare, clusters__n_clusters=4)
     assert comparison.known(replace(run, config=other)) == []  # of other settings it says nothing
     by = {(r["method"], r["match"], r["selection_seed"]): r for r in records}
-    assert len(by) == 14
-    assert {seed for method, _, seed in by if method == "loss_strata"} == {42}
+    assert len(by) == 8
     for seed in (42, 1):
         random = by["random", "examples", seed]
         assert random["loss"] == by["random", "tokens", seed]["loss"]
         assert random["examples"] == by["s2l", "examples", seed]["examples"] == 40
         assert by["s2l", "tokens", seed]["tokens"] <= random["tokens"]
-        full = by[comparison.FULL_COMPUTE, "examples", seed]
-        assert full["examples"] > 150
-        assert full["trained_tokens"] == pytest.approx(random["trained_tokens"], rel=0.3)
     assert by["s2l", "examples", 42]["loss"] != by["s2l", "examples", 1]["loss"]
     losses = [r["loss"] for r in records if (r["method"], r["match"]) == ("s2l", "examples")]
     page = Path(comparison_page.write(run, records)).read_text()
