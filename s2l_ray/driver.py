@@ -11,6 +11,8 @@ import resource
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -65,9 +67,31 @@ def connect(storage: StorageConfig | None = None) -> None:
         except ConnectionError as error:
             say(f"{error}: starting a Ray of this machine")
             address = "local"
+    elif not in_job():
+        address = "local"
     for name, value in LOCAL_RAY.items():
         os.environ.setdefault(name, value)
-    ray.init(address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+    if address == "local":
+        with inherited(wanted):
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextmanager
+def inherited(variables: dict[str, str]) -> Iterator[None]:
+    """For a Ray that is started here: its workers have these variables from it. As a runtime
+    environment they would cost each worker half a second, and the first ones would not be used."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _check_address(where: str, address: str) -> None:

@@ -30,14 +30,14 @@ def settings_of_a_local_ray():
 def local_ray():
     """A real Ray on this machine, with the environment that a run gives its workers."""
     driver.quiet()
-    ray.init(
-        "local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": driver.WORKER_ENVIRONMENT},
-    )
+    with driver.inherited(driver.WORKER_ENVIRONMENT):
+        ray.init(
+            "local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     yield
     ray.shutdown()
 
