@@ -187,14 +187,6 @@ def test_the_other_commands_on_that_cluster_by_its_address(selected, place, head
     assert abs(float(macro.split()[0]) - mean) < 1e-3 and macro.endswith("mean over sources")
     assert total.split()[1] == "all," and 0 < float(total.split()[0]) < 12
 
-    whole = command("pipeline", place / "config.yaml", **env)
-    assert whole.returncode == 0, whole.stderr
-    made, found = stages_run(place / "run")
-    assert {name.split("/")[1] for name in made if "/" in name} == {"random-seed0"}
-    assert {"targets/s2l-seed0", "evaluations/s2l-seed0/heldout"} <= set(found)
-    page = Path(last_lines(whole.stdout)["report"]).read_text()
-    assert total.split()[0] in page  # the same loss
-
 
 def test_a_wrong_address_is_one_line(place):
     for address in (f"127.0.0.1:{free_port()}", "http://127.0.0.1:8265"):
