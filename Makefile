@@ -3,14 +3,14 @@ PYTHON ?= python3
 RUN_DIR ?= runs/demo
 CORPUS ?= $(RUN_DIR)-corpus/corpus.jsonl
 BENCH ?= runs/bench
-ROUNDS ?= 1
+SUITE ?= not slow and not faults
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults bench lint format types check clean
+.PHONY: help install demo test faults soak bench lint format types check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##/\1:/' | column -t -s: 2>/dev/null \
@@ -35,14 +35,14 @@ demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
 	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR) corpus.path=$(CORPUS)
 
-test: $(INSTALLED)  ## the tests
-	$(BIN)/python -m pytest tests -m "not slow and not faults"
+test: $(INSTALLED)  ## the tests (SUITE="not faults" for the slow ones too)
+	$(BIN)/python -m pytest tests -m "$(SUITE)"
 
-test-slow: $(INSTALLED)  ## the tests marked slow, which CI runs beside them
-	$(BIN)/python -m pytest tests -m slow
+faults: $(INSTALLED)  ## runs whose processes, store and files meet with accidents
+	$(BIN)/python -m pytest tests -m "faults and not soak"
 
-faults: $(INSTALLED)  ## runs that meet with accidents (ROUNDS=1: how often each death is tried)
-	ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests -m faults
+soak: $(INSTALLED)  ## the same, each death three times, and accidents that take minutes each
+	ROUNDS=3 $(BIN)/python -m pytest tests -m faults
 
 bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
