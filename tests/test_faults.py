@@ -200,7 +200,7 @@ class Watch:
 def test_the_store_is_in_trouble_and_no_secret_is_told(
     ceph, in_s3, undisturbed, tmp_path, draw, tmp_ray
 ):
-    proxy = Proxy(ceph.endpoint, dict.fromkeys(KINDS, 0.02), seed=1)
+    proxy = Proxy(ceph.endpoint, dict.fromkeys(KINDS, 0.01), seed=1)
     config = faults.settings(*in_s3, endpoint=proxy.endpoint)
     command = Command(tmp_path, config, {"RAY_TMPDIR": str(tmp_ray)})
     wanted = [
