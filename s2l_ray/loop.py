@@ -31,6 +31,7 @@ from s2l_ray.training import (
     checkpoint_steps,
     last_resume_point,
     resume_name,
+    resume_point,
     resume_points,
 )
 
@@ -220,7 +221,14 @@ def _save(
         store.commit(f"{folder}/resume/{point}", fingerprint, parts, state)
         names = resume_points(store, folder)
         older = names[names.index(point) + 1 :]
-        whole = (name for name in older if store.exists(folder, "resume", name, "manifest.json"))
+        whole = (name for name in older if _is_whole(store, folder, name))
         # Newer ones are of a training that came to nothing: it went back to before this one.
-        for name in {*names} - {point, next(whole, point)}:
+        gone = {*names} - {point, next(whole, point)}
+        store.guard()
+        for name in gone:
             store.remove(folder, "resume", name)
+
+
+def _is_whole(store: Store, folder: str, name: str) -> bool:
+    manifest, fault = resume_point(store, folder, name)
+    return manifest is not None and fault is None

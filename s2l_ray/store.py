@@ -15,6 +15,7 @@ import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -370,7 +371,8 @@ class Store:
     def discard(self, local: str) -> None:
         """Remove a copy that `download` made on this node; the run's own folder stays."""
         if not self.is_local:
-            shutil.rmtree(local, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process of this node was first
+                _remove_copy(Path(local))
 
     def _hold_against(self, listed: dict[str, Part], local: Path, stage: str) -> None:
         for file, part in listed.items():
@@ -389,7 +391,14 @@ def _drop_old(copies: Path) -> None:
     for copy in copies.iterdir():
         with suppress(OSError):  # another process of this node is at it too
             if max(path.stat().st_mtime for path in (copy, *copy.iterdir())) < time.time() - KEPT:
-                shutil.rmtree(copy)
+                _remove_copy(copy)
+
+
+def _remove_copy(copy: Path) -> None:
+    """At once: nobody is served what is left of it, should this process be killed."""
+    gone = copy.with_name(f"gone-{uuid.uuid4().hex}")
+    copy.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def mark_of(checksums: dict[str, str]) -> str:

@@ -65,7 +65,8 @@ def train(
         _fit(job, label)
     _, state = last_resume_point(store, folder)
     if state["step"] != steps:
-        if any(name.startswith(resume_name(steps, None)) for name in resume_points(store, folder)):
+        last = [name for name in resume_points(store, folder) if int(name.split("-")[1]) == steps]
+        if any(store.exists(folder, "resume", name, "manifest.json") for name in last):
             raise ValueError(
                 f"{store.address(folder)}: the resume point of the last step, {steps:,}, is not "
                 f"whole; started again, the training goes on from step {state['step']:,}"
@@ -216,6 +217,15 @@ def resume_points(store: Store, folder: str) -> list[str]:
     return [name for _, _, name in sorted(found, reverse=True)]
 
 
+def resume_point(store: Store, folder: str, name: str) -> tuple[Manifest | None, str | None]:
+    """Its manifest, if it has one that can be read, and what is wrong with it or its files."""
+    try:
+        manifest = store.manifest(f"{folder}/resume/{name}")
+        return manifest, store.fault(manifest) if manifest else None
+    except ValueError as error:
+        return None, str(error)
+
+
 def checkpoints_so_far(store: Store, folder: str) -> list[int]:
     """Steps of the checkpoints that an unfinished training has kept, also while it runs."""
     for name in resume_points(store, folder):
@@ -231,11 +241,7 @@ def last_resume_point(store: Store, folder: str) -> tuple[str, dict[str, Any]]:
     Each has a manifest of its own. One that is not whole is named and passed over.
     """
     for name in resume_points(store, folder):
-        try:
-            manifest = store.manifest(f"{folder}/resume/{name}")
-            fault = store.fault(manifest) if manifest else None
-        except ValueError as error:
-            manifest, fault = None, str(error)
+        manifest, fault = resume_point(store, folder, name)
         if fault:
             say(f"{fault}; training goes on from an earlier step")
         elif manifest:
