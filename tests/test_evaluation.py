@@ -119,7 +119,9 @@ def test_what_is_evaluated_on(local_ray, store, tmp_path):
     assert heldout_examples(store, corpus, config, POOL)["exam"].rows == 6
 
     # The columns are the corpus's, whatever else the file has.
-    named = POOL.model_copy(update={"columns": {"instruction": "findings", "output": "impression"}})
+    named = POOL.model_copy(
+        update={"columns": {"instruction": "findings", "output": "impression", "source": "s"}}
+    )
     row = {"findings": "f", "impression": "i", "question": "q", "answer": "a"}
     file.write_text(json.dumps(row) + "\n")
     assert turns_of(store, heldout_examples(store, corpus, config, named)["exam"]) == [("f", "i")]

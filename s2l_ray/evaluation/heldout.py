@@ -19,8 +19,8 @@ def heldout_examples(
     store: Store, examples: Manifest, config: EvaluationConfig, like: CorpusConfig
 ) -> dict[str, Manifest]:
     """The held-out share of the corpus under "heldout", and each evaluation file by its name,
-    without what is in the corpus too (leaks.py). like: what the corpus was read with; its columns
-    are those of the files too."""
+    without what is in the corpus too (leaks.py). like: what the corpus was read with; its columns,
+    but for the source, are those of the files too."""
     found, files = {}, {}
     if "heldout" in config.files:
         raise ValueError("evaluation.files: the name 'heldout' is that of corpus.heldout_share")
@@ -30,8 +30,9 @@ def heldout_examples(
         raise Damaged(f"{missing}: missing", examples.folder)
     if heldout is not None and heldout.rows:
         found["heldout"] = heldout
+    columns = {ours: theirs for ours, theirs in like.columns.items() if ours != "source"}
     for name, path in config.files.items():
-        settings = CorpusConfig(path=path, columns=like.columns, source=name, duplicates="number")
+        settings = CorpusConfig(path=path, columns=columns, source=name, duplicates="number")
         try:
             files[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
         except ValueError as error:
@@ -47,7 +48,8 @@ def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> Non
     for examples in heldout.values():
         for part in examples.parts:
             for turns in store.read_part(examples.folder, part, ["turns"])["turns"].to_pylist():
-                if marker in turns[-1]["text"]:
+                responses = [turn["text"] for turn in turns if turn["role"] == "assistant"]
+                if responses and marker in responses[-1]:
                     return
     count = sum(examples.rows for examples in heldout.values())
     raise ValueError(f"evaluation.answer_marker: none of {count:,} responses has {marker!r} in it")
