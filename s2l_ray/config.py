@@ -42,7 +42,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
 
 
-URI_OPTIONS = ("region", "scheme", "endpoint_override")  # after its "?": nothing secret
+# Options of a URI, after its "?", that hold nothing secret.
+URI_OPTIONS = (
+    "region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path",
+    "project_id", "retry_limit_seconds", "enable_tls", "user", "replication",
+)  # fmt: skip
 
 
 def _without_credentials(value: str) -> str:
@@ -51,9 +55,11 @@ def _without_credentials(value: str) -> str:
     owner, at, _ = place.partition("/")[0].rpartition("@")
     container = scheme in ("abfs", "abfss") and ":" not in owner  # container@account, no secret
     options = [option.partition("=")[0] for option in query.split("&") if option]
-    if remote and ((at and not container) or not set(options) <= set(URI_OPTIONS)):
+    secret = "@" in query or not set(options) <= set(URI_OPTIONS)
+    if remote and (secret or (at and not container)):
         raise ValueError(
-            f"wanted a path or URI without credentials in it (after a '?' {', '.join(URI_OPTIONS)})"
+            f"wanted a path or URI without credentials in it (after a '?' may stand "
+            f"{', '.join(URI_OPTIONS)})"
         )
     return value
 
@@ -274,7 +280,8 @@ class EvaluationConfig(Section):
     """Held-out response loss, exact match of answers, and the comparison that tells whether
     selection helped."""
 
-    files: dict[FileName, Location] = {}  # name -> a corpus-shaped file, beside the held-out share
+    # name -> a file with the corpus's columns (but the source), beside the held-out share
+    files: dict[FileName, Location] = {}
     answer_marker: Annotated[str, Field(min_length=1)] | None = None  # loss after it alone, as well
     answers: dict[FileName, Location] = {}  # name -> a file of questions with answers: exact match
     answers_at_most: Positive | None = None  # questions of each set

@@ -63,6 +63,7 @@ def refusal(file, text, overrides=()):
         "run_dir=s3://AKIA:SECRET@bucket/x",
         "corpus.path='abfs://box:SECRET@account/x.jsonl'",
         "corpus.path=['abfs://box@account/x.jsonl?client_id=1&client_secret=SECRET']",
+        "corpus.path='s3://b/x?endpoint_override=https://key:SECRET@host'",
     ],
 )
 def test_paths_with_credentials_are_refused_and_not_repeated(setting):
