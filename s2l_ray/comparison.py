@@ -26,6 +26,7 @@ from s2l_ray.config import (
     TrainingConfig,
     fingerprint,
 )
+from s2l_ray.marks import settings_of
 from s2l_ray.pipeline import check_reachable, choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
@@ -120,12 +121,13 @@ def known(run: Run) -> list[dict[str, Any]]:
 
 
 def settings_mark(config: RunConfig) -> str:
-    """Of what a record depends on beside the arm's own: not of which arms there are."""
-    return fingerprint(
-        config.model_dump(
-            mode="json", exclude={"name", "run_dir", "compare", "diagnose", "report", "storage"}
-        )
-    )
+    """Of what a record depends on beside what it tells of its arm."""
+    assert config.target is not None
+    evaluation = config.evaluation.model_dump(include={"files", "answers", "answer_marker"})
+    clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
+    trainings = [*settings_of(config.proxy), *settings_of(config.target)]
+    prompts = [config.prompt, config.target_prompt]
+    return fingerprint(config.corpus, *prompts, *trainings, clusters, evaluation)
 
 
 def num_targets(config: RunConfig) -> int:
