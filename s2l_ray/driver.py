@@ -58,9 +58,10 @@ def connect(storage: StorageConfig | None = None) -> None:
     address = None  # what Ray finds
     # Where `ray start` notes its address; a Ray that was killed leaves the note.
     started = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
+    if not in_job():
+        runtime_env["py_modules"] = [str(Path(__file__).parent)]  # no job brings the code
     if "RAY_ADDRESS" in os.environ and not in_job():
         _check_address("RAY_ADDRESS", os.environ["RAY_ADDRESS"])
-        runtime_env["py_modules"] = [str(Path(__file__).parent)]  # no job brings the code
     elif not in_job() and started.is_file():
         try:
             _check_address(str(started), started.read_text().strip())

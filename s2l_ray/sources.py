@@ -167,7 +167,9 @@ def _hub(name: str, split: str) -> list[SourceFile]:
         import datasets
         import huggingface_hub
     except ImportError:
-        raise ValueError(f"hf://{name}: needs `pip install s2l-ray[huggingface]`") from None
+        raise ValueError(
+            f"hf://{name}: needs the package's extra 'huggingface' (datasets)"
+        ) from None
     try:
         commit = huggingface_hub.HfApi().dataset_info(name).sha or ""
         data = datasets.load_dataset(name, split=split, revision=commit)

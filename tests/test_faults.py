@@ -81,7 +81,7 @@ def survives(command, wanted, ceph, draw, undisturbed):
 def test_the_driver_dies_in_every_stage_and_actors_in_theirs(undisturbed, folder, tmp_path, draw):
     config = faults.settings(tmp_path / "run", folder / "corpus.jsonl")
     # In a row at one place, so that only the first may be without progress after it.
-    config["proxy"]["max_failures"] = 2
+    config["proxy"]["max_failures"] = 2 * ROUNDS
     wanted = [Fault("driver", stage) for stage in SELECT]
     wanted += [Fault("training worker", "proxy") for _ in range(2)]
     wanted += [Fault("scoring actor", "losses") for _ in range(3)]
@@ -280,5 +280,5 @@ def test_a_damaged_file_is_named_and_made_again(undisturbed, folder, tmp_path, f
 
 def test_enough_was_tried():
     deaths = sum(row.tried for (kind, _), row in TABLE.items() if kind in faults.DEATHS)
-    assert sum(row.tried for row in TABLE.values()) >= 24 * ROUNDS
-    assert deaths >= 11 * ROUNDS
+    assert sum(row.tried for row in TABLE.values()) >= 22 * ROUNDS
+    assert deaths >= 9 * ROUNDS
