@@ -35,14 +35,14 @@ demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
 	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR) corpus.path=$(CORPUS)
 
-test: $(INSTALLED)  ## the tests (SUITE="not faults" for the slow ones too)
+test: $(INSTALLED)  ## the tests (SUITE="not faults and not soak" for the slow ones too)
 	$(BIN)/python -m pytest tests -m "$(SUITE)"
 
 faults: $(INSTALLED)  ## runs whose processes, store and files meet with accidents
 	$(BIN)/python -m pytest tests -m "faults and not soak"
 
-soak: $(INSTALLED)  ## the same, each death three times, and accidents that take minutes each
-	ROUNDS=3 $(BIN)/python -m pytest tests -m faults
+soak: $(INSTALLED)  ## the same, each death three times, and what takes many minutes
+	ROUNDS=3 $(BIN)/python -m pytest tests -m "faults or soak"
 
 bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
@@ -53,7 +53,7 @@ bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python benchmarks/kmeans.py --rows 200000 --seeds 1 --json $(BENCH)/kmeans.json
 	$(BIN)/python benchmarks/scale.py --rows 100000 300000 --json $(BENCH)/scale.json
 
-lint: $(INSTALLED)  ## ruff: rules and format
+lint: $(INSTALLED)  ## ruff's rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

@@ -44,6 +44,7 @@ def worker_nodes(head):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_nodes_come_for_a_stage_and_go(head, tmp_path):
     write_corpus(tmp_path / "corpus.jsonl")
     config = settings(tmp_path / "run", tmp_path / "corpus.jsonl")
