@@ -90,6 +90,7 @@ def compare(
             wanted = config.model_copy(update={"selection": chosen})
             check_reachable(wanted, run.store, run.done["tokens"])
     records: list[dict[str, Any]] = []
+    mark = settings_mark(config)
     for place, seed in enumerate(config.compare.seeds):
         selectors = config.compare.selectors_with(place)
         view = run.view(seeded(config, seed, selectors))
@@ -97,7 +98,7 @@ def compare(
         for number in range(config.compare.trainings):
             arms, short = _arms(view, selectors, training_seed(seed, number))
             found = _measure(run, arms) + short
-            records += [record | {"settings": settings_mark(config)} for record in found]
+            records += [record | {"settings": mark} for record in found]
             run.store.write_json(records, *RECORD)
             done(records)
     return records
@@ -117,17 +118,19 @@ def can_match(selector: SelectorName, match: str) -> bool:
 def known(run: Run) -> list[dict[str, Any]]:
     """The records of an earlier comparison in this run directory with the same settings."""
     records = run.store.read_json(*RECORD) if run.store.exists(*RECORD) else []
-    return [record for record in records if record.get("settings") == settings_mark(run.config)]
+    mark = settings_mark(run.config)
+    return [record for record in records if record.get("settings") == mark]
 
 
 def settings_mark(config: RunConfig) -> str:
     """Of what a record depends on beside what it tells of its arm."""
     assert config.target is not None
-    evaluation = config.evaluation.model_dump(include={"files", "answers", "answer_marker"})
+    evaluation = config.evaluation.model_dump(exclude={"baselines", "seeds", "targets_at_once"})
     clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
     trainings = [*settings_of(config.proxy), *settings_of(config.target)]
-    prompts = [config.prompt, config.target_prompt]
-    return fingerprint(config.corpus, *prompts, *trainings, clusters, evaluation)
+    scoring = [config.trajectories.dtype, config.trajectories.stop_when_stable]
+    rest = [config.corpus, config.prompt, config.target_prompt, config.selection.like]
+    return fingerprint(*rest, *trainings, *scoring, clusters, evaluation)
 
 
 def num_targets(config: RunConfig) -> int:

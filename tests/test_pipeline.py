@@ -724,23 +724,27 @@ def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy,
 def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
     compare = {
         "selectors": ["s2l", "random"], "budgets": [40], "match": ["examples", "tokens"],
-        "seeds": [42, 1], "full": [],
+        "seeds": [42, 1], "also": ["loss_strata"], "also_seeds": 1, "full": ["compute"],
     }  # fmt: skip
     config = settings(copy, compare=compare, evaluation__targets_at_once=2)
     run = start(config)
     lengths = []
     records = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
-    assert lengths == [4, 8]
+    assert lengths == [8, 14]
     assert comparison.known(run) == records
     other = settings(copy, compare=compare, clusters__n_clusters=4)
     assert comparison.known(replace(run, config=other)) == []  # of other settings it says nothing
     by = {(r["method"], r["match"], r["selection_seed"]): r for r in records}
-    assert len(by) == 8
+    assert len(by) == 14
+    assert {seed for method, _, seed in by if method == "loss_strata"} == {42}
     for seed in (42, 1):
         random = by["random", "examples", seed]
         assert random["loss"] == by["random", "tokens", seed]["loss"]
         assert random["examples"] == by["s2l", "examples", seed]["examples"] == 40
         assert by["s2l", "tokens", seed]["tokens"] <= random["tokens"]
+        full = by[comparison.FULL_COMPUTE, "examples", seed]
+        assert full["examples"] > 150
+        assert full["trained_tokens"] == pytest.approx(random["trained_tokens"], rel=0.3)
     assert by["s2l", "examples", 42]["loss"] != by["s2l", "examples", 1]["loss"]
     losses = [r["loss"] for r in records if (r["method"], r["match"]) == ("s2l", "examples")]
     page = Path(comparison_page.write(run, records)).read_text()
