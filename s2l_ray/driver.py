@@ -55,26 +55,26 @@ def connect(storage: StorageConfig | None = None) -> None:
     wanted = WORKER_ENVIRONMENT | reach
     ours = {name: value for name, value in wanted.items() if name not in given}
     runtime_env: dict[str, object] = {"env_vars": ours}
-    address = None  # what Ray finds
+    local = False
     # Where `ray start` notes its address; a Ray that was killed leaves the note.
     started = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
     if not in_job():
         runtime_env["py_modules"] = [str(Path(__file__).parent)]  # no job brings the code
-    if "RAY_ADDRESS" in os.environ and not in_job():
-        _check_address("RAY_ADDRESS", os.environ["RAY_ADDRESS"])
-    elif not in_job() and started.is_file():
-        try:
-            _check_address(str(started), started.read_text().strip())
-        except ConnectionError as error:
-            say(f"{error}: starting a Ray of this machine")
-            address = "local"
-    elif not in_job():
-        address = "local"
+        if "RAY_ADDRESS" in os.environ:
+            _check_address("RAY_ADDRESS", os.environ["RAY_ADDRESS"])
+        elif started.is_file():
+            try:
+                _check_address(str(started), started.read_text().strip())
+            except ConnectionError as error:
+                say(f"{error}: starting a Ray of this machine")
+                local = True
+        else:
+            local = True
     for name, value in LOCAL_RAY.items():
         os.environ.setdefault(name, value)
-    if address == "local":
+    if local:
         with inherited(wanted):
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init("local", log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
 
