@@ -70,7 +70,7 @@ def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str
     """The trajectories' falls, losses[t] - losses[t + 1], of the examples whose loss fell from the
     first checkpoint to the last; in the trajectories' schema, a point less.
 
-    Our reading of S2L in "Prune, then Select": what is not learned is dropped before clustering.
+    A variant of S2L, in our reading: what is not learned is dropped before clustering.
     TooFew if no loss fell.
     """
     manifest = run_units(

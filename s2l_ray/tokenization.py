@@ -28,8 +28,8 @@ Segment = tuple[str, bool]  # text, and whether its tokens are labels
 
 ONE_TURN = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "a"}]
 
-# name: (prompt, prompt for an instruction with an input). The first two are the paper's (section
-# 5 and the official code), the misspelt heading included: the models saw it so.
+# name: (prompt, prompt for an instruction with an input). The first two are the official
+# code's (consts.py), the misspelt heading included; it never uses radiology's with an input.
 TEMPLATES = {
     "alpaca": (
         "Below is an instruction that describes a task. Write a response that appropriately "

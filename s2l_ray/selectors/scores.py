@@ -48,7 +48,7 @@ def perplexity_early(known: Known) -> np.ndarray:
 
 
 def learnability(known: Known) -> np.ndarray:
-    """loss after the proxy's training - loss before it: what fell most first (the reducible loss
+    """loss after the proxy's training - loss before it: what fell most first (the learnability
     of Zhou et al. 2023, "LoBaSS", arXiv 2310.13008, with the proxy for both models)."""
     return known.losses_NT[:, -1] - _before(known)
 
