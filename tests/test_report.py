@@ -217,8 +217,8 @@ def test_verdict_tells_of_lost_runs_and_unequal_steps() -> None:
 
 def test_summary_of_selectors() -> None:
     s2l, random = summarize(arms_of(s2l=[1.0, 3.0], random=[2.0, 2.0]), baseline="random")
-    assert s2l[:6] == ("s2l", 2, "1,100", "51", 2.0, 1.0)
-    assert s2l[6:] == (0.0, 1.0, 2)
+    assert s2l[:7] == ("s2l", 2, "1,100", "9,000", "51", 2.0, 1.0)
+    assert s2l[7:] == (0.0, 1.0, 2)
     assert random.difference is None and random.standard_error == 0.0
 
 
@@ -228,8 +228,19 @@ def test_diagnostics_in_words() -> None:
     assert "close to loss strata" in text
     assert "Nearly every cluster (97.0%) is larger than its quota" in text
     assert "single clusters mean little" in text
-    data = dataclasses.replace(report_data(), selector="embedding_clusters")
-    assert "S2L" not in " ".join(diagnostics(data))
+    # As tests/test_planted.py has them: every cluster is larger than its quota of 6.
+    sizes, chosen = [160] * 3 + [10] * 6 + [60], [6] * 10
+    data = dataclasses.replace(
+        report_data(), cluster_sizes=sizes, cluster_chosen=chosen, share_above_quota=1.0
+    )
+    text = " ".join(diagnostics(data))
+    assert "Nearly every cluster (100.0%) is larger than its quota: hardly one is taken" in text
+    assert (
+        "in the smaller half of the clusters 60.0% were chosen, of those in the larger half 5.5%: "
+        "what is rare is favoured."
+    ) in text
+    data = dataclasses.replace(data, cluster_chosen=[16] * 3 + [1] * 6 + [6])
+    assert "half 10.0%: what is rare is not favoured." in " ".join(diagnostics(data))
     data = dataclasses.replace(report_data(), loss_quantiles_5T=np.ones((5, 8)))
     assert any("did not fall" in sentence for sentence in diagnostics(data))
 

@@ -140,7 +140,7 @@ class ReportData:
     examples: Sequence[Sequence[Example]] = ()  # [K] lists, position = cluster id
 
     arms: Sequence[Arm] = ()
-    left_out: Sequence[str] = ()  # sentences about what is not evaluated on: the corpus has it too
+    left_out: Sequence[str] = ()  # sentences: what is not evaluated on, or not compared, and why
 
     stages: Sequence[Stage] = ()
     peak_memory_bytes: int | None = None  # of the driver

@@ -25,6 +25,7 @@ class Summary(NamedTuple):
     selector: str
     n_seeds: int
     n_examples: str  # "1,100" or a range
+    n_tokens: str  # of the subset
     n_steps: str
     mean: float | None
     standard_error: float | None
@@ -49,11 +50,13 @@ def summarize(arms: Sequence[Arm], baseline: str) -> list[Summary]:
     for selector in dict.fromkeys(arm.selector for arm in arms):
         mine = [arm for arm in arms if arm.selector == selector]
         found = differences(paired(arms, selector, baseline))
-        examples, steps = _range([a.n_examples for a in mine]), _range([a.n_steps for a in mine])
+        examples = _range([arm.n_examples for arm in mine])
+        tokens = _range([arm.n_tokens for arm in mine])
+        steps = _range([arm.n_steps for arm in mine])
         mean, error, *_ = interval([arm.loss for arm in mine])
         difference, difference_error, *_ = interval(found)
         numbers = (mean, error, difference, difference_error, len(found))
-        rows.append(Summary(selector, len(mine), examples, steps, *numbers))
+        rows.append(Summary(selector, len(mine), examples, tokens, steps, *numbers))
     return rows
 
 
@@ -154,9 +157,7 @@ def _partition(data: ReportData) -> list[str]:
         reading = "most clusters are taken whole, and the budget goes to what is rare"
         if above >= 0.9:
             lead = f"Nearly every cluster ({above:.1%}) is larger than its quota"
-            reading = "hardly one is taken whole, and what is rare is hardly favoured"
-            if data.selector == "s2l":
-                reading = "S2L comes close to sampling by strata of loss, the same number from each"
+            reading = "hardly one is taken whole"
         else:
             lead = f"{above:.1%} of the clusters are larger than their quota"
             if above >= 0.5:
@@ -164,6 +165,8 @@ def _partition(data: ReportData) -> list[str]:
         found.append(f"{lead}: {reading}.")
     if data.cluster_sizes is not None and len(data.cluster_sizes):
         sizes = np.asarray(data.cluster_sizes)
+        if data.cluster_chosen is not None and (held := sizes > 0).sum() > 1:
+            found.append(_favour(sizes[held], np.asarray(data.cluster_chosen)[held]))
         text = (
             f"{plural(len(sizes), 'cluster')}, of {int(sizes.min()):,} to "
             f"{int(sizes.max()):,} examples (median {float(np.median(sizes)):,.0f})"
@@ -186,6 +189,23 @@ def _partition(data: ReportData) -> list[str]:
                 reading = "it depends on the seed to some extent"
             found.append(f"Adjusted Rand index with another k-means seed {rand:.2f}: {reading}.")
     return found
+
+
+def _favour(sizes_K: np.ndarray, chosen_K: np.ndarray) -> str:
+    """How much likelier what is in small clusters was chosen than what is in large ones."""
+    rising = np.argsort(sizes_K, kind="stable")
+    halves = np.array_split(rising, [len(rising) // 2])
+    small, large = (float(chosen_K[half].sum() / sizes_K[half].sum()) for half in halves)
+    text = (
+        f"Of the examples in the smaller half of the clusters {small:.1%} were chosen, of those "
+        f"in the larger half {large:.1%}"
+    )
+    reading = "what is rare is favoured"
+    if small < 1.1 * large:
+        reading = "what is rare is not favoured"
+    elif small < 2 * large:
+        reading = "what is rare is favoured a little"
+    return f"{text}: {reading}."
 
 
 def _mix(data: ReportData) -> list[str]:
