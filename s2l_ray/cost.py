@@ -2,9 +2,10 @@
 
 Floating-point operations of passes through a model alone: 6 for each weight and token trained on,
 2 for each scored (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Weights are those that a
-token is multiplied with: all but the input embeddings, and with the output head, which Kaplan et
-al. leave out and which is much of a small proxy. Left out: padding, the products of attention
-itself, k-means and the draw.
+token is multiplied with (models.parameters_at_work): all but the input embeddings, and with the
+output head, which Kaplan et al. leave out and which is much of a small proxy, at label tokens; the
+share of those in the corpus holds for subsets and targets too. Left out: padding, the products of
+attention itself, k-means and the draw.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     config, done, choice = run.config, run.done, run.config.selection
     # Examples without a label token are neither trained on nor scored.
     proxy, corpus_tokens = done["proxy"], trainable_tokens(run.store, done["tokens"])
-    parameters = _parameters(run.store, proxy)
+    labels = sum(part.stats["label_tokens"] for part in done["tokens"].parts)
+    label_share = labels / corpus_tokens
+    parameters = _parameters(run.store, proxy, label_share)
     made = {name: done[name].fingerprint for name in ("tokens", "proxy", "trajectories")}
     after = selection_marks(config, choice, made)
     details = [done[stage] for stage in after if stage.startswith("details/")]
@@ -123,16 +126,21 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     steps = []
     for stage in ("proxy", "losses", "trajectories", *after):
         info, seconds, flops = done[stage].info, _seconds(run, stage), None
-        number, workers = int(ray.cluster_resources().get("CPU", 1)), WorkersConfig()
+        number: int | None = int(ray.cluster_resources().get("CPU", 1))
+        workers = WorkersConfig()
         if stage == "proxy":
             number, workers = info["workers"], config.proxy.workers
             seconds, flops = info["seconds"], training_flops(parameters, info["tokens"])
         elif stage in ("losses", "before") or stage.startswith("details/"):
             number, workers = config.trajectories.workers.num_workers, config.trajectories.workers
+            if (config.trajectories.max_workers or number) > number:
+                number = None  # the pool grows and shrinks
             passes = len(set(info["steps"]) - (copied if stage == "losses" else set()))
             flops = scoring_flops(parameters, passes * corpus_tokens)
-        shares = workers.cpus_per_worker * number, workers.gpus_per_worker * number
-        cpu, gpu = (None if seconds is None else seconds * share for share in shares)
+        cpu, gpu = (
+            None if seconds is None or number is None else seconds * number * share
+            for share in (workers.cpus_per_worker, workers.gpus_per_worker)
+        )
         steps.append(Step(stage, seconds, cpu, gpu, flops))
     epochs: float | None = proxy.info["tokens"] / corpus_tokens
     if config.target is not None:
@@ -144,7 +152,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         subset_tokens=selection.info["tokens"],
         epochs=epochs,
         like_proxy=config.target is None,
-        parameters=None if target is None else _parameters(run.store, target),
+        parameters=None if target is None else _parameters(run.store, target, label_share),
         seconds=None if target is None else target.info["seconds"],
     )
 
@@ -159,13 +167,13 @@ def _seconds(run: Run, stage: str) -> float | None:
     return whole[-1] if whole else None
 
 
-def _parameters(store: Store, training: Manifest) -> int:
+def _parameters(store: Store, training: Manifest, label_share: float) -> int:
     folder = max(checkpoints_of(training).items())[1]
-    return ray.get(_count.remote(store.read_json(folder, "config.json")))
+    return ray.get(_count.remote(store.read_json(folder, "config.json"), label_share))
 
 
 @ray.remote(num_cpus=1)
-def _count(config: dict[str, Any]) -> int:
+def _count(config: dict[str, Any], label_share: float) -> int:
     from s2l_ray.models import parameters_at_work  # here alone: the driver starts without torch
 
-    return parameters_at_work(config)
+    return parameters_at_work(config, label_share)

@@ -75,23 +75,35 @@ def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel
     return model
 
 
-def parameters_at_work(config: dict[str, Any]) -> int:
-    """How many weights of a model, by its config.json, each token is multiplied with: all but the
-    input embeddings (of tokens and of places), and with the output head, be it tied to them or not.
+def parameters_at_work(config: dict[str, Any], label_share: float) -> int:
+    """How many weights of a model, by its config.json, a token is multiplied with on average: all
+    but the input embeddings (of tokens and of places); of experts, as many as a token goes to; and
+    the output head, be it tied to the embeddings or not, for the share of tokens that are labels,
+    since LabelLoss takes it there alone.
 
     Builds the model without memory for its weights.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    text = model.config.get_text_config()
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    experts = next((count for name in names if (count := getattr(text, name, None))), None)
+    to_experts = getattr(text, "num_experts_per_tok", experts) / experts if experts else 1.0
     head = model.get_output_embeddings()
-    at_work = {id(weights) for weights in head.parameters()} if head is not None else set()
+    at_labels = {id(weights) for weights in head.parameters()} if head is not None else set()
     looked_up = {
         id(weights)
         for module in model.modules()
         if isinstance(module, nn.Embedding)
         for weights in module.parameters()
-    } - at_work
-    return sum(weights.numel() for weights in model.parameters() if id(weights) not in looked_up)
+    } - at_labels
+    total = 0.0
+    for name, weights in model.named_parameters():
+        if id(weights) in at_labels:
+            total += label_share * weights.numel()
+        elif id(weights) not in looked_up:
+            total += weights.numel() * (to_experts if ".experts." in name else 1.0)
+    return round(total)
 
 
 def learned_positions(model: PreTrainedModel) -> int | None:

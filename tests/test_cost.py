@@ -15,19 +15,29 @@ LLAMA = {
     "model_type": "llama", "vocab_size": 100, "hidden_size": 8, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 16,
 }  # fmt: skip
-AT_WORK = 2 * (4 * 64 + 3 * 128 + 2 * 8) + 8 + 100 * 8
+BODY, HEAD = 2 * (4 * 64 + 3 * 128 + 2 * 8) + 8, 100 * 8
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_head_counts_and_the_input_embeddings_do_not(tied):
-    assert parameters_at_work(LLAMA | {"tie_word_embeddings": tied}) == AT_WORK
+    llama = LLAMA | {"tie_word_embeddings": tied}
+    assert parameters_at_work(llama, 1.0) == BODY + HEAD
+    assert parameters_at_work(llama, 0.25) == BODY + HEAD / 4  # at label tokens alone
+
+
+def test_a_token_goes_to_some_of_the_experts():
+    mixtral = LLAMA | {"model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 4,
+                       "num_experts_per_tok": 2}  # fmt: skip
+    router = 4 * 8
+    wanted = 2 * (4 * 64 + router + 2 * (3 * 128) + 2 * 8) + 8 + HEAD
+    assert parameters_at_work(mixtral, 1.0) == wanted
 
 
 def test_embeddings_of_places_do_not_count():
     gpt2 = {"model_type": "gpt2", "vocab_size": 100, "n_embd": 8, "n_layer": 1, "n_head": 2,
             "n_positions": 50}  # fmt: skip
     # c_attn 8 x 24 + 24, c_proj 8 x 8 + 8, MLP 8 x 32 + 32 and 32 x 8 + 8, two norms and a last one
-    assert parameters_at_work(gpt2) == (216 + 72 + 288 + 264 + 32) + 16 + 800
+    assert parameters_at_work(gpt2, 1.0) == (216 + 72 + 288 + 264 + 32) + 16 + 800
 
 
 def costs(**changes):
@@ -72,16 +82,18 @@ def test_words_where_nothing_is_spared_or_no_target_is_configured():
     assert "For 2 epochs (the proxy's: no target is configured) training" in text
 
 
-def a_run(monkeypatch, target=None, selector="s2l"):
-    """Of manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens."""
+def a_run(monkeypatch, target=None, selector="s2l", **scoring):
+    """Of manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens, of which a
+    quarter are labels; a proxy of 9 weights and a head of 4, a target of 45 and one of 20."""
     data = {
         "run_dir": "runs/x", "corpus": {"path": "x"}, "selection": {"selector": selector},
         "proxy": {"model": {"name": "p"}, "num_checkpoints": 3, "workers": {"num_workers": 2}},
-        "trajectories": {"workers": {"num_workers": 3, "gpus_per_worker": 0.5}},
+        "trajectories": {"workers": {"num_workers": 3, "gpus_per_worker": 0.5}, **scoring},
     }  # fmt: skip
     config = validate(data | ({"target": target} if target else {}))
     tokens = [
-        Part(f"part-{i}", "f", 1, 1, "c", {"trainable_tokens": n}) for i, n in enumerate((600, 400))
+        Part(f"part-{i}", "f", 1, 1, "c", {"trainable_tokens": n, "label_tokens": n // 4})
+        for i, n in enumerate((600, 400))
     ]
     proxy = {"seconds": 70.0, "workers": 4, "tokens": 2500, "checkpoints": [5, 10, 15]}
     infos = {
@@ -103,8 +115,13 @@ def a_run(monkeypatch, target=None, selector="s2l"):
         )
     ]
     monkeypatch.setattr(cost.ray, "cluster_resources", lambda: {"CPU": 8.0})
-    sizes = {"proxy": 10, "targets": 50}
-    monkeypatch.setattr(cost, "_parameters", lambda _, made: sizes[made.folder.split("/")[0]])
+    sizes = {"proxy": (9, 4), "targets": (45, 20)}
+
+    def parameters(_, made, label_share):
+        body, head = sizes[made.folder.split("/")[0]]
+        return body + label_share * head
+
+    monkeypatch.setattr(cost, "_parameters", parameters)
     run = SimpleNamespace(config=config, store=None, done=done, times=times)
     return cost_of(run, done[f"selections/{selector}-seed42"])
 
@@ -134,6 +151,12 @@ def test_details_are_counted_once_and_the_target_with_its_epochs(monkeypatch):
     assert (found.on_subset, found.on_corpus) == (6 * 50 * 4 * 200, 6 * 50 * 4 * 1000)
     assert not found.like_proxy
     assert a_run(monkeypatch, target | {"max_steps": 9}).epochs is None
+
+
+def test_the_time_of_a_pool_that_grows_is_not_known(monkeypatch):
+    found = a_run(monkeypatch, max_workers=5)
+    [losses] = [step for step in found.steps if step.stage == "losses"]
+    assert losses == Step("losses", 20.0, None, None, 2 * 10 * 3 * 1000)
 
 
 def test_scores_before_the_training_are_counted(monkeypatch):
