@@ -38,8 +38,9 @@ def facility_location(
     the optimum (Nemhauser, Wolsey, Fisher 1978). A baseline of the S2L paper, after Bhatt et al.
     2024, arXiv 2401.06692.
 
-    s is the cosine moved to [0, 1], so that F never falls; that changes no choice. (submodlib counts
-    a negative cosine as 0: where there are some, its choices may differ.) It is 1 - d^2 / 4, d the
+    s is the cosine moved to [0, 1], so that F never falls; that changes no choice. (submodlib
+    counts a negative cosine as 0: where there are some, its choices may differ.) It is
+    1 - d^2 / 4, d the
     Euclidean distance of the unit vectors, in the order of apricot's Euclidean kernel of these.
     (apricot's "cosine" is squared: opposite is as good as equal.)
 

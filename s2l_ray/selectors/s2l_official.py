@@ -10,7 +10,8 @@ def s2l_official(sizes: np.ndarray, sources: list[str | None], budget: int) -> n
 
     Sources are served smallest first, each with floor(left / sources left) or all it has. Inside a
     source, clusters of more than two members likewise; clusters of one or two members only top up
-    what is left after those, by id (the official code draws from all their members). Sources and clusters of equal size: by name, by id.
+    what is left after those, by id (the official code draws from all their members). Sources and
+    clusters of equal size: by name, by id.
 
     sizes int64 [G] and sources [G] of the clusters; returns quotas int64 [G].
     """
