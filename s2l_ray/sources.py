@@ -93,7 +93,7 @@ def _find(path: str, config: CorpusConfig) -> list[SourceFile]:
         if f"{config.split}/state.json" not in infos:
             splits = sorted(n.split("/")[0] for n in infos if n.endswith("/state.json"))
             raise ValueError(
-                f"corpus.path: {path}: no split {config.split!r} (corpus.split); "
+                f"corpus.path: {path}: no split {config.split!r} (corpus.split, evaluation.split); "
                 f"found {', '.join(splits)}"
             )
         return _find(f"{base}{config.split}" + (f"?{query}" if query else ""), config)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import boto3
@@ -108,7 +109,8 @@ def write_corpus(store, examples, num_parts=3, folder="corpus/test"):
                     suffix="parquet",
                 )
             )
-    return store.commit(folder, "test", parts, {"num_parts": num_parts})
+    by_source = dict(Counter(row["source"] for row in table))
+    return store.commit(folder, "test", parts, {"num_parts": num_parts, "by_source": by_source})
 
 
 def random_examples(count, seed=0, sources=("a", "b", "c")):

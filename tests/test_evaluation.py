@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import datasets
 import pyarrow as pa
 import pytest
 import ray
@@ -110,13 +111,14 @@ def test_what_is_evaluated_on(local_ray, store, tmp_path):
     config = EvaluationConfig(files={"exam": str(file)})
     found = heldout_examples(store, corpus, config, POOL)
     assert list(found) == ["exam"] and found["exam"].rows == 5
-    table = pa.concat_tables(
-        [store.read_part(found["exam"].folder, part) for part in found["exam"].parts]
-    )
-    assert set(table["source"].to_pylist()) == {"exam"}
+    assert sources_of(store, found["exam"]) == {"exam"}
     assert heldout_examples(store, corpus, config, POOL) == found
     file.write_text(file.read_text() + json.dumps({"instruction": "new", "output": "no"}) + "\n")
     assert heldout_examples(store, corpus, config, POOL)["exam"].rows == 6
+
+    # Rows without a source are kept apart from a source of the corpus that has the file's name.
+    own = write_corpus(store, [example("p", "r", "exam")], num_parts=1, folder="corpus/own")
+    assert sources_of(store, heldout_examples(store, own, config, POOL)["exam"]) == {"exam (file)"}
 
     # The columns are the corpus's, whatever else the file has.
     named = POOL.model_copy(
@@ -131,6 +133,28 @@ def test_what_is_evaluated_on(local_ray, store, tmp_path):
     missing = EvaluationConfig(files={"exam": str(tmp_path / "none.jsonl")})
     with pytest.raises(ValueError, match=r"evaluation\.files: exam: .*none\.jsonl"):
         heldout_examples(store, corpus, missing, POOL)
+
+
+def test_of_a_dataset_of_several_splits_the_test_split_is_evaluated_on(local_ray, store, tmp_path):
+    rows = {
+        split: [{"instruction": f"{split} {n}", "output": "o", "question": f"{split} {n}",
+                 "answer": "1"} for n in range(3)]
+        for split in ("train", "test", "exam")
+    }  # fmt: skip
+    splits = {name: datasets.Dataset.from_list(mine) for name, mine in rows.items()}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "data"))
+    examples = write_corpus(store, [example("p", "r")], num_parts=1)
+    place = {"own": str(tmp_path / "data")}
+    for split in ("test", "exam"):
+        config = EvaluationConfig(files=place, split=split)
+        turns = turns_of(store, heldout_examples(store, examples, config, POOL)["own"])
+        assert turns == [(f"{split} {n}", "o") for n in range(3)]
+        config = EvaluationConfig(answers=place, split=split)
+        turns = turns_of(store, answer_sets(store, examples, config)["own"])
+        assert turns == [(f"{split} {n}", "1") for n in range(3)]
+    config = EvaluationConfig(files=place, split="dev")
+    with pytest.raises(ValueError, match=r"own: .*no split 'dev' .*evaluation\.split.*exam, test"):
+        heldout_examples(store, examples, config, POOL)
 
 
 def test_judging_on_ray_has_its_time_limit(local_ray):
@@ -183,6 +207,11 @@ def lines_of(path, rows):
     return str(path)
 
 
+def sources_of(store, manifest):
+    tables = [store.read_part(manifest.folder, part, ["source"]) for part in manifest.parts]
+    return set(pa.concat_tables(tables)["source"].to_pylist())
+
+
 def turns_of(store, manifest):
     tables = [store.read_part(manifest.folder, part, ["turns"]) for part in manifest.parts]
     rows = pa.concat_tables(tables)["turns"].to_pylist()
@@ -215,7 +244,7 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     found = heldout_examples(store, examples, config, POOL)
     assert turns_of(store, found["exam"]) == sorted(other)
     assert found["exam"].info["in_corpus"] == 3
-    alone = CorpusConfig(path=clean, source="clean", duplicates="number")
+    alone = CorpusConfig(path=clean, split="test", source="clean", duplicates="number")
     assert found["clean"] == corpus.ingest_once(store, alone, "evaluations/corpora/clean")
 
     # Said whenever a run begins, if it is found out only once.

@@ -66,6 +66,7 @@ def answer_sets(store: Store, examples: Manifest, config: EvaluationConfig) -> d
     for name, path in config.answers.items():
         settings = CorpusConfig(
             path=path,
+            split=config.split,
             columns={"instruction": "question", "output": "answer"},
             source=name,
             duplicates="number",  # a question asked twice counts twice

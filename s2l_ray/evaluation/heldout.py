@@ -20,7 +20,8 @@ def heldout_examples(
 ) -> dict[str, Manifest]:
     """The held-out share of the corpus under "heldout", and each evaluation file by its name,
     without what is in the corpus too (leaks.py). like: what the corpus was read with; its columns,
-    but for the source, are those of the files too."""
+    but for the source, are those of the files too. Rows without a source have the file's name, or
+    NAME (file) where the corpus has a source of that name."""
     found, files = {}, {}
     if "heldout" in config.files:
         raise ValueError("evaluation.files: the name 'heldout' is that of corpus.heldout_share")
@@ -31,8 +32,15 @@ def heldout_examples(
     if heldout is not None and heldout.rows:
         found["heldout"] = heldout
     columns = {ours: theirs for ours, theirs in like.columns.items() if ours != "source"}
+    taken = examples.info["by_source"].keys() | examples.info.get("heldout_by_source", {}).keys()
     for name, path in config.files.items():
-        settings = CorpusConfig(path=path, columns=columns, source=name, duplicates="number")
+        settings = CorpusConfig(
+            path=path,
+            split=config.split,
+            columns=columns,
+            source=f"{name} (file)" if name in taken else name,  # of rows that name none
+            duplicates="number",
+        )
         try:
             files[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
         except ValueError as error:
