@@ -130,7 +130,9 @@ def settings_mark(config: RunConfig) -> str:
     trainings = [*settings_of(config.proxy), *settings_of(config.target)]
     scoring = [config.trajectories.dtype, config.trajectories.stop_when_stable]
     rest = [config.corpus, config.prompt, config.target_prompt, config.selection.like]
-    return fingerprint(*rest, *trainings, *scoring, clusters, evaluation)
+    # The held-out share is drawn by the run's seed, and a seed's difference is a mean of trainings.
+    numbers = [config.seed, config.compare.trainings]
+    return fingerprint(*numbers, *rest, *trainings, *scoring, clusters, evaluation)
 
 
 def num_targets(config: RunConfig) -> int:

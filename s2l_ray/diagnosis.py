@@ -24,7 +24,7 @@ from s2l_ray.marks import selection_name
 from s2l_ray.pipeline import check_reachable, choose_subset, prepare, tokens_of
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
-from s2l_ray.selectors import SELECTORS
+from s2l_ray.selectors import SELECTORS, TooFew
 from s2l_ray.stability import agreement, overlap, purity, random_groups, topics_by_cluster
 from s2l_ray.store import Manifest
 from s2l_ray.targets import finetune
@@ -99,6 +99,8 @@ def _numbers_of_clusters(base: Run) -> list[int]:
         wanted = [number for number in (own // 2, 2 * own) if 1 <= number <= have]
     if (most := max(wanted, default=0)) > have:
         raise ValueError(f"diagnose.n_clusters: {most:,}, but there are only {have:,} examples")
+    if own in wanted:
+        say(f"diagnose.n_clusters: {own} is the run's own number: left out")
     return [number for number in wanted if number != own]
 
 
@@ -122,7 +124,9 @@ def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
         yield Variant("n_clusters", str(number), _same_losses(base, other, clusters))
     steps = base.done["trajectories"].info["steps"]
     for count in asked.checkpoints:
-        if count < len(steps):
+        if count >= len(steps):
+            say(f"diagnose.checkpoints: {count} are not fewer than {len(steps)}: left out")
+        else:
             view = _same_losses(base, other, other.clusters)
             _thin(view, evenly_spaced(steps, count))
             yield Variant("checkpoints", f"{count} of {len(steps)}", view)
@@ -130,7 +134,9 @@ def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
     if seeds is None:
         seeds = [_after(config.seed), _after(config.seed, 2)]
     for seed in seeds:
-        if seed != config.seed:
+        if seed == config.seed:
+            say(f"diagnose.seeds: {seed} is the run's own: left out")
+        else:
             yield Variant("proxy seed", str(seed), _other_proxy(base, other, seed=seed))
     for name, model in asked.proxies.items():
         proxy = config.proxy.model_copy(update={"model": model})
@@ -221,9 +227,14 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
     )
     names: list[SelectorName] = ["s2l", *config.evaluation.baselines]
     draws = [_after(seed, by) for by in range(1, DRAWS + 1)]
-    subsets: dict[str, list[Subset]] = {
-        name: [choose(name, draw) for draw in draws] for name in names
-    }
+    subsets: dict[str, list[Subset]] = {}
+    for name in names:
+        try:
+            subsets[name] = [choose(name, draw) for draw in draws]
+        except TooFew as error:
+            if name == "s2l":
+                raise
+            say(f"evaluation.baselines: {name} is left out: {error}")
     rows = []
     for step, checkpoint in sorted(checkpoints_of(target).items()):
         say(f"diagnose: gradients at step {step:,} of a target")

@@ -206,7 +206,7 @@ def _cut_to_budget(
         low, high = (middle, high) if lengths[within].sum() <= amount else (low, middle - 1)
     within = chosen.place < quotas_of(sizes, sources, low)[chosen.group]
     if not within.any():
-        raise ValueError(f"selection.budget: {budget!r} does not pay for one example")
+        raise TooFew(f"selection.budget: {budget!r} does not pay for one example")
     return Chosen(chosen.example_id[within], chosen.group[within], chosen.place[within])
 
 

@@ -12,6 +12,7 @@ from s2l_ray.driver import say
 from s2l_ray.marks import selection_name, settings_of
 from s2l_ray.pipeline import Selection, choose_subset, select, tokens_of
 from s2l_ray.run import Run
+from s2l_ray.selectors import TooFew
 from s2l_ray.store import Manifest
 from s2l_ray.subset import deal
 from s2l_ray.tokenization import tokenize
@@ -192,20 +193,29 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
     """Targets on the selector's subset and on each baseline's, for each seed, and their losses.
 
     A seed stands for the draw and the training alike, so a pair of arms with one seed shares its
-    initial weights and differs in the subset alone. All budgets are as many examples.
+    initial weights and differs in the subset alone. All budgets are as many examples; left_out also
+    tells of the baselines that have fewer to choose from.
     """
     config = run.config
     check_evaluated_on(run)
     main = choose_subset(run, config.selection)
     subsets: dict[str, tuple[SelectionConfig, Selection]] = {}
+    short: dict[str, str] = {}  # baselines that have too few examples to choose from
     for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):
         for seed in config.evaluation.seeds:
             budget, like = main.info["examples"], config.selection.like
             choice = SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
             if (selector, seed) == (config.selection.selector, config.selection.seed):
                 choice = config.selection  # the run's own subset, and the target of finetune.py
-            name = selection_name(selector, seed)
-            subsets[name] = choice, choose_subset(run, choice)
+            try:
+                subset = choose_subset(run, choice)
+            except TooFew as error:
+                if selector == config.selection.selector:
+                    raise
+                short[selector] = f"{selector} is left out: {error}"
+                say(f"evaluation.baselines: {short[selector]}")
+                break
+            subsets[selection_name(selector, seed)] = choice, subset
 
     def tune(name: str) -> Manifest:
         choice, subset = subsets[name]
@@ -224,6 +234,7 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
             "history": targets[name].info["history"],
         }
         | losses[name]
+        | {"left_out": losses[name]["left_out"] + list(short.values())}
         for name, (choice, subset) in subsets.items()
     ]
 

@@ -107,9 +107,9 @@ def test_a_selector_with_too_few_examples_is_told_and_left_out(monkeypatch):
     monkeypatch.setattr(page.driver, "hardware", lambda: "2 CPUs")
     where = {"budget": "11%", "match": "examples", "selection_seed": 3, "training_seed": 3}
     short = {"method": "k_center", **where, "too_few": "40 examples, but only <7>"}
-    found = [*records(), short]
+    found = [*records(), short, short | {"training_seed": 4}]
     wanted = "Not compared: k_center with selection seed 3: 40 examples, but only"
-    assert f"{wanted} <7>." in page.as_text(found)
+    assert page.as_text(found).count(f"{wanted} <7>.") == 1
     assert f"{wanted} &lt;7&gt;." in page.render("t", "r", found)
     assert page.groups_of(found)[0].tables == page.groups_of(records())[0].tables
 
@@ -150,6 +150,13 @@ def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
     other = 0.009 / math.sqrt(2)  # of -0.1 and -0.091
     pooled = math.sqrt((4 * sd**2 + other**2) / 5)
     assert f"spread by {pooled:.4f} nats" in page.plan(settings, 30, records() + also)
+
+
+def test_the_spread_seen_is_of_as_many_trainings_and_of_the_same_held_out_share():
+    once = config(trainings=1)
+    assert comparison.settings_mark(once) == comparison.settings_mark(config(seeds=[7]))
+    others = config(trainings=2), once.model_copy(update={"seed": 1})
+    assert len({comparison.settings_mark(each) for each in (once, *others)}) == 3
 
 
 def test_random_tokens_is_compared_by_tokens_alone():

@@ -27,7 +27,7 @@ from s2l_ray.marks import marks_of
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.report import comparison_page, gather
 from s2l_ray.selection import examples_for
-from s2l_ray.selectors import SELECTORS
+from s2l_ray.selectors import SELECTORS, TooFew
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.training import checkpoints_of
 
@@ -712,6 +712,38 @@ def test_a_selector_with_too_few_examples_is_left_out_and_told(monkeypatch, capf
          "selection_seed": config.seed, "training_seed": 7, "too_few": told}
     ]  # fmt: skip
     assert f"prune_then_cluster is left out: {told}" in "".join(capfd.readouterr())
+
+
+def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, capfd):
+    chosen = Manifest("selections/s", "s", [], {"examples": 3, "tokens": 30})
+    trained = Manifest("targets/s", "t", [], {"step": 5, "history": []})
+    asked = []
+
+    def choose(_, choice):
+        asked.append(choice.selector)
+        if choice.selector == "prune_then_cluster":
+            raise TooFew("3 examples, but only 2 can be chosen")
+        return pipeline.Selection(None, chosen)
+
+    monkeypatch.setattr(targets, "choose_subset", choose)
+    monkeypatch.setattr(targets, "check_evaluated_on", lambda _: None)
+    monkeypatch.setattr(targets, "finetune", lambda *_, **__: trained)
+    monkeypatch.setattr(
+        targets, "evaluate", lambda _, made: {n: {"loss": 1.0, "left_out": ["x"]} for n in made}
+    )
+    baselines = ["prune_then_cluster", "random"]
+    config = settings("run", evaluation__baselines=baselines, evaluation__seeds=[0, 1])
+    arms = targets.compare_baselines(pipeline.Run(config, None, None, {}))
+    assert [(arm["selector"], arm["seed"]) for arm in arms] == [
+        (selector, seed) for selector in ("s2l", "random") for seed in (0, 1)
+    ]
+    told = "prune_then_cluster is left out: 3 examples, but only 2 can be chosen"
+    assert all(arm["left_out"] == ["x", told] for arm in arms)
+    assert f"evaluation.baselines: {told}" in "".join(capfd.readouterr())
+
+    config = settings("run", selection__selector="prune_then_cluster")
+    with pytest.raises(TooFew, match="only 2 can be chosen"):
+        targets.compare_baselines(pipeline.Run(config, None, None, {}))
 
 
 def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy, start):

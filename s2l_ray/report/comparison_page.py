@@ -204,7 +204,7 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
         if not any(sd is not None for pair in parts.values() for sd in pair):
             parts = {}
         tables.append(Table(metric, rows, in_words(rows), parts))
-    return Group(budget, match, costs, tables, too_few)
+    return Group(budget, match, costs, tables, list(dict.fromkeys(too_few)))
 
 
 def _metrics(records: Sequence[Record]) -> list[Metric]:
