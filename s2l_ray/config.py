@@ -187,7 +187,7 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    offload_optimizer: bool = False  # DeepSpeed: optimizer state to CPU memory
+    offload_optimizer: bool = False  # DeepSpeed: optimizer state to CPU memory; slow, untried
     gradient_checkpointing: bool = False
     num_checkpoints: Positive | None = None  # evenly spaced, the last at the end
     checkpoint_every: Positive | None = None  # or every n steps
@@ -219,6 +219,11 @@ class TrainingConfig(Section):
                 f"global_batch_size / num_workers = {share} must be a multiple of "
                 f"micro_batch_size {self.micro_batch_size}"
             )
+        if self.workers.gpus_per_worker not in (0, 1):
+            raise ValueError(
+                f"workers.gpus_per_worker is {self.workers.gpus_per_worker:g}: a worker of a "
+                "training has one GPU or none; for more GPUs take more workers"
+            )
         if self.zero_stage == 0 and self.model.dtype == "bfloat16":
             raise ValueError(  # there DeepSpeed's optimizer is another, without fp32 master weights
                 "zero_stage 0 goes with dtype float32; for bfloat16 leave zero_stage out (DDP), or "
@@ -245,6 +250,11 @@ class TrajectoriesConfig(Section):
     def _one_after_the_other(self) -> TrajectoriesConfig:
         if self.while_training and self.stop_when_stable is not None:
             raise ValueError("give while_training or stop_when_stable, not both")
+        if self.workers.gpus_per_worker > 1:
+            raise ValueError(
+                f"workers.gpus_per_worker is {self.workers.gpus_per_worker:g}: a scoring actor "
+                "uses one GPU, or a share of one; for more GPUs take more workers"
+            )
         return self
 
 
@@ -282,6 +292,7 @@ class EvaluationConfig(Section):
 
     # name -> a file with the corpus's columns (but the source), beside the held-out share
     files: dict[FileName, Location] = {}
+    split: str = "test"  # of files and answers that are Hugging Face datasets of several splits
     answer_marker: Annotated[str, Field(min_length=1)] | None = None  # loss after it alone, as well
     answers: dict[FileName, Location] = {}  # name -> a file of questions with answers: exact match
     answers_at_most: Positive | None = None  # questions of each set
@@ -315,7 +326,8 @@ class CompareConfig(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2, 3, 4]  # a proxy each
     also: list[SelectorName] = []  # compared with the first also_seeds seeds alone
     also_seeds: Positive = 2
-    trainings: Positive = 1  # targets on each subset, each with initial weights of its own
+    # Targets on each subset, each with initial weights (from scratch) and an order of its own.
+    trainings: Positive = 1
     full: list[Literal["compute", "epochs"]] = ["compute"]  # the whole corpus beside the subsets
     difference: Annotated[float, Field(gt=0)] | None = None  # nats: how many runs would show it?
 
@@ -437,6 +449,11 @@ class RunConfig(Section):
             raise ValueError("proxy needs num_checkpoints or checkpoint_every (at least 2 points)")
         if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
             raise ValueError("proxy.num_checkpoints must be 2 or more: a trajectory has 2 points")
+        if self.target and self.target.max_steps and "epochs" in self.compare.full:
+            raise ValueError(
+                "compare.full: epochs is the whole corpus for as many epochs as a subset, and "
+                "target.max_steps gives both as many steps: leave out one of the two"
+            )
         if self.diagnose.gradients and self.target is None:
             raise ValueError("diagnose.gradients are those of a target: target is missing")
         if self.trajectories.while_training and self.proxy.max_workers is not None:

@@ -38,6 +38,8 @@ LOCAL_RAY = {
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name, really: in the environment of a job
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "scikit-learn", "pyarrow", "numpy")
 
+_started: list[str] = []  # nodes of the Rays that `connect` started
+
 
 def connect(storage: StorageConfig | None = None) -> None:
     """Use the Ray that is there (RAY_ADDRESS, a job's cluster, the caller's), or start a local one.
@@ -75,6 +77,7 @@ def connect(storage: StorageConfig | None = None) -> None:
     if local:
         with inherited(wanted):
             ray.init("local", log_to_driver=False, logging_level=logging.ERROR)
+        _started.append(ray.get_runtime_context().get_node_id())
     else:
         ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
 
@@ -109,6 +112,11 @@ def _check_address(where: str, address: str) -> None:
         socket.create_connection((known[1], int(known[2])), timeout=10).close()
     except OSError as error:
         raise ConnectionError(f"{where}: no Ray answers at {address}: {error}") from None
+
+
+def own_ray() -> bool:
+    """Whether Ray is one that this process started for itself: no node will come to it."""
+    return ray.get_runtime_context().get_node_id() in _started
 
 
 def in_job() -> bool:

@@ -8,6 +8,7 @@ gradient's norm. L and B as in models.py.
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,13 @@ class DeepSpeedEngine:
     def __init__(
         self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
     ) -> None:
+        # By itself DeepSpeed takes a GPU that it sees, also one that Ray gave to nobody or another.
+        os.environ["DS_ACCELERATOR"] = device.type
         import deepspeed
 
-        # An operator for inference on CPUs, not used here, that takes a minute to compile.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if device.type == "cpu":
+            # An operator for inference, not used here, that takes a minute to compile.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
         accumulation = config.global_batch_size // (world * config.micro_batch_size)
         settings: dict[str, Any] = {
@@ -126,6 +130,8 @@ class DeepSpeedEngine:
         }
         if config.offload_optimizer:
             settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        if config.model.dtype == "bfloat16" and config.zero_stage in (2, 3):
+            settings["data_types"] = {"grad_accum_dtype": "fp32"}  # as under DDP
         loss.train()
         self.loss, self.deepspeed = loss, deepspeed.utils
         self.engine, *_ = deepspeed.initialize(

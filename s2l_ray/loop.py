@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from s2l_ray.config import TrainingConfig
 from s2l_ray.engines import make_engine
 from s2l_ray.models import LabelLoss, initial_model, learned_positions, load_model, pad
 from s2l_ray.preflight import check_node
+from s2l_ray.scratch import working_folder
 from s2l_ray.store import Manifest, Store
 from s2l_ray.tokenization import load_tokenizer
 from s2l_ray.training import (
@@ -71,7 +71,8 @@ def run(job: dict[str, Any]) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine = make_engine(LabelLoss(model), config, device, world)
     if resume:
-        engine.load(resume)
+        if state["step"] < steps:
+            engine.load(resume)
         if world > 1:
             dist.barrier()  # all of this node have read it
         store.discard(resume)
@@ -99,7 +100,17 @@ def run(job: dict[str, Any]) -> None:
             leaving = ray.train.get_preemption_info() is not None  # the same on all workers
             last_asked = time.monotonic()
         due = time.monotonic() - last_asked > NOTICE_SECONDS
-        loss, norm, real, padded, ask = _step(engine, batch, config, rank, world, device, rate, due)
+        try:
+            loss, norm, real, padded, ask = _step(
+                engine, batch, config, rank, world, device, rate, due
+            )
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{folder}: no memory on the GPU for step {step + 1}, micro-batches of "
+                f"{config.micro_batch_size} examples of up to {max(len(ids) for ids, _ in batch)} "
+                f"tokens ({error}); lower micro_batch_size, which goes on from the last resume "
+                "point, or set gradient_checkpointing or a higher zero_stage"
+            ) from error
         if not math.isfinite(loss + norm):
             raise ValueError(
                 f"{folder}: the training loss is {loss}, its gradient's norm {norm} at step "
@@ -121,7 +132,10 @@ def run(job: dict[str, Any]) -> None:
         if done in keep or done % config.resume_every == 0 or sudden:
             seconds = seconds_before + time.monotonic() - began
             state |= {"step": done, "workers": world, "seconds": seconds}
-            _save(store, folder, fingerprint, engine, tokenizer, state, publish=done in keep)
+            _save(
+                store, folder, fingerprint, engine, tokenizer, state,
+                publish=done in keep, moments=done < steps,
+            )  # fmt: skip
             ray.train.report({"step": done, "loss": loss})
 
 
@@ -185,11 +199,12 @@ def _save(
     state: dict[str, Any],
     *,
     publish: bool,
+    moments: bool,
 ) -> None:
     """Keep a checkpoint (when `publish`) and a resume point; this and the whole one before stay.
 
-    Every worker saves its share of the optimizer; the first also the weights, and the resume
-    point's manifest last.
+    Every worker saves its share of the optimizer (`moments`); the first also the weights, and the
+    resume point's manifest last.
     """
     store.guard()
     step, point = state["step"], resume_name(state["step"], store.epoch)
@@ -198,9 +213,10 @@ def _save(
         store.remove(folder, "resume", point)  # what is left of one, of another number of workers
     if world > 1:
         dist.barrier()
-    with tempfile.TemporaryDirectory() as local:
+    with working_folder() as local:
         engine.save_model(local)  # gathers from all workers, writes on the first
-        engine.save_optimizer(local)
+        if moments:
+            engine.save_optimizer(local)
         if rank == 0 and publish:
             published = Path(local, "publish")
             published.mkdir()

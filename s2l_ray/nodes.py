@@ -1,4 +1,4 @@
-"""Nodes that are there and cannot work: their own disk is full, or a dead training holds them."""
+"""Nodes that are not there, or cannot work: a disk is full, a dead training holds them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
 import ray
@@ -15,6 +15,7 @@ from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
 from s2l_ray.config import WorkersConfig
+from s2l_ray.driver import hardware, own_ray, say
 
 
 class NodeFull(OSError):
@@ -55,19 +56,40 @@ def besides(full: dict[str, NodeFull], workers: WorkersConfig | None) -> dict[st
     where no other node could do it."""
     if not full:
         return {}
-    wanted = {"CPU": workers.cpus_per_worker if workers else 1}
-    if workers and workers.gpus_per_worker:
-        wanted["GPU"] = workers.gpus_per_worker
-    others = [
-        node
-        for node in ray.nodes()
-        if node["Alive"]
-        and node["NodeID"] not in full
-        and all(node["Resources"].get(name, 0) >= amount for name, amount in wanted.items())
-    ]
-    if not others:
+    if not _room_for(workers or WorkersConfig(), besides=full):
         raise next(reversed(full.values()))
     return {"ray.io/node-id": f"!in({','.join(full)})"}
+
+
+def check_room(stage: str, workers: WorkersConfig, together: int = 1) -> None:
+    """Where the nodes cannot hold so many workers, say what the stage is about to wait for;
+    ValueError where it would wait for ever: on a Ray that this process started for itself."""
+    have = _room_for(workers)
+    if have >= together:
+        return
+    gpus = f" and {workers.gpus_per_worker:g} GPUs" if workers.gpus_per_worker else ""
+    kind = f" ({workers.accelerator_type})" if workers.accelerator_type else ""
+    text = (
+        f"{stage}: wanted room for {together:,} of its workers, each with "
+        f"{workers.cpus_per_worker:g} CPUs{gpus}{kind}; found room for {have:,} on {hardware()}"
+    )
+    if own_ray():
+        raise ValueError(f"{text}: ask for less (workers, or target.workers and so on)")
+    say(f"{text}: waiting for nodes")
+
+
+def _room_for(workers: WorkersConfig, besides: Container[str] = ()) -> int:
+    """How many workers the nodes that are alive could hold, were they idle."""
+    wanted = {"CPU": workers.cpus_per_worker}
+    if workers.gpus_per_worker:
+        wanted["GPU"] = workers.gpus_per_worker
+    if workers.accelerator_type:
+        wanted[f"accelerator_type:{workers.accelerator_type}"] = 0.001  # as Ray asks for it
+    return sum(
+        min(int(node["Resources"].get(name, 0) / amount) for name, amount in wanted.items())
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in besides
+    )
 
 
 def release(before: set[str]) -> None:

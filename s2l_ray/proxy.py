@@ -11,6 +11,7 @@ import ray
 
 from s2l_ray.config import SelectionConfig
 from s2l_ray.marks import details_marks, details_wanted, trajectories_marks
+from s2l_ray.nodes import check_room
 from s2l_ray.overlap import meanwhile
 from s2l_ray.progress import make_board, step_on
 from s2l_ray.run import Run
@@ -54,6 +55,7 @@ def make_trajectories(run: Run) -> Manifest:
 
 def _train_proxy(run: Run, tokens: Manifest, losses_folder: str, **stage: str) -> Manifest:
     config, store = run.config, run.store
+    check_room("trajectories", config.trajectories.workers)  # now, not after the training
 
     def score_new(steps: list[int], stop: threading.Event) -> None:
         checkpoints = {step: f"{stage['folder']}/{checkpoint_name(step)}" for step in steps}

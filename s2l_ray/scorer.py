@@ -54,6 +54,11 @@ class Scorer:
             )
         except ValueError as error:
             raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{unit['model']}: no memory on the GPU for batches of {self.tokens_per_batch} "
+                f"tokens ({error}); lower trajectories.tokens_per_batch"
+            ) from error
         seconds = {"seconds": round(time.perf_counter() - began, 3)} if details else {}
         return table, {"made_of": self.mark} | seconds
 

@@ -12,12 +12,7 @@ import io
 import json
 import os
 import re
-import shutil
-import tempfile
-import time
-import uuid
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +20,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s2l_ray import scratch
 from s2l_ray.config import StorageConfig
 from s2l_ray.objects import LocalObjects
 from s2l_ray.s3 import S3Objects
 
 FORMAT = 1  # of manifests; a reader refuses a newer one
-KEPT = 1800  # seconds that a node keeps its copy of a model after it was last asked for
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
 # Examples: the corpus, its held-out part, and (with more columns) a subset.
@@ -351,28 +346,18 @@ class Store:
         # Known by its files too: a run made anew at the same address is not served the old copy.
         known = [self.address(name), self.epoch, sizes, [part.checksum for part in listed.values()]]
         mark = hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
-        local = Path(tempfile.gettempdir(), f"s2l_ray-{os.getuid()}", mark)
-        local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            os.utime(local)  # asked for just now
-        except FileNotFoundError:
-            _drop_old(local.parent)
-            with tempfile.TemporaryDirectory(dir=local.parent) as fresh:
-                for file in sizes:
-                    self.objects.get_file(f"{name}/{file}", Path(fresh, file))
-                self._hold_against(listed, Path(fresh), stage)
-                try:
-                    shutil.copytree(fresh, f"{fresh}.whole", copy_function=os.link)
-                    os.rename(f"{fresh}.whole", local)
-                except OSError:  # another process of this node was first
-                    shutil.rmtree(f"{fresh}.whole", ignore_errors=True)
-        return str(local)
+
+        def fetch(local: str) -> None:
+            for file in sizes:
+                self.objects.get_file(f"{name}/{file}", Path(local, file))
+            self._hold_against(listed, Path(local), stage)
+
+        return scratch.copy_of(mark, fetch)
 
     def discard(self, local: str) -> None:
         """Remove a copy that `download` made on this node; the run's own folder stays."""
         if not self.is_local:
-            with suppress(FileNotFoundError):  # another process of this node was first
-                _remove_copy(Path(local))
+            scratch.discard(local)
 
     def _hold_against(self, listed: dict[str, Part], local: Path, stage: str) -> None:
         for file, part in listed.items():
@@ -384,21 +369,6 @@ class Store:
                     f"{address}: damaged: checksum {found}, the manifest lists {part.checksum}",
                     stage,
                 )
-
-
-def _drop_old(copies: Path) -> None:
-    """Remove copies of models that nobody has asked for in a while, and what is left of others."""
-    for copy in copies.iterdir():
-        with suppress(OSError):  # another process of this node is at it too
-            if max(path.stat().st_mtime for path in (copy, *copy.iterdir())) < time.time() - KEPT:
-                _remove_copy(copy)
-
-
-def _remove_copy(copy: Path) -> None:
-    """At once: nobody is served what is left of it, should this process be killed."""
-    gone = copy.with_name(f"gone-{uuid.uuid4().hex}")
-    copy.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def mark_of(checksums: dict[str, str]) -> str:

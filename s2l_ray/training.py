@@ -25,8 +25,9 @@ from ray.util import placement_group_table
 
 from s2l_ray.config import ModelConfig, TrainingConfig
 from s2l_ray.driver import say
-from s2l_ray.nodes import NodeFull, besides, own_disk, release
+from s2l_ray.nodes import NodeFull, besides, check_room, own_disk, release
 from s2l_ray.progress import Progress, make_board, watch
+from s2l_ray.scratch import working_folder
 from s2l_ray.store import Damaged, Manifest, Part, Store, mark_of
 from s2l_ray.units import KNOWN
 
@@ -61,6 +62,7 @@ def train(
         "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
         "folder": folder, "fingerprint": fingerprint, "seed": seed, "steps": steps, "board": board,
     }  # fmt: skip
+    check_room(label, config.workers, config.workers.num_workers)
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
         _fit(job, label)
     _, state = last_resume_point(store, folder)
@@ -189,7 +191,7 @@ def write_initial(
     from s2l_ray.models import initial_model
     from s2l_ray.tokenization import load_tokenizer
 
-    with tempfile.TemporaryDirectory() as local:
+    with working_folder() as local:
         tokenizer = load_tokenizer(store, tokenizer_folder)
         initial_model(config, tokenizer, seed=seed).save_pretrained(local)
         store.upload(local, folder)

@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy
 
 from s2l_ray.config import WorkersConfig
 from s2l_ray.driver import say
-from s2l_ray.nodes import NodeFull, besides, own_disk
+from s2l_ray.nodes import NodeFull, besides, check_room, own_disk
 from s2l_ray.preflight import check_node
 from s2l_ray.progress import Progress
 from s2l_ray.s3 import StorageError
@@ -124,6 +124,8 @@ def make_parts(
             unit | {"folder": stage.folder, "found": found.get(unit["unit"])}
             for unit in stage.units
         ]
+    if workers is not None and todo:
+        check_room(label, workers)
     constructor, full = (store, suffix, make_work, args), dict[str, NodeFull]()
     with Progress(label, total=len(todo), unit="parts") as progress:
         while todo:

@@ -153,6 +153,13 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
         (small(proxy=proxy(workers={"num_workers": 3})), "multiple of workers.num_workers 3"),
         (small(proxy=proxy(micro_batch_size=48)), "128 must be a multiple of micro_batch_size 48"),
         (small(proxy=proxy(offload_optimizer=True)), "offload_optimizer needs zero_stage"),
+        (small(proxy=proxy(workers={"gpus_per_worker": 2})), "has one GPU or none"),
+        (small(proxy=proxy(workers={"gpus_per_worker": 0.5})), "has one GPU or none"),
+        (small(trajectories={"workers": {"gpus_per_worker": 2}}), "one GPU, or a share of one"),
+        (
+            small(target=proxy(num_checkpoints=1, max_steps=9), compare={"full": ["epochs"]}),
+            "compare.full: epochs is the whole corpus for as many epochs",
+        ),
         (
             small(proxy=proxy(zero_stage=0, model={"name": "m", "dtype": "bfloat16"})),
             "zero_stage 0 goes with dtype float32",

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
@@ -226,8 +227,18 @@ def test_two_workers_train_like_plain_torch(job, undisturbed, plain):
 
 
 @pytest.mark.slow
-def test_one_worker_trains_like_two(job, undisturbed, plain):
-    one = job.run("one", config_of(workers={"num_workers": 1}, micro_batch_size=4))
+def test_one_worker_trains_like_two(job, undisturbed, plain, monkeypatch):
+    config = config_of(workers={"num_workers": 1}, micro_batch_size=4)
+
+    def die(*_):
+        raise OSError("the driver dies between the last step and the stage's manifest")
+
+    with monkeypatch.context() as dying, pytest.raises(OSError, match="the driver dies"):
+        dying.setattr(Store, "commit", die)
+        job.run("one", config)
+    left = job.store.names("one", "resume", f"step-{STEPS:06d}")
+    assert "model.safetensors" in left and "optimizer.safetensors" not in left  # no step follows
+    one = job.run("one", config)
     assert_close(job.weights("one"), job.weights("undisturbed"))
     assert_close(job.weights("one"), plain[0])
     np.testing.assert_allclose(one.info["history"], undisturbed.info["history"], atol=2e-6)
@@ -316,6 +327,32 @@ def test_deepspeed_trains_like_ddp_and_resumes(job, undisturbed, stage):
         for path in (f"{folder}/checkpoint-000006", "undisturbed/checkpoint-000006")
     )
     np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-4)
+
+
+def test_deepspeed_keeps_to_the_device_that_it_is_given(tmp_path):
+    """As on a machine whose GPU DeepSpeed sees, and Ray gave to nobody."""
+    code = f"""
+import torch
+import torch.distributed as dist
+from test_training import config_of
+from s2l_ray.engines import make_engine
+from s2l_ray.models import LabelLoss, initial_model
+dist.init_process_group("gloo", init_method="file://{tmp_path}/group", rank=0, world_size=1)
+class Tokenizer:
+    bos_token_id = eos_token_id = pad_token_id = 0
+    def __len__(self):
+        return 320
+config = config_of(zero_stage=2)
+loss = LabelLoss(initial_model(config.model, Tokenizer(), seed=0))
+engine = make_engine(loss, config, torch.device("cpu"), 1)
+print(*{{weights.device.type for weights in loss.parameters()}})
+"""
+    environment = os.environ | {"DS_ACCELERATOR": "cuda", "LOCAL_RANK": "0"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert found.stdout.split()[-1:] == ["cpu"], found.stderr[-3000:]
 
 
 @pytest.mark.slow

@@ -158,6 +158,19 @@ def test_a_loss_that_is_not_finite_stops_with_the_example_and_the_checkpoint(sto
         Scorer(store, TrajectoriesConfig())(unit)
 
 
+def test_a_gpu_without_memory_is_told_with_what_to_do(store, monkeypatch):
+    def score(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(scorer, "score_table", score)
+    small_model("gpt_neox").save_pretrained(store.address("proxy/checkpoint-000003"))
+    part = store.write_part(random_tokens(12), "tokens", "part-00000")
+    unit = {"tokens": "tokens", "model": "proxy/checkpoint-000003", "part": part.__dict__}
+    wanted = r"000003: .* batches of 512 tokens \(CUDA .* GiB\); lower .*tokens_per_batch"
+    with pytest.raises(ValueError, match=wanted):
+        Scorer(store, TrajectoriesConfig(tokens_per_batch=512))(unit)
+
+
 @pytest.mark.parametrize("room", [1 << 30, 0])
 def test_an_actor_reads_a_part_once_where_memory_allows(store, monkeypatch, room):
     monkeypatch.setattr(scorer, "KEPT_BYTES", room)
