@@ -1,11 +1,12 @@
-"""A k-means during which nodes come and go; prints as JSON how many actors it had, and whether its
-result is that of one actor."""
+"""A k-means during which nodes come and go, and one during which a node goes with the rows that it
+held; prints as JSON how many actors they had, and whether their results are those of one actor."""
 
 import json
 import logging
 import time
 
 import numpy as np
+import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
 
@@ -32,14 +33,37 @@ def until(condition):
         time.sleep(0.1)
 
 
-def main():
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def block(first, last):
+    losses = pa.array(rows()[first:last].reshape(-1))
+    return pa.table({"losses": pa.FixedSizeListArray.from_arrays(losses, 6)})
+
+
+# From the first rows on it has far to go: all of these iterations.
+SETTINGS = {"n_clusters": 40, "tol": 0.0, "chunk_rows": 500, "init": rows()[:40], "max_iter": 20}
+
+
+def start(*nodes):
     health = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": health},
     )
-    first = cluster.add_node(num_cpus=1)
+    added = [cluster.add_node(num_cpus=cpus) for cpus in nodes]
     ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+    return cluster, added
+
+
+def as_alone(disturbed):
+    alone = KMeans(**SETTINGS, num_actors=1).fit(rows())
+    return bool(
+        np.array_equal(disturbed.cluster_centers_, alone.cluster_centers_)
+        and disturbed.inertia_ == alone.inertia_
+    )
+
+
+def come_and_go():
+    cluster, [first] = start(1)
     actors = {}
 
     def keep(state):
@@ -47,27 +71,41 @@ def main():
         if iteration in (1, 5, 9):
             actors[iteration] = alive_actors()
         if iteration == 3:
-            cluster.add_node(num_cpus=2)
-            until(lambda: ray.cluster_resources()["CPU"] == 3)
+            cluster.add_node(num_cpus=3)
+            until(lambda: ray.cluster_resources()["CPU"] == 4)
         if iteration == 4:
-            until(lambda: alive_actors() == 3)
+            until(lambda: alive_actors() == 4)
         if iteration == 7:
+            cluster.remove_node(first, allow_graceful=False)
+            until(lambda: ray.cluster_resources()["CPU"] == 3)
+
+    disturbed = KMeans(**SETTINGS).fit(rows(), keep=keep)
+    found = {"same": as_alone(disturbed), "n_iter": disturbed.n_iter_, "actors": actors}
+    ray.shutdown()
+    cluster.shutdown()
+    return found
+
+
+def go_with_rows():
+    """No node comes in its place, and each CPU that is left has an actor."""
+    cluster, [first, _] = start(2, 2)
+    blocks = ray.data.from_arrow_refs([block.remote(n, n + 500) for n in range(0, 6000, 500)])
+    actors = {}
+
+    def keep(state):
+        iteration = state[1]
+        if iteration in (1, 7):
+            actors[iteration] = alive_actors()
+        if iteration == 3:
             cluster.remove_node(first, allow_graceful=False)
             until(lambda: ray.cluster_resources()["CPU"] == 2)
 
-    X = rows()
-    # From the first rows on it has far to go: all of these iterations.
-    settings = {"n_clusters": 40, "tol": 0.0, "chunk_rows": 500, "init": X[:40], "max_iter": 20}
-    disturbed = KMeans(**settings).fit(X, keep=keep)
-    alone = KMeans(**settings, num_actors=1).fit(X)
-    same = bool(
-        np.array_equal(disturbed.cluster_centers_, alone.cluster_centers_)
-        and disturbed.inertia_ == alone.inertia_
-    )
+    disturbed = KMeans(**SETTINGS).fit(blocks, keep=keep)
+    found = {"same": as_alone(disturbed), "n_iter": disturbed.n_iter_, "actors": actors}
     ray.shutdown()
     cluster.shutdown()
-    print(json.dumps({"same": same, "n_iter": disturbed.n_iter_, "actors": actors}))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps([come_and_go(), go_with_rows()]))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,17 @@ def test_actors_that_die_again_and_again_end_the_pool(local_ray, monkeypatch):
         assert actors.deaths == 3
 
 
+def test_all_actors_of_a_node_at_once_are_one_death(local_ray, monkeypatch):
+    monkeypatch.setattr(pool, "_MAX_DEATHS", 3)
+    with Pool(Doubler, range(4), 4) as actors:
+        pids = {pid for _, pid in actors.each_chunk("double")}
+        assert len(pids) == 4
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert [value for value, _ in actors.each_chunk("double")] == [0, 2, 4, 6]
+        assert len({pid for _, pid in actors.each_chunk("double")}) == 3  # one CPU is left free
+
+
 def test_nodes_join_and_leave_in_the_middle():
     """In a process of its own, since there its Ray has several nodes (nodes_that_join.py)."""
     script = Path(__file__).with_name("nodes_that_join.py")
@@ -64,6 +76,8 @@ def test_nodes_join_and_leave_in_the_middle():
         [sys.executable, script], env=environment(), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["same"] and told["n_iter"] > 12
-    assert told["actors"] == {"1": 1, "5": 3, "9": 2}
+    come_and_go, go_with_rows = json.loads(done.stdout.splitlines()[-1])
+    assert come_and_go["same"] and come_and_go["n_iter"] > 12
+    assert come_and_go["actors"] == {"1": 1, "5": 4, "9": 2}  # of three CPUs one is left free
+    assert go_with_rows["same"] and go_with_rows["n_iter"] > 12
+    assert go_with_rows["actors"] == {"1": 4, "7": 1}
