@@ -61,20 +61,23 @@ def besides(full: dict[str, NodeFull], workers: WorkersConfig | None) -> dict[st
     return {"ray.io/node-id": f"!in({','.join(full)})"}
 
 
-def check_room(stage: str, workers: WorkersConfig, together: int = 1) -> None:
-    """Where the nodes cannot hold so many workers, say what the stage is about to wait for;
-    ValueError where it would wait for ever: on a Ray that this process started for itself."""
-    have = _room_for(workers)
+def check_room(
+    what: str, workers: WorkersConfig, together: int = 1, besides: Container[str] = ()
+) -> None:
+    """Where the nodes, but for those `besides`, cannot hold so many workers, say what is about to
+    be waited for; ValueError where it would be for ever: on a Ray that this process started for
+    itself. what: the setting, such as proxy.workers."""
+    have = _room_for(workers, besides)
     if have >= together:
         return
     gpus = f" and {workers.gpus_per_worker:g} GPUs" if workers.gpus_per_worker else ""
     kind = f" ({workers.accelerator_type})" if workers.accelerator_type else ""
     text = (
-        f"{stage}: wanted room for {together:,} of its workers, each with "
+        f"{what}: wanted room for {together:,}, each with "
         f"{workers.cpus_per_worker:g} CPUs{gpus}{kind}; found room for {have:,} on {hardware()}"
     )
     if own_ray():
-        raise ValueError(f"{text}: ask for less (workers, or target.workers and so on)")
+        raise ValueError(f"{text}: ask for less")
     say(f"{text}: waiting for nodes")
 
 

@@ -28,20 +28,22 @@ class LocalObjects:
 
     def write(self, name: str, data: bytes) -> None:
         with self._temporary(name) as temporary:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(temporary, data)
             os.replace(temporary, self.root / name)
 
     def create(self, name: str, data: bytes) -> bool:
         """Whether the object is now this caller's; False if there was one already."""
         with self._temporary(name) as temporary:
-            temporary.write_bytes(data)
+            _write(temporary, data)
             try:
                 os.link(temporary, self.root / name)  # fails if it exists: created once, whole
             except FileExistsError:
                 return False
+            except PermissionError as error:
+                raise OSError(
+                    f"{self.root}: its filesystem has no hard links ({error}); wanted one that "
+                    "has, or s3://…"
+                ) from error
         return True
 
     def put_file(self, local: Path, name: str) -> None:
@@ -97,3 +99,10 @@ class LocalObjects:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _write(file: Path, data: bytes) -> None:
+    with open(file, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())

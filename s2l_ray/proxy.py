@@ -55,7 +55,7 @@ def make_trajectories(run: Run) -> Manifest:
 
 def _train_proxy(run: Run, tokens: Manifest, losses_folder: str, **stage: str) -> Manifest:
     config, store = run.config, run.store
-    check_room("trajectories", config.trajectories.workers)  # now, not after the training
+    check_room("trajectories.workers", config.trajectories.workers)  # now, not after the training
 
     def score_new(steps: list[int], stop: threading.Event) -> None:
         checkpoints = {step: f"{stage['folder']}/{checkpoint_name(step)}" for step in steps}

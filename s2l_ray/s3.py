@@ -22,6 +22,7 @@ import botocore.exceptions as failures
 from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from urllib3.exceptions import HTTPError
 
 from s2l_ray.config import StorageConfig
 
@@ -179,7 +180,8 @@ class S3Objects:
         for attempt in itertools.count():
             try:
                 return request()
-            except (failures.BotoCoreError, failures.ClientError) as error:
+            # urllib3's own: of a body that botocore passes on (a damaged TLS record).
+            except (failures.BotoCoreError, failures.ClientError, HTTPError) as error:
                 if not _passes(error) or time.monotonic() - began > self.patience:
                     raise self._refusal(what, error) from error
                 if attempt == 2:  # with the client's own, some ten times
@@ -216,7 +218,12 @@ def _passes(error: Exception) -> bool:
         return passing or code == "RequestTimeout"
     return isinstance(
         error,
-        (failures.ConnectionError, failures.HTTPClientError, failures.IncompleteReadError),
+        (
+            failures.ConnectionError,
+            failures.HTTPClientError,
+            failures.IncompleteReadError,
+            HTTPError,
+        ),
     ) and not isinstance(error, failures.SSLError)
 
 

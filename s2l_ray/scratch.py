@@ -22,9 +22,10 @@ def working_folder() -> Iterator[str]:
     """An empty folder of this process alone, removed at the end."""
     _drop_abandoned()
     folder = _place() / f"work-{uuid.uuid4().hex}"
-    lock = folder.with_suffix(".lock")
-    with _locked(lock):  # as long as the process lives
+    lock, young = folder.with_suffix(".lock"), folder.with_suffix(".young")
+    with _locked(young):  # as long as the process lives
         try:
+            os.rename(young, lock)  # locked before others see it
             folder.mkdir()
             yield str(folder)
         finally:
@@ -49,10 +50,8 @@ def copy_of(mark: str, fetch: Callable[[str], None]) -> str:
 
 def discard(local: str) -> None:
     """Remove a copy at once: nobody is served what is left of it, should this process be killed."""
-    gone = Path(local).with_name(f"gone-{uuid.uuid4().hex}")
-    with suppress(FileNotFoundError):  # another process of this node was first
-        os.rename(local, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError), working_folder() as gone:  # another process may be first
+        os.rename(local, Path(gone, "copy"))
 
 
 def _place() -> Path:
@@ -62,9 +61,9 @@ def _place() -> Path:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def _locked(file: Path, how: int = 0) -> Iterator[None]:
     with open(file, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        fcntl.flock(stream, fcntl.LOCK_EX | how)
         yield
 
 
@@ -78,9 +77,11 @@ def _drop_abandoned() -> None:
 
 
 def _drop_old() -> None:
-    """Remove copies that nobody has asked for in a while, and what is left of removed ones."""
+    """Remove copies that nobody has asked for in a while."""
     for copy in _place().iterdir():
-        with suppress(OSError):  # a lock, or another process of this node is at it too
-            times = [path.stat().st_mtime for path in (copy, *copy.iterdir())]
-            if not copy.name.startswith("work-") and max(times) < time.time() - KEPT:
-                discard(str(copy))
+        if copy.is_dir() and not copy.name.startswith("work-"):
+            # Refused while another process asks for it.
+            with suppress(OSError), _locked(copy.with_suffix(".lock"), fcntl.LOCK_NB):
+                times = [path.stat().st_mtime for path in (copy, *copy.iterdir())]
+                if max(times) < time.time() - KEPT:
+                    discard(str(copy))

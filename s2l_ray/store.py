@@ -377,8 +377,10 @@ def mark_of(checksums: dict[str, str]) -> str:
 
 
 def mark_of_folder(local: str | Path) -> str:
-    """mark_of the files that lie in a local folder."""
-    return mark_of({p.name: _checksum_of(p) for p in Path(local).iterdir() if p.is_file()})
+    """mark_of the files that lie in a local folder, but for what a killed process left half made
+    (objects.LocalObjects)."""
+    files = (path for path in Path(local).iterdir() if path.is_file())
+    return mark_of({p.name: _checksum_of(p) for p in files if not p.name.startswith(".")})
 
 
 def lease_name(number: int) -> str:

@@ -62,7 +62,6 @@ def train(
         "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
         "folder": folder, "fingerprint": fingerprint, "seed": seed, "steps": steps, "board": board,
     }  # fmt: skip
-    check_room(label, config.workers, config.workers.num_workers)
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
         _fit(job, label)
     _, state = last_resume_point(store, folder)
@@ -86,8 +85,10 @@ def _fit(job: dict[str, Any], label: str) -> None:
     full, deaths, reached = dict[str, NodeFull](), 0, -1
     before = set(placement_group_table())
     while True:
+        elsewhere = besides(full, config.workers)
+        check_room(f"{label}: workers", config.workers, config.workers.num_workers, full)
         try:
-            return _fit_once(job, besides(full, config.workers))
+            return _fit_once(job, elsewhere)
         except NodeFull as error:
             full[error.node] = error
             say(f"{label}: {error}; training goes on without this node")

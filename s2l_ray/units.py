@@ -125,7 +125,7 @@ def make_parts(
             for unit in stage.units
         ]
     if workers is not None and todo:
-        check_room(label, workers)
+        check_room(f"{label}: trajectories.workers", workers)
     constructor, full = (store, suffix, make_work, args), dict[str, NodeFull]()
     with Progress(label, total=len(todo), unit="parts") as progress:
         while todo:
@@ -150,7 +150,8 @@ def make_parts(
 def plain_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """The rows of a Dataset; an error of KNOWN raised in its tasks arrives as what it was."""
     # Otherwise Ray Data raises its own error from ours, and pickling loses what it came from.
-    dataset.context.raise_original_map_exception = True
+    before = dataset.context.raise_original_map_exception
+    dataset.context.raise_original_map_exception = True  # of a user's own dataset, maybe
     try:
         yield from dataset.iter_rows()
     except ray.exceptions.RayTaskError as error:
@@ -163,6 +164,8 @@ def plain_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
             raise Damaged(str(cause), cause.folder) from None
         # Ray Data adds advice on retries, which would not help.
         raise type(cause)(str(cause).split("\nFailed to ")[0]) from None
+    finally:
+        dataset.context.raise_original_map_exception = before
 
 
 def results(refs: Iterable[ray.ObjectRef]) -> Iterator[Any]:

@@ -34,13 +34,13 @@ def until(condition):
 
 
 @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def block(first, last):
-    losses = pa.array(rows()[first:last].reshape(-1))
+def block(losses_NT):
+    losses = pa.array(losses_NT.reshape(-1))
     return pa.table({"losses": pa.FixedSizeListArray.from_arrays(losses, 6)})
 
 
 # From the first rows on it has far to go: all of these iterations.
-SETTINGS = {"n_clusters": 40, "tol": 0.0, "chunk_rows": 500, "init": rows()[:40], "max_iter": 20}
+SETTINGS = {"n_clusters": 40, "tol": 0.0, "init": rows()[:40], "max_iter": 20}
 
 
 def start(*nodes):
@@ -54,8 +54,8 @@ def start(*nodes):
     return cluster, added
 
 
-def as_alone(disturbed):
-    alone = KMeans(**SETTINGS, num_actors=1).fit(rows())
+def as_alone(disturbed, X):
+    alone = KMeans(**SETTINGS, chunk_rows=disturbed.chunk_rows, num_actors=1).fit(X)
     return bool(
         np.array_equal(disturbed.cluster_centers_, alone.cluster_centers_)
         and disturbed.inertia_ == alone.inertia_
@@ -79,17 +79,19 @@ def come_and_go():
             cluster.remove_node(first, allow_graceful=False)
             until(lambda: ray.cluster_resources()["CPU"] == 3)
 
-    disturbed = KMeans(**SETTINGS).fit(rows(), keep=keep)
-    found = {"same": as_alone(disturbed), "n_iter": disturbed.n_iter_, "actors": actors}
+    disturbed = KMeans(**SETTINGS, chunk_rows=500).fit(rows(), keep=keep)
+    found = {"same": as_alone(disturbed, rows()), "n_iter": disturbed.n_iter_, "actors": actors}
     ray.shutdown()
     cluster.shutdown()
     return found
 
 
 def go_with_rows():
-    """No node comes in its place, and each CPU that is left has an actor."""
+    """No node comes in its place, and each CPU that is left has an actor. Blocks of 240 KB: small
+    ones would be with the driver."""
     cluster, [first, _] = start(2, 2)
-    blocks = ray.data.from_arrow_refs([block.remote(n, n + 500) for n in range(0, 6000, 500)])
+    X = rows(120_000)
+    blocks = ray.data.from_arrow_refs([block.remote(part) for part in np.split(X, 12)])
     actors = {}
 
     def keep(state):
@@ -100,8 +102,8 @@ def go_with_rows():
             cluster.remove_node(first, allow_graceful=False)
             until(lambda: ray.cluster_resources()["CPU"] == 2)
 
-    disturbed = KMeans(**SETTINGS).fit(blocks, keep=keep)
-    found = {"same": as_alone(disturbed), "n_iter": disturbed.n_iter_, "actors": actors}
+    disturbed = KMeans(**SETTINGS, chunk_rows=10_000).fit(blocks, keep=keep)
+    found = {"same": as_alone(disturbed, X), "n_iter": disturbed.n_iter_, "actors": actors}
     ray.shutdown()
     cluster.shutdown()
     return found

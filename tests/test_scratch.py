@@ -82,6 +82,32 @@ def test_a_fetch_that_fails_or_is_killed_leaves_no_copy(place):
     assert not [path for path in place.glob("work-*") if path.is_dir()]
 
 
+def test_a_folder_in_the_making_is_not_taken_for_a_dead_one_s(place, monkeypatch):
+    lock = scratch.fcntl.flock
+
+    def late(stream, how):
+        if stream.name.endswith((".young", ".lock")) and not how & scratch.fcntl.LOCK_NB:
+            scratch._drop_abandoned()  # another process comes between the file and its lock
+        lock(stream, how)
+
+    monkeypatch.setattr(scratch.fcntl, "flock", late)
+    with scratch.working_folder() as folder:
+        assert Path(folder).with_suffix(".lock").exists()
+    assert not any(place.iterdir())
+
+
+def test_a_copy_that_is_asked_for_just_now_stays(place):
+    old = Path(scratch.copy_of("old", lambda folder: Path(folder, "weights").touch()))
+    past = time.time() - scratch.KEPT - 1
+    for path in (old, *old.iterdir()):
+        os.utime(path, (past, past))
+    with scratch._locked(place / "old.lock"):  # by a process that is about to load it
+        scratch.copy_of("new", lambda folder: None)
+    assert old.exists()
+    scratch.copy_of("newer", lambda folder: None)
+    assert not old.exists()
+
+
 def test_copies_that_nobody_asks_for_go(place, monkeypatch):
     def copy(mark):
         return Path(scratch.copy_of(mark, lambda folder: Path(folder, "weights").touch()))
@@ -94,4 +120,4 @@ def test_copies_that_nobody_asks_for_go(place, monkeypatch):
     assert used.exists() and not old.exists()
     scratch.discard(str(used))
     scratch.discard(str(used))  # another process was first
-    assert not used.exists() and not list(place.glob("gone-*"))
+    assert not used.exists() and not list(place.glob("work-*"))

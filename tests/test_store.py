@@ -10,10 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from ceph import KMS_KEY
+from urllib3.exceptions import SSLError
 
 from s2l_ray.config import StorageConfig
-from s2l_ray.s3 import StorageError
-from s2l_ray.store import FORMAT, Damaged, Store
+from s2l_ray.objects import LocalObjects
+from s2l_ray.s3 import S3Objects, StorageError
+from s2l_ray.store import FORMAT, Damaged, Store, mark_of_folder
 
 TABLE = pa.table({"example_id": [1, 2, 3], "loss": [0.5, 1.5, 2.5]})
 
@@ -248,6 +250,44 @@ def test_folders_go_up_and_come_down(any_store, tmp_path, monkeypatch):
     assert new.exists() and other.exists() and not local.exists()
     any_store.discard(str(other))
     assert not other.exists() and any_store.exists("proxy", "checkpoint-2", "a.bin")
+
+
+def test_a_file_left_half_made_is_no_part_of_a_checkpoint(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    mark = mark_of_folder(tmp_path)
+    (tmp_path / ".model.safetensors.0f").write_text("half")  # by a process that was killed
+    assert mark_of_folder(tmp_path) == mark
+    (tmp_path / "model.safetensors").write_text("whole")
+    assert mark_of_folder(tmp_path) != mark
+
+
+def test_what_is_created_is_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda file: synced.append(os.fstat(file).st_size))
+    objects = LocalObjects(tmp_path)
+    assert objects.create("a", b"123") and not objects.create("a", b"12345")
+    assert synced == [3, 5] and objects.read("a") == b"123"
+
+    def refuse(*_):
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    with pytest.raises(OSError, match="has no hard links"):
+        objects.create("b", b"1")
+
+
+def test_a_damaged_tls_record_in_a_body_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    answers = [SSLError("bad record mac"), b"whole"]
+
+    def request():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    objects = S3Objects("s3://bucket/prefix", StorageConfig(region="us-east-1"))
+    assert objects._ask("read x", request) == b"whole"
 
 
 def test_encryption_is_asked_for_with_every_object(s3_uri, tmp_path, monkeypatch):
