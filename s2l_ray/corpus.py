@@ -34,20 +34,24 @@ def ingest(
     folder: str,
     fingerprint: str,
     dataset: ray.data.Dataset | None = None,
+    digest: dict[str, int] | None = None,
     seed: int = 42,
 ) -> Manifest:
     """Write the corpus to `folder`, with `/heldout` and `/rejected` below it, and commit it.
 
-    Reads `dataset` (a Ray Dataset has no row numbers: row is 0) or else config.path. ValueError
-    for a source that cannot be read, a share of rejected rows above config.max_rejected_share,
-    one id for two contents, or a corpus without examples.
+    Reads `dataset` (a Ray Dataset has no row numbers: row is 0; digest: what `digest_of` found in
+    it) or else config.path. ValueError for a dataset that has another number of rows than before,
+    a source that cannot be read, a share of rejected rows above config.max_rejected_share, one id
+    for two contents, or a corpus without examples.
     """
     if finished := store.manifest(folder):
+        check_rejected(store, finished, config)
         return finished
     read = {"config": config, "seed": seed}
     if dataset is not None:
         names = ["dataset"]
-        num_parts = config.num_parts or _num_parts(_digest(dataset, config)["bytes"])
+        digest = digest or digest_of(dataset, config)
+        num_parts = config.num_parts or _num_parts(digest["bytes"])
         parsed = dataset.map_batches(
             _parse_rows,
             batch_format="pyarrow",
@@ -103,7 +107,12 @@ def ingest(
         "files": names,
     }
     store.commit(f"{folder}/rejected", fingerprint, parts["/rejected"], info)
-    _check(info, config, store.address(folder, "rejected"))
+    if digest is not None and digest["rows"] != info["rows_read"]:
+        raise ValueError(
+            f"the dataset had {digest['rows']:,} rows, and {info['rows_read']:,} when it was read "
+            "again: wanted one that is the same each time, as after its materialize()"
+        )
+    check_rejected(store, Manifest(folder, fingerprint, [], info), config)
     store.commit(f"{folder}/heldout", fingerprint, parts["/heldout"], {"num_parts": num_parts})
     return store.commit(folder, fingerprint, parts[""], info)
 
@@ -123,17 +132,18 @@ def read_examples(store: Store, manifest: Manifest) -> ray.data.Dataset:
 
 
 def fingerprint_of(
-    config: CorpusConfig, dataset: ray.data.Dataset | None = None, *, seed: int = 42
+    config: CorpusConfig, digest: dict[str, int] | None = None, *, seed: int = 42
 ) -> str:
     """Of the sources (names, sizes, content or time or hub commit) and of the settings.
 
-    A Ray Dataset goes by its rows, in any order. The seed counts if examples are held out.
+    A Ray Dataset goes by its digest. The seed counts if examples are held out.
     """
-    settings = config.model_dump(mode="json") | {"seed": seed if config.heldout_share else None}
-    if dataset is None:
+    settings = config.model_dump(mode="json", exclude={"max_rejected_share"})
+    settings |= {"seed": seed if config.heldout_share else None}
+    if digest is None:
         sources: Any = [[f.name, f.bytes, f.stamp, f.start] for f in resolve(config)]
     else:
-        sources = _digest(dataset, config)
+        sources = digest
         settings |= {"path": None, "format": None, "split": None}
     text = json.dumps([settings, sources], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -153,8 +163,8 @@ def _parse_rows(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
     yield from tables.tabulate(((0, None, row) for row in batch.to_pylist()), "dataset", **settings)
 
 
-def _digest(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
-    """Of the rows in any order: count, sum of ids, bytes of text."""
+def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
+    """Of a Ray Dataset's rows in any order: count, sum of ids, bytes of text. Reads it once."""
     digests = dataset.map_batches(
         _digest_rows,
         batch_format="pyarrow",
@@ -222,7 +232,9 @@ def _num_parts(total: int) -> int:
     return min(10_000, max(1, -(-total // PART_BYTES), min(32, -(-total // 500 // 500))))
 
 
-def _check(info: dict[str, Any], config: CorpusConfig, address: str) -> None:
+def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> None:
+    """ValueError for more rejected rows than config.max_rejected_share, or no examples."""
+    info, address = examples.info, store.address(examples.folder, "rejected")
     rejected, read = info["rejected"], info["rows_read"]
     most = "; ".join(
         f"{name} ({count:,}; first at {place})"

@@ -46,9 +46,9 @@ def connect(storage: StorageConfig | None = None) -> None:
 
     A program that runs on Ray already keeps its own settings.
     """
-    quiet()
     if ray.is_initialized():
         return
+    quiet()
     # Ray refuses a variable that the job's submission sets too: that one stands.
     job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
     given = job.get("env_vars") or {}

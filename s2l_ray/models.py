@@ -22,15 +22,22 @@ VOCABULARY_BLOCK = 2048  # logits of a label token that scoring looks at togethe
 
 
 def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:
-    """The model before training, fp32 (training keeps fp32 master weights). Seeds from-scratch."""
+    """The model before training, fp32 (training keeps fp32 master weights). Seeds from-scratch.
+    ValueError for a folder or hub model that lacks a weight."""
     if model.architecture is None:
         assert model.name is not None
-        return AutoModelForCausalLM.from_pretrained(
+        found, info = AutoModelForCausalLM.from_pretrained(
             model.name,
             revision=model.revision,
             trust_remote_code=False,
             dtype=torch.float32,
+            output_loading_info=True,
         )
+        if names := sorted(info["missing_keys"]):  # transformers fills in random numbers
+            raise ValueError(
+                f"{model.name}: not a whole model: missing weights {names[0]} ({len(names)} such)"
+            )
+        return found
     fields = {"vocab_size": len(tokenizer)} | model.architecture
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         fields.setdefault(name, getattr(tokenizer, name))
@@ -127,11 +134,13 @@ class LabelLoss(nn.Module):
     padding out of the real tokens, so no attention mask is needed.
 
     The output head runs at label positions only, where the model lets it (`head_apart`). Models
-    that do more to their logits (scaling, soft-capping) take the whole forward pass.
+    that do more to their logits (scaling, soft-capping) take the whole forward pass. ValueError for
+    a model whose tokens see later ones.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
+        _check_causal(model)
         self.model = model
         self.head_apart = _head_is_apart(model)
 
@@ -242,6 +251,26 @@ def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
     return input_ids_BL.to(device), loss_mask_BL.to(device)
 
 
+def _trial_ids(model: PreTrainedModel) -> Tensor:
+    return torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+
+
+def _check_causal(model: PreTrainedModel) -> None:
+    """Some encoders load as language models all the same: their loss would be of a given answer."""
+    ids, training = _trial_ids(model), model.training
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    model.eval()
+    with torch.no_grad():
+        logits = [model(input_ids=x, use_cache=False).logits[:, :-1].float() for x in (ids, other)]
+    model.train(training)
+    if not torch.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise ValueError(
+            f"model: in a {model.config.model_type} tokens see later ones; wanted a causal "
+            f"language model (a decoder)"
+        )
+
+
 def _head_is_apart(model: PreTrainedModel) -> bool:
     """Whether model(x) is head(base_model(x)), a linear head and nothing more, by a trial.
 
@@ -259,8 +288,7 @@ def _head_is_apart(model: PreTrainedModel) -> bool:
         seen["logits"] = large.to(logits.dtype).view_as(logits)
         return seen["logits"]
 
-    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    training = model.training
+    ids, training = _trial_ids(model), model.training
     model.eval()
     hook = head.register_forward_hook(replace)
     with torch.no_grad():

@@ -16,7 +16,10 @@ PAIRS = [  # prompt and response columns, in order of preference
     ("prompt", "response"),
     ("prompt", "completion"),
     ("question", "answer"),
+    ("question", "response"),
 ]
+INPUTS = ["input", "context"]  # beside a pair: what the prompt is about
+SYSTEMS = ["system", "system_prompt"]  # beside a pair: what stands before it
 CHATS = ["messages", "conversations"]  # OpenAI, ShareGPT; these go before pairs
 ROLES = {
     "system": "system",
@@ -54,13 +57,15 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one file: `messages`, or `instruction` and `output` with maybe `input`."""
+    """The columns of one file: `messages`, or `instruction` and `output` with maybe `input` and
+    `system`."""
 
     instruction: str | None = None
     output: str | None = None
     input: str | None = None
     messages: str | None = None
     source: str | None = None
+    system: str | None = None
 
 
 def detect(rows: Sequence[Iterable[str]], wanted: Mapping[Any, str], file: str) -> Columns:
@@ -102,7 +107,9 @@ def detect(rows: Sequence[Iterable[str]], wanted: Mapping[Any, str], file: str) 
         )
     if len(shape) == 1:
         return Columns(messages=shape[0], source=source)
-    return Columns(shape[0], shape[1], wanted.get("input", "input"), source=source)
+    extra = next((name for name in INPUTS if name in union and name not in shape), "input")
+    system = next((name for name in SYSTEMS if name in union), None)
+    return Columns(shape[0], shape[1], wanted.get("input", extra), source=source, system=system)
 
 
 def parse(record: Any, columns: Columns, source: str) -> tuple[str, Turns]:
@@ -113,9 +120,11 @@ def parse(record: Any, columns: Columns, source: str) -> tuple[str, Turns]:
         turns = _chat(record, columns.messages)
     else:
         assert columns.instruction and columns.output and columns.input
-        turns = [("user", _text(record, columns.instruction))]
-        extra = record.get(columns.input)
-        if extra is not None and not (isinstance(extra, str) and not extra.strip()):
+        turns = []
+        if columns.system and not _is_blank(record.get(columns.system)):
+            turns.append(("system", _text(record, columns.system)))
+        turns.append(("user", _text(record, columns.instruction)))
+        if not _is_blank(record.get(columns.input)):
             turns.append(("input", _text(record, columns.input)))
         turns.append(("assistant", _text(record, columns.output)))
     found = record.get(columns.source) if columns.source else None
@@ -231,6 +240,10 @@ def _text(record: dict[str, Any], field: str) -> str:
     if not value.strip():
         raise BadRow(f"empty field {field!r}")
     return value
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _utf8(text: str) -> bytes:

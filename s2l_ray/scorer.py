@@ -17,7 +17,7 @@ from s2l_ray.details import detailed, width_of_features
 from s2l_ray.models import LabelLoss, load_model, pad
 from s2l_ray.store import LOSSES, Part, Store, mark_of_folder
 
-KEPT_BYTES = 1 << 30  # of token parts in memory, which the next checkpoint needs again
+KEPT_BYTES = 1 << 28  # of token parts in memory, which the next checkpoint needs again
 
 
 class Scorer:

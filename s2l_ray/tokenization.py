@@ -20,8 +20,10 @@ from s2l_ray.config import ModelConfig, PromptConfig
 from s2l_ray.store import TOKENS, Manifest, Part, Store
 from s2l_ray.units import run_units
 
+ROWS_AT_ONCE = 1000  # tokenised together: a tokenizer takes 150 bytes a token for the time
 TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
 END_TOKEN = "<|endoftext|>"
+TODAY = "26 Jul 2024"  # for templates that write a date (Llama 3): tokens do not change with it
 
 Turn = dict[str, str]
 Segment = tuple[str, bool]  # text, and whether its tokens are labels
@@ -75,8 +77,16 @@ def segments(turns: list[Turn], prompt: PromptConfig, tokenizer: Any) -> list[Se
     return pieces
 
 
+class TemplateRefuses(ValueError):
+    """The tokenizer's chat template has no place for the turns of an example."""
+
+
 def encode(
-    examples: list[list[Turn]], prompt: PromptConfig, tokenizer: Any, marker: str | None = None
+    examples: list[list[Turn]],
+    prompt: PromptConfig,
+    tokenizer: Any,
+    marker: str | None = None,
+    refused: dict[int, str] | None = None,
 ) -> list[tuple[list[int], list[bool], int, bool]]:
     """For each example: input_ids, loss_mask, num_label_tokens, truncated.
 
@@ -85,6 +95,9 @@ def encode(
 
     With a marker ("The answer is") the ids are the same, but labels are only the tokens that begin
     after the last marker of the last response: none, if it has no marker.
+
+    TemplateRefuses for turns that a chat template has no place for; with `refused` such an example
+    has no tokens, and its place and the reason go there.
     """
     chat = prompt.template == "chat"
     if not chat and tokenizer.eos_token_id is None:
@@ -94,13 +107,21 @@ def encode(
             f"the tokenizer {tokenizer.name_or_path!r} does not tell where in a text its tokens "
             f"are, which evaluation.answer_marker needs"
         )
-    pieces = [segments(turns, prompt, tokenizer) for turns in examples]
+    pieces = []
+    for number, turns in enumerate(examples):
+        try:
+            pieces.append(segments(turns, prompt, tokenizer))
+        except TemplateRefuses as error:
+            if refused is None:
+                raise
+            refused[number] = str(error)
+            pieces.append([])
     texts = [text for example in pieces for text, _ in example]
     encoded = _encoded(texts, tokenizer, offsets=marker is not None)
     start = [] if chat else _start_ids(tokenizer)
     rows = []
     for example in pieces:
-        ids, mask = list(start), [False] * len(start)
+        ids, mask = (list(start), [False] * len(start)) if example else ([], [])
         last = max((n for n, (_, is_label) in enumerate(example) if is_label), default=-1)
         for number, (text, is_label) in enumerate(example):
             piece, begins = next(encoded)
@@ -131,7 +152,12 @@ def end_tokens(prompt: PromptConfig, tokenizer: Any) -> list[int]:
     """Ids that end a response: the end token; the special tokens a chat template puts after it."""
     [(ids, mask, *_)] = encode([ONE_TURN], _uncut(prompt), tokenizer)
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ends = {id for id, is_label in zip(ids, mask, strict=True) if is_label and id in special}
+    labels = [id for id, is_label in zip(ids, mask, strict=True) if is_label]
+    # Some templates put special tokens before the text too, and a line break after the end.
+    text = [
+        n for n, id in enumerate(labels) if id not in special and tokenizer.decode([id]).strip()
+    ]
+    ends = {id for id in labels[max(text, default=-1) + 1 :] if id in special}
     if tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)
     if not ends:
@@ -143,16 +169,28 @@ def end_tokens(prompt: PromptConfig, tokenizer: Any) -> list[int]:
 
 
 def encode_table(
-    examples: pa.Table, prompt: PromptConfig, tokenizer: Any, marker: str | None = None
+    examples: pa.Table,
+    prompt: PromptConfig,
+    tokenizer: Any,
+    marker: str | None = None,
+    refused: dict[int, str] | None = None,
 ) -> pa.Table:
-    """A table with example_id and turns as a table of the schema `store.TOKENS`."""
-    rows = encode(examples["turns"].to_pylist(), prompt, tokenizer, marker)
-    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
-    arrays = [examples["example_id"].combine_chunks().cast(pa.int64())] + [
-        pa.array(list(column), type=field.type)
-        for column, field in zip(columns, list(TOKENS)[1:], strict=True)
-    ]
-    return pa.Table.from_arrays(arrays, schema=TOKENS)
+    """A table with example_id and turns as a table of the schema `store.TOKENS`; refused: as
+    `encode` has it."""
+    tables = [TOKENS.empty_table()]
+    for first in range(0, examples.num_rows, ROWS_AT_ONCE):
+        some = examples.slice(first, ROWS_AT_ONCE)
+        bad: dict[int, str] | None = None if refused is None else {}
+        rows = encode(some["turns"].to_pylist(), prompt, tokenizer, marker, bad)
+        for number, reason in (bad or {}).items():
+            assert refused is not None
+            refused[first + number] = reason
+        arrays = [some["example_id"].combine_chunks().cast(pa.int64())] + [
+            pa.array(list(column), type=field.type)
+            for column, field in zip(zip(*rows, strict=True), list(TOKENS)[1:], strict=True)
+        ]
+        tables.append(pa.Table.from_arrays(arrays, schema=TOKENS))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def tokenize(
@@ -165,7 +203,8 @@ def tokenize(
     fingerprint: str,
     marker: str | None = None,
 ) -> Manifest:
-    """Tokenise each part of `examples` once; the same part layout, counts in the stats.
+    """Tokenise each part of `examples` once; the same part layout, counts in the stats: refused are
+    those that a chat template has no place for, with the first one's file, row and reason.
 
     marker: as `encode` has it.
     """
@@ -255,9 +294,15 @@ class _Tokenize:
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         examples = self.store.read_part(
-            self.folder, Part(**unit["part"]), columns=["example_id", "turns"]
+            self.folder, Part(**unit["part"]), columns=["example_id", "turns", "file", "row"]
         )
-        table = encode_table(examples, self.prompt, self.tokenizer, self.marker)
+        refused: dict[int, str] = {}
+        table = encode_table(examples, self.prompt, self.tokenizer, self.marker, refused)
+        first = []
+        if refused:
+            number = min(refused)
+            place = (examples[name][number].as_py() for name in ("file", "row"))
+            first = [*place, refused[number]]
         labels = table["num_label_tokens"].to_numpy()
         lengths = pc.list_value_length(table["input_ids"]).to_numpy()
         return table, {
@@ -265,6 +310,8 @@ class _Tokenize:
             "trainable_tokens": int(lengths[labels > 0].sum()),
             "truncated": int(table["truncated"].to_numpy(zero_copy_only=False).sum()),
             "label_tokens": int(labels.sum()),
+            "refused": len(refused),
+            "refused_first": first,
         }
 
 
@@ -314,10 +361,12 @@ def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
 
     def render(count: int, **options: Any) -> str:
         try:
-            return tokenizer.apply_chat_template(messages[:count], tokenize=False, **options)
+            return tokenizer.apply_chat_template(
+                messages[:count], tokenize=False, date_string=TODAY, **options
+            )
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in messages[:count])
-            raise ValueError(f"the chat template refuses turns {roles}: {error}") from None
+            raise TemplateRefuses(f"the chat template refuses turns {roles}: {error}") from None
 
     pieces: list[Segment] = []
     written = ""
@@ -326,8 +375,13 @@ def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
             continue
         before = render(index, add_generation_prompt=True)
         after = render(index + 1)
+        end = tokenizer.eos_token or ""
+        if end and written.endswith(end) and not before.startswith(written):
+            # It closed the text (Phi), which goes on.
+            written = written.removesuffix(end)
+            pieces[-1] = (pieces[-1][0].removesuffix(end), True)
         if not before.startswith(written) or not after.startswith(before):
-            raise ValueError(
+            raise TemplateRefuses(
                 "the tokenizer's chat template rewrites earlier turns, so the label tokens of "
                 "an assistant turn cannot be told; use another prompt.template"
             )

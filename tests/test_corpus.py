@@ -15,7 +15,7 @@ import zstandard
 
 from s2l_ray import rows, tables
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus import fingerprint_of, ingest, read_examples
+from s2l_ray.corpus import digest_of, fingerprint_of, ingest, read_examples
 from s2l_ray.rows import BadRow, Columns, detect, export_row, parse
 from s2l_ray.sources import records, resolve
 from s2l_ray.store import EXAMPLES, REJECTED, Manifest, Store
@@ -195,8 +195,14 @@ def test_ray_dataset_with_numbered_duplicates_and_heldout_by_content(mixed):
         )
         assert 0 <= row["example_id"] - own <= 2
     mixed_up = ray.data.from_items(items[::-1], override_num_blocks=2)
-    assert fingerprint_of(config, dataset) == fingerprint_of(config, mixed_up)
-    assert fingerprint_of(config, dataset.limit(9)) != fingerprint_of(config, dataset)
+    mark, again, fewer = (
+        fingerprint_of(config, digest_of(each, config))
+        for each in (dataset, mixed_up, dataset.limit(9))
+    )
+    assert mark == again != fewer
+    grown = digest_of(dataset, config) | {"rows": len(items) - 1}
+    with pytest.raises(ValueError, match=rf"had {len(items) - 1} rows, and {len(items)} when"):
+        ingest(store, config, folder="corpus/y", fingerprint="y", dataset=dataset, digest=grown)
 
 
 def test_faults_stop_the_run_with_a_plain_value_error(local_ray, tmp_path):
@@ -346,6 +352,12 @@ def test_detect_prefers_config_then_chats_then_pairs():
     assert detect([["x"], ["question", "answer"]], {}, "f").instruction == "question"
     found = detect([["q", "a", "ctx"]], {"instruction": "q", "output": "a", "input": "ctx"}, "f")
     assert found == Columns("q", "a", "ctx", None, "source")
+    dolly = ["instruction", "context", "response", "category"]
+    assert detect([dolly], {}, "f") == Columns("instruction", "response", "context", None, "source")
+    orca = ["id", "system_prompt", "question", "response"]
+    assert detect([orca], {}, "f") == Columns(
+        "question", "response", "input", None, "source", "system_prompt"
+    )
     assert detect([["prompt", "best"]], {"output": "best"}, "f").instruction == "prompt"
     assert detect([["talk", "from"]], {"messages": "talk", "source": "from"}, "f") == Columns(
         messages="talk", source="from"
@@ -360,6 +372,16 @@ def test_detect_prefers_config_then_chats_then_pairs():
         detect([["a", "b"]], {}, "f")
     with pytest.raises(ValueError, match="both messages and instruction"):
         detect([["m", "i"]], {"messages": "m", "instruction": "i"}, "f")
+
+
+def test_what_a_pair_s_prompt_is_about_and_what_stands_before_it():
+    columns = Columns("question", "answer", "context", None, "source", "system")
+    row = {"question": "q", "answer": "a", "context": "c", "system": "s"}
+    turns = [("system", "s"), ("user", "q"), ("input", "c"), ("assistant", "a")]
+    assert parse(row, columns, "x")[1] == turns
+    assert parse(row | {"context": None, "system": " "}, columns, "x")[1] == [turns[1], turns[3]]
+    with pytest.raises(BadRow, match="wrong type of 'context'"):
+        parse(row | {"context": ["c"]}, columns, "x")
 
 
 def test_chats():

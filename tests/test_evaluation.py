@@ -296,6 +296,12 @@ def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, t
     chats = write_corpus(store, [{"source": "a", "turns": talk}], num_parts=1)
     found = answer_sets(store, chats, config)["exam"]
     assert turns_of(store, found) == [(f"q{n}", "1") for n in (38, 39, 40, 42, 43)]
+    # So does an input, where the instruction is the task.
+    talk = [("user", "Solve."), ("input", "q42"), ("assistant", "yes")]
+    talk = [{"role": role, "text": text} for role, text in talk]
+    asks = write_corpus(store, [{"source": "a", "turns": talk}], 1, folder="corpus/asks")
+    found = answer_sets(store, asks, config)["exam"]
+    assert turns_of(store, found) == [(f"q{n}", "1") for n in (38, 39, 40, 41, 43)]
     lines_of(tmp_path / "exam.jsonl", rows[:2])
     with pytest.raises(ValueError, match=r"answers: exam: 2 of 2 questions .*nothing is left"):
         answer_sets(store, examples, config)

@@ -9,7 +9,9 @@ import pytest
 import ray
 import torch
 from conftest import example, write_corpus
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray import models
 from s2l_ray.config import ModelConfig
@@ -192,6 +194,27 @@ def test_zero_3_has_one_call_of_the_head_on_every_worker(tokenizer, monkeypatch)
     loss.head.weight.ds_id = 0  # what DeepSpeed marks partitioned weights with
     assert torch.equal(loss(*batch), expected)
     assert len(calls) == 1
+
+
+def test_a_pretrained_model_that_lacks_a_weight_is_refused(tokenizer, tmp_path):
+    initial_model(config_of(tie_word_embeddings=False), tokenizer, seed=0).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"not a whole model: missing weights lm_head\.weight"):
+        initial_model(ModelConfig(name=str(tmp_path)), tokenizer, seed=0)
+
+
+def test_a_model_whose_tokens_see_later_ones_is_refused():
+    bert = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "intermediate_size": 64, "initializer_range": 0.5}  # fmt: skip
+
+    def model(**more):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **bert, **more))
+
+    with pytest.raises(ValueError, match="in a bert tokens see later ones"):
+        LabelLoss(model())
+    LabelLoss(model(is_decoder=True))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Templates against hand-written text, label masks, truncation, chat templates."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pytest
 from conftest import example, random_examples, write_corpus
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from s2l_ray.config import PromptConfig
-from s2l_ray.store import EXAMPLES, TOKENS
+from s2l_ray import pipeline, tokenization
+from s2l_ray.config import CorpusConfig, ModelConfig, PromptConfig
+from s2l_ray.store import EXAMPLES, TOKENS, Manifest, Part
 from s2l_ray.subset import trainable_tokens
 from s2l_ray.tokenization import (
     encode,
@@ -214,6 +217,65 @@ def test_chat_templates_that_cannot_be_used():
         segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=refuses))
 
 
+def test_a_template_that_closes_the_text_after_each_turn():
+    """Phi's: without a generation prompt it ends with the end-of-sequence token."""
+    closes = CHAT.replace("{% endif %}", "{% else %}</s>{% endif %}")
+    example = turns(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    whole, labels, _ = one(example, PromptConfig(template="chat"), byte_tokenizer(chat=closes))
+    assert labels == ["b<|end|>\n", "d<|end|>\n</s>"]
+    assert whole.count("</s>") == 1
+
+
+def test_the_date_in_a_template_is_always_the_same():
+    dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}\n"
+    tokenizer = byte_tokenizer(chat=dated + CHAT)
+    whole, _, _ = one(ASK, PromptConfig(template="chat"), tokenizer)
+    assert whole.startswith("26 Jul 2024\n")
+
+
+def test_the_tokens_that_end_a_response_come_after_it():
+    """gpt-oss's template has special tokens before the text too."""
+    before = CHAT.replace("{{ m['content'] | trim }}", "<s>{{ m['content'] | trim }}")
+    tokenizer = byte_tokenizer(chat=before)
+    ends = end_tokens(PromptConfig(template="chat"), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(ends) == ["</s>", "<|end|>"]
+
+
+def test_examples_that_the_template_refuses_are_left_out_and_named(local_ray, store, monkeypatch):
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    byte_tokenizer(chat=no_system + CHAT).save_pretrained(store.address("tokenizer"))
+    examples = [example(f"p{n}", "r") for n in range(20)]
+    examples[3]["turns"].insert(0, {"role": "system", "text": "be kind"})
+    corpus = write_corpus(store, examples, num_parts=1)
+    given = store.read_part(corpus.folder, corpus.parts[0]).to_pylist()
+    [bad] = [number for number, row in enumerate(given) if len(row["turns"]) == 3]
+    monkeypatch.setattr(tokenization, "ROWS_AT_ONCE", 3)
+    work = tokenization._Tokenize(
+        store, corpus.folder, "tokenizer", PromptConfig(template="chat"), None
+    )
+    table, stats = work({"part": corpus.parts[0].__dict__})
+    assert table["example_id"].to_pylist() == [row["example_id"] for row in given]
+    assert [n for n, ids in enumerate(table["input_ids"].to_pylist()) if not ids] == [bad]
+    assert (stats["trainable"], stats["refused"]) == (19, 1)
+    reason = "the chat template refuses turns system, user: no system"
+    assert stats["refused_first"] == ["test.jsonl", 4, reason]
+
+    def tokens_of(most):
+        rules = {"path": "x", "max_rejected_share": most}
+        config = SimpleNamespace(corpus=CorpusConfig.model_validate(rules))
+        run = pipeline.Run(config, store, None, {"corpus": corpus})
+        monkeypatch.setattr(
+            run, "stage", lambda *_: Manifest("t", "t", [Part("p", "f", 20, 1, "c", stats)], {})
+        )
+        model = ModelConfig(name="m")
+        return pipeline.tokens_of(run, "tokens", corpus, model, PromptConfig(template="chat"))
+
+    assert tokens_of(0.05).rows == 20
+    told = r"tokens: 1 of 20 examples \(test\.jsonl:4 for one\): the chat template .*share 4"
+    with pytest.raises(ValueError, match=told):
+        tokens_of(0.04)
+
+
 def test_a_tokenizer_without_end_token():
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = None
@@ -302,6 +364,8 @@ def test_the_stage(local_ray, store):
             "truncated": sum(r["truncated"] for r in rows),
             "trainable_tokens": sum(len(r["input_ids"]) for r in rows if any(r["loss_mask"])),
             "label_tokens": sum(sum(r["loss_mask"]) for r in rows),
+            "refused": 0,
+            "refused_first": [],
         }
     assert 0 < sum(part.stats["trainable"] for part in tokens.parts) < 40
     assert isinstance(store.read_part("tokens", tokens.parts[0]), pa.Table)

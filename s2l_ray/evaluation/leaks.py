@@ -2,7 +2,7 @@
 out of the evaluation, counted and said.
 
 The same example: the same turns, as duplicates of a corpus are told, whatever the source. The same
-question: the text of any user's turn in the corpus.
+question: the text of any user's turn, or of any input, in the corpus.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def _contents(turns: list[dict[str, str]], kind: str) -> list[int]:
     """Hashes of what makes the row of a set and one of the corpus the same."""
     if kind == "files":
         return [hash63(content_of([(turn["role"], turn["text"]) for turn in turns]))]
-    return [hash63(turn["text"].encode()) for turn in turns if turn["role"] == "user"]
+    asked = ("user", "input")  # rows with the task in the instruction ask in the input
+    return [hash63(turn["text"].encode()) for turn in turns if turn["role"] in asked]
 
 
 def _leave_out(store: Store, folder: str, kind: str, shared: set[int]) -> Work:
