@@ -93,7 +93,8 @@ def selection_marks(
     """The fingerprint of each stage that a selection takes after the trajectories, its own last.
 
     marks: of the tokens, the proxy and the trajectories. Of details a selection is known by those
-    that it asks for, whatever others were made with them.
+    that it asks for, whatever others were made with them. (What else it is written as,
+    selection.export, is no matter to what is made from it: see `chosen_mark`.)
     """
     selector, found = SELECTORS[selection.selector], dict[str, str]()
     inputs = [marks["trajectories"]]
@@ -116,18 +117,29 @@ def selection_marks(
     if selector.groups == "clusters_of_features":
         found["features"] = inputs[0] = fingerprint(*inputs, "features")
     if selector.clustered:
-        clusters = config.clusters.model_dump(exclude={"num_actors"})
-        found[selector.groups] = inputs[0] = fingerprint(inputs[0], clusters, selector.groups)
+        clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
+        mark = fingerprint(inputs[0], clusters, selector.groups)
+        # With the agreement of another seed beside them they are the same clusters.
+        found[selector.groups] = fingerprint(mark, config.clusters.stability)
+        inputs[0] = mark
     elif selector.ranked:
         settings: list[Any] = [config.clusters.n_clusters if selector.groups == "strata" else 1]
         if selector.covers:
-            settings = [selection.budget, selection.seed]
+            settings = [selection.budget]
+            if selection.selector == "k_center":  # the other begins with no drawn example
+                settings.append(selection.seed)
         name = f"rankings/{selection.selector}"
         found[name] = fingerprint(*inputs, selection.selector, *settings)
         inputs = [found[name], *inputs[1:]]
     name = f"selections/{selection_name(selection.selector, selection.seed)}"
     own = selection.model_dump(exclude=set() if selector.like else {"like"})
     return found | {name: fingerprint(*inputs, own)}
+
+
+def chosen_mark(config: RunConfig, selection: SelectionConfig, marks: Mapping[str, str]) -> str:
+    """Of the examples that a selection chooses; marks as `selection_marks` has them."""
+    alone = selection.model_copy(update={"export": []})
+    return list(selection_marks(config, alone, marks).values())[-1]
 
 
 def liked(selection: SelectionConfig) -> SelectionConfig:

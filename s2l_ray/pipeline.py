@@ -14,7 +14,9 @@ from s2l_ray import corpus
 from s2l_ray.clustering import cluster
 from s2l_ray.config import ModelConfig, PromptConfig, RunConfig, SelectionConfig
 from s2l_ray.coverage import cover
+from s2l_ray.driver import say
 from s2l_ray.marks import (
+    chosen_mark,
     liked,
     marks_of,
     selection_marks,
@@ -24,10 +26,11 @@ from s2l_ray.marks import (
 )
 from s2l_ray.proxy import details_of, make_trajectories, score_before
 from s2l_ray.ranking import falls, features, rank
+from s2l_ray.rows import export_row
 from s2l_ray.run import Run
 from s2l_ray.selection import choose, examples_for
 from s2l_ray.selectors import SELECTORS
-from s2l_ray.store import Manifest, Store
+from s2l_ray.store import EXAMPLES, Manifest, Store
 from s2l_ray.tokenization import prepare_tokenizer, tokenize
 from s2l_ray.training import checkpoint_steps, num_steps
 
@@ -65,7 +68,8 @@ def select(
 ) -> Selection:
     """Corpus to subset. `dataset` None: the corpus is what config.corpus.path names.
 
-    Rows of a dataset have the shapes that corpus files have (instruction/output, messages, …).
+    Rows of a dataset have the shapes that corpus files have (instruction/output, messages, …). It
+    is read twice, so it should be quick to read and the same each time: materialize() what is not.
     """
     if run is None:
         with Run.start(config) as run:
@@ -73,6 +77,7 @@ def select(
     if "tokens" not in run.done:
         prepare(run, dataset)
     check_reachable(config, run.store, run.done["tokens"])
+    _check_export(run)
     make_trajectories(run)
     return choose_subset(run, config.selection)
 
@@ -80,14 +85,23 @@ def select(
 def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
     """The corpus, and its tokens for the proxy; says first what of the run is there."""
     config = run.config
-    origin = corpus.fingerprint_of(config.corpus, dataset, seed=config.seed)
+    digest = None if dataset is None else corpus.digest_of(dataset, config.corpus)
+    origin = corpus.fingerprint_of(config.corpus, digest, seed=config.seed)
     marks = marks_of(config, origin)
     run.announce(marks)
     examples = run.stage(
         "corpus",
         marks["corpus"],
-        partial(corpus.ingest, run.store, config.corpus, dataset=dataset, seed=config.seed),
+        partial(
+            corpus.ingest,
+            run.store,
+            config.corpus,
+            dataset=dataset,
+            digest=digest,
+            seed=config.seed,
+        ),
     )
+    corpus.check_rejected(run.store, examples, config.corpus)
     tokens_of(run, "tokens", examples, config.proxy.model, config.prompt)
 
 
@@ -113,6 +127,20 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
         raise ValueError(f"clusters.n_clusters: {wanted:,}, but there are only {have:,} examples")
 
 
+def _check_export(run: Run) -> None:
+    """Refuse now what a chat cannot be written as, by the first rows of the corpus."""
+    examples = run.done["corpus"]
+    if not run.config.selection.export:
+        return
+    table = run.store.read_part(examples.folder, examples.parts[0], EXAMPLES.names).slice(0, 1000)
+    for row in table.to_pylist():
+        for shape in run.config.selection.export:
+            try:
+                export_row(row["turns"], row["source"], shape)
+            except ValueError as error:
+                raise ValueError(f"selection.export: {row['file']}:{row['row']}: {error}") from None
+
+
 def tokens_of(
     run: Run, name: str, examples: Manifest, model: ModelConfig, prompt: PromptConfig
 ) -> Manifest:
@@ -130,7 +158,17 @@ def tokens_of(
             **stage,
         )
 
-    return run.stage(name, tokens_mark(examples.fingerprint, trained_on, model, prompt), make)
+    mark = tokens_mark(examples.fingerprint, trained_on, model, prompt)
+    tokens = run.stage(name, mark, make)
+    refused = [part.stats for part in tokens.parts if part.stats.get("refused")]
+    if refused:
+        count, (file, row, why) = sum(s["refused"] for s in refused), refused[0]["refused_first"]
+        most = run.config.corpus.max_rejected_share
+        text = f"{name}: {count:,} of {tokens.rows:,} examples ({file}:{row} for one): {why}"
+        if count > most * tokens.rows:
+            raise ValueError(f"{text}; more than corpus.max_rejected_share {most:.1%}")
+        say(f"{text}; they are left out")
+    return tokens
 
 
 def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
@@ -190,5 +228,6 @@ def choose_subset(run: Run, selection: SelectionConfig) -> Selection:
         tokens=done["tokens"],
         groups=groups,
         like=like,
+        chosen=chosen_mark(config, selection, made),
     )
     return Selection(store, manifest)

@@ -29,6 +29,7 @@ def choose(
     tokens: Manifest,
     groups: Manifest,
     like: Manifest | None = None,
+    chosen: str = "",
     folder: str,
     fingerprint: str,
 ) -> Manifest:
@@ -37,9 +38,9 @@ def choose(
     groups: the clusters stage, the selector's ranking, or (for a selector without groups) the
     trajectories: its rows are the examples that can be chosen. like: the selection that gives the
     tokens or the source shares, where the selector wants one. Subset parts hold `SUBSET` in rank
-    order over all parts.
+    order over all parts. chosen: the mark of what is chosen (marks.chosen_mark).
     info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
-    groups_above_quota.
+    groups_above_quota, chosen.
     TooFew if the budget is more than the selector can choose from.
     """
     selector = SELECTORS[config.selector]
@@ -53,32 +54,33 @@ def choose(
     order = _Order.of(groups, config.seed)
     histogram_GX = _histogram(store, groups, len(sources), order)
     sizes = histogram_GX.sum(axis=1)
-    chosen = _cut_to_budget(
+    subset = _cut_to_budget(
         store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order,
         corpus.info["num_parts"],
     )  # fmt: skip
-    ranked = groups.info.get("ranked", len(chosen.example_id))
-    if len(chosen.example_id) > ranked:  # of examples much shorter than the corpus's
+    ranked = groups.info.get("ranked", len(subset.example_id))
+    if len(subset.example_id) > ranked:  # of examples much shorter than the corpus's
         raise TooFew(
-            f"selection.budget: {config.budget!r} pays for {len(chosen.example_id):,} examples, "
+            f"selection.budget: {config.budget!r} pays for {len(subset.example_id):,} examples, "
             f"but {config.selector} ranked {ranked:,}; give the budget in examples"
         )
     clustered = selector.clustered
     reasons = [_reason(selector, group, source) for group, source in enumerate(sources)]
     parts, by_source, num_tokens = write_subset(
-        store, config, chosen, corpus, tokens, folder, clustered, reasons
+        store, config, subset, corpus, tokens, folder, clustered, reasons
     )
-    by_group = np.bincount(chosen.group, minlength=len(sizes))
+    by_group = np.bincount(subset.group, minlength=len(sizes))
     info = {
         "selector": config.selector,
         "budget": config.budget,
         "seed": config.seed,
-        "examples": len(chosen.example_id),
+        "examples": len(subset.example_id),
         "candidates": int(sizes.sum()),
         "tokens": num_tokens,
         "by_source": by_source,
         "by_cluster": by_group.tolist() if clustered else None,
         "groups_above_quota": float((by_group < sizes).mean()),
+        "chosen": chosen,
     }
     store.write_json(info, folder, "selection.json")
     return store.commit(folder, fingerprint, parts, info)

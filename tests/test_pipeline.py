@@ -15,15 +15,16 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from conftest import write_corpus
 from markupsafe import escape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import s2l_ray
 from s2l_ray import comparison, evaluation, pipeline, subset, targets
 from s2l_ray.config import validate
-from s2l_ray.corpus import fingerprint_of
+from s2l_ray.corpus import digest_of, fingerprint_of
 from s2l_ray.evaluation.answers import extract
-from s2l_ray.marks import marks_of
+from s2l_ray.marks import chosen_mark, marks_of, selection_marks
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.report import comparison_page, gather
 from s2l_ray.selection import examples_for
@@ -569,7 +570,9 @@ def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, cop
     )
     run = start(config)
     pipeline.select(corpus(), config, run=run)
-    marks = marks_of(config, fingerprint_of(config.corpus, corpus(), seed=config.seed))
+    marks = marks_of(
+        config, fingerprint_of(config.corpus, digest_of(corpus(), config.corpus), seed=config.seed)
+    )
     assert list(marks) == ["corpus", "tokens", "proxy", "details/early", "details/final", "losses",
                            "trajectories", "rankings/el2n", "selections/el2n-seed0"]  # fmt: skip
     assert {stage: manifest.fingerprint for stage, manifest in run.done.items()} == marks
@@ -599,11 +602,53 @@ def test_another_baseline_s_details_leave_a_selection_as_it_is():
     assert one == two
 
 
+def test_an_export_that_a_chat_has_no_shape_for_is_refused_before_the_proxy(store):
+    chat = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    turns = [{"role": role, "text": text} for role, text in chat]
+    made = {"corpus": write_corpus(store, [{"source": "s", "turns": turns}], num_parts=1)}
+    for export in ([], ["messages"]):
+        config = settings("run", selection__export=export)
+        pipeline._check_export(pipeline.Run(config, store, None, made))
+    config = settings("run", selection__export=["messages", "alpaca"])
+    wanted = r"selection\.export: test\.jsonl:1: a chat of turns user, .* is no alpaca row"
+    with pytest.raises(ValueError, match=wanted):
+        pipeline._check_export(pipeline.Run(config, store, None, made))
+
+
+def test_what_changes_no_example_makes_no_target_anew():
+    """Exports, the agreement of another k-means seed, how many rows may be set aside."""
+    made = {"tokens": "t", "proxy": "p", "trajectories": "j"}
+
+    def marks(selector, **changes):
+        changes = {"selection__export": []} | changes
+        config = settings("run", selection__selector=selector, **changes)
+        stages = selection_marks(config, config.selection, made)
+        return list(stages.values()), chosen_mark(config, config.selection, made)
+
+    for selector in ("s2l", "s2l_official", "loss_strata", "random_shares"):
+        stages, chosen = marks(selector)
+        exported, same = marks(selector, selection__export=["alpaca"])
+        assert same == chosen == stages[-1] != exported[-1]
+    (clusters, selection), chosen = marks("s2l")
+    (others, again), same = marks("s2l", clusters__stability=False)
+    assert clusters != others and (selection, chosen) == (again, same)
+    assert marks("s2l", clusters__n_clusters=4)[1] != chosen
+    for selector, same in (("facility_location", True), ("k_center", False)):
+        rankings = [marks(selector, selection__seed=seed)[0][-2] for seed in (0, 1)]
+        assert (rankings[0] == rankings[1]) is same
+    one, other = (
+        settings("run", corpus__max_rejected_share=share).corpus for share in (0.01, 0.02)
+    )
+    assert fingerprint_of(one, {"rows": 1}) == fingerprint_of(other, {"rows": 1})
+
+
 @pytest.mark.slow
 def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
     run = start(settings(copy))
     s2l_ray.select(corpus(), run.config, run=run)
-    origin = fingerprint_of(run.config.corpus, corpus(), seed=run.config.seed)
+    origin = fingerprint_of(
+        run.config.corpus, digest_of(corpus(), run.config.corpus), seed=run.config.seed
+    )
     subsets = {}
     for name in SELECTORS:
         config = settings(copy, selection__selector=name, selection__budget=20)
