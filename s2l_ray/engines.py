@@ -82,7 +82,7 @@ class DataParallelEngine:
             return
         tensors = {
             f"{name}/{key}": value.contiguous()
-            for name, parameter in self.loss.named_parameters()
+            for name, parameter in _trained(self.loss)
             for key, value in self.optimizer.state[parameter].items()
         }
         save_file(tensors, Path(local, "optimizer.safetensors"))
@@ -170,7 +170,7 @@ class DeepSpeedEngine:
     def save_optimizer(self, local: str) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
         tensors = {"step": next(iter(self._base.state.values()))["step"]}
-        for number, (name, parameter) in enumerate(self.loss.named_parameters()):
+        for number, (name, parameter) in enumerate(_trained(self.loss)):
             for key in STATE:
                 whole = self._whole(parameter, key)  # a collective operation
                 if number % world == rank:
@@ -238,9 +238,15 @@ def _is_partitioned(parameter: Any) -> bool:
     return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
 
 
+def _trained(loss: LabelLoss) -> list[tuple[str, Any]]:
+    return [(name, weights) for name, weights in loss.named_parameters() if weights.requires_grad]
+
+
 def _adamw(loss: LabelLoss, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        loss.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        [weights for _, weights in _trained(loss)],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
     )
 
 

@@ -134,13 +134,14 @@ class LabelLoss(nn.Module):
     padding out of the real tokens, so no attention mask is needed.
 
     The output head runs at label positions only, where the model lets it (`head_apart`). Models
-    that do more to their logits (scaling, soft-capping) take the whole forward pass. ValueError for
-    a model whose tokens see later ones.
+    that do more to their logits (scaling, soft-capping) take the whole forward pass. Of a model for
+    more than text (Gemma 3) the rest is frozen. ValueError for one whose tokens see later ones.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         _check_causal(model)
+        _freeze_unreached(model)
         self.model = model
         self.head_apart = _head_is_apart(model)
 
@@ -269,6 +270,21 @@ def _check_causal(model: PreTrainedModel) -> None:
             f"model: in a {model.config.model_type} tokens see later ones; wanted a causal "
             f"language model (a decoder)"
         )
+
+
+def _freeze_unreached(model: PreTrainedModel) -> None:
+    """Weights that text does not reach, of a vision tower, say, get no gradient, and DDP would wait
+    for one."""
+    if model.config.get_text_config() is model.config:
+        return
+    reached = {
+        id(weights)
+        for module in (model.get_decoder(), model.get_output_embeddings())
+        if module is not None
+        for weights in module.parameters()
+    }
+    for weights in model.parameters():
+        weights.requires_grad_(id(weights) in reached)
 
 
 def _head_is_apart(model: PreTrainedModel) -> bool:

@@ -23,6 +23,7 @@ from s2l_ray.units import run_units
 ROWS_AT_ONCE = 1000  # tokenised together: a tokenizer takes 150 bytes a token for the time
 TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
 END_TOKEN = "<|endoftext|>"
+GUARD = "\n"
 TODAY = "26 Jul 2024"  # for templates that write a date (Llama 3): tokens do not change with it
 
 Turn = dict[str, str]
@@ -116,7 +117,7 @@ def encode(
                 raise
             refused[number] = str(error)
             pieces.append([])
-    texts = [text for example in pieces for text, _ in example]
+    texts = [(text, n > 0) for example in pieces for n, (text, _) in enumerate(example)]
     encoded = _encoded(texts, tokenizer, offsets=marker is not None)
     start = [] if chat else _start_ids(tokenizer)
     rows = []
@@ -316,15 +317,30 @@ class _Tokenize:
 
 
 def _encoded(
-    texts: list[str], tokenizer: Any, *, offsets: bool
+    texts: list[tuple[str, bool]], tokenizer: Any, *, offsets: bool
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Of each text its ids and, with offsets, the places in it where they begin."""
+    """Of each text its ids and, with offsets, the places in it where they begin. texts: with
+    whether they follow another."""
     if not texts:
         return
-    found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=offsets)
+    # SentencePiece's put a space before a text: not before one that follows, behind a guard.
+    behind, guarded = _ids(tokenizer, GUARD), _ids(tokenizer, f"{GUARD}a")
+    cut = len(behind)
+    guard = guarded[:cut] == behind and guarded[cut:] != _ids(tokenizer, "a")
+    given = [GUARD + text if guard and follows else text for text, follows in texts]
+    found = tokenizer(given, add_special_tokens=False, return_offsets_mapping=offsets)
     places = found["offset_mapping"] if offsets else [()] * len(texts)
-    for ids, spans in zip(found["input_ids"], places, strict=True):
-        yield list(ids), [begin for begin, _ in spans]
+    for (text, follows), ids, spans in zip(texts, found["input_ids"], places, strict=True):
+        begins = [begin for begin, _ in spans]
+        if guard and follows and list(ids[:cut]) == behind:
+            ids, begins = ids[cut:], [begin - len(GUARD) for begin in begins[cut:]]
+        elif guard and follows:  # joined with the guard in one token
+            [(ids, begins)] = _encoded([(text, False)], tokenizer, offsets=offsets)
+        yield list(ids), begins
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _uncut(prompt: PromptConfig) -> PromptConfig:

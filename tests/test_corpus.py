@@ -202,7 +202,7 @@ def test_ray_dataset_with_numbered_duplicates_and_heldout_by_content(mixed):
     assert mark == again != fewer
     grown = digest_of(dataset, config) | {"rows": len(items) - 1}
     with pytest.raises(ValueError, match=rf"had {len(items) - 1} rows, and {len(items)} when"):
-        ingest(store, config, folder="corpus/y", fingerprint="y", dataset=dataset, digest=grown)
+        ingest(store, config, folder="corpus/w", fingerprint="w", dataset=dataset, digest=grown)
 
 
 def test_faults_stop_the_run_with_a_plain_value_error(local_ray, tmp_path):
@@ -291,6 +291,8 @@ def test_fingerprint_follows_content_and_settings(tmp_path):
     file.touch()
     assert fingerprint_of(config) == first == fingerprint_of(config, seed=1)
     other = config.model_copy(update={"max_rejected_share": 0.5})
+    assert fingerprint_of(other) == first  # it changes no row
+    other = config.model_copy(update={"duplicates": "number"})
     assert fingerprint_of(other) != first
     held = config.model_copy(update={"heldout_share": 0.5})
     assert fingerprint_of(held, seed=1) != fingerprint_of(held, seed=2)

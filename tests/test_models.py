@@ -196,6 +196,21 @@ def test_zero_3_has_one_call_of_the_head_on_every_worker(tokenizer, monkeypatch)
     assert len(calls) == 1
 
 
+def test_what_text_does_not_reach_is_not_trained():
+    """DDP waits for a gradient of each weight that is."""
+    text = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}  # fmt: skip
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+              "intermediate_size": 64, "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
+    loss = LabelLoss(AutoModelForCausalLM.from_config(config))
+    loss(*random_batch()).sum().backward()
+    trained = {name for name, weights in loss.named_parameters() if weights.requires_grad}
+    assert trained == {n for n, weights in loss.named_parameters() if weights.grad is not None}
+    others = {name for name, _ in loss.named_parameters()} - trained
+    assert others and all("vision" in name or "projector" in name for name in others)
+
+
 def test_a_pretrained_model_that_lacks_a_weight_is_refused(tokenizer, tmp_path):
     initial_model(config_of(tie_word_embeddings=False), tokenizer, seed=0).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

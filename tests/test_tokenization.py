@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 from conftest import example, random_examples, write_corpus
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from s2l_ray import pipeline, tokenization
@@ -215,6 +215,27 @@ def test_chat_templates_that_cannot_be_used():
     refuses = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="refuses turns user: roles must alternate"):
         segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=refuses))
+
+
+def test_a_tokenizer_that_puts_a_space_before_a_text():
+    """SentencePiece's, as of Llama 2 and Mistral: a later piece has none, as in the whole text."""
+    symbols = [*SPECIAL, "<unk>", "\u2581", "\n", *"abcdefghijklmnopqrstuvwxyz0123456789.?:QT"]
+    bpe = Tokenizer(models.BPE({s: i for i, s in enumerate(symbols)}, [], unk_token="<unk>"))
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    bpe.add_special_tokens(SPECIAL)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
+    example = turns(("user", "Q one?"), ("assistant", "a b"), ("user", "two"), ("assistant", "c."))
+    [(ids, mask, *_)] = encode([example], PromptConfig(template="plain"), tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    assert "".join(tokens) == "\u2581Q\u2581one?\na\u2581b</s>two\nc.</s>"
+    labels = [token for token, is_label in zip(tokens, mask, strict=True) if is_label]
+    assert "".join(labels) == "a\u2581b</s>c.</s>"
+    marked = turns(("user", "Q"), ("assistant", "so: 12"))
+    [(ids, mask, *_)] = encode([marked], PromptConfig(template="plain"), tokenizer, "so:")
+    found = [i for i, is_label in zip(ids, mask, strict=True) if is_label]
+    assert "".join(tokenizer.convert_ids_to_tokens(found)) == "\u258112</s>"
 
 
 def test_a_template_that_closes_the_text_after_each_turn():
