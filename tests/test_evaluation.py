@@ -1,6 +1,7 @@
 """Held-out loss by hand; what is evaluated on."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
@@ -10,7 +11,7 @@ import ray
 from conftest import example, write_corpus
 
 from s2l_ray import corpus, targets
-from s2l_ray.config import CorpusConfig, EvaluationConfig
+from s2l_ray.config import CorpusConfig, EvaluationConfig, WorkersConfig
 from s2l_ray.evaluation import (
     Answering,
     answer_sets,
@@ -248,7 +249,8 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     assert found["clean"] == corpus.ingest_once(store, alone, "evaluations/corpora/clean")
 
     # Said whenever a run begins, if it is found out only once.
-    settings = SimpleNamespace(evaluation=config, corpus=POOL)
+    target = SimpleNamespace(workers=WorkersConfig())
+    settings = SimpleNamespace(evaluation=config, corpus=POOL, target=target)
     run = SimpleNamespace(store=store, done={"corpus": examples}, config=settings)
     for _ in range(2):
         capsys.readouterr()
@@ -300,6 +302,7 @@ def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, t
     talk = [("user", "Solve."), ("input", "q42"), ("assistant", "yes")]
     talk = [{"role": role, "text": text} for role, text in talk]
     asks = write_corpus(store, [{"source": "a", "turns": talk}], 1, folder="corpus/asks")
+    asks = replace(asks, fingerprint="asks")
     found = answer_sets(store, asks, config)["exam"]
     assert turns_of(store, found) == [(f"q{n}", "1") for n in (38, 39, 40, 41, 43)]
     lines_of(tmp_path / "exam.jsonl", rows[:2])
