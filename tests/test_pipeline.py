@@ -345,11 +345,15 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
         "proxy", "losses", "trajectories", "clusters", "selections/s2l-seed0",
     ]  # fmt: skip
     vocab = run.store.read_json(max(checkpoints_of(proxy).items())[1], "config.json")["vocab_size"]
-    weights = 32 * 96 + 96 + 32 * 32 + 32 + 2 * 32 * 64 + 64 + 32 + 3 * 2 * 32 + 32 * vocab
-    scored = sum(part.stats["trainable_tokens"] for part in tokens.parts)
+    scored, labels = (
+        sum(part.stats[name] for part in tokens.parts)
+        for name in ("trainable_tokens", "label_tokens")
+    )
+    head = 32 * vocab * labels / scored  # used at label tokens alone
+    weights = round(32 * 96 + 96 + 32 * 32 + 32 + 2 * 32 * 64 + 64 + 32 + 3 * 2 * 32 + head)
     assert cost.steps[0].flops == 6 * weights * proxy.info["tokens"]
     assert cost.steps[1].flops == 2 * weights * 3 * scored
-    assert cost.parameters == 4 * 32 * 32 + 3 * 32 * 64 + 3 * 32 + 32 * vocab
+    assert cost.parameters == round(4 * 32 * 32 + 3 * 32 * 64 + 3 * 32 + head)
     assert (cost.epochs, cost.corpus_tokens) == (2, scored)
     assert cost.subset_tokens == selection.info["tokens"]
     assert escape(cost.in_words) in page
