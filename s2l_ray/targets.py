@@ -11,7 +11,6 @@ from s2l_ray import evaluation
 from s2l_ray.config import PromptConfig, SelectionConfig, TrainingConfig, fingerprint
 from s2l_ray.driver import say
 from s2l_ray.marks import selection_name, settings_of
-from s2l_ray.nodes import check_room
 from s2l_ray.pipeline import Selection, choose_subset, select, tokens_of
 from s2l_ray.run import Run
 from s2l_ray.selectors import TooFew
@@ -61,9 +60,7 @@ def finetune(
 
 def check_evaluated_on(run: Run) -> None:
     """Refuse now, not after hours, what cannot be evaluated on; say what is left out of it."""
-    corpus, settings, target = run.done["corpus"], run.config.evaluation, run.config.target
-    assert target is not None
-    check_room("target.workers", target.workers, target.workers.num_workers)
+    corpus, settings = run.done["corpus"], run.config.evaluation
     heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
     if settings.answer_marker is not None:
         evaluation.check_marker(run.store, heldout, settings.answer_marker)

@@ -23,7 +23,7 @@ from s2l_ray.units import run_units
 ROWS_AT_ONCE = 1000  # tokenised together: a tokenizer takes 150 bytes a token for the time
 TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
 END_TOKEN = "<|endoftext|>"
-GUARD = "\n"
+GUARD = "\n"  # what a piece is tokenised behind, where the tokenizer puts a space before a text
 TODAY = "26 Jul 2024"  # for templates that write a date (Llama 3): tokens do not change with it
 
 Turn = dict[str, str]

@@ -11,7 +11,7 @@ import ray
 from conftest import example, write_corpus
 
 from s2l_ray import corpus, targets
-from s2l_ray.config import CorpusConfig, EvaluationConfig, WorkersConfig
+from s2l_ray.config import CorpusConfig, EvaluationConfig
 from s2l_ray.evaluation import (
     Answering,
     answer_sets,
@@ -249,8 +249,7 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     assert found["clean"] == corpus.ingest_once(store, alone, "evaluations/corpora/clean")
 
     # Said whenever a run begins, if it is found out only once.
-    target = SimpleNamespace(workers=WorkersConfig())
-    settings = SimpleNamespace(evaluation=config, corpus=POOL, target=target)
+    settings = SimpleNamespace(evaluation=config, corpus=POOL)
     run = SimpleNamespace(store=store, done={"corpus": examples}, config=settings)
     for _ in range(2):
         capsys.readouterr()
