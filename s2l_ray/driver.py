@@ -34,6 +34,8 @@ WORKER_ENVIRONMENT = {
 LOCAL_RAY = {
     "RAY_idle_worker_killing_time_threshold_ms": "60000",  # a worker that has torch keeps it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
+    # Ray Data's thread for it, at work while Ray shuts down, can end the process with status 1.
+    "RAY_DATA_USAGE_DISABLED": "1",
 }
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name, really: in the environment of a job
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "scikit-learn", "pyarrow", "numpy")
