@@ -142,20 +142,25 @@ def read_losses(file: str) -> pa.Table:
 
 
 def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int) -> str:
-    """By the last size's iteration, and by what the driver had more than at the first size."""
+    """By the last size's iteration, and by what the driver had more than at the first size (which
+    is told where it had more: small sizes are lost beside Ray itself)."""
     start, found = rows[0], rows[-1]
     megabytes = (found["driver MB"] - start["driver MB"]) / (found["rows"] - start["rows"])
     cpu_seconds = found["pass_seconds"] * found["cpus"] / found["rows"] * BILLION
     data = BILLION * checkpoints * 4 / 1e9
     moved = -(-BILLION // 65536) * n_clusters * (checkpoints + 1) * 8 / 1e9
     nodes = math.ceil(cpu_seconds / (30 * CPUS))
+    driver = (
+        f"has {megabytes * BILLION / 1000:.0f} GB more than at {start['rows']:,} rows"
+        if megabytes > 0
+        else f"has no more at {found['rows']:,} rows than at {start['rows']:,}"
+    )
     return (
         f"A billion examples: {data:.0f} GB of losses, held once in the memory of all nodes; an "
         f"iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends {moved:.1f} GB of "
         f"partial sums to the driver. With {plural(nodes, 'node')} of {CPUS} CPUs and "
         f"{1.5 * data / nodes + 0.4 * CPUS:.0f} GB it takes {cpu_seconds / nodes / CPUS:.0f} s; "
-        f"the driver, which holds the chosen ids, has {megabytes * BILLION / 1000:.0f} GB more "
-        f"than at {start['rows']:,} rows."
+        f"the driver, which holds the chosen ids, {driver}."
     )
 
 
