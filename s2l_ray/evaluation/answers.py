@@ -7,12 +7,14 @@ none of them has no answer.
 Right is the same text (case apart), or what math-verify (the package math-verify, its parse and
 verify) finds equal. Before it is asked:
 
-- A wanted option (B) is met by its letter alone: "B", "(B)", "B. web".
+- A wanted option (B) is met by its letter alone: "B", "(B)", "B. web", "option B".
 - Numbers apart by spaces (7 1 -1) are a list, wanted in this order with any separators; brackets
-  around a wanted list ([3, 5]) may be left out.
+  around a wanted list ([3, 5]) may be left out. A fraction behind a whole number is added to it.
+- Where one side alone has a percent sign at its end, it may be left out.
 - A wanted decimal or 2.2e+07 of three digits or more counts as rounded to them: 583.3333 is met by
   1750/3.
-- Of words around a number the number counts: "18 dollars".
+- Of words around a number the number counts: "18 dollars", "18, because she sold two", and of a
+  number with a unit: "60 km/h".
 
 Wanted is of a text with "####", which GSM8K has before its answers, what follows the last of them.
 """
@@ -24,27 +26,36 @@ import threading
 from decimal import Decimal
 from typing import Any
 
-RULE = 2  # counts the versions of the rule: part of what identifies a stage of answers
+RULE = 3  # counts the versions of the rule: part of what identifies a stage of answers
 TIME_LIMIT = 5  # seconds for math-verify to read a text, or to compare two
 
 MARKER = re.compile(r"the\s+answer\s+is", re.IGNORECASE)
-SENTENCE_END = re.compile(r"\n|\.(?:\s|$)")
+SENTENCE_END = re.compile(r"\n|(?<!\b[Rr]s)(?<!\b[Aa]pprox)\.(?:\s|$)")
 # A minus after a letter, digit or closing bracket is an operator.
 SIGN = r"(?:(?<![\w)\]}.])-)?"
 NUMBER = re.compile(
-    SIGN + r"\$?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+    SIGN + r"\$?(?:[0-9]+ +[0-9]+(?=/[0-9])|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
+    r"|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
     r"(?:[eE][+-]?[0-9]{1,2}(?![0-9]))?(?:/[0-9]+)?%?"
 )
 SCIENTIFIC = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)[eE][+-]?[0-9]{1,2}(?![0-9])")
 DECIMAL = re.compile(r"-?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]{1,2})?")
+MIXED = re.compile(r"(?<![\w./^])([0-9]+) +([0-9]+)/([0-9]+)(?![\w/^]|\.[0-9])")
 SPACED = re.compile(r"-?[0-9.]+(?: +-?[0-9.]+)+")
 OPTION = re.compile(r"\(?([A-Z])\)?")
-CHOSEN = re.compile(r"\(?([A-Z])(?:[).:]|$)")
+CHOSEN = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) +)?\(?([A-Z])(?:[).:]| *\(|$)")
 # Delimiters of formulas, thin spaces, dollars: of no meaning here. (Not the \\[ of a new row.)
-LAYOUT = re.compile(r"(?<!\\)\\[()\[\],!;:]|\\?\$")
+LAYOUT = re.compile(r"(?<!\\)\\[()\[\],!;:]|\\?\$|[£€¥₹`~≈]|\b(?:Rs|[Aa]pprox)\.? +(?=[0-9])")
 TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf)\{([^{}]*)\}")
 COMMAND = re.compile(r"\\(?:text\w*|mbox|math\w*|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
-WORD = re.compile(r"[^\W\d_]{3,}")
+WORD = re.compile(r"[^\W\d_]{3,}|\b(?:so|as|if|is|it|he|we)\b")
+FUNCTION = re.compile(r"(?<![\\A-Za-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi)(?![A-Za-z])")
+ROOT = re.compile(r"(?<![\\A-Za-z])sqrt *\(([^()]*)\)")
+PERCENT = re.compile(r"\s*\\?%$")
+_LENGTHS = "[kcm]?m|[kc]g|m?g|m?[lL]|h|hrs?|s|min|mi|in|ft|yd|lbs?|oz"
+UNIT = re.compile(
+    rf"(?<=[0-9])(?: +(?:{_LENGTHS})(?:\^?[23²³])?(?:/(?:{_LENGTHS}))?| *°| *(?:km/h|m/s|mph))$"
+)
 
 
 def extract(generated: str) -> str | None:
@@ -73,11 +84,17 @@ def is_right(found: str, wanted: str) -> bool:
     found, wanted = _tidy(found), _tidy(wanted)
     if found.casefold() == wanted.casefold():
         return True
+    bare = [PERCENT.sub("", text) for text in (found, wanted)]
+    if (bare[0] == found) != (bare[1] == wanted) and is_right(*bare):
+        return True
+    if NUMBER.fullmatch(wanted):
+        found = UNIT.sub("", found)
     if option := OPTION.fullmatch(wanted):
         letter = CHOSEN.match(found)
         return letter is not None and letter[1] == option[1]
     if SPACED.fullmatch(wanted) or SPACED.fullmatch(found):  # to math-verify a product
-        return NUMBER.findall(found) == NUMBER.findall(wanted)
+        # A comma is one of thousands or between two numbers.
+        return _numbers(wanted) in (_numbers(found), _numbers(found.replace(",", " ")))
     if wanted.startswith("[") and not found.startswith(("[", "(")):
         found = f"[{found}]"
     from math_verify import verify  # here alone: sympy takes its time to import
@@ -108,11 +125,18 @@ def _last_number(text: str) -> str | None:
     return next((found[0] for found in reversed(list(NUMBER.finditer(text)))), None)
 
 
+def _numbers(text: str) -> list[str]:
+    return [found.replace(",", "") for found in NUMBER.findall(text)]
+
+
 def _tidy(text: str) -> str:
     """Without what carries no meaning: delimiters, currency, a full stop, \\text{} around all."""
     text = LAYOUT.sub("", text).lstrip(" \t\r\n*:").rstrip(" \t\r\n*:.,;")
     if whole := TEXT.fullmatch(text):
         text = whole[1].strip()
+    text = ROOT.sub(r"\\sqrt{\1}", text)
+    text = FUNCTION.sub(lambda found: "\\" + found[0], text)
+    text = MIXED.sub(r"(\1+\2/\3)", text)
     return SCIENTIFIC.sub(lambda found: format(Decimal(found[0]), "f"), text)
 
 
@@ -122,7 +146,7 @@ def _parsed(text: str) -> list[Any]:
 
     word = WORD.search(COMMAND.sub(lambda found: " " * len(found[0]), text))
     if word:
-        head = text[: word.start()].strip()
+        head = text[: word.start()].rstrip(" ,;:(=")
         text = head if re.search("[0-9]", head) else _last_number(text) or ""
     if not text:
         return []
