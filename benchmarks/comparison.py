@@ -129,10 +129,13 @@ def results(folder: Path) -> list[dict[str, Any]]:
             macro = others["macro"]
             rows.append({
                 "selector": row.method, "budget": group.budget, "runs": row.runs,
+                "tokens trained on": group.costs[row.method]["trained_tokens"],
                 "loss": row.mean, "difference": mean, "from": low, "to": high,
+                "over examples": group.tables[0].errors.get(row.method),
                 "p (Holm)": row.adjusted_p, "verdict": row.verdict,
                 "macro": macro.mean, "macro difference": macro.difference.mean,
                 "macro from": macro.difference.low, "macro to": macro.difference.high,
+                "macro over examples": group.tables[1].errors.get(row.method),
                 "of other metrics": [
                     {"metric": key, "mean": each.mean, "difference": each.difference._asdict()}
                     for key, each in others.items()

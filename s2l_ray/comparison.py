@@ -59,6 +59,11 @@ class Arm:
         return num_steps(self.target, self.count)
 
     @property
+    def pair(self) -> tuple[str, str, int, int]:
+        """Equal for the arms that are compared with one of the baseline."""
+        return self.budget, self.match, self.selection_seed, self.training_seed
+
+    @property
     def name(self) -> str:
         """Arms of one name are one training."""
         who = self.method.replace(", equal ", "-")
@@ -178,7 +183,7 @@ def _arms(
 
     tokens = view.done["tokens"]
     trainable = sum(part.stats["trainable"] for part in tokens.parts)
-    full = view.done["corpus"], trainable, trainable_tokens(view.store, tokens)
+    full = view.done["corpus"], trainable, trainable_tokens(tokens)
     for budget in config.compare.budgets:
         base = subset(BASELINE, budget)
         # By an example of each step: the batch size is the same for all.
@@ -226,7 +231,9 @@ def _measure(run: Run, arms: list[Arm]) -> list[dict[str, Any]]:
 
     with ThreadPool(run.config.evaluation.targets_at_once) as pool:
         targets = dict(zip(unique, pool.map(tune, unique), strict=True))
-    losses = evaluate(run, targets)
+    baselines = {arm.pair: arm.name for arm in arms if arm.method == BASELINE}
+    against = {arm.name: baselines[arm.pair] for arm in arms if arm.method != BASELINE}
+    losses = evaluate(run, targets, against)
     return [
         {
             "method": arm.method,

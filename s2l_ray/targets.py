@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -69,11 +70,14 @@ def check_evaluated_on(run: Run) -> None:
         say(sentence)
 
 
-def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
-    """Of fine-tuned targets, by their names: held-out response loss (loss, by_source, macro, the
-    mean over sources); with evaluation.answer_marker that of what follows the marker (answer_loss
-    and more: evaluation.summarise_answers); with evaluation.answers exact_match: {set: counts}.
-    left_out: sentences about what is not evaluated on, since the corpus has it too."""
+def evaluate(
+    run: Run, targets: dict[str, Manifest], against: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Of fine-tuned targets, by their names: held-out response loss (evaluation.summarise); with
+    evaluation.answer_marker that of what follows the marker (evaluation.summarise_answers); with
+    evaluation.answers exact_match: {set: counts}. against: targets -> those that they are compared
+    with; errors_over_examples are of their differences. left_out: sentences about what is not
+    evaluated on, since the corpus has it too."""
     config = run.config
     assert config.target is not None
     prompt, settings = config.target_prompt or config.prompt, config.evaluation
@@ -127,17 +131,21 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
     )
     answered = _answer(run, targets, sets, tokenizer, prompt) if sets else {}
 
-    def result(name: str) -> dict[str, Any]:
-        def scores(end: str) -> list[tuple[Manifest, Manifest]]:
-            return [
-                (examples, losses[f"evaluations/{name}/{origin}{end}"])
-                for origin, examples in heldout.items()
-            ]
+    def scores(name: str, end: str = "") -> list[tuple[Manifest, Manifest]]:
+        return [
+            (examples, losses[f"evaluations/{name}/{origin}{end}"])
+            for origin, examples in heldout.items()
+        ]
 
-        found = evaluation.summarise(run.store, scores(""))
+    def result(name: str) -> dict[str, Any]:
+        found = evaluation.summarise(run.store, scores(name))
         found["left_out"] = evaluation.notes(heldout | sets)
+        if other := (against or {}).get(name):
+            found["errors_over_examples"] = evaluation.errors_over_examples(
+                run.store, scores(name), scores(other)
+            )
         if marker is not None:
-            found |= evaluation.summarise_answers(run.store, scores("/answer"), marker)
+            found |= evaluation.summarise_answers(run.store, scores(name, "/answer"), marker)
         if sets:
             found["exact_match"] = {
                 each: evaluation.counts(answered[f"evaluations/{name}/{each}"]) for each in sets
@@ -196,8 +204,9 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
     """Targets on the selector's subset and on each baseline's, for each seed, and their losses.
 
     A seed stands for the draw and the training alike, so a pair of arms with one seed shares its
-    initial weights and differs in the subset alone. All budgets are as many examples; left_out also
-    tells of the baselines that have fewer to choose from.
+    initial weights and differs in the subset alone. All budgets are as many examples (but of
+    random_tokens: as many tokens); left_out also tells of the baselines that have fewer to choose
+    from.
     """
     config = run.config
     check_evaluated_on(run)

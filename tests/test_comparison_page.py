@@ -26,10 +26,16 @@ def records(shift=0.1, seeds=5, matches=("examples",)):
                         "selection_seed": seed, "training_seed": seed, "examples": 40,
                         "tokens": 900, "steps": 4, "trained_tokens": 1800 + seed,
                         "loss": loss, "macro": loss + 1, "by_source": {"a": loss, HOSTILE: 3.0},
+                        "examples_by_source": {"a": 30, HOSTILE: 1},
                         "exact_match": {
                             "sums": {"correct": 10 * (method == "s2l") + seed, "questions": 50}
                         },
                     }
+                    | (
+                        {"errors_over_examples": {"loss": 0.01 * (seed + 1), "macro": None}}
+                        if method == "s2l"
+                        else {}
+                    )
                 )  # fmt: skip
     return found
 
@@ -50,11 +56,17 @@ def test_the_table_by_hand():
     }  # fmt: skip
     keys = [table.metric.key for table in group.tables]
     assert keys == ["loss", "macro", "by_source/a", f"by_source/{HOSTILE}", "exact_match/sums"]
+    words = [table.metric.words for table in group.tables]
+    assert words[2] == "held-out loss of a (30 examples)" and words[3].endswith("(1 example)")
     s2l, random = group.tables[0].rows
     differences = -0.1 - 0.001 * np.arange(5)
     assert s2l.difference.mean == pytest.approx(differences.mean())
     assert s2l.difference.standard_error == pytest.approx(differences.std(ddof=1) / math.sqrt(5))
     assert (s2l.verdict, random.verdict) == ("better", None)
+    assert [table.errors for table in group.tables[:3]] == [{"s2l": pytest.approx(0.03)}, {}, {}]
+    told = "the difference of one pair has a standard error, too: s2l 0.0300."
+    assert told in group.tables[0].sentences[-1]
+    assert told not in " ".join(group.tables[1].sentences)
     # Of a share answered right, more is better.
     assert group.tables[-1].rows[0].difference.mean == pytest.approx(0.2)
     # No seed repeats: nothing tells the selection's spread from the training's.

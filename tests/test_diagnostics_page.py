@@ -99,6 +99,21 @@ def test_noise_of_k_means_is_not_laid_on_trajectories(record, start, proxy, stra
     assert told in page.in_words(record)[5]
 
 
+@pytest.mark.parametrize(
+    ("rand", "told"),
+    [
+        (0.44, "index 0.44, so the clusters depend strongly on it;"),
+        (0.46, "index 0.46, no less than with another seed of k-means alone (0.50);"),
+        (0.89, "index 0.89, no less than with another seed of k-means alone (0.50);"),
+        (0.90, "index 0.90, so the clusters hardly depend on it;"),
+    ],
+)
+def test_noise_of_k_means_is_not_laid_on_what_was_changed(record, rand, told):
+    [proxy] = [each for each in record["stability"] if each["changed"] == "proxy"]
+    proxy["subsets"]["s2l"]["adjusted_rand"] = rand
+    assert told in page.in_words(record)[4]
+
+
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
     monkeypatch.setattr(page.driver, "hardware", lambda: "2 CPUs")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pytest
 import ray
@@ -15,6 +16,7 @@ from s2l_ray.config import CorpusConfig, EvaluationConfig
 from s2l_ray.evaluation import (
     Answering,
     answer_sets,
+    errors_over_examples,
     heldout_examples,
     judge,
     summarise,
@@ -66,6 +68,7 @@ def test_the_loss_is_a_mean_over_response_tokens(store):
     assert result["macro"] == pytest.approx((5 / 4 + 4 + 0.5) / 3)
     assert result["label_tokens"] == 16
     assert list(result["by_source"]) == ["a", "b", "c"]
+    assert result["examples_by_source"] == {"a": 2, "b": 1, "c": 1}
     json.dumps(result)
 
 
@@ -75,6 +78,44 @@ def test_several_held_out_sets_count_together(store):
     assert result["by_source"]["a"] == pytest.approx((2 + 3 + 30) / 10)
     assert result["by_source"]["d"] == pytest.approx(3)
     assert result["loss"] == pytest.approx((2 + 3 + 8 + 5 + 30 + 6) / 24)
+
+
+def test_errors_over_examples_are_those_of_examples_drawn_anew(store):
+    draw = np.random.default_rng(0)
+    count = 300
+    source = draw.choice(["a", "b", "c"], count, p=[0.6, 0.3, 0.1])
+    labels = draw.integers(1, 60, count)
+    losses = draw.gamma(2.0, 1.0, (2, count)).astype("f4") + 0.03 * labels.astype("f4")
+
+    def scores(target):
+        given = {
+            f"r{n}": (source[n], float(losses[target, n]), int(labels[n])) for n in range(count)
+        }
+        return [stages(store, given, f"target{target}")]
+
+    found = errors_over_examples(store, scores(0), scores(1))
+
+    def differences(rows):
+        def loss(rows):
+            return ((losses[0] - losses[1])[rows] * labels[rows]).sum() / labels[rows].sum()
+
+        return loss(rows), np.mean([loss(rows[source[rows] == name]) for name in "abc"])
+
+    # A bootstrap, for macro within the sources.
+    anew = [differences(draw.integers(count, size=count))[0] for _ in range(4000)]
+    assert found["loss"] == pytest.approx(np.std(anew), rel=0.07)
+    places = [np.flatnonzero(source == name) for name in "abc"]
+    anew = [
+        differences(np.concatenate([draw.choice(mine, len(mine)) for mine in places]))[1]
+        for _ in range(4000)
+    ]
+    assert found["macro"] == pytest.approx(np.std(anew), rel=0.07)
+
+    # One example has no spread.
+    one = {"x0": ("a", 1.0, 2), "x1": ("a", 2.0, 2), "x2": ("b", 1.0, 2)}
+    more = one | {"x1": ("a", 3.0, 2)}
+    pair = [[stages(store, given, f"few{n}")] for n, given in enumerate((one, more))]
+    assert errors_over_examples(store, *pair) == {"loss": pytest.approx(1 / 3), "macro": None}
 
 
 def test_the_loss_of_answers_counts_the_examples_without_one(store):
@@ -129,8 +170,6 @@ def test_what_is_evaluated_on(local_ray, store, tmp_path):
     file.write_text(json.dumps(row) + "\n")
     assert turns_of(store, heldout_examples(store, corpus, config, named)["exam"]) == [("f", "i")]
 
-    with pytest.raises(ValueError, match=r"evaluation\.files: the name 'heldout'"):
-        heldout_examples(store, corpus, EvaluationConfig(files={"heldout": str(file)}), POOL)
     missing = EvaluationConfig(files={"exam": str(tmp_path / "none.jsonl")})
     with pytest.raises(ValueError, match=r"evaluation\.files: exam: .*none\.jsonl"):
         heldout_examples(store, corpus, missing, POOL)

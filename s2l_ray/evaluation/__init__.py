@@ -4,8 +4,8 @@ what it answers to questions."""
 from s2l_ray.evaluation.answers import RULE
 from s2l_ray.evaluation.exact_match import Answering, answer, answer_sets, counts, judge
 from s2l_ray.evaluation.heldout import (
-    NOTHING,
     check_marker,
+    errors_over_examples,
     heldout_examples,
     summarise,
     summarise_answers,
@@ -13,13 +13,13 @@ from s2l_ray.evaluation.heldout import (
 from s2l_ray.evaluation.leaks import notes
 
 __all__ = [
-    "NOTHING",
     "RULE",
     "Answering",
     "answer",
     "answer_sets",
     "check_marker",
     "counts",
+    "errors_over_examples",
     "heldout_examples",
     "judge",
     "notes",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray import corpus
@@ -23,8 +25,6 @@ def heldout_examples(
     but for the source, are those of the files too. Rows without a source have the file's name, or
     NAME (file) where the corpus has a source of that name."""
     found, files = {}, {}
-    if "heldout" in config.files:
-        raise ValueError("evaluation.files: the name 'heldout' is that of corpus.heldout_share")
     heldout = store.manifest(f"{examples.folder}/heldout")
     if heldout is None and examples.info.get("heldout"):
         missing = store.address(examples.folder, "heldout", "manifest.json")
@@ -63,46 +63,89 @@ def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> Non
     raise ValueError(f"evaluation.answer_marker: none of {count:,} responses has {marker!r} in it")
 
 
-def summarise(store: Store, scores: list[tuple[Manifest, Manifest]]) -> dict[str, Any]:
-    """Mean response loss, nats per label token: "loss" over all, "by_source" apart, "macro" the
-    mean of these.
+# (held-out examples, their losses), one of each set of them
+Scores = Sequence[tuple[Manifest, Manifest]]
 
-    scores: (held-out examples, their losses).
-    """
-    sums: dict[str, list[float]] = {}
-    for examples, losses in scores:
-        by_unit = {part.unit: part for part in examples.parts}
-        for part in losses.parts:
-            table = store.read_part(losses.folder, part)
-            texts = store.read_part(
-                examples.folder, by_unit[part.unit.split("/", 1)[1]], ["example_id", "source"]
-            )
-            at = pc.index_in(table["example_id"], value_set=texts["example_id"])
-            sources = texts["source"].take(at).to_numpy()
+
+class _Losses(NamedTuple):
+    """Of N held-out examples, by set and id: the loss summed over label tokens, and how many."""
+
+    example_id: np.ndarray
+    source: np.ndarray
+    total: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def read(cls, store: Store, scores: Scores) -> _Losses:
+        found = [cls(*(np.zeros(0, kind) for kind in (np.int64, object, float, float)))]
+        for examples, losses in scores:
+            tables, by_unit = [], {part.unit: part for part in examples.parts}
+            for part in losses.parts:
+                table = store.read_part(losses.folder, part)
+                texts = store.read_part(
+                    examples.folder, by_unit[part.unit.split("/", 1)[1]], ["example_id", "source"]
+                )
+                at = pc.index_in(table["example_id"], value_set=texts["example_id"])
+                tables.append(table.append_column("source", texts["source"].take(at)))
+            table = pa.concat_tables(tables).sort_by("example_id")
             labels = table["num_label_tokens"].to_numpy().astype(np.float64)
+            source = table["source"].to_numpy().astype(object)
             total = table["loss"].to_numpy() * labels
-            for source in np.unique(sources):
-                mine = sources == source
-                entry = sums.setdefault(str(source), [0.0, 0.0])
-                entry[0] += float(total[mine].sum())
-                entry[1] += float(labels[mine].sum())
-    if not sums:
+            found.append(cls(table["example_id"].to_numpy(), source, total, labels))
+        return cls(*(np.concatenate(each) for each in zip(*found, strict=True)))
+
+    def of(self, source: str) -> np.ndarray:
+        return np.flatnonzero(self.source == source)
+
+
+def summarise(store: Store, scores: Scores) -> dict[str, Any]:
+    """Mean response loss, nats per label token: "loss" over all, "by_source" apart, "macro" the
+    mean of these; "examples_by_source" counts those that have a loss."""
+    found = _Losses.read(store, scores)
+    if not len(found.total):
         raise ValueError(
             "prompt.max_length: no held-out example has a response token left after the cut"
         )
-    loss, tokens = (sum(entry[i] for entry in sums.values()) for i in (0, 1))
-    by_source = {source: total / count for source, (total, count) in sorted(sums.items())}
+    rows = {source: found.of(source) for source in sorted(set(found.source))}
+    by_source = {
+        source: float(found.total[mine].sum() / found.labels[mine].sum())
+        for source, mine in rows.items()
+    }
     return {
-        "loss": loss / tokens,
+        "loss": float(found.total.sum() / found.labels.sum()),
         "macro": sum(by_source.values()) / len(by_source),
-        "label_tokens": int(tokens),
+        "label_tokens": int(found.labels.sum()),
         "by_source": by_source,
+        "examples_by_source": {source: len(mine) for source, mine in rows.items()},
     }
 
 
-def summarise_answers(
-    store: Store, scores: list[tuple[Manifest, Manifest]], marker: str
-) -> dict[str, Any]:
+def errors_over_examples(store: Store, mine: Scores, others: Scores) -> dict[str, float | None]:
+    """Standard errors of the differences of two targets' "loss" and "macro" (see `summarise`) over
+    the held-out examples, were these drawn anew from the like (for macro as many of each source).
+
+    Of a mean over tokens by linearisation (Cochran 1977, Sampling Techniques, section 6.4). None
+    for fewer than two examples, or of a source.
+    """
+    found, other = _Losses.read(store, mine), _Losses.read(store, others)
+    assert np.array_equal(found.example_id, other.example_id)
+    less = found.total - other.total
+
+    def error(rows: np.ndarray | slice) -> float | None:
+        labels = found.labels[rows]
+        count = len(labels)
+        residual = less[rows] - labels * (less[rows].sum() / labels.sum())
+        if count < 2:
+            return None
+        return float(np.sqrt(count / (count - 1) * (residual**2).sum()) / labels.sum())
+
+    apart = [error(found.of(source)) for source in set(found.source)]
+    known = [each for each in apart if each is not None]
+    macro = float(np.sqrt(np.square(known).sum())) / len(known) if known == apart else None
+    return {"loss": error(slice(None)), "macro": macro}
+
+
+def summarise_answers(store: Store, scores: Scores, marker: str) -> dict[str, Any]:
     """As `summarise`, of the label tokens after the marker: answer_loss, answer_macro,
     answer_by_source, answer_label_tokens; answer_left_out counts the examples without any.
 

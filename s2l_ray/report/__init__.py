@@ -200,6 +200,7 @@ def environment() -> Any:
     )
     found.filters.update(
         count=lambda n: f"{n:,}",
+        sentence=lambda words: words[:1].upper() + words[1:],
         share=_share,
         number=_number,
         signed=_signed,

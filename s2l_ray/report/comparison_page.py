@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2l_ray import driver
@@ -46,6 +47,9 @@ class Table(NamedTuple):
     sentences: list[str]
     # Method -> standard deviation by selection and by training; empty where no seed repeats.
     spreads: dict[str, tuple[float | None, float | None]]
+    # Method -> standard error of a pair's difference over the held-out examples, the median of
+    # pairs; of the loss and its mean over sources.
+    errors: dict[str, float]
 
 
 class Group(NamedTuple):
@@ -203,8 +207,26 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
             parts[row.method] = _root(found.selection), _root(found.training)
         if not any(sd is not None for pair in parts.values() for sd in pair):
             parts = {}
-        tables.append(Table(metric, rows, in_words(rows), parts))
+        errors = _errors(records, metric.key)
+        sentences = in_words(rows)
+        if errors:
+            listed = ", ".join(f"{method} {error:.4f}" for method, error in errors.items())
+            sentences.append(
+                "Intervals are over seeds, with these held-out examples. Over such examples the "
+                f"difference of one pair has a standard error, too: {listed}."
+            )
+        tables.append(Table(metric, rows, sentences, parts, errors))
     return Group(budget, match, costs, tables, list(dict.fromkeys(too_few)))
+
+
+def _errors(records: Sequence[Record], metric: str) -> dict[str, float]:
+    """Method -> the median of its pairs' standard errors over held-out examples, where known."""
+    found: dict[str, list[float]] = {}
+    for record in records:
+        error = record.get("errors_over_examples", {}).get(metric)
+        if error is not None:
+            found.setdefault(record["method"], []).append(error)
+    return {method: median(errors) for method, errors in found.items()}
 
 
 def _metrics(records: Sequence[Record]) -> list[Metric]:
@@ -216,7 +238,13 @@ def _metrics(records: Sequence[Record]) -> list[Metric]:
         Metric("answer_macro", "held-out loss on answer tokens, mean over sources"),
     ]
     first = records[0]
-    known += [Metric(f"by_source/{s}", f"held-out loss of {s}") for s in first["by_source"]]
+    known += [
+        Metric(
+            f"by_source/{source}",
+            f"held-out loss of {source} ({plural(first['examples_by_source'][source], 'example')})",
+        )
+        for source in first["by_source"]
+    ]
     for name in first.get("exact_match", {}):
         known.append(Metric(f"exact_match/{name}", f"{name}, share answered right", False))
     return [metric for metric in known if all(_has(record, metric.key) for record in records)]

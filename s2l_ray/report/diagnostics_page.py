@@ -83,7 +83,8 @@ def in_words(record: Record) -> list[str]:
     }
     [draw] = by_change.pop("draw")
     found = [_draw(draw)]
-    found += [_change(changed, mine) for changed, mine in by_change.items()]
+    noise = float(np.mean([row.adjusted_rand for row in by_change["k-means seed"]]))
+    found += [_change(changed, mine, noise) for changed, mine in by_change.items()]
     if "proxy seed" in by_change:
         found.append(_control(by_change["proxy seed"], by_change["k-means seed"]))
     return [*found, _purity(record["purity"]), *_gradients(record["gradients"] or [])]
@@ -152,7 +153,8 @@ def _draw(row: Row) -> str:
     return lead + "the clusters decide a little of what is in it, the draw nearly all."
 
 
-def _change(changed: str, rows: Sequence[Row]) -> str:
+def _change(changed: str, rows: Sequence[Row], noise: float) -> str:
+    """noise: the index that another seed of k-means alone gives."""
     rand = float(np.mean([row.adjusted_rand for row in rows]))
     reading = ", so the clusters depend strongly on it"
     if changed == "n_clusters":  # even clusters that nest are unlike: half as many give 2/3
@@ -161,6 +163,8 @@ def _change(changed: str, rows: Sequence[Row]) -> str:
         reading = ", so the clusters hardly depend on it"
     elif rand >= 0.7:
         reading = ", so the clusters depend on it to some extent"
+    if changed not in ("n_clusters", "k-means seed") and noise - ALIKE < rand < 0.9:
+        reading = f", no less than with another seed of k-means alone ({noise:.2f})"
     text = (
         f"{CHANGES[changed]} ({', '.join(row.to for row in rows)}): adjusted Rand index "
         f"{_range([row.adjusted_rand for row in rows], 2)}{reading}; Jaccard index "

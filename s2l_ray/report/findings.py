@@ -84,7 +84,10 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
             f"{baseline} with the same seed and finite losses.{notes}"
         )
     size = f"{abs(mean):.4f}" + ("" if error is None else f" ± {error:.4f}")
-    basis = f"mean ± standard error over {n} pairs of targets with the same seed"
+    basis = (
+        f"mean ± standard error over {n} pairs of targets with the same seed, all on the same "
+        "held-out examples"
+    )
     direction = "lower" if mean < 0 else "higher"
     if n < MIN_UNITS or error is None or low is None or high is None:
         basis = "one pair of targets with the same seed, so no standard error" if n == 1 else basis
