@@ -128,7 +128,7 @@ def sketched(
     Besides the model and one gradient, 4 bytes for each weight are held.
     """
     loss.eval()
-    parameters = list(loss.parameters())
+    parameters = [weights for weights in loss.parameters() if weights.requires_grad]
     device = parameters[0].device
     places = _places(parameters, seed, width)
     norm_N = np.empty(len(examples), np.float32)

@@ -222,12 +222,15 @@ class ChunkActor:
         """The rows farthest from their centers: (distance^2, a number in row order, cluster,
         row [T], weight)"""
         found, row = [], chunk[0]
-        for x_NT, cluster_id, _, weight in self._members(chunk, mean_T, centers_KT, sample):
-            squared = ((x_NT - centers_KT[cluster_id]) ** 2).sum(axis=1)
-            top = np.argsort(-squared, kind="stable")[:count]
-            weight = np.ones(len(x_NT)) if weight is None else weight
-            found += [(squared[n], row + n, cluster_id[n], x_NT[n].copy(), weight[n]) for n in top]
-            row += len(x_NT)
+        with _one_thread():
+            for x_NT, cluster_id, _, weight in self._members(chunk, mean_T, centers_KT, sample):
+                squared = ((x_NT - centers_KT[cluster_id]) ** 2).sum(axis=1)
+                top = np.argsort(-squared, kind="stable")[:count]
+                weight = np.ones(len(x_NT)) if weight is None else weight
+                found += [
+                    (squared[n], row + n, cluster_id[n], x_NT[n].copy(), weight[n]) for n in top
+                ]
+                row += len(x_NT)
         return farthest_of(found, count)
 
 

@@ -115,7 +115,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     """
     config, done, choice = run.config, run.done, run.config.selection
     # Examples without a label token are neither trained on nor scored.
-    proxy, corpus_tokens = done["proxy"], trainable_tokens(run.store, done["tokens"])
+    proxy, corpus_tokens = done["proxy"], trainable_tokens(done["tokens"])
     labels = sum(part.stats["label_tokens"] for part in done["tokens"].parts)
     label_share = labels / corpus_tokens
     parameters = _parameters(run.store, proxy, label_share)

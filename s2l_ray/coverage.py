@@ -13,13 +13,13 @@ import ray
 from s2l_ray.chunks import thread_pools
 from s2l_ray.pool import Pool
 from s2l_ray.progress import Progress
+from s2l_ray.selectors import BINS
 from s2l_ray.selectors.coverage import COVERS, grid, on_grid
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.units import run_units
 
 _CHUNK_ROWS = 2048  # that an actor works on at a time; at most, a chunk is of one part
 _TILE_ROWS = 128  # of other rows that a chunk is held against at a time: they fit in cache
-_BINS = 256  # of the places, each with as many examples
 
 
 def cover(
@@ -61,7 +61,7 @@ def cover(
             )
         ids_N = np.concatenate(ids)
         rows, info = COVERS[rule](pool.each_chunk, ids_N, budget, seed, progress.advance)
-    edges = (budget * np.arange(1, _BINS) / (_BINS - 1)).tolist()  # the last one: budget itself
+    edges = (budget * np.arange(1, BINS) / (BINS - 1)).tolist()  # the last one: budget itself
     return run_units(
         store,
         [{"unit": part.unit, "part": asdict(part)} for part in features.parts],

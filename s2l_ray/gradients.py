@@ -131,10 +131,9 @@ def mean_gradients(
     for name, count in zip(names, counts, strict=True):
         if not count:
             raise ValueError(f"{name}: none of its examples has a label token in {tokens.folder}")
-    means = [
-        Mean(count, sum_P / weight)
-        for count, sum_P, weight in zip(counts, sums, weights, strict=True)
-    ]
+    for sum_P, weight in zip(sums, weights, strict=True):
+        sum_P /= weight
+    means = [Mean(*each) for each in zip(counts, sums, strict=True)]
     return means[0], dict(zip(sets, means[1:], strict=True))
 
 
@@ -155,6 +154,8 @@ def _draw(
     sizes_K = np.bincount(group)
     quotas_K = np.maximum(np.round(examples * sizes_K / have).astype(np.int64), 2)
     quotas_K = np.where(sizes_K > 1, np.minimum(quotas_K, sizes_K), 0)
+    if not quotas_K.any():
+        raise ValueError(f"{clusters.folder}: no cluster has two examples, so there are no pairs")
     drawn = cut(example_id, group, np.zeros(have), quotas_K, seed)
     rows = np.flatnonzero(np.isin(example_id, drawn.example_id))
     weight_K = sizes_K / np.maximum(1, quotas_K)

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.selectors import SELECTORS, Selector, TooFew
+from s2l_ray.selectors import BINS, SELECTORS, Selector, TooFew
 from s2l_ray.selectors.scores import Known
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.trajectories import SAMPLE_ROWS, losses_array, sources_of
 from s2l_ray.units import run_units
-
-BINS = 256  # of the scores, between quantiles: what a cut looks at together
 
 
 def rank(

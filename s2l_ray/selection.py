@@ -13,12 +13,10 @@ import numpy as np
 import ray
 
 from s2l_ray.config import SelectionConfig, parse_budget
-from s2l_ray.selectors import SELECTORS, Quotas, Selector, TooFew
+from s2l_ray.selectors import BINS, SELECTORS, Quotas, Selector, TooFew
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.subset import Chosen, lengths_of, trainable_tokens, write_subset
 from s2l_ray.units import results
-
-BINS = 256  # of a group: by a key's top bits, or between quantiles of the score
 
 
 def choose(
@@ -35,15 +33,22 @@ def choose(
 ) -> Manifest:
     """Select by config.selector and write the subset.
 
-    groups: the clusters stage, the selector's ranking, or (for a selector without groups) the
-    trajectories: its rows are the examples that can be chosen. like: the selection that gives the
+    groups: the clusters stage (cluster_id; info["sources"]: of each cluster, None where they cross
+    sources), the selector's ranking, or (for a selector without groups) the trajectories: its rows
+    are the examples that can be chosen. like: the selection that gives the
     tokens or the source shares, where the selector wants one. Subset parts hold `SUBSET` in rank
     order over all parts. chosen: the mark of what is chosen (marks.chosen_mark).
     info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
     groups_above_quota, chosen.
-    TooFew if the budget is more than the selector can choose from.
+    TooFew if the budget is more than the selector can choose from. ValueError for groups of another
+    corpus, or a selector that draws from clusters without them.
     """
     selector = SELECTORS[config.selector]
+    if selector.clustered and "sources" not in groups.info:
+        raise ValueError(
+            f"{groups.folder}: its manifest's info has no sources; {config.selector} draws from "
+            f"clusters, and wants the source of each there (None where they cross sources)"
+        )
     assert (like is not None) == (selector.like is not None)
     quotas_of, budget = selector.quotas, config.budget
     if like is not None and selector.like == "shares":
@@ -115,7 +120,7 @@ class _Order:
 
     def bins(self, example_id: np.ndarray, score: np.ndarray) -> np.ndarray:
         if self.edges is None:
-            return (keys(example_id, self.seed) >> np.uint64(56)).astype(np.int64)
+            return (keys(example_id, self.seed) // np.uint64(2**64 // BINS)).astype(np.int64)
         return np.searchsorted(self.edges, score, "right")
 
 
@@ -159,7 +164,7 @@ def examples_for(
     elif kind == "examples":
         count = int(amount)
     else:
-        have = trainable_tokens(store, tokens)
+        have = trainable_tokens(tokens)
         if amount > have:
             raise _too_many_tokens(budget, have)
         count = min(total, 1 + int(slack * amount / have * total))
@@ -227,10 +232,15 @@ def _read_groups(
 @ray.remote(num_cpus=1)
 def _part_histogram(
     store: Store, folder: str, part: Part, num_groups: int, order: _Order
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
+    """The places (group x BINS + bin) that have examples, and how many."""
     ids, group, score = _read_groups(store, folder, part, order)
-    places = group * BINS + order.bins(ids, score)
-    return np.bincount(places, minlength=num_groups * BINS).astype(np.int32)
+    if len(group) and not 0 <= group.min() <= group.max() < num_groups:
+        raise ValueError(
+            f"{store.address(folder, part.file)}: {order.column} from {group.min()} to "
+            f"{group.max()}, wanted 0 to {num_groups - 1}, as many as info has sources"
+        )
+    return np.unique(group * np.int64(BINS) + order.bins(ids, score), return_counts=True)
 
 
 @ray.remote(num_cpus=1)
@@ -244,11 +254,11 @@ def _part_candidates(
 
 def _histogram(store: Store, groups: Manifest, num_groups: int, order: _Order) -> np.ndarray:
     total = np.zeros(num_groups * BINS, np.int64)
-    for counts in results(
+    for places, counts in results(
         _part_histogram.remote(store, groups.folder, part, num_groups, order)
         for part in groups.parts
     ):
-        total += counts
+        total[places] += counts
     return total.reshape(num_groups, BINS)
 
 

@@ -20,7 +20,6 @@ import ray
 from s2l_ray.config import SelectionConfig
 from s2l_ray.rows import export_row
 from s2l_ray.store import EXAMPLES, Manifest, Part, Store
-from s2l_ray.units import results
 
 SUBSET_ROWS = 50_000  # examples in one part of the subset
 
@@ -72,7 +71,7 @@ def write_subset(
     for part, counts in ray.get(written):
         parts.append(part)
         by_source.update(counts)
-    assert sum(part.rows for part in parts) == num_chosen, "a chosen example is not in the corpus"
+    assert sum(part.rows for part in parts) == num_chosen, "chosen examples were lost"
     num_tokens = int(lengths_of(store, tokens, chosen.example_id, corpus.info["num_parts"]).sum())
     return parts, dict(sorted(by_source.items())), num_tokens
 
@@ -91,7 +90,7 @@ def _gather(
 ) -> Any:
     """The chosen rows of one corpus part, one table for each subset part."""
     table = store.read_part(folder, part, EXAMPLES.names)
-    at = pc.index_in(pa.array(chosen.example_id), value_set=table["example_id"])
+    at = _places(store, folder, part, table, chosen.example_id)
     group = pa.array(chosen.group, pa.int32())
     why = [f"{reasons[g]} {p + 1}" for g, p in zip(chosen.group, chosen.place, strict=True)]
     added = [
@@ -178,25 +177,27 @@ def lengths_of(
 @ray.remote(num_cpus=1)
 def _part_lengths(store: Store, folder: str, part: Part, example_id: np.ndarray) -> np.ndarray:
     table = store.read_part(folder, part, ["example_id", "input_ids"])
-    at = pc.index_in(pa.array(example_id), value_set=table["example_id"])
+    at = _places(store, folder, part, table, example_id)
     return pc.list_value_length(table["input_ids"].take(at)).to_numpy()
 
 
-def trainable_tokens(store: Store, tokens: Manifest) -> int:
+def _places(
+    store: Store, folder: str, part: Part, table: pa.Table, example_id: np.ndarray
+) -> pa.Array:
+    """Rows of the part that these ids have."""
+    at = pc.index_in(pa.array(example_id), value_set=table["example_id"])
+    if at.null_count:
+        missing = example_id[at.is_null().to_numpy(zero_copy_only=False)]
+        raise ValueError(
+            f"{store.address(folder, part.file)}: has no example {missing[0]} ({len(missing)} such "
+            "ids), which was chosen: are the groups of another corpus?"
+        )
+    return at
+
+
+def trainable_tokens(tokens: Manifest) -> int:
     """Tokens of the examples that have a label token: of what is trained on and can be chosen."""
-    stat = "trainable_tokens"
-    found = [part.stats[stat] for part in tokens.parts if stat in part.stats]
-    # Parts that an earlier version made do not tell it.
-    silent = [part for part in tokens.parts if stat not in part.stats]
-    counted = results(_part_tokens.remote(store, tokens.folder, part) for part in silent)
-    return sum(found) + sum(counted)
-
-
-@ray.remote(num_cpus=1)
-def _part_tokens(store: Store, folder: str, part: Part) -> int:
-    table = store.read_part(folder, part, ["input_ids", "num_label_tokens"])
-    lengths = pc.list_value_length(table["input_ids"]).to_numpy()
-    return int(lengths[table["num_label_tokens"].to_numpy() > 0].sum())
+    return sum(part.stats["trainable_tokens"] for part in tokens.parts)
 
 
 def _by_part(

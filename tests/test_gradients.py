@@ -77,6 +77,20 @@ def test_sketches_keep_inner_products_up_to_the_error_that_is_told():
     assert (again_ND == sketch_ND).all()
 
 
+def test_weights_that_are_frozen_have_no_gradient():
+    tokens, model = labelled(random_tokens(3, seed=3)), small_model("llama")
+    exact_NP = naive_gradients(tokens, model)
+    frozen = model.get_input_embeddings().weight
+    place = next(i for i, weights in enumerate(model.parameters()) if weights is frozen)
+    first = sum(weights.numel() for weights in list(model.parameters())[:place])
+    exact_NP[:, first : first + frozen.numel()] = 0
+    frozen.requires_grad_(False)
+    norm_N, _ = sketched(LabelLoss(model), examples_of(tokens), seed=0)
+    np.testing.assert_allclose(norm_N, np.linalg.norm(exact_NP, axis=1), rtol=1e-5)
+    assert near(summed(LabelLoss(model), examples_of(tokens), np.ones(3), tokens_per_batch=100),
+                exact_NP.sum(axis=0))  # fmt: skip
+
+
 def stages(store, tmp_path, parts=(20, 1, 14), num_clusters=4):
     """A target's checkpoint, tokens in parts, and clusters of those examples that have a label."""
     small_model("llama").save_pretrained(tmp_path / "model")
@@ -169,3 +183,8 @@ def test_the_sample_is_in_proportion_and_has_two_of_each_cluster(store):
         assert weight[group == k].sum() == pytest.approx(size)
     other = gradients._draw(store, clusters, 100, seed=4)[1]
     assert len(set(other.tolist()) & set(ids.tolist())) < 40
+
+    alone = pa.table({"example_id": [1, 2], "cluster_id": pa.array([0, 1], pa.int32())})
+    part = store.write_part(alone, "clusters/a", "part-00000", suffix="parquet")
+    with pytest.raises(ValueError, match="clusters/a: no cluster has two examples"):
+        gradients._draw(store, store.commit("clusters/a", "a", [part], {}), 100, seed=3)

@@ -171,9 +171,7 @@ def test_tokens_of_examples_that_cannot_be_chosen_pay_for_nothing(local_ray, sto
     ]
     count, have = sum(map(len, lengths)), sum(map(sum, lengths))
     assert 100 < count < tokens.rows == 200
-    for untold in (0, 2, 3):  # by parts of an earlier version
-        parts = [replace(part, stats={}) for part in tokens.parts[:untold]] + tokens.parts[untold:]
-        assert subset.trainable_tokens(store, replace(tokens, parts=parts)) == have
+    assert subset.trainable_tokens(tokens) == have
     whole = run(store, given, selector="s2l", budget=f"{have} tokens")
     assert (whole.info["tokens"], whole.info["examples"]) == (have, count)
     message = f"selection.budget: '{have + 1} tokens', but only {have:,} tokens can be chosen"
@@ -183,6 +181,32 @@ def test_tokens_of_examples_that_cannot_be_chosen_pay_for_nothing(local_ray, sto
     given["groups"] = replace(clusters, parts=clusters.parts[:1])
     with pytest.raises(ValueError, match=f"but only {sum(lengths[0]):,} tokens can be chosen"):
         run(store, given, selector="s2l", budget=f"{have} tokens", seed=1)
+
+
+def test_groups_of_one_s_own_that_do_not_fit_are_refused(local_ray, store):
+    given = stages(store, 100)
+    clusters = given["groups"]
+
+    def refused(message, **other):
+        with pytest.raises(ValueError, match=message):
+            run(store, given | other, selector="s2l", budget=100)
+
+    refused("info has no sources", groups=replace(clusters, info={}))
+    too_many = r"clusters/t/.*: cluster_id from 0 to 4, wanted 0 to 2"
+    refused(too_many, groups=replace(clusters, info={"sources": [None] * 3}))
+
+    # Of the same parts as the corpus, one id of which it does not have.
+    part = clusters.parts[0]
+    table = store.read_part(clusters.folder, part)
+    ids = table["example_id"].to_pylist()
+    stranger = ids[0] + 1
+    assert stranger not in ids
+    table = table.set_column(0, "example_id", pa.array([stranger, *ids[1:]], pa.int64()))
+    other = store.write_part(table, "clusters/other", part.unit, suffix="parquet")
+    of_another = store.commit("clusters/other", "o", [other], clusters.info)
+    message = rf"corpus/.*{part.unit}.*: has no example {stranger} \(1 such ids\)"
+    with pytest.raises(ValueError, match=message):
+        run(store, given | {"groups": of_another}, selector="s2l", budget=len(ids))
 
 
 def test_a_subset_of_several_parts_is_dealt_anew(local_ray, store, monkeypatch):

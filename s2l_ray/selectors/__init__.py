@@ -21,6 +21,8 @@ from s2l_ray.selectors.s2l import s2l
 from s2l_ray.selectors.s2l_official import s2l_official
 from s2l_ray.selectors.uniform import uniform
 
+BINS = 256  # of a group's examples: by a key's top bits, or between quantiles of the score
+
 
 class TooFew(ValueError):
     """A selector has fewer examples to choose from than it was asked for."""

@@ -15,8 +15,7 @@ def s2l_official(sizes: np.ndarray, sources: list[str | None], budget: int) -> n
 
     sizes int64 [G] and sources [G] of the clusters; returns quotas int64 [G].
     """
-    names = sorted({source or "" for source in sources})
-    owner = np.array([names.index(source or "") for source in sources])
+    _, owner = np.unique([source or "" for source in sources], return_inverse=True)
     quotas = np.zeros_like(sizes)
     shares = _spread(np.bincount(owner, weights=sizes).astype(np.int64), budget)
     for index, share in enumerate(shares.tolist()):
