@@ -31,7 +31,7 @@ def cluster(
     """Cluster all trajectories together, or those of each source apart (`by_source`).
 
     Parts: example_id, cluster_id int32 (unique over all sources), distance float32 to the center.
-    `centers.arrow`: cluster_id, source (null unless by_source), center float32[T]. info: sizes [K],
+    `centers.arrow`: cluster_id, source (null unless by_source), center float64[T]. info: sizes [K],
     sources [K], inertia, n_iter, level_share, adjusted_rand (of the same k-means with
     another seed, on a sample; null by source). TooFew if there are more clusters than rows.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 
@@ -36,6 +37,10 @@ def main(
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    lines = logging.StreamHandler()  # what the stages tell of themselves, as driver.say does
+    lines.setFormatter(logging.Formatter("[run] %(message)s"))
+    logging.getLogger("s2l_ray").addHandler(lines)
+    logging.getLogger("s2l_ray").setLevel(logging.INFO)
     try:
         work(config)
     except KeyboardInterrupt:

@@ -108,7 +108,7 @@ class CorpusConfig(Section):
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="file, glob or folder (local or s3://), several of them, or hf://owner/dataset"
     )
-    format: Literal["auto", "jsonl", "parquet", "huggingface"] = "auto"
+    format: Literal["auto", "jsonl", "parquet"] = "auto"  # of files
     split: str = "train"  # of a Hugging Face dataset
     columns: dict[
         Literal["instruction", "input", "output", "messages", "source"], str
@@ -274,7 +274,7 @@ class SelectionConfig(Section):
 
     selector: SelectorName = "s2l"
     budget: Budget = 0.11
-    seed: Seed = 42
+    seed: Seed = 0
     # Whose source shares random_shares has, and whose tokens random_tokens.
     like: SelectorName = "s2l"
     export: list[Literal["alpaca", "prompt_response", "messages"]] = []  # JSONL beside Parquet
@@ -308,6 +308,8 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _names_apart(self) -> EvaluationConfig:
+        if "heldout" in self.files:
+            raise ValueError("files: the name 'heldout' is that of corpus.heldout_share")
         for name in self.answers:
             if name in self.files or name == "heldout":
                 raise ValueError(f"answers: the name {name!r} is that of held-out examples")
@@ -369,7 +371,7 @@ class DiagnoseConfig(Section):
     n_clusters: list[Positive] | None = None  # unless set: half as many and twice as many
     proxies: dict[FileName, ModelConfig] = {}  # others, trained with the proxy's settings
     # Of a target, on clusters and on the baselines' subsets; for small targets: the driver holds 8
-    # bytes a weight for each of some 25 subsets.
+    # bytes a weight for each subset, 5 of a selector, 10 of one that draws from clusters.
     gradients: bool = False
 
     @field_validator("seeds", "checkpoints", "n_clusters")
@@ -379,7 +381,7 @@ class DiagnoseConfig(Section):
 
 
 class StorageConfig(Section):
-    """How the object store of an s3:// run_dir or corpus is reached.
+    """How the object store of an s3:// run_dir or corpus is reached (addressing is the run_dir's).
 
     Credentials are no setting: they come from the standard chain of the AWS libraries alone.
     """

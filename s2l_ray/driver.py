@@ -30,8 +30,8 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "TOKENIZERS_PARALLELISM": "false",
 }
-# For a Ray of this machine alone, whose stages may take no longer than a process takes to start.
-LOCAL_RAY = {
+# What Ray reads in the driver's process; of the first, a Ray that is started there.
+DRIVER_ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "60000",  # a worker that has torch keeps it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
     # Ray Data's thread for it, at work while Ray shuts down, can end the process with status 1.
@@ -74,7 +74,7 @@ def connect(storage: StorageConfig | None = None) -> None:
                 local = True
         else:
             local = True
-    for name, value in LOCAL_RAY.items():
+    for name, value in DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if local:
         with inherited(wanted):

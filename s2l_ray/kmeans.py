@@ -46,7 +46,7 @@ _SEED_ROWS = 2**15  # that k-means begins with, on the driver; at least so many
 _SEED_ROWS_PER_CLUSTER = 100
 _SEEDINGS, _SEED_ITERATIONS = 4, 20  # short runs on these, of which the best is taken
 _GROWTH = 4  # from one sample to the next
-_LOG_SECONDS = 5.0
+_LOG_SECONDS = 15.0
 
 
 class KMeans(ClusterMixin, BaseEstimator):

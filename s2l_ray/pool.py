@@ -124,7 +124,7 @@ class Pool:
                 break
             if self.starting:
                 logger.warning("%d actors wait for a CPU", len(self.starting))
-        if len(self.ready) != before:
+        if before and len(self.ready) != before:
             logger.info("%d of %d actors at work", len(self.ready), wanted)
 
     def _mourn(self, dead: list[Exception], done: bool) -> None:

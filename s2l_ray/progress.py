@@ -47,8 +47,8 @@ class Progress:
         self.done = self.already = done
         self.first = time.monotonic()
 
-    def advance(self, amount: float, note: str = "") -> None:
-        self.set(self.done + amount, note)
+    def advance(self, amount: float) -> None:
+        self.set(self.done + amount)
 
     def set(self, done: float, note: str = "") -> None:
         self.done, self.note = done, note

@@ -415,8 +415,7 @@ def _manifest_of(folder: str, data: dict[str, Any]) -> Manifest:
             _check_type(name, getattr(part, name), int)
         _check_type("stats", part.stats, dict)
     rest = {name: value for name, value in data.items() if name != "checksum"}
-    # (A manifest made before it carried a checksum has none.)
-    if data.get("checksum", mark := _checksum(json.dumps(rest).encode())) != mark:
+    if data["checksum"] != (mark := _checksum(json.dumps(rest).encode())):
         raise ValueError(f"checksum {mark}, wanted {data['checksum']}")
     return Manifest(folder, data["fingerprint"], parts, data["info"])
 

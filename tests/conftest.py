@@ -21,9 +21,9 @@ from s2l_ray.store import EXAMPLES, Store
 
 
 @pytest.fixture(scope="session", autouse=True)
-def settings_of_a_local_ray():
-    """Of every Ray that is started here, as of one that a run starts on a laptop."""
-    for name, value in driver.LOCAL_RAY.items():
+def driver_environment():
+    """This process has what a run's driver has."""
+    for name, value in driver.DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 

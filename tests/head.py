@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from s2l_ray.driver import LOCAL_RAY
+from s2l_ray.driver import DRIVER_ENVIRONMENT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -20,7 +20,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 def environment(**more):
     """This process's, without what would lead a command to another Ray."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | LOCAL_RAY | more
+    return kept | DRIVER_ENVIRONMENT | more
 
 
 def command(name, *arguments, timeout=300, python=(), **env):

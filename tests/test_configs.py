@@ -219,6 +219,10 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
             small(evaluation={"files": {"exam": "a"}, "answers": {"exam": "b"}}),
             "evaluation: answers: the name 'exam' is that of held-out examples",
         ),
+        (
+            small(evaluation={"files": {"heldout": "a"}}),
+            "evaluation: files: the name 'heldout' is that of corpus.heldout_share",
+        ),
         (small(compare={"selectors": ["s2l"]}), "wanted random among them"),
         (small(compare={"also": ["el2n", "s2l"]}), "compare: also: s2l is among selectors already"),
     ],

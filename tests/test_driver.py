@@ -6,7 +6,7 @@ import sys
 
 from head import REPOSITORY, environment
 
-from s2l_ray.driver import LOCAL_RAY, WORKER_ENVIRONMENT
+from s2l_ray.driver import DRIVER_ENVIRONMENT, WORKER_ENVIRONMENT
 
 PROGRAM = """
 import os
@@ -46,7 +46,7 @@ def test_workers_have_the_environment_of_workers_and_the_driver_keeps_its_own(tm
 def test_no_thread_of_a_finished_dataset_is_left_to_meet_the_end_of_ray(tmp_ray):
     """One that lets go of an object while Ray shuts down ends the process with status 1."""
     given = environment(RAY_TMPDIR=str(tmp_ray))
-    for name in LOCAL_RAY:
+    for name in DRIVER_ENVIRONMENT:
         del given[name]
     done = subprocess.run(
         [sys.executable, "-c", DATASET], cwd=REPOSITORY, env=given, text=True, capture_output=True,

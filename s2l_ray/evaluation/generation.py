@@ -56,6 +56,7 @@ class Answerer:
             prompts_of(examples, self.prompt, self.tokenizer),
             ends=self.ends,
             max_new_tokens=self.max_new_tokens,
+            tokens_at_once=self.config.tokens_per_batch or TOKENS_AT_ONCE,
         )
         generated = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         extracted = [extract(text) for text in generated]
