@@ -99,10 +99,10 @@ def a_run(monkeypatch, target=None, selector="s2l", **scoring):
     infos = {
         "proxy": proxy, "losses": {"steps": [5, 10, 15]}, "trajectories": {}, "clusters": {},
         f"rankings/{selector}": {}, "details/early": {"steps": [5]}, "before": {"steps": [0]},
-        f"selections/{selector}-seed42": {"tokens": 200},
+        f"selections/{selector}-seed0": {"tokens": 200},
     }  # fmt: skip
     if target:
-        infos[f"targets/{selector}-seed42"] = {"seconds": 33.0, "checkpoints": [7]}
+        infos[f"targets/{selector}-seed0"] = {"seconds": 33.0, "checkpoints": [7]}
     done = {name: Manifest(f"{name}/x", "x", [], info) for name, info in infos.items()}
     done["tokens"] = Manifest("tokens/x", "x", tokens, {})
     times = [
@@ -111,7 +111,7 @@ def a_run(monkeypatch, target=None, selector="s2l", **scoring):
             ("losses", 20.0, False, False),
             ("trajectories", 9.0, False, True),
             ("clusters", 0.0, True, False),
-            (f"selections/{selector}-seed42", 2.0, False, False),
+            (f"selections/{selector}-seed0", 2.0, False, False),
         )
     ]
     monkeypatch.setattr(cost.ray, "cluster_resources", lambda: {"CPU": 8.0})
@@ -123,7 +123,7 @@ def a_run(monkeypatch, target=None, selector="s2l", **scoring):
 
     monkeypatch.setattr(cost, "_parameters", parameters)
     run = SimpleNamespace(config=config, store=None, done=done, times=times)
-    return cost_of(run, done[f"selections/{selector}-seed42"])
+    return cost_of(run, done[f"selections/{selector}-seed0"])
 
 
 def test_a_run_is_read_by_its_manifests_and_times(monkeypatch):
@@ -133,7 +133,7 @@ def test_a_run_is_read_by_its_manifests_and_times(monkeypatch):
         Step("losses", 20.0, 60.0, 30.0, 2 * 10 * 3 * 1000),
         Step("trajectories", None, None, None, None),
         Step("clusters", None, None, None, None),
-        Step("selections/s2l-seed42", 2.0, 16.0, 0.0, None),
+        Step("selections/s2l-seed0", 2.0, 16.0, 0.0, None),
     ]
     assert (found.corpus_tokens, found.subset_tokens) == (1000, 200)
     assert found.epochs == 2.5 and found.like_proxy and found.parameters is None
@@ -145,7 +145,7 @@ def test_details_are_counted_once_and_the_target_with_its_epochs(monkeypatch):
     flops = {step.stage: step.flops for step in found.steps}
     assert flops == {
         "proxy": 150_000, "losses": 40_000, "trajectories": None, "details/early": 20_000,
-        "rankings/grand": None, "selections/grand-seed42": None,
+        "rankings/grand": None, "selections/grand-seed0": None,
     }  # fmt: skip
     assert (found.epochs, found.parameters, found.seconds) == (4, 50, 33.0)
     assert (found.on_subset, found.on_corpus) == (6 * 50 * 4 * 200, 6 * 50 * 4 * 1000)
