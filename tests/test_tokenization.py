@@ -407,5 +407,5 @@ def test_tokens_are_counted_of_examples_with_a_label_token(local_ray, store):
         store, write_corpus(store, examples), tokenizer_folder="tokenizer", prompt=prompt,
         folder="tokens", fingerprint="t",
     )  # fmt: skip
-    assert trainable_tokens(store, tokens) == 7 + 30 + 30
+    assert trainable_tokens(tokens) == 7 + 30 + 30
     assert sum(part.stats["trainable"] for part in tokens.parts) == 3
