@@ -199,7 +199,7 @@ def test_progress_off_the_terminal_is_a_line_now_and_then(clocked, monkeypatch):
         shown.resume_at(1000)
         for _ in range(1000):
             clocked(0.125)
-            shown.advance(1, "loss 2.1")
+            shown.set(shown.done + 1, "loss 2.1")
     lines = out.getvalue().splitlines()
     assert len(lines) == 9  # 125 s: one each 15 s, and the last
     assert lines[0] == "[score] 1,120 of 2,000 parts, 8.0/s, 1 min 50 s left, loss 2.1"
