@@ -46,8 +46,8 @@ soak: $(INSTALLED)  ## the same, each death three times, and what takes many min
 
 bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
-	$(BIN)/python benchmarks/scoring.py $(CORPUS) --examples 32 --rounds 1 --json $(BENCH)/scoring.json
-	$(BIN)/python benchmarks/training.py $(CORPUS) --steps 10 --rounds 1 --json $(BENCH)/training.json
+	$(BIN)/python benchmarks/scoring.py $(CORPUS) --examples 24 --rounds 1 --json $(BENCH)/scoring.json
+	$(BIN)/python benchmarks/training.py $(CORPUS) --steps 6 --rounds 1 --json $(BENCH)/training.json
 	$(BIN)/python benchmarks/trajectory.py $(CORPUS) --examples 1000 --checkpoints 4 --json $(BENCH)/trajectory.json
 	$(BIN)/python benchmarks/overlap.py $(CORPUS) --examples 1000 --epochs 4 --json $(BENCH)/overlap.json
 	$(BIN)/python benchmarks/kmeans.py --rows 200000 --seeds 1 --json $(BENCH)/kmeans.json
