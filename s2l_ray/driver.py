@@ -30,11 +30,12 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "TOKENIZERS_PARALLELISM": "false",
 }
-# What Ray reads in the driver's process; of the first, a Ray that is started there.
+# What Ray reads in the driver's process (the first of them a Ray that is started from there).
 DRIVER_ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "60000",  # a worker that has torch keeps it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
-    # Ray Data's thread for it, at work while Ray shuts down, can end the process with status 1.
+    # The thread of Ray Data's usage statistics, at work while Ray shuts down, can end the process
+    # with status 1.
     "RAY_DATA_USAGE_DISABLED": "1",
 }
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name, really: in the environment of a job

@@ -35,9 +35,9 @@ def choose(
 
     groups: the clusters stage (cluster_id; info["sources"]: of each cluster, None where they cross
     sources), the selector's ranking, or (for a selector without groups) the trajectories: its rows
-    are the examples that can be chosen. like: the selection that gives the
-    tokens or the source shares, where the selector wants one. Subset parts hold `SUBSET` in rank
-    order over all parts. chosen: the mark of what is chosen (marks.chosen_mark).
+    are the examples that can be chosen. like: the selection that gives the tokens or the source
+    shares, where the selector wants one. Subset parts hold `SUBSET` in rank order over all parts.
+    chosen: the mark of what is chosen (marks.chosen_mark).
     info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
     groups_above_quota, chosen.
     TooFew if the budget is more than the selector can choose from. ValueError for groups of another

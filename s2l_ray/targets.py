@@ -137,13 +137,13 @@ def evaluate(
             for origin, examples in heldout.items()
         ]
 
+    read = {name: evaluation.read_losses(run.store, scores(name)) for name in targets}
+
     def result(name: str) -> dict[str, Any]:
-        found = evaluation.summarise(run.store, scores(name))
+        found = evaluation.summarise(read[name])
         found["left_out"] = evaluation.notes(heldout | sets)
         if other := (against or {}).get(name):
-            found["errors_over_examples"] = evaluation.errors_over_examples(
-                run.store, scores(name), scores(other)
-            )
+            found["errors_over_examples"] = evaluation.errors_over_examples(read[name], read[other])
         if marker is not None:
             found |= evaluation.summarise_answers(run.store, scores(name, "/answer"), marker)
         if sets:

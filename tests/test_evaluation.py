@@ -19,6 +19,7 @@ from s2l_ray.evaluation import (
     errors_over_examples,
     heldout_examples,
     judge,
+    read_losses,
     summarise,
     summarise_answers,
 )
@@ -58,7 +59,7 @@ def stages(store, given, name):
 
 
 def test_the_loss_is_a_mean_over_response_tokens(store):
-    result = summarise(store, [stages(store, GIVEN, "heldout")])
+    result = summarise(read_losses(store, [stages(store, GIVEN, "heldout")]))
     assert result["by_source"] == {
         "a": pytest.approx((2 * 1 + 1 * 3) / 4),
         "b": pytest.approx(4),
@@ -74,7 +75,8 @@ def test_the_loss_is_a_mean_over_response_tokens(store):
 
 def test_several_held_out_sets_count_together(store):
     more = {"x0": ("a", 5.0, 6), "x1": ("d", 3.0, 2)}
-    result = summarise(store, [stages(store, GIVEN, "heldout"), stages(store, more, "extra")])
+    both = [stages(store, GIVEN, "heldout"), stages(store, more, "extra")]
+    result = summarise(read_losses(store, both))
     assert result["by_source"]["a"] == pytest.approx((2 + 3 + 30) / 10)
     assert result["by_source"]["d"] == pytest.approx(3)
     assert result["loss"] == pytest.approx((2 + 3 + 8 + 5 + 30 + 6) / 24)
@@ -91,9 +93,9 @@ def test_errors_over_examples_are_those_of_examples_drawn_anew(store):
         given = {
             f"r{n}": (source[n], float(losses[target, n]), int(labels[n])) for n in range(count)
         }
-        return [stages(store, given, f"target{target}")]
+        return read_losses(store, [stages(store, given, f"target{target}")])
 
-    found = errors_over_examples(store, scores(0), scores(1))
+    found = errors_over_examples(scores(0), scores(1))
 
     def differences(rows):
         def loss(rows):
@@ -114,8 +116,10 @@ def test_errors_over_examples_are_those_of_examples_drawn_anew(store):
     # One example has no spread.
     one = {"x0": ("a", 1.0, 2), "x1": ("a", 2.0, 2), "x2": ("b", 1.0, 2)}
     more = one | {"x1": ("a", 3.0, 2)}
-    pair = [[stages(store, given, f"few{n}")] for n, given in enumerate((one, more))]
-    assert errors_over_examples(store, *pair) == {"loss": pytest.approx(1 / 3), "macro": None}
+    pair = [
+        read_losses(store, [stages(store, given, f"few{n}")]) for n, given in enumerate((one, more))
+    ]
+    assert errors_over_examples(*pair) == {"loss": pytest.approx(1 / 3), "macro": None}
 
 
 def test_the_loss_of_answers_counts_the_examples_without_one(store):
@@ -135,7 +139,7 @@ def test_the_loss_of_answers_counts_the_examples_without_one(store):
 def test_nothing_left_to_score_is_refused(store):
     nothing = stages(store, {"r3": GIVEN["r3"]}, "heldout")
     with pytest.raises(ValueError, match="no held-out example has a response token left"):
-        summarise(store, [nothing])
+        summarise(read_losses(store, [nothing]))
 
 
 def test_what_is_evaluated_on(local_ray, store, tmp_path):

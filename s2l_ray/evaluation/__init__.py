@@ -7,6 +7,7 @@ from s2l_ray.evaluation.heldout import (
     check_marker,
     errors_over_examples,
     heldout_examples,
+    read_losses,
     summarise,
     summarise_answers,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "heldout_examples",
     "judge",
     "notes",
+    "read_losses",
     "summarise",
     "summarise_answers",
 ]

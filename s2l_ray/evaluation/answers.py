@@ -44,7 +44,8 @@ MIXED = re.compile(r"(?<![\w./^])([0-9]+) +([0-9]+)/([0-9]+)(?![\w/^]|\.[0-9])")
 SPACED = re.compile(r"-?[0-9.]+(?: +-?[0-9.]+)+")
 OPTION = re.compile(r"\(?([A-Z])\)?")
 CHOSEN = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) +)?\(?([A-Z])(?:[).:]| *\(|$)")
-# Delimiters of formulas, thin spaces, dollars: of no meaning here. (Not the \\[ of a new row.)
+# Delimiters of formulas, thin spaces, currencies, "about": of no meaning here. (Not the \\[ of a new
+# row.)
 LAYOUT = re.compile(r"(?<!\\)\\[()\[\],!;:]|\\?\$|[£€¥₹`~≈]|\b(?:Rs|[Aa]pprox)\.? +(?=[0-9])")
 TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf)\{([^{}]*)\}")
 COMMAND = re.compile(r"\\(?:text\w*|mbox|math\w*|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
@@ -52,9 +53,9 @@ WORD = re.compile(r"[^\W\d_]{3,}|\b(?:so|as|if|is|it|he|we)\b")
 FUNCTION = re.compile(r"(?<![\\A-Za-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi)(?![A-Za-z])")
 ROOT = re.compile(r"(?<![\\A-Za-z])sqrt *\(([^()]*)\)")
 PERCENT = re.compile(r"\s*\\?%$")
-_LENGTHS = "[kcm]?m|[kc]g|m?g|m?[lL]|h|hrs?|s|min|mi|in|ft|yd|lbs?|oz"
+MEASURE = "[kcm]?m|[kc]g|m?g|m?[lL]|h|hrs?|s|min|mi|in|ft|yd|lbs?|oz"
 UNIT = re.compile(
-    rf"(?<=[0-9])(?: +(?:{_LENGTHS})(?:\^?[23²³])?(?:/(?:{_LENGTHS}))?| *°| *(?:km/h|m/s|mph))$"
+    rf"(?<=[0-9])(?: +(?:{MEASURE})(?:\^?[23²³])?(?:/(?:{MEASURE}))?| *°| *(?:km/h|m/s|mph))$"
 )
 
 

@@ -63,11 +63,11 @@ def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> Non
     raise ValueError(f"evaluation.answer_marker: none of {count:,} responses has {marker!r} in it")
 
 
-# (held-out examples, their losses), one of each set of them
+# (held-out examples, their losses) of each set of them.
 Scores = Sequence[tuple[Manifest, Manifest]]
 
 
-class _Losses(NamedTuple):
+class HeldOutLosses(NamedTuple):
     """Of N held-out examples, by set and id: the loss summed over label tokens, and how many."""
 
     example_id: np.ndarray
@@ -75,73 +75,73 @@ class _Losses(NamedTuple):
     total: np.ndarray
     labels: np.ndarray
 
-    @classmethod
-    def read(cls, store: Store, scores: Scores) -> _Losses:
-        found = [cls(*(np.zeros(0, kind) for kind in (np.int64, object, float, float)))]
-        for examples, losses in scores:
-            tables, by_unit = [], {part.unit: part for part in examples.parts}
-            for part in losses.parts:
-                table = store.read_part(losses.folder, part)
-                texts = store.read_part(
-                    examples.folder, by_unit[part.unit.split("/", 1)[1]], ["example_id", "source"]
-                )
-                at = pc.index_in(table["example_id"], value_set=texts["example_id"])
-                tables.append(table.append_column("source", texts["source"].take(at)))
-            table = pa.concat_tables(tables).sort_by("example_id")
-            labels = table["num_label_tokens"].to_numpy().astype(np.float64)
-            source = table["source"].to_numpy().astype(object)
-            total = table["loss"].to_numpy() * labels
-            found.append(cls(table["example_id"].to_numpy(), source, total, labels))
-        return cls(*(np.concatenate(each) for each in zip(*found, strict=True)))
-
-    def of(self, source: str) -> np.ndarray:
-        return np.flatnonzero(self.source == source)
+    def by_source(self) -> dict[str, np.ndarray]:
+        """The places of the examples of each source, by name."""
+        return {
+            source: np.flatnonzero(self.source == source) for source in sorted(set(self.source))
+        }
 
 
-def summarise(store: Store, scores: Scores) -> dict[str, Any]:
+def read_losses(store: Store, scores: Scores) -> HeldOutLosses:
+    found = []
+    for examples, losses in scores:
+        tables, by_unit = [], {part.unit: part for part in examples.parts}
+        for part in losses.parts:
+            table = store.read_part(losses.folder, part)
+            texts = store.read_part(
+                examples.folder, by_unit[part.unit.split("/", 1)[1]], ["example_id", "source"]
+            )
+            at = pc.index_in(table["example_id"], value_set=texts["example_id"])
+            tables.append(table.append_column("source", texts["source"].take(at)))
+        table = pa.concat_tables(tables).sort_by("example_id")
+        labels = table["num_label_tokens"].to_numpy().astype(np.float64)
+        total = table["loss"].to_numpy() * labels
+        found.append((table["example_id"].to_numpy(), table["source"].to_numpy(), total, labels))
+    return HeldOutLosses(*(np.concatenate(each) for each in zip(*found, strict=True)))
+
+
+def summarise(losses: HeldOutLosses) -> dict[str, Any]:
     """Mean response loss, nats per label token: "loss" over all, "by_source" apart, "macro" the
     mean of these; "examples_by_source" counts those that have a loss."""
-    found = _Losses.read(store, scores)
-    if not len(found.total):
+    total, labels = losses.total, losses.labels
+    if not len(total):
         raise ValueError(
             "prompt.max_length: no held-out example has a response token left after the cut"
         )
-    rows = {source: found.of(source) for source in sorted(set(found.source))}
+    rows = losses.by_source()
     by_source = {
-        source: float(found.total[mine].sum() / found.labels[mine].sum())
-        for source, mine in rows.items()
+        source: float(total[mine].sum() / labels[mine].sum()) for source, mine in rows.items()
     }
     return {
-        "loss": float(found.total.sum() / found.labels.sum()),
+        "loss": float(total.sum() / labels.sum()),
         "macro": sum(by_source.values()) / len(by_source),
-        "label_tokens": int(found.labels.sum()),
+        "label_tokens": int(labels.sum()),
         "by_source": by_source,
         "examples_by_source": {source: len(mine) for source, mine in rows.items()},
     }
 
 
-def errors_over_examples(store: Store, mine: Scores, others: Scores) -> dict[str, float | None]:
+def errors_over_examples(mine: HeldOutLosses, others: HeldOutLosses) -> dict[str, float | None]:
     """Standard errors of the differences of two targets' "loss" and "macro" (see `summarise`) over
     the held-out examples, were these drawn anew from the like (for macro as many of each source).
 
-    Of a mean over tokens by linearisation (Cochran 1977, Sampling Techniques, section 6.4). None
-    for fewer than two examples, or of a source.
+    Of a mean over tokens by linearisation (Cochran 1977, Sampling Techniques). None for fewer than
+    two examples, or of a source.
     """
-    found, other = _Losses.read(store, mine), _Losses.read(store, others)
-    assert np.array_equal(found.example_id, other.example_id)
-    less = found.total - other.total
+    assert np.array_equal(mine.example_id, others.example_id)
+    less = mine.total - others.total
 
     def error(rows: np.ndarray | slice) -> float | None:
-        labels = found.labels[rows]
+        labels = mine.labels[rows]
         count = len(labels)
-        residual = less[rows] - labels * (less[rows].sum() / labels.sum())
         if count < 2:
             return None
+        residual = less[rows] - labels * (less[rows].sum() / labels.sum())
         return float(np.sqrt(count / (count - 1) * (residual**2).sum()) / labels.sum())
 
-    apart = [error(found.of(source)) for source in set(found.source)]
+    apart = [error(rows) for rows in mine.by_source().values()]
     known = [each for each in apart if each is not None]
-    macro = float(np.sqrt(np.square(known).sum())) / len(known) if known == apart else None
+    macro = float(np.sqrt(np.square(known).sum())) / len(apart) if known == apart else None
     return {"loss": error(slice(None)), "macro": macro}
 
 
@@ -157,7 +157,7 @@ def summarise_answers(store: Store, scores: Scores, marker: str) -> dict[str, An
             f"evaluation.answer_marker: {marker!r} stands before a label token in none of "
             f"{examples:,} held-out responses (as far as prompt.max_length leaves them)"
         )
-    found = summarise(store, scores)
+    found = summarise(read_losses(store, scores))
     return {
         "answer_loss": found["loss"],
         "answer_macro": found["macro"],
