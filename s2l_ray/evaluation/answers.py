@@ -44,8 +44,8 @@ MIXED = re.compile(r"(?<![\w./^])([0-9]+) +([0-9]+)/([0-9]+)(?![\w/^]|\.[0-9])")
 SPACED = re.compile(r"-?[0-9.]+(?: +-?[0-9.]+)+")
 OPTION = re.compile(r"\(?([A-Z])\)?")
 CHOSEN = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) +)?\(?([A-Z])(?:[).:]| *\(|$)")
-# Delimiters of formulas, thin spaces, currencies, "about": of no meaning here. (Not the \\[ of a new
-# row.)
+# Delimiters of formulas, thin spaces, currencies, "about": of no meaning here. (Not the \\[ of a
+# new row.)
 LAYOUT = re.compile(r"(?<!\\)\\[()\[\],!;:]|\\?\$|[£€¥₹`~≈]|\b(?:Rs|[Aa]pprox)\.? +(?=[0-9])")
 TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf)\{([^{}]*)\}")
 COMMAND = re.compile(r"\\(?:text\w*|mbox|math\w*|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
