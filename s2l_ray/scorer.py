@@ -17,6 +17,7 @@ from s2l_ray.details import detailed, width_of_features
 from s2l_ray.models import LabelLoss, load_model, pad
 from s2l_ray.store import LOSSES, Part, Store, mark_of_folder
 
+TOKENS_PER_BATCH = 2048  # on a CPU: what a batch leaves between two layers stays in its caches
 KEPT_BYTES = 1 << 28  # of token parts in memory, which the next checkpoint needs again
 
 
@@ -28,8 +29,7 @@ class Scorer:
         self.device = torch.device("cuda" if config.workers.gpus_per_worker else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, int(config.workers.cpus_per_worker)))
-        # What a batch leaves between two layers stays in a CPU's caches, and fills a GPU.
-        default = 8192 if self.device.type == "cuda" else 2048
+        default = 8192 if self.device.type == "cuda" else TOKENS_PER_BATCH
         self.tokens_per_batch = config.tokens_per_batch or default
         torch.backends.cuda.matmul.allow_tf32 = False
         self.model = self.mark = ""
@@ -75,7 +75,7 @@ def score_table(
     tokens: pa.Table,
     loss: LabelLoss,
     *,
-    tokens_per_batch: int = 2048,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
     details: Sequence[str] = (),
 ) -> pa.Table:
     """Losses of a table of tokens (schema `store.TOKENS`) under one model, on the model's device.
