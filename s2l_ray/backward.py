@@ -19,7 +19,7 @@ from torch import Tensor
 from s2l_ray.batches import Example
 from s2l_ray.config import WorkersConfig
 from s2l_ray.gradients import Weighted, Window
-from s2l_ray.models import LabelLoss, load_model, pad
+from s2l_ray.models import LabelLoss, device_of, load_model, pad
 from s2l_ray.scorer import examples_of, token_batches
 from s2l_ray.store import Part, Store
 
@@ -156,8 +156,4 @@ def _places(parameters: list[torch.nn.Parameter], seed: int, width: int) -> list
 
 
 def _load(store: Store, checkpoint: str, workers: WorkersConfig) -> LabelLoss:
-    device = torch.device("cuda" if workers.gpus_per_worker else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, int(workers.cpus_per_worker)))
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return LabelLoss(load_model(store.download(checkpoint)).to(device))
+    return LabelLoss(load_model(store.download(checkpoint)).to(device_of(workers)))

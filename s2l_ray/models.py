@@ -15,10 +15,19 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2l_ray.batches import Example
-from s2l_ray.config import ModelConfig
+from s2l_ray.config import ModelConfig, WorkersConfig
 
 LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block in training: 256 MB in fp32
 VOCABULARY_BLOCK = 2048  # logits of a label token that scoring looks at together
+
+
+def device_of(workers: WorkersConfig) -> torch.device:
+    """The device of one worker's model; on a CPU torch gets the worker's threads."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if workers.gpus_per_worker:
+        return torch.device("cuda")
+    torch.set_num_threads(max(1, int(workers.cpus_per_worker)))
+    return torch.device("cpu")
 
 
 def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:

@@ -14,7 +14,7 @@ import torch
 from s2l_ray.batches import Example
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.details import detailed, width_of_features
-from s2l_ray.models import LabelLoss, load_model, pad
+from s2l_ray.models import LabelLoss, device_of, load_model, pad
 from s2l_ray.store import LOSSES, Part, Store, mark_of_folder
 
 TOKENS_PER_BATCH = 2048  # on a CPU: what a batch leaves between two layers stays in its caches
@@ -26,12 +26,9 @@ class Scorer:
 
     def __init__(self, store: Store, config: TrajectoriesConfig) -> None:
         self.store, self.config = store, config
-        self.device = torch.device("cuda" if config.workers.gpus_per_worker else "cpu")
-        if self.device.type == "cpu":
-            torch.set_num_threads(max(1, int(config.workers.cpus_per_worker)))
+        self.device = device_of(config.workers)
         default = 8192 if self.device.type == "cuda" else TOKENS_PER_BATCH
         self.tokens_per_batch = config.tokens_per_batch or default
-        torch.backends.cuda.matmul.allow_tf32 = False
         self.model = self.mark = ""
         self.loss: LabelLoss | None = None
         self.kept: dict[tuple[str, str], pa.Table] = {}

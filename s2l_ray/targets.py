@@ -9,7 +9,7 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from s2l_ray import evaluation
-from s2l_ray.config import PromptConfig, SelectionConfig, TrainingConfig, fingerprint
+from s2l_ray.config import BASELINE, PromptConfig, SelectionConfig, TrainingConfig, fingerprint
 from s2l_ray.driver import say
 from s2l_ray.marks import selection_name, settings_of
 from s2l_ray.pipeline import Selection, choose_subset, select, tokens_of
@@ -235,7 +235,12 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
 
     with ThreadPool(config.evaluation.targets_at_once) as pool:
         targets = dict(zip(subsets, pool.map(tune, subsets), strict=True))
-    losses = evaluate(run, targets)
+    against = {
+        name: baseline
+        for name, (choice, _) in subsets.items()
+        if (baseline := selection_name(BASELINE, choice.seed)) in subsets and baseline != name
+    }
+    losses = evaluate(run, targets, against)
     return [
         {
             "selector": choice.selector,

@@ -308,8 +308,15 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     weights = table["num_label_tokens"].to_numpy().astype(float)
     assert arms[-1]["loss"] == pytest.approx(np.average(table["loss"].to_numpy(), weights=weights))
 
-    # Held-out examples are scored, and in nothing that anything was trained on.
+    # Each is held against the baseline's target of its own seed.
     heldout = run.store.manifest(f"{run.done['corpus'].folder}/heldout")
+    of_seed = (run.done[f"evaluations/{name}-seed1/heldout"] for name in ("s2l", "random"))
+    read = (evaluation.read_losses(run.store, [(heldout, scored)]) for scored in of_seed)
+    wanted = evaluation.errors_over_examples(*read)
+    assert arms[1]["errors_over_examples"] == wanted and wanted["loss"] > 0
+    assert not any("errors_over_examples" in arm for arm in arms[2:])
+
+    # Held-out examples are scored, and in nothing that anything was trained on.
     hidden = set(ids_of(run.store, heldout))
     assert len(hidden) == heldout.rows == 240 - run.done["corpus"].rows > 10
     assert set(table["example_id"].to_pylist()) == hidden
@@ -778,7 +785,9 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, capf
     monkeypatch.setattr(targets, "check_evaluated_on", lambda _: None)
     monkeypatch.setattr(targets, "finetune", lambda *_, **__: trained)
     monkeypatch.setattr(
-        targets, "evaluate", lambda _, made: {n: {"loss": 1.0, "left_out": ["x"]} for n in made}
+        targets,
+        "evaluate",
+        lambda _, made, against: {n: {"loss": 1.0, "left_out": ["x"]} for n in made},
     )
     baselines = ["prune_then_cluster", "random"]
     config = settings("run", evaluation__baselines=baselines, evaluation__seeds=[0, 1])

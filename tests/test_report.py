@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 def arms_of(**losses: list[float]) -> list[Arm]:
     return [
-        Arm(selector, seed, 1100, 51, loss, {"a": loss, "b": loss + 1}, 9000)
+        Arm(selector, seed, 1100, 51, loss, {"a": loss, "b": loss + 1}, 9000, None)
         for selector, values in losses.items()
         for seed, loss in enumerate(values)
     ]
@@ -90,7 +90,7 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
     centers_KT = np.sort(rng.gamma(2, 0.5, (K, 1)), axis=0) + np.linspace(1, 0.3, T)
     corpus = dict(zip(names, rng.integers(100, 1000, len(names)).tolist(), strict=True))
     arms = [
-        Arm(selector, seed, 1100, 51, 1.2 + 0.01 * seed, dict.fromkeys(names, 1.3), 9000)
+        Arm(selector, seed, 1100, 51, 1.2 + 0.01 * seed, dict.fromkeys(names, 1.3), 9000, 0.01)
         for selector in ("s2l", "random")
         for seed in (1, 2)
     ]
@@ -187,6 +187,18 @@ def test_copies_carry_no_verdict() -> None:
     text = verdict(arms_of(s2l=[0.75] * 6, random=[1.0] * 6), main="s2l")
     assert text.startswith("No verdict") and "0.2500 ± 0.0000 lower" in text
     assert "6 pairs cannot support a verdict" in text and "some spread among them" in text
+
+
+def test_verdict_tells_how_far_other_held_out_examples_would_move_a_difference() -> None:
+    arms = arms_of(s2l=[0.9, 0.8, 0.7], random=[1.0] * 3)
+    assert "standard error of" not in verdict(arms, main="s2l")
+    for row, error in enumerate((0.02, 0.05, 0.04)):
+        arms[row] = arms[row]._replace(error_over_examples=error)
+    wanted = "over which one pair's difference has a standard error of 0.0400)"
+    assert wanted in verdict(arms, main="s2l")
+    wanted = "one pair of targets with the same seed, so no standard error over seeds, on the same "
+    one = verdict([arms[0], arms[3]], main="s2l")
+    assert wanted in one and "a standard error of 0.0200)" in one
 
 
 def test_verdict_pairs_by_seed() -> None:

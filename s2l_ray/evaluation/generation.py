@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from s2l_ray.config import PromptConfig, TrajectoriesConfig
 from s2l_ray.evaluation.answers import extract, wanted_of
 from s2l_ray.evaluation.exact_match import judge
-from s2l_ray.models import load_model
+from s2l_ray.models import device_of, load_model
 from s2l_ray.store import ANSWERS, Part, Store, mark_of_folder
 from s2l_ray.tokenization import end_tokens, load_tokenizer, prompts_of
 
@@ -34,10 +34,7 @@ class Answerer:
         self.max_new_tokens = max_new_tokens
         self.tokenizer = load_tokenizer(store, tokenizer_folder)
         self.ends = end_tokens(prompt, self.tokenizer)
-        self.device = torch.device("cuda" if config.workers.gpus_per_worker else "cpu")
-        if self.device.type == "cpu":
-            torch.set_num_threads(max(1, int(config.workers.cpus_per_worker)))
-        torch.backends.cuda.matmul.allow_tf32 = False
+        self.device = device_of(config.workers)
         self.name = self.mark = ""
         self.model: PreTrainedModel | None = None
 

@@ -44,6 +44,7 @@ class Arm(NamedTuple):
     loss: float
     loss_by_source: Mapping[str, float]
     n_tokens: int  # of the selection
+    error_over_examples: float | None  # of the loss less the baseline's, were others held out
 
     @property
     def seeds(self) -> Seeds:

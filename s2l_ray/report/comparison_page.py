@@ -21,6 +21,7 @@ from s2l_ray.report.comparison import (
     in_words,
     plural,
     signed,
+    span,
     table,
 )
 from s2l_ray.report.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed, spreads
@@ -183,7 +184,7 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
     for method in dict.fromkeys(record["method"] for record in records):
         mine = [record for record in records if record["method"] == method]
         costs[method] = {
-            name: _range([record[name] for record in mine])
+            name: span([record[name] for record in mine])
             for name in ("examples", "steps", "trained_tokens")
         }
     tables = []
@@ -299,11 +300,6 @@ def plus_minus(mean: float | None, error: float | None, digits: int = 4) -> str:
     if mean is None:
         return "–"
     return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-
-def _range(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
 def _root(variance: float | None) -> float | None:

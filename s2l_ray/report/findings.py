@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from s2l_ray.report.comparison import paired, plural, signed
+from s2l_ray.report.comparison import paired, plural, signed, span
 from s2l_ray.report.statistics import MIN_UNITS, interval
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def summarize(arms: Sequence[Arm], baseline: str) -> list[Summary]:
     for selector in dict.fromkeys(arm.selector for arm in arms):
         mine = [arm for arm in arms if arm.selector == selector]
         found = differences(paired(arms, selector, baseline))
-        examples = _range([arm.n_examples for arm in mine])
-        tokens = _range([arm.n_tokens for arm in mine])
-        steps = _range([arm.n_steps for arm in mine])
+        examples = span([arm.n_examples for arm in mine])
+        tokens = span([arm.n_tokens for arm in mine])
+        steps = span([arm.n_steps for arm in mine])
         mean, error, *_ = interval([arm.loss for arm in mine])
         difference, difference_error, *_ = interval(found)
         numbers = (mean, error, difference, difference_error, len(found))
@@ -84,13 +85,17 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
             f"{baseline} with the same seed and finite losses.{notes}"
         )
     size = f"{abs(mean):.4f}" + ("" if error is None else f" ± {error:.4f}")
-    basis = (
-        f"mean ± standard error over {n} pairs of targets with the same seed, all on the same "
-        "held-out examples"
-    )
+    heldout = "on the same held-out examples"
+    errors = [main.error_over_examples for main, _ in pairs]
+    known = [each for each in errors if each is not None and math.isfinite(each)]
+    if known:
+        heldout += f", over which one pair's difference has a standard error of {median(known):.4f}"
+    basis = f"mean ± standard error over {n} pairs of targets with the same seed, all {heldout}"
     direction = "lower" if mean < 0 else "higher"
     if n < MIN_UNITS or error is None or low is None or high is None:
-        basis = "one pair of targets with the same seed, so no standard error" if n == 1 else basis
+        if n == 1:
+            basis = "one pair of targets with the same seed, so no standard error over seeds"
+            basis += f", {heldout}"
         lead = f"{main} did not beat {baseline} here" if mean >= 0 else "No verdict"
         gap = "the same as" if mean == 0 and not error else f"{size} {direction} than"
         wanted = f"at least {MIN_UNITS}" if n < MIN_UNITS else "some spread among them"
@@ -237,14 +242,9 @@ def _costs_note(pairs: Sequence[tuple[Arm, Arm]]) -> str:
     """What else differs between the two: steps at all, tokens by more than 2%."""
     note = ""
     if any(main.n_steps != baseline.n_steps for main, baseline in pairs):
-        mine, other = (_range([pair[side].n_steps for pair in pairs]) for side in (0, 1))
+        mine, other = (span([pair[side].n_steps for pair in pairs]) for side in (0, 1))
         note += f" Mind that they trained for unequal numbers of steps ({mine} against {other})."
     if any(abs(main.n_tokens / baseline.n_tokens - 1) > 0.02 for main, baseline in pairs):
-        mine, other = (_range([pair[side].n_tokens for pair in pairs]) for side in (0, 1))
+        mine, other = (span([pair[side].n_tokens for pair in pairs]) for side in (0, 1))
         note += f" Mind that their subsets have unequal numbers of tokens ({mine} against {other})."
     return note
-
-
-def _range(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"

@@ -102,6 +102,7 @@ def arms_of(records: Sequence[dict[str, Any]]) -> list[Arm]:
             r["loss"],
             r["by_source"],
             r["tokens"],
+            r.get("errors_over_examples", {}).get("loss"),
         )
         for r in records
     ]
