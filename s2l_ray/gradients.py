@@ -21,7 +21,7 @@ from s2l_ray.config import WorkersConfig
 from s2l_ray.progress import Progress
 from s2l_ray.selection import cut
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.trajectories import SAMPLE_ROWS
+from s2l_ray.trajectories import sampled
 
 WINDOW_ROWS = 4096  # examples that a task of mean_gradients takes at most, all of one part
 SKETCHES = 128  # that a task of sketch makes at most
@@ -141,17 +141,14 @@ def _draw(
     store: Store, clusters: Manifest, examples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The sample's units, example ids, clusters and weights, [N] each."""
-    units, ids, groups, have = [], [], [], 0
-    for part in clusters.parts:
+    units, ids, groups = [], [], []
+    for part in sampled(clusters.parts):
         table = store.read_part(clusters.folder, part, ["example_id", "cluster_id"])
         units.append(np.full(part.rows, part.unit))
         ids.append(table["example_id"].to_numpy())
         groups.append(table["cluster_id"].to_numpy())
-        have += part.rows
-        if have >= SAMPLE_ROWS:
-            break
     unit, example_id, group = (np.concatenate(each) for each in (units, ids, groups))
-    sizes_K = np.bincount(group)
+    sizes_K, have = np.bincount(group), len(group)
     quotas_K = np.maximum(np.round(examples * sizes_K / have).astype(np.int64), 2)
     quotas_K = np.where(sizes_K > 1, np.minimum(quotas_K, sizes_K), 0)
     if not quotas_K.any():

@@ -13,7 +13,7 @@ import pyarrow as pa
 from s2l_ray.selectors import BINS, SELECTORS, Selector, TooFew
 from s2l_ray.selectors.scores import Known
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.trajectories import SAMPLE_ROWS, losses_array, sources_of
+from s2l_ray.trajectories import SAMPLE_ROWS, losses_array, sampled, sources_of
 from s2l_ray.units import run_units
 
 
@@ -223,13 +223,11 @@ def _sample(
     store: Store, selector: Selector, folder: str, units: list[dict[str, Any]]
 ) -> np.ndarray:
     assert selector.score is not None
-    found, have = [], 0
-    for unit in units:
-        table = store.read_part(folder, Part(**unit["part"]))
-        found.append(selector.score(_known(store, table, selector, unit["beside"])))
-        have += table.num_rows
-        if have >= SAMPLE_ROWS:
-            break
+    found = []
+    parts = sampled([Part(**unit["part"]) for unit in units])
+    for part, unit in zip(parts, units, strict=False):
+        known = _known(store, store.read_part(folder, part), selector, unit["beside"])
+        found.append(selector.score(known))
     return np.concatenate(found)[:SAMPLE_ROWS]
 
 

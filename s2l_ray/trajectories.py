@@ -8,6 +8,7 @@ its lengths, so the losses do not depend on how many actors there are. N example
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from s2l_ray.driver import say
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.units import Stage, make_parts, run_stages, run_units
 
-SAMPLE_ROWS = 50_000  # for diagnostics; ids are hashes, so the first parts are a uniform sample
+SAMPLE_ROWS = 50_000  # for diagnostics
 
 
 @dataclass(frozen=True)
@@ -187,12 +188,10 @@ def _how(config: TrajectoriesConfig, label: str) -> dict[str, Any]:
 
 def _sample(store: Store, folder: str, parts: list[Part]) -> np.ndarray:
     """Losses [N] of one checkpoint, of the first parts by name: the same examples at each."""
-    losses, have = [], 0
-    for part in sorted(parts, key=lambda part: part.unit):
-        losses.append(store.read_part(folder, part, ["loss"])["loss"].to_numpy())
-        have += part.rows
-        if have >= SAMPLE_ROWS:
-            break
+    losses = [
+        store.read_part(folder, part, ["loss"])["loss"].to_numpy()
+        for part in sampled(sorted(parts, key=lambda part: part.unit))
+    ]
     return np.concatenate(losses)[:SAMPLE_ROWS]
 
 
@@ -203,14 +202,16 @@ def losses_array(table: pa.Table) -> np.ndarray:
     return column.flatten().to_numpy().reshape(-1, width)
 
 
+def sampled(parts: Sequence[Part], rows: int = SAMPLE_ROWS) -> list[Part]:
+    """The first parts, as many as have so many rows together, or all: a uniform sample, since ids
+    are hashes."""
+    before = np.cumsum([0, *(part.rows for part in parts)])
+    return [part for part, have in zip(parts, before, strict=False) if have < rows]
+
+
 def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE_ROWS) -> pa.Table:
-    """About `rows` trajectories, a uniform sample (whole parts in id order)."""
-    tables, have = [], 0
-    for part in trajectories.parts:
-        tables.append(store.read_part(trajectories.folder, part))
-        have += part.rows
-        if have >= rows:
-            break
+    """`rows` trajectories, a uniform sample, or all."""
+    tables = [store.read_part(trajectories.folder, p) for p in sampled(trajectories.parts, rows)]
     return pa.concat_tables(tables).slice(0, rows)
 
 

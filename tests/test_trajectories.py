@@ -19,13 +19,14 @@ from s2l_ray import scorer
 from s2l_ray.config import ClustersConfig, TrajectoriesConfig
 from s2l_ray.models import LabelLoss
 from s2l_ray.scorer import Scorer, score_table
-from s2l_ray.store import EXAMPLES, TOKENS, mark_of_folder
+from s2l_ray.store import EXAMPLES, TOKENS, Part, mark_of_folder
 from s2l_ray.training import marks_of_checkpoints
 from s2l_ray.trajectories import (
     Prefix,
     Scoring,
     assemble,
     losses_array,
+    sampled,
     score,
     score_ahead,
     score_until_stable,
@@ -388,3 +389,11 @@ def test_scoring_stops_when_the_clusters_stop_changing(local_ray, store, stops):
     os.unlink(store.address("losses", "manifest.json"))  # a restart: nothing is scored again
     assert score_until_stable(store, scoring, config, ClustersConfig(n_clusters=4)) == losses
     assert contents(store.address("losses")) == before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "parts"), [(1, 2), (3, 2), (4, 3), (7, 3), (8, 4), (9, 4), (100, 4)]
+)
+def test_a_sample_is_of_whole_parts_in_their_order(wanted, parts):
+    have = [Part(f"part-{n}", f"{n}.arrow", rows, 0, "") for n, rows in enumerate((0, 3, 4, 2))]
+    assert sampled(have, wanted) == have[:parts]

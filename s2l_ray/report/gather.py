@@ -18,7 +18,7 @@ from s2l_ray.pipeline import Run, Selection
 from s2l_ray.report import Arm, Curve, Example, Rejection, ReportData, Stage, render
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest
-from s2l_ray.trajectories import SAMPLE_ROWS, losses_array, sample_trajectories
+from s2l_ray.trajectories import losses_array, sample_trajectories, sampled
 
 BINS = 40
 
@@ -120,15 +120,12 @@ def _chosen_ids(selection: Selection) -> pa.Array:
 def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[int]]:
     """Histogram of tokens an example: edges [BINS + 1], of the corpus, of the chosen [BINS].
 
-    Of whole parts up to SAMPLE_ROWS examples, which is a uniform sample."""
-    lengths, taken, have = [], [], 0
-    for part in run.done["tokens"].parts:
+    Of a uniform sample of examples."""
+    lengths, taken = [], []
+    for part in sampled(run.done["tokens"].parts):
         table = run.store.read_part(run.done["tokens"].folder, part, ["example_id", "input_ids"])
         lengths.append(pc.list_value_length(table["input_ids"]).to_numpy())
         taken.append(pc.is_in(table["example_id"], value_set=chosen).to_numpy())
-        have += part.rows
-        if have >= SAMPLE_ROWS:
-            break
     length, is_taken = np.concatenate(lengths), np.concatenate(taken)
     edges = np.linspace(0, length.max() + 1, BINS + 1)
     counts = (np.histogram(lengths, edges)[0] for lengths in (length, length[is_taken]))
@@ -140,8 +137,7 @@ def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Examp
     wanted = run.config.report.examples_per_cluster
     shown: list[list[Example]] = [[] for _ in clusters.info["sizes"]]
     parts = {name: {p.unit: p for p in run.done[name].parts} for name in ("corpus", "trajectories")}
-    seen = 0
-    for part in clusters.parts:
+    for part in sampled(clusters.parts):
         labels = run.store.read_part(clusters.folder, part)
         losses = run.store.read_part(
             run.done["trajectories"].folder, parts["trajectories"][part.unit]
@@ -154,11 +150,10 @@ def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Examp
                 rows.append((row, cluster))
         if rows:
             _show(run, rows, labels, losses, parts["corpus"][part.unit], chosen, shown)
-        seen += part.rows
         enough = all(
             len(s) >= min(wanted, n) for s, n in zip(shown, clusters.info["sizes"], strict=True)
         )
-        if enough or seen >= SAMPLE_ROWS:
+        if enough:
             break
     return shown
 
