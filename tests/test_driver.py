@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from head import REPOSITORY, environment
 
 from s2l_ray.driver import DRIVER_ENVIRONMENT, WORKER_ENVIRONMENT
@@ -43,6 +44,7 @@ def test_workers_have_the_environment_of_workers_and_the_driver_keeps_its_own(tm
     assert WORKER_ENVIRONMENT.items() <= of_worker.items()
 
 
+@pytest.mark.slow
 def test_no_thread_of_a_finished_dataset_is_left_to_meet_the_end_of_ray(tmp_ray):
     """One that lets go of an object while Ray shuts down ends the process with status 1."""
     given = environment(RAY_TMPDIR=str(tmp_ray))

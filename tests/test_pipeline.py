@@ -531,6 +531,7 @@ def test_nothing_held_out_is_refused_before_any_target(local_ray, tmp_path, star
     assert not (tmp_path / "run/targets").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [False, True])
 def test_held_out_examples_that_are_damaged_are_made_again(finished, copy, start, gone):
     run = start(settings(copy))

@@ -69,6 +69,7 @@ def test_all_actors_of_a_node_at_once_are_one_death(local_ray, monkeypatch):
         assert len({pid for _, pid in actors.each_chunk("double")}) == 3  # one CPU is left free
 
 
+@pytest.mark.slow
 def test_nodes_join_and_leave_in_the_middle():
     """In a process of its own, since there its Ray has several nodes (nodes_that_join.py)."""
     script = Path(__file__).with_name("nodes_that_join.py")

@@ -277,6 +277,7 @@ def test_checkpoints_manifest_and_folder(job, undisturbed):
         assert tokenizer.eos_token_id == job.tokenizer.eos_token_id == model.config.eos_token_id
 
 
+@pytest.mark.slow
 def test_killed_workers_are_replaced_and_a_stopped_run_goes_on_to_the_same_bits(job, undisturbed):
     deadly = ("step-000003", "step-000004")
     with pytest.raises(ray.train.TrainingFailedError):
@@ -301,9 +302,8 @@ def test_killed_workers_are_replaced_and_a_stopped_run_goes_on_to_the_same_bits(
     ]
 
 
-@pytest.mark.parametrize(
-    "stage", [2, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (3, 1, 0))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3, 1, 0])
 def test_deepspeed_trains_like_ddp_and_resumes(job, undisturbed, stage):
     # With what the shipped configurations of large models have beside ZeRO-3.
     how = {"zero_stage": stage, "gradient_checkpointing": stage == 3}
@@ -378,6 +378,7 @@ def test_bf16_step_keeps_fp32_master_weights(job, undisturbed):
     assert loaded.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_model_in_a_relative_folder_and_one_with_too_few_positions(job, tmp_path):
     one = {"workers": {"num_workers": 1}, "max_steps": 1}
     shape = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 96}

@@ -275,6 +275,7 @@ def test_score_and_assemble_on_ray(local_ray, store):
         np.testing.assert_allclose(losses_NT, expected_NT, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_are_taken_from_details_of_the_same_weights(local_ray, store):
     """The folder of a checkpoint that is scored already is not even there."""
     tables = [random_tokens(12, seed=i, first_id=100 * i) for i in range(2)]
@@ -358,7 +359,7 @@ def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
     assert len(after) == 3 and before.items() <= after.items()  # the first was right, and stays
 
 
-@pytest.mark.parametrize("stops", [True, False])
+@pytest.mark.parametrize("stops", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_scoring_stops_when_the_clusters_stop_changing(local_ray, store, stops):
     tables = [random_tokens(30, seed=i, first_id=100 * i) for i in range(2)]
     parts = [store.write_part(t, "tokens", f"part-{i}") for i, t in enumerate(tables)]
