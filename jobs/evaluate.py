@@ -16,7 +16,7 @@ def work(config: RunConfig) -> None:
 
     def evaluate(run: Run) -> dict[str, Any]:
         pipeline.prepare(run)
-        targets.check_evaluated_on(run)
+        targets.prepare_evaluation(run)
         target, name = targets.finetune_selected(run)
         return targets.evaluate(run, {name: target})[name]
 

@@ -15,7 +15,7 @@ def work(config: RunConfig) -> None:
 
     def everything(run: pipeline.Run) -> str:
         pipeline.prepare(run)
-        targets.check_evaluated_on(run)
+        targets.prepare_evaluation(run)
         selection = pipeline.select(None, config, run=run)
         arms = targets.compare_baselines(run)
         page = gather.write(run, selection, arms)

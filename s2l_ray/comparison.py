@@ -33,7 +33,7 @@ from s2l_ray.run import Run
 from s2l_ray.selectors import SELECTORS, TooFew
 from s2l_ray.store import Manifest
 from s2l_ray.subset import trainable_tokens
-from s2l_ray.targets import check_evaluated_on, evaluate, finetune
+from s2l_ray.targets import evaluate, finetune, prepare_evaluation
 from s2l_ray.training import num_steps
 
 FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
@@ -88,7 +88,7 @@ def compare(
     config = run.config
     prepare(run, dataset)
     # Refuse now, not after hours, what cannot be had.
-    check_evaluated_on(run)
+    prepare_evaluation(run)
     for selector in config.compare.selectors_with(0):
         for budget in config.compare.budgets:
             chosen = config.selection.model_copy(update={"selector": selector, "budget": budget})

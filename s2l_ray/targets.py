@@ -59,7 +59,7 @@ def finetune(
     )
 
 
-def check_evaluated_on(run: Run) -> None:
+def prepare_evaluation(run: Run) -> None:
     """Refuse now, not after hours, what cannot be evaluated on; say what is left out of it."""
     corpus, settings = run.done["corpus"], run.config.evaluation
     heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
@@ -68,6 +68,47 @@ def check_evaluated_on(run: Run) -> None:
     sets = evaluation.answer_sets(run.store, corpus, settings)
     for sentence in evaluation.notes(heldout | sets):
         say(sentence)
+    _tokens_of_heldout(run, heldout)
+
+
+def _tokens_of_heldout(run: Run, heldout: dict[str, Manifest]) -> dict[str, Manifest]:
+    """Of each set of held-out examples, as the target sees them, and under NAME/answer with label
+    tokens after evaluation.answer_marker alone. ValueError if either have none."""
+    config, marker = run.config, run.config.evaluation.answer_marker
+    assert config.target is not None
+    prompt = config.target_prompt or config.prompt
+    tokens = {
+        origin: tokens_of(
+            run, f"evaluations/tokens/{origin}", examples, config.target.model, prompt
+        )
+        for origin, examples in heldout.items()
+    }
+    if not _label_tokens(tokens):
+        raise evaluation.nothing_left()
+    if marker is None:
+        return tokens
+    answers = {
+        f"{origin}/answer": run.stage(
+            f"evaluations/tokens/{origin}/answer",
+            fingerprint(tokens[origin].fingerprint, marker),
+            partial(
+                tokenize,
+                run.store,
+                examples,
+                tokenizer_folder=tokens[origin].info["tokenizer"],
+                prompt=prompt,
+                marker=marker,
+            ),
+        )
+        for origin, examples in heldout.items()
+    }
+    if not _label_tokens(answers):
+        raise evaluation.nothing_left(marker)
+    return tokens | answers
+
+
+def _label_tokens(tokens: dict[str, Manifest]) -> int:
+    return sum(part.stats["label_tokens"] for each in tokens.values() for part in each.parts)
 
 
 def evaluate(
@@ -83,28 +124,9 @@ def evaluate(
     prompt, settings = config.target_prompt or config.prompt, config.evaluation
     heldout = evaluation.heldout_examples(run.store, run.done["corpus"], settings, config.corpus)
     sets = evaluation.answer_sets(run.store, run.done["corpus"], settings)
-    tokens = {
-        origin: tokens_of(
-            run, f"evaluations/tokens/{origin}", examples, config.target.model, prompt
-        )
-        for origin, examples in heldout.items()
-    }
+    tokens = _tokens_of_heldout(run, heldout)
     tokenizer = next(iter(tokens.values())).info["tokenizer"]
     marker = settings.answer_marker
-    if marker is not None:
-        for origin, examples in heldout.items():
-            tokens[f"{origin}/answer"] = run.stage(
-                f"evaluations/tokens/{origin}/answer",
-                fingerprint(tokens[origin].fingerprint, marker),
-                partial(
-                    tokenize,
-                    run.store,
-                    examples,
-                    tokenizer_folder=tokenizer,
-                    prompt=prompt,
-                    marker=marker,
-                ),
-            )
     of = {
         f"evaluations/{name}/{origin}": (target, examples)
         for name, target in targets.items()
@@ -209,7 +231,7 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
     from.
     """
     config = run.config
-    check_evaluated_on(run)
+    prepare_evaluation(run)
     main = choose_subset(run, config.selection)
     subsets: dict[str, tuple[SelectionConfig, Selection]] = {}
     short: dict[str, str] = {}  # baselines that have too few examples to choose from

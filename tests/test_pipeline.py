@@ -528,6 +528,25 @@ def test_nothing_held_out_is_refused_before_any_target(local_ray, tmp_path, star
     pipeline.prepare(run, corpus())
     with pytest.raises(ValueError, match=r"corpus\.heldout_share .* or evaluation\.files"):
         targets.compare_baselines(run)
+
+    # So is what has nothing left to be scored once it is cut.
+    exam = tmp_path / "exam.jsonl"
+    for row, marker, why in (
+        ({"instruction": "x " * 99, "output": "4"}, None, "no held-out example has a response"),
+        ({"instruction": "x", "output": "y " * 99 + "so: 4"}, "so:", "'so:' stands before a label"),
+    ):
+        exam.write_text(json.dumps(row) + "\n")
+        run.lease.release()
+        config = settings(
+            tmp_path / "run",
+            corpus__heldout_share=0,
+            evaluation__files={"exam": str(exam)},
+            evaluation__answer_marker=marker,
+        )
+        run = start(config)
+        pipeline.prepare(run, corpus())
+        with pytest.raises(ValueError, match=why):
+            targets.prepare_evaluation(run)
     assert not (tmp_path / "run/targets").exists()
 
 
@@ -783,7 +802,7 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, capf
         return pipeline.Selection(None, chosen)
 
     monkeypatch.setattr(targets, "choose_subset", choose)
-    monkeypatch.setattr(targets, "check_evaluated_on", lambda _: None)
+    monkeypatch.setattr(targets, "prepare_evaluation", lambda _: None)
     monkeypatch.setattr(targets, "finetune", lambda *_, **__: trained)
     monkeypatch.setattr(
         targets,

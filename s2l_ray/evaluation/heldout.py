@@ -63,6 +63,18 @@ def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> Non
     raise ValueError(f"evaluation.answer_marker: none of {count:,} responses has {marker!r} in it")
 
 
+def nothing_left(marker: str | None = None) -> ValueError:
+    """No held-out example has a label token (after the marker, if there is one)."""
+    if marker is None:
+        return ValueError(
+            "prompt.max_length: no held-out example has a response token left after the cut"
+        )
+    return ValueError(
+        f"evaluation.answer_marker: {marker!r} stands before a label token in no held-out response "
+        f"(as far as prompt.max_length leaves them)"
+    )
+
+
 # (held-out examples, their losses) of each set of them.
 Scores = Sequence[tuple[Manifest, Manifest]]
 
@@ -105,9 +117,7 @@ def summarise(losses: HeldOutLosses) -> dict[str, Any]:
     mean of these; "examples_by_source" counts those that have a loss."""
     total, labels = losses.total, losses.labels
     if not len(total):
-        raise ValueError(
-            "prompt.max_length: no held-out example has a response token left after the cut"
-        )
+        raise nothing_left()
     rows = losses.by_source()
     by_source = {
         source: float(total[mine].sum() / labels[mine].sum()) for source, mine in rows.items()
@@ -153,10 +163,7 @@ def summarise_answers(store: Store, scores: Scores, marker: str) -> dict[str, An
     """
     examples, scored = (sum(each[i].rows for each in scores) for i in (0, 1))
     if not scored:
-        raise ValueError(
-            f"evaluation.answer_marker: {marker!r} stands before a label token in none of "
-            f"{examples:,} held-out responses (as far as prompt.max_length leaves them)"
-        )
+        raise nothing_left(marker)
     found = summarise(read_losses(store, scores))
     return {
         "answer_loss": found["loss"],
