@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,9 @@ def _gather(
 
 
 def _pieces(table: pa.Table, owner: np.ndarray, num_parts: int) -> list[pa.Table]:
-    return [table.filter(pa.array(owner == number)) for number in range(num_parts)]
+    order = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[order], np.arange(num_parts + 1))
+    return [table.take(order[first:end]) for first, end in pairwise(ends)]
 
 
 @ray.remote(num_cpus=1)
