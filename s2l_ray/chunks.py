@@ -246,7 +246,8 @@ def chunks_of(X, chunk_rows: int) -> list:
             for part in [losses_NT[first : first + chunk_rows]]
         ]
     check_column(X)
-    selected = X.select_columns(["losses"])
+    # Blocks that hold nothing more are taken as they are, others copied without the rest.
+    selected = X if X.columns() == ["losses"] else X.select_columns(["losses"])
     options = selected.context.execution_options  # may be shared with X: put it back
     preserve_order, options.preserve_order = options.preserve_order, True
     try:
