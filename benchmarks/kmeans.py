@@ -5,9 +5,10 @@
 
 Every fit runs in a process of its own on the same rows (float32), with all CPUs; each with
 `--seeds` seeds, of which medians are shown. `seconds` are those of the fit; ours contain the start
-of the actors and the way of the rows into Ray's object store. Inertia is computed for all alike, in
-float64 over all rows. `peak GB` is the most memory of all processes of the fit, less that of before
-it. faiss comes with the extra `bench`.
+of the actors and the way of the rows, an array as for the others, into Ray's object store (of a
+run's parts: scale.py). Inertia is computed for all alike, in float64 over all rows. `iterations` of
+ours are those over all rows. `peak GB` is the most memory of all processes of the fit, less that of
+before it, looked at every 0.1 s and at the end. faiss comes with the extra `bench`.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class Memory:
     def __exit__(self, *_) -> None:
         self.over.set()
         self.thread.join()
+        self.peak = max(self.peak, self._now())
 
     def _watch(self) -> None:
         while not self.over.wait(0.1):

@@ -14,16 +14,20 @@ import psutil
 
 from s2l_ray.driver import versions
 
+VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # what matrix products go by
+
 
 def describe() -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
+    about: dict[str, str] = {}  # of the first CPU
+    if (info := Path("/proc/cpuinfo")).is_file():
+        for line in info.read_text().splitlines():
+            name, _, value = line.partition(":")
+            about.setdefault(name.strip(), value.strip())
+    name = about.get("model name") or platform.processor() or platform.machine()
+    vectors = [flag for flag in VECTORS if flag in about.get("flags", "").split()]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": model,
+        "cpu": f"{name} ({', '.join(vectors)})" if vectors else name,
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "versions": versions(),

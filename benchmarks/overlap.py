@@ -3,9 +3,10 @@
     python benchmarks/overlap.py math_pool.jsonl
 
 Nodes are Ray's own, of one CPU each, as processes of this machine, which needs two CPUs for it.
-The proxy trains on one CPU, one actor scores on one CPU. `of the longer` holds the seconds against
-training or scoring alone, whichever is longer; `of its training` against the training of the same
-run, which on one machine is slower where the other CPU is at work too. The timeline shows, from the
+The proxy trains on one CPU, each actor scores on one. `of the longer` holds the seconds against
+training alone or scoring by one actor alone, whichever is longer; `of its training` the time to the
+last part of the losses against that to the last checkpoint of the same run, which comes later where
+the machine's other CPU is at work too. The timeline shows, from the
 start of the proxy's stage on, when a checkpoint was written (training) and when a part of the
 losses was (scoring), five seconds a character.
 """
@@ -36,7 +37,9 @@ SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
 SECONDS = 5.0  # a character of the timeline
 
 
-def settings(run_dir: Path, corpus: Path, epochs: float, *, while_training: bool) -> Any:
+def settings(
+    run_dir: Path, corpus: Path, epochs: float, *, while_training: bool, actors: int
+) -> Any:
     one = {"num_workers": 1, "cpus_per_worker": 1}
     return validate(
         {
@@ -53,7 +56,10 @@ def settings(run_dir: Path, corpus: Path, epochs: float, *, while_training: bool
                 "learning_rate": 0.002,
                 "workers": one,
             },
-            "trajectories": {"workers": one, "while_training": while_training},
+            "trajectories": {
+                "workers": one | {"num_workers": actors},
+                "while_training": while_training,
+            },
             "clusters": {"n_clusters": 50, "stability": False},
             "selection": {"budget": 0.11},
         }
@@ -107,13 +113,14 @@ def main() -> None:
         with open(arguments.corpus) as lines, open(corpus, "w") as out:
             out.writelines(islice(lines, arguments.examples))
         longer = 0.0
-        for way, nodes, ahead in (
-            ("one after the other, 2 nodes", 2, False),
-            ("while training, 2 nodes", 2, True),
-            ("while training, 1 node", 1, True),
+        for way, nodes, ahead, actors in (
+            ("one after the other, 2 nodes, 1 actor", 2, False, 1),
+            ("one after the other, 2 nodes, 2 actors", 2, False, 2),
+            ("while training, 2 nodes", 2, True, 2),
+            ("while training, 1 node", 1, True, 1),
         ):
             folder = Path(name, way)
-            config = settings(folder, corpus, arguments.epochs, while_training=ahead)
+            config = settings(folder, corpus, arguments.epochs, while_training=ahead, actors=actors)
             took = run(nodes, config)
             longer = longer or max(took["proxy"], took["losses"])
             both = took["proxy"] + took["losses"]

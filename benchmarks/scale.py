@@ -4,9 +4,10 @@
 
 Each size runs in a process of its own, with all CPUs, on a run directory that it first fills with
 trajectories, tokens and a corpus of texts of 500 characters, 62,500 rows a part. `cluster` holds
-k-means, labels and diagnostics, `select` the cut at 11% and the subset's parts; `driver MB` is the
-most resident memory that the driver's process ever had. Below the table: what a billion would need,
-from the last size's figures.
+k-means, labels and diagnostics, `select` the cut at 11% and the subset's parts. `cluster GB` is the
+most memory of all processes and of the object store while it clusters, less that of before;
+`driver MB` the most resident memory that the driver's process ever had. Below the table: what a
+billion would need, from the figures of the first and the last size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +30,7 @@ import pyarrow as pa
 import ray
 
 from benchmarks import machine
-from benchmarks.kmeans import losses_like
+from benchmarks.kmeans import Memory, losses_like
 from s2l_ray import driver
 from s2l_ray.clustering import cluster, read_centers
 from s2l_ray.config import ClustersConfig, SelectionConfig
@@ -42,6 +42,7 @@ from s2l_ray.store import EXAMPLES, TOKENS, Manifest, Part, Store
 PART_ROWS = 62_500
 BILLION = 10**9
 CPUS = 16  # of a node
+SECONDS = 30  # of an iteration over a billion rows
 
 
 @ray.remote(num_cpus=1)
@@ -102,10 +103,11 @@ def one(num_rows: int, checkpoints: int, n_clusters: int, folder: str) -> dict[s
     store = Store(folder)
     corpus, tokens, trajectories = fill(store, num_rows, checkpoints)
     began = time.perf_counter()
-    clusters = cluster(
-        store, trajectories, ClustersConfig(n_clusters=n_clusters), by_source=False,
-        folder="clusters/made", fingerprint="made",
-    )  # fmt: skip
+    with Memory() as memory:
+        clusters = cluster(
+            store, trajectories, ClustersConfig(n_clusters=n_clusters), by_source=False,
+            folder="clusters/made", fingerprint="made",
+        )  # fmt: skip
     clustered = time.perf_counter()
     chosen = choose(
         store, SelectionConfig(selector="s2l", budget="11%"), corpus=corpus, tokens=tokens,
@@ -117,7 +119,8 @@ def one(num_rows: int, checkpoints: int, n_clusters: int, folder: str) -> dict[s
         "cluster": clustered - began,
         "select": selected - clustered,
         "chosen": chosen.info["examples"],
-        "driver MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "cluster GB": (memory.peak - memory.start) / 1e9,
+        "driver MB": driver.peak_memory() / 1e6,
         "iterations": clusters.info["n_iter"],
         "inertia": clusters.info["inertia"],
         "pass_seconds": pass_seconds(store, trajectories, read_centers(store, clusters)),
@@ -142,25 +145,31 @@ def read_losses(file: str) -> pa.Table:
 
 
 def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int) -> str:
-    """By the last size's iteration, and by what the driver had more than at the first size (which
-    is told where it had more: small sizes are lost beside Ray itself)."""
+    """By the last size's times, and by the memory that it took beyond the first's (the driver's is
+    told where it took more: small sizes are lost beside Ray itself)."""
     start, found = rows[0], rows[-1]
-    megabytes = (found["driver MB"] - start["driver MB"]) / (found["rows"] - start["rows"])
-    cpu_seconds = found["pass_seconds"] * found["cpus"] / found["rows"] * BILLION
+    gigabytes, driver_gb = (
+        (found[name] - start[name]) / (found["rows"] - start["rows"]) * BILLION / scale
+        for name, scale in (("cluster GB", 1), ("driver MB", 1000))
+    )
+    a_row = found["cpus"] / found["rows"] * BILLION
+    cpu_seconds = found["pass_seconds"] * a_row
+    whole = (found["cluster"] + found["select"]) * a_row
     data = BILLION * checkpoints * 4 / 1e9
     moved = -(-BILLION // 65536) * n_clusters * (checkpoints + 1) * 8 / 1e9
-    nodes = math.ceil(cpu_seconds / (30 * CPUS))
+    nodes = math.ceil(cpu_seconds / (SECONDS * CPUS))
+    each = gigabytes / nodes + CPUS * start["cluster GB"] / start["cpus"]
     driver = (
-        f"has {megabytes * BILLION / 1000:.0f} GB more than at {start['rows']:,} rows"
-        if megabytes > 0
+        f"has {driver_gb:.0f} GB more than at {start['rows']:,} rows"
+        if driver_gb > 0
         else f"has no more at {found['rows']:,} rows than at {start['rows']:,}"
     )
     return (
-        f"A billion examples: {data:.0f} GB of losses, held once in the memory of all nodes; an "
-        f"iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends {moved:.1f} GB of "
-        f"partial sums to the driver. With {plural(nodes, 'node')} of {CPUS} CPUs and "
-        f"{1.5 * data / nodes + 0.4 * CPUS:.0f} GB it takes {cpu_seconds / nodes / CPUS:.0f} s; "
-        f"the driver, which holds the chosen ids, {driver}."
+        f"A billion examples: {data:.0f} GB of losses, for which nodes take {gigabytes:.0f} GB; "
+        f"an iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends {moved:.1f} GB "
+        f"of partial sums to the driver, all of clustering and selecting {whole / 3600:.0f} CPU "
+        f"hours. For at most {SECONDS} s an iteration: {plural(nodes, 'node')} of {CPUS} CPUs and "
+        f"{each:.0f} GB. The driver, which holds the chosen ids, {driver}."
     )
 
 
@@ -189,11 +198,11 @@ def main() -> None:
             each = rows[-1][name] / rows[-1]["rows"]
             rows[-1][f"{name} us a row"] = each * 1e6
     print(machine.table(rows, ["rows", "cluster", "cluster us a row", "select", "select us a row",
-                               "iterations", "driver MB"]))  # fmt: skip
-    if len(rows) > 1:
-        print(for_a_billion(rows, *shape))
+                               "iterations", "cluster GB", "driver MB"]))  # fmt: skip
+    beside = {"a billion": for_a_billion(rows, *shape)} if len(rows) > 1 else {}
+    print(*beside.values())
     settings = {"checkpoints": shape[0], "n_clusters": shape[1]}
-    machine.write(arguments.json, settings, rows)
+    machine.write(arguments.json, settings, rows, **beside)
 
 
 if __name__ == "__main__":

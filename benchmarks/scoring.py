@@ -8,10 +8,10 @@ the settings of the C library that a run gives its workers; medians are shown. T
 matrix products alone would take (those of every layer, causal attention, and the output head where
 there is a label) at the best rate of a product of two 2048 x 2048 matrices of the same dtype, and
 the sustained one at such products' mean rate over some seconds, which a machine's neighbours and
-its heat lower as they do for the ways. `of floor` and `of sustained` are a way's shares of those
-rates, `difference` the largest of its losses from the official way's in fp32, relative to
-max(1, loss). `padding` is the share of our batches: little where there are many examples, since
-those of one length share a batch.
+its heat lower as they do for the ways; both are measured before and after each way. `of floor` and
+`of sustained` are a way's shares of those rates, `difference` the largest of its losses from the
+official way's in fp32, relative to max(1, loss). `padding` is the share of our batches: there is
+little of it among many examples, since those of one length share a batch.
 """
 
 from __future__ import annotations
@@ -127,9 +127,10 @@ def padded(model: Any, tokens: pa.Table) -> np.ndarray:
             attention[n, : len(ids)] = 1
             labels[n, : len(ids)] = torch.where(mask, ids, -100)
         with torch.no_grad():
-            logits = model(input_ids=input_ids, attention_mask=attention).logits[:, :-1].float()
-            each = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
-        losses += (each.sum(1) / (labels[:, 1:] != -100).sum(1)).tolist()
+            logits = model(input_ids=input_ids, attention_mask=attention).logits.float()
+            wanted = F.pad(labels, (0, 1), value=-100)[:, 1:]  # flat, as the models' own loss is
+            each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        losses += (each.view_as(wanted).sum(1) / (wanted != -100).sum(1)).tolist()
     return np.array(losses)
 
 
@@ -206,12 +207,12 @@ def main() -> None:
     for key, run in ways.items():
         run(models[key[1]], warm)
     for _ in range(arguments.rounds):
-        for name in measured:
+        for (way, name), run in ways.items():
             measured[name].append(rates(DTYPES[name]))
-        for key, run in ways.items():
             began = time.perf_counter()
-            losses[key] = run(models[key[1]], tokens)
-            seconds[key].append(time.perf_counter() - began)
+            losses[way, name] = run(models[name], tokens)
+            seconds[way, name].append(time.perf_counter() - began)
+            measured[name].append(rates(DTYPES[name]))
     wanted = losses["official", "fp32"]
     slowest = statistics.median(seconds["official", "fp32"])
     rows = []
@@ -232,7 +233,8 @@ def main() -> None:
             rows.append(row)
     print(machine.table(rows, ["way", "dtype", "seconds", "tokens/s", "times official", "of floor",
                                "of sustained", "difference"]))  # fmt: skip
-    settings = {"examples": len(tokens), "tokens": count, "label_tokens": labels,
+    settings = {"corpus": Path(arguments.corpus).name, "max_length": arguments.max_length,
+                "examples": len(tokens), "tokens": count, "label_tokens": labels,
                 "threads": arguments.threads, "rounds": arguments.rounds, "flops": work,
                 "padding": padding_of(tokens), "rates": best, "sustained rates": mean}  # fmt: skip
     machine.write(arguments.json, settings, rows)

@@ -1,5 +1,6 @@
 """Training beside its peers: our loop under Ray Train and a bare torch loop, with the same batches;
-our DeepSpeed job and a script under the `deepspeed` launcher.
+our DeepSpeed job and a script under the `deepspeed` launcher. The peers have the settings of the C
+library that a run gives its workers; a worker alone trains without DDP.
 
     python benchmarks/training.py math_pool.jsonl
 
@@ -147,7 +148,8 @@ def run_bare(folder: Path, config: TrainingConfig, loss: str) -> float:
     if config.zero_stage is not None:
         launcher = Path(sys.executable).with_name("deepspeed")
         start = [str(launcher), "--num_accelerators", "2", "--master_port", "29517"]
-    env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    env = os.environ | driver.WORKER_ENVIRONMENT  # as our workers have it
+    env |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(start + command, env=env, capture_output=True, text=True, check=False)
     (folder / "log").write_text(done.stdout + done.stderr)
@@ -211,7 +213,7 @@ def main() -> None:
             ours = statistics.median(seconds["ours"])
             for way, taken in seconds.items():
                 median = statistics.median(taken)
-                row = {"training": "DDP, 1 worker" if zero_stage is None else "ZeRO-2, 2 workers",
+                row = {"training": "plain, 1 worker" if zero_stage is None else "ZeRO-2, 2 workers",
                        "way": way, "seconds": median, "tokens/s": count / median,
                        "ours / this": median / ours}  # fmt: skip
                 if way == "ours":

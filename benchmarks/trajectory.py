@@ -106,6 +106,7 @@ def main() -> None:
             {"model": {"architecture": SHAPE, "tokenizer_vocab": 2048}, "epochs": 1}
         )
         tokens = prepare(store, str(corpus), config, max_length=256)
+        scored = sum(part.stats["trainable"] for part in tokens.parts)
         checkpoints = models(store, config, arguments.checkpoints)
         seconds: dict[tuple[int, str], list[float]] = {}
         for number in range(arguments.rounds):
@@ -120,7 +121,7 @@ def main() -> None:
             median = statistics.median(taken)
             floor = statistics.median(seconds[world, "bare"])
             rows.append({"way": way, "processes": world, "seconds": median,
-                         "losses/s": tokens.rows * arguments.checkpoints / median,
+                         "losses/s": scored * arguments.checkpoints / median,
                          "overhead": median / floor - 1})  # fmt: skip
     print(machine.table(rows, list(rows[0])))
     machine.write(arguments.json, vars(arguments), rows)
