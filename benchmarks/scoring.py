@@ -38,6 +38,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenizerFast
 
 from benchmarks import machine
@@ -183,6 +184,7 @@ def main() -> None:
                         help="of the ways beside the official one")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--profile", action="store_true", help="where ours spends its time, too")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -233,6 +235,10 @@ def main() -> None:
             rows.append(row)
     print(machine.table(rows, ["way", "dtype", "seconds", "tokens/s", "times official", "of floor",
                                "of sustained", "difference"]))  # fmt: skip
+    if arguments.profile:
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            ours(models[arguments.dtypes[0]], tokens)
+        print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=12))
     settings = {"corpus": Path(arguments.corpus).name, "max_length": arguments.max_length,
                 "examples": len(tokens), "tokens": count, "label_tokens": labels,
                 "threads": arguments.threads, "rounds": arguments.rounds, "flops": work,
