@@ -35,8 +35,14 @@ def section(name: str, result: dict[str, Any]) -> str:
         for column in dict.fromkeys(column for row in result["rows"] for column in row)
         if not any(isinstance(row.get(column), list) for row in result["rows"])
     ]
+    drawn = "".join(
+        f"    {row['way']}\n" + "".join(f"      {line}\n" for line in row["timeline"])
+        for row in result["rows"]
+        if "timeline" in row
+    )
     title = f"**`benchmarks/{name.partition('-')[0]}.py`** ({what}; {where})"
-    return f"{title}\n\n{machine.table(result['rows'], columns)}\n\n"
+    beside = "".join(f"{each}\n\n" for each in (drawn.rstrip(), result.get("a billion")) if each)
+    return f"{title}\n\n{machine.table(result['rows'], columns)}\n\n{beside}"
 
 
 def main() -> None:
