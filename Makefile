@@ -46,7 +46,7 @@ soak: $(INSTALLED)  ## the same, each death three times, and what takes many min
 
 bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
-	$(BIN)/python benchmarks/scoring.py $(CORPUS) --examples 24 --rounds 1 --json $(BENCH)/scoring.json
+	$(BIN)/python benchmarks/scoring.py $(CORPUS) --examples 24 --rounds 1 --dtypes fp32 --json $(BENCH)/scoring.json
 	$(BIN)/python benchmarks/training.py $(CORPUS) --steps 6 --rounds 1 --json $(BENCH)/training.json
 	$(BIN)/python benchmarks/trajectory.py $(CORPUS) --examples 1000 --checkpoints 4 --json $(BENCH)/trajectory.json
 	$(BIN)/python benchmarks/overlap.py $(CORPUS) --examples 1000 --epochs 4 --json $(BENCH)/overlap.json
