@@ -544,10 +544,9 @@ def test_nothing_held_out_is_refused_before_any_target(local_ray, tmp_path, star
             evaluation__answer_marker=marker,
         )
         run = start(config)
-        pipeline.prepare(run, corpus())
         with pytest.raises(ValueError, match=why):
-            targets.prepare_evaluation(run)
-    assert not (tmp_path / "run/targets").exists()
+            comparison.compare(run, print, corpus())
+    assert not (tmp_path / "run/proxy").exists() and not (tmp_path / "run/targets").exists()
 
 
 @pytest.mark.slow

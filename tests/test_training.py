@@ -329,6 +329,7 @@ def test_deepspeed_trains_like_ddp_and_resumes(job, undisturbed, stage):
     np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_deepspeed_keeps_to_the_device_that_it_is_given(tmp_path):
     """As on a machine whose GPU DeepSpeed sees, and Ray gave to nobody."""
     code = f"""

@@ -330,6 +330,7 @@ def test_a_prefix_tells_how_far_a_point_changes_the_clusters():
     assert few.add(np.arange(20.0)) == 1.0
 
 
+@pytest.mark.slow
 def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
     """As where a damaged training went back some steps after they were made."""
     part = store.write_part(random_tokens(12), "tokens", "part-00000")
@@ -359,7 +360,8 @@ def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
     assert len(after) == 3 and before.items() <= after.items()  # the first was right, and stays
 
 
-@pytest.mark.parametrize("stops", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", [True, False])
 def test_scoring_stops_when_the_clusters_stop_changing(local_ray, store, stops):
     tables = [random_tokens(30, seed=i, first_id=100 * i) for i in range(2)]
     parts = [store.write_part(t, "tokens", f"part-{i}") for i, t in enumerate(tables)]
