@@ -246,8 +246,7 @@ def chunks_of(X, chunk_rows: int) -> list:
             for part in [losses_NT[first : first + chunk_rows]]
         ]
     check_column(X)
-    # Blocks that hold nothing more are taken as they are, others copied without the rest.
-    selected = X if X.columns() == ["losses"] else X.select_columns(["losses"])
+    selected = X if _as_wanted(X) else X.select_columns(["losses"])
     options = selected.context.execution_options  # may be shared with X: put it back
     preserve_order, options.preserve_order = options.preserve_order, True
     try:
@@ -270,6 +269,17 @@ def chunks_of(X, chunk_rows: int) -> list:
     if not chunks:
         raise ValueError("the Dataset has no rows")
     return chunks
+
+
+def _as_wanted(X: ray.data.Dataset) -> bool:
+    """Whether its blocks are there, hold losses alone, and are no larger than Ray makes them: then
+    a copy of them would be one more in the object store."""
+    if not isinstance(X, ray.data.dataset.MaterializedDataset) or X.columns() != ["losses"]:
+        return False
+    bundles = X.iter_internal_ref_bundles()
+    sizes = [entry.metadata.size_bytes for bundle in bundles for entry in bundle.blocks]
+    most = X.context.target_max_block_size
+    return most is not None and all(size is not None and size <= most for size in sizes)
 
 
 def farthest_of(found, count: int) -> list:
