@@ -60,7 +60,8 @@ def finetune(
 
 
 def prepare_evaluation(run: Run) -> None:
-    """Refuse now, not after hours, what cannot be evaluated on; say what is left out of it."""
+    """Refuse now, not after hours, held-out examples that the target cannot be evaluated on, and
+    files of questions that are none; say what is left out."""
     corpus, settings = run.done["corpus"], run.config.evaluation
     heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
     if settings.answer_marker is not None:
