@@ -7,8 +7,9 @@ Every fit runs in a process of its own on the same rows (float32), with all CPUs
 `--seeds` seeds, of which medians are shown. `seconds` are those of the fit; ours contain the start
 of the actors and the way of the rows, an array as for the others, into Ray's object store (of a
 run's parts: scale.py). Inertia is computed for all alike, in float64 over all rows. `iterations` of
-ours are those over all rows. `peak GB` is the most memory of all processes of the fit, less that of
-before it, looked at every 0.1 s and at the end. faiss comes with the extra `bench`.
+ours are those over all rows. `peak GB` is the most memory of all processes of the fit and of
+Ray's object store, less that of before it, looked at every 0.1 s and at the end. faiss comes with
+the extra `bench`.
 """
 
 from __future__ import annotations

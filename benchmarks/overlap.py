@@ -6,9 +6,9 @@ Nodes are Ray's own, of one CPU each, as processes of this machine, which needs 
 The proxy trains on one CPU, each actor scores on one. `of the longer` holds the seconds against
 training alone or scoring by one actor alone, whichever is longer; `of its training` the time to the
 last part of the losses against that to the last checkpoint of the same run, which comes later where
-the machine's other CPU is at work too. The timeline shows, from the
-start of the proxy's stage on, when a checkpoint was written (training) and when a part of the
-losses was (scoring), five seconds a character.
+the machine's other CPU is at work too. The timeline shows, from the start of the proxy's stage on,
+when a checkpoint was written (training) and when a part of the losses was (scoring), five seconds a
+character.
 """
 
 from __future__ import annotations

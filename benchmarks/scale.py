@@ -38,6 +38,7 @@ from s2l_ray.kmeans import KMeans
 from s2l_ray.report.comparison import plural
 from s2l_ray.selection import choose
 from s2l_ray.store import EXAMPLES, TOKENS, Manifest, Part, Store
+from s2l_ray.subset import SUBSET_ROWS
 
 PART_ROWS = 62_500
 BILLION = 10**9
@@ -154,6 +155,7 @@ def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int)
     )
     a_row = found["cpus"] / found["rows"] * BILLION
     cpu_seconds, whole = found["pass_seconds"] * a_row, found["cluster"] * a_row
+    pieces = -(-found["rows"] // PART_ROWS) * -(-found["chosen"] // SUBSET_ROWS)
     data = BILLION * checkpoints * 4 / 1e9
     gigabytes = max(gigabytes, data)  # small sizes do not show it
     moved = -(-BILLION // 65536) * n_clusters * (checkpoints + 1) * 8 / 1e9
@@ -170,7 +172,7 @@ def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int)
         f"of partial sums to the driver, all of clustering {whole / 3600:.0f} CPU hours. For at "
         f"most {SECONDS} s an iteration: {plural(nodes, 'node')} of {CPUS} CPUs and {each:.0f} GB. "
         f"The driver, which holds the chosen ids, {driver}. Of selecting nothing is shown: it "
-        f"makes a piece for each part of the corpus and each of the subset, 3,520 at 10 million."
+        f"makes a piece for each part of the corpus and each of the subset, {pieces:,} here."
     )
 
 

@@ -104,7 +104,7 @@ def _tokens_of_heldout(run: Run, heldout: dict[str, Manifest]) -> dict[str, Mani
         for origin, examples in heldout.items()
     }
     if not _label_tokens(answers):
-        raise evaluation.nothing_left(marker)
+        raise evaluation.nothing_left(sum(each.rows for each in heldout.values()), marker)
     return tokens | answers
 
 

@@ -132,7 +132,7 @@ def test_the_loss_of_answers_counts_the_examples_without_one(store):
         "answer_left_out": 1,
     }
     nothing = stages(store, {"r3": GIVEN["r3"]}, "nothing")
-    with pytest.raises(ValueError, match=r"answer_marker: 'so:' stands .* in no held-out response"):
+    with pytest.raises(ValueError, match=r"answer_marker: 'so:' stands .* in none of 1 held-out"):
         summarise_answers(store, [nothing], "so:")
 
 

@@ -63,15 +63,15 @@ def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> Non
     raise ValueError(f"evaluation.answer_marker: none of {count:,} responses has {marker!r} in it")
 
 
-def nothing_left(marker: str | None = None) -> ValueError:
-    """No held-out example has a label token (after the marker, if there is one)."""
+def nothing_left(examples: int = 0, marker: str | None = None) -> ValueError:
+    """No held-out example has a label token; or none of so many has one after the marker."""
     if marker is None:
         return ValueError(
             "prompt.max_length: no held-out example has a response token left after the cut"
         )
     return ValueError(
-        f"evaluation.answer_marker: {marker!r} stands before a label token in no held-out response "
-        f"(as far as prompt.max_length leaves them)"
+        f"evaluation.answer_marker: {marker!r} stands before a label token in none of "
+        f"{examples:,} held-out responses (as far as prompt.max_length leaves them)"
     )
 
 
@@ -163,7 +163,7 @@ def summarise_answers(store: Store, scores: Scores, marker: str) -> dict[str, An
     """
     examples, scored = (sum(each[i].rows for each in scores) for i in (0, 1))
     if not scored:
-        raise nothing_left(marker)
+        raise nothing_left(examples, marker)
     found = summarise(read_losses(store, scores))
     return {
         "answer_loss": found["loss"],
