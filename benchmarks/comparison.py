@@ -29,6 +29,7 @@ import yaml
 
 from benchmarks import machine
 from s2l_ray.config import SelectorName, validate
+from s2l_ray.report.comparison_page import groups_of
 from s2l_ray.rows import hash63
 
 MAIN = ["s2l", "s2l_official", "random", "random_balanced", "random_shares", "loss_strata"]
@@ -106,18 +107,14 @@ def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
         "evaluation": {"answer_marker": "The answer is", "targets_at_once": 2},
         "compare": {
             "selectors": MAIN,
-            # random_tokens is compared by equal tokens alone.
-            "also": [n for n in get_args(SelectorName) if n not in {*MAIN, "random_tokens"}],
+            "also": [name for name in get_args(SelectorName) if name not in MAIN],
         },
     }  # fmt: skip
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
+def results(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row a budget and method: held-out loss, and how it differs from random's; the same of its
     mean over sources (macro), whose p stands uncorrected among the other metrics."""
-    from s2l_ray.report.comparison_page import groups_of
-
-    records = json.loads((folder / "run/report/comparison.json").read_text())
     rows = []
     for group in groups_of(records):
         for row in group.tables[0].rows:
@@ -130,6 +127,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
             rows.append({
                 "selector": row.method, "budget": group.budget, "runs": row.runs,
                 "tokens trained on": group.costs[row.method]["trained_tokens"],
+                "shared": group.costs[row.method]["shared"],
                 "loss": row.mean, "difference": mean, "from": low, "to": high,
                 "over examples": group.tables[0].errors.get(row.method),
                 "p (Holm)": row.adjusted_p, "verdict": row.verdict,
@@ -157,10 +155,17 @@ def main() -> None:
     (folder / "compare.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, str(ROOT / "jobs/compare.py"), str(folder / "compare.yaml")]
     subprocess.run(command + arguments.overrides, check=True)
-    rows = results(folder)
+    records = json.loads((folder / "run/report/comparison.json").read_text())
+    rows = results(records)
+    controls = [
+        f"Budget {group.budget}, {table.metric.words}: {sentence}"
+        for group in groups_of(records)
+        for table in group.tables[:2]
+        for sentence in table.controls
+    ]
     print(machine.table(rows, list(rows[0])[:-1]))
     told = {"corpus": arguments.corpus, "settings": " ".join(arguments.overrides) or "as they are"}
-    machine.write(arguments.json, told, rows)
+    machine.write(arguments.json, told, rows, controls=controls, records=records)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def section(name: str, result: dict[str, Any]) -> str:
         if "timeline" in row
     )
     title = f"**`benchmarks/{name.partition('-')[0]}.py`** ({what}; {where})"
-    beside = "".join(f"{each}\n\n" for each in (drawn.rstrip(), result.get("a billion")) if each)
+    words = result.get("a billion") or "\n".join(f"- {each}" for each in result.get("controls", []))
+    beside = "".join(f"{each}\n\n" for each in (drawn.rstrip(), words) if each)
     return f"{title}\n\n{machine.table(result['rows'], columns)}\n\n{beside}"
 
 

@@ -31,6 +31,7 @@ from s2l_ray.pipeline import check_reachable, choose_subset, prepare
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.run import Run
 from s2l_ray.selectors import SELECTORS, TooFew
+from s2l_ray.stability import share_in
 from s2l_ray.store import Manifest
 from s2l_ray.subset import trainable_tokens
 from s2l_ray.targets import evaluate, finetune, prepare_evaluation
@@ -38,6 +39,7 @@ from s2l_ray.training import num_steps
 
 FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
 RECORD = ("report", "comparison.json")
+FORMAT = 2  # of a record: those of another are not read
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Arm:
     examples: Manifest
     count: int  # of examples that have a label token
     tokens: int  # of these, by the proxy's tokenizer
+    shared: float  # the share of them that the baseline's subset has too
     target: TrainingConfig
 
     @property
@@ -80,10 +83,12 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Every arm's record, by pairs of seeds; `done` gets all so far after each pair.
 
-    A record: method, budget, match, selection_seed, training_seed, examples, tokens, steps,
-    trained_tokens, and what evaluate gives; or, of a selector that has too few examples to choose
-    from, `too_few` (why) in place of all after the seeds; settings (their mark) in each. Records
-    are kept in report/comparison.json.
+    A record: method, budget, match, selection_seed, training_seed, examples, tokens, shared,
+    steps, trained_tokens, like (of selectors that take something of another selection, its
+    selector), and what evaluate gives, its errors_over_examples those of the difference to the
+    baseline; or, of a selector that has too few examples to choose from, `too_few` (why) in place
+    of all after the seeds; settings (their mark) in each. Records are kept in
+    report/comparison.json.
     """
     config = run.config
     prepare(run, dataset)
@@ -115,9 +120,10 @@ def training_seed(seed: int, number: int) -> int:
 
 
 def can_match(selector: SelectorName, match: str) -> bool:
-    """Whether a selector's subset can be as large as the baseline's: one that takes another
-    selection's tokens can by tokens alone."""
-    return match == "tokens" or SELECTORS[selector].like != "tokens"
+    """Whether a selector's subset says something there. One that is random but for another
+    selection's tokens stands beside that one at equal examples; where tokens are equal it is
+    random."""
+    return match == "examples" or SELECTORS[selector].like != "tokens"
 
 
 def known(run: Run) -> list[dict[str, Any]]:
@@ -137,7 +143,7 @@ def settings_mark(config: RunConfig) -> str:
     rest = [config.corpus, config.prompt, config.target_prompt, config.selection.like]
     # The held-out share is drawn by the run's seed, and a seed's difference is a mean of trainings.
     numbers = [config.seed, config.compare.trainings]
-    return fingerprint(*numbers, *rest, *trainings, *scoring, clusters, evaluation)
+    return fingerprint(FORMAT, *numbers, *rest, *trainings, *scoring, clusters, evaluation)
 
 
 def num_targets(config: RunConfig) -> int:
@@ -213,11 +219,13 @@ def _arms(
                         )  # fmt: skip
                         continue
                 same = selector == BASELINE or match != "compute"
-                arms.append(arm(selector, *chosen, target if same else equal_compute(chosen)))
+                shared = share_in(view.store, chosen[0], base[0])
+                way = target if same else equal_compute(chosen)
+                arms.append(arm(selector, *chosen, shared, way))
             if "compute" in config.compare.full:
-                arms.append(arm(FULL_COMPUTE, *full, equal_compute(full)))
+                arms.append(arm(FULL_COMPUTE, *full, base[1] / full[1], equal_compute(full)))
             if "epochs" in config.compare.full:
-                arms.append(arm(FULL_EPOCHS, *full, target))
+                arms.append(arm(FULL_EPOCHS, *full, base[1] / full[1], target))
     return arms, short
 
 
@@ -232,8 +240,20 @@ def _measure(run: Run, arms: list[Arm]) -> list[dict[str, Any]]:
     with ThreadPool(run.config.evaluation.targets_at_once) as pool:
         targets = dict(zip(unique, pool.map(tune, unique), strict=True))
     baselines = {arm.pair: arm.name for arm in arms if arm.method == BASELINE}
-    against = {arm.name: baselines[arm.pair] for arm in arms if arm.method != BASELINE}
-    losses = evaluate(run, targets, against)
+    against: dict[str, set[str]] = {}  # one training may stand beside several, of other budgets
+    for arm in arms:
+        if arm.method != BASELINE:
+            against.setdefault(arm.name, set()).add(baselines[arm.pair])
+    found = evaluate(run, targets, against)
+
+    def losses(arm: Arm) -> dict[str, Any]:
+        mine = dict(found[arm.name])
+        if errors := mine.pop("errors_over_examples", None):
+            mine["errors_over_examples"] = errors[baselines[arm.pair]]
+        if arm.method in SELECTORS and SELECTORS[arm.method].like:
+            mine["like"] = run.config.selection.like
+        return mine
+
     return [
         {
             "method": arm.method,
@@ -243,9 +263,10 @@ def _measure(run: Run, arms: list[Arm]) -> list[dict[str, Any]]:
             "training_seed": arm.training_seed,
             "examples": arm.count,
             "tokens": arm.tokens,
+            "shared": arm.shared,
             "steps": targets[arm.name].info["step"],
             "trained_tokens": targets[arm.name].info["tokens"],
         }
-        | losses[arm.name]
+        | losses(arm)
         for arm in arms
     ]

@@ -346,10 +346,10 @@ class CompareConfig(Section):
     def _comparable(self) -> CompareConfig:
         if both := sorted(set(self.selectors) & set(self.also)):
             raise ValueError(f"also: {', '.join(both)} is among selectors already")
-        if "random_tokens" in self.selectors + self.also and "tokens" not in self.match:
+        if "random_tokens" in self.selectors + self.also and "examples" not in self.match:
             raise ValueError(
-                f"found random_tokens, but match is {self.match}: it takes the tokens of another "
-                "selection, so it is compared under equal tokens alone; add tokens to match"
+                f"found random_tokens, but match is {self.match}: it has the tokens that another "
+                "selection has at equal examples, and is compared there; add examples to match"
             )
         return self
 

@@ -87,6 +87,12 @@ def overlap(store: Store, one: Manifest, other: Manifest) -> Overlap:
     return Overlap(shared / (len(ids) + len(other_ids) - shared), mean, spread)
 
 
+def share_in(store: Store, subset: Manifest, other: Manifest) -> float:
+    """The share of a subset's examples that another subset has too."""
+    ids = _chosen(store, subset)
+    return float(np.isin(ids, _chosen(store, other), assume_unique=True).mean())
+
+
 def jaccard_by_chance(size: int, other: int, candidates: int) -> tuple[float, float]:
     """Mean and standard deviation of the Jaccard index of two uniform subsets of these sizes: what
     they share is hypergeometric."""

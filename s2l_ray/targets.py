@@ -113,13 +113,13 @@ def _label_tokens(tokens: dict[str, Manifest]) -> int:
 
 
 def evaluate(
-    run: Run, targets: dict[str, Manifest], against: Mapping[str, str] | None = None
+    run: Run, targets: dict[str, Manifest], against: Mapping[str, Iterable[str]] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Of fine-tuned targets, by their names: held-out response loss (evaluation.summarise); with
     evaluation.answer_marker that of what follows the marker (evaluation.summarise_answers); with
     evaluation.answers exact_match: {set: counts}. against: targets -> those that they are compared
-    with; errors_over_examples are of their differences. left_out: sentences about what is not
-    evaluated on, since the corpus has it too."""
+    with; errors_over_examples are of their differences, by the other's name. left_out: sentences
+    about what is not evaluated on, since the corpus has it too."""
     config = run.config
     assert config.target is not None
     prompt, settings = config.target_prompt or config.prompt, config.evaluation
@@ -165,8 +165,10 @@ def evaluate(
     def result(name: str) -> dict[str, Any]:
         found = evaluation.summarise(read[name])
         found["left_out"] = evaluation.notes(heldout | sets)
-        if other := (against or {}).get(name):
-            found["errors_over_examples"] = evaluation.errors_over_examples(read[name], read[other])
+        if others := (against or {}).get(name):
+            found["errors_over_examples"] = {
+                other: evaluation.errors_over_examples(read[name], read[other]) for other in others
+            }
         if marker is not None:
             found |= evaluation.summarise_answers(run.store, scores(name, "/answer"), marker)
         if sets:
@@ -263,7 +265,10 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
         for name, (choice, _) in subsets.items()
         if (baseline := selection_name(BASELINE, choice.seed)) in subsets and baseline != name
     }
-    losses = evaluate(run, targets, against)
+    losses = evaluate(run, targets, {name: [other] for name, other in against.items()})
+    for name, other in against.items():
+        if errors := losses[name].get("errors_over_examples"):
+            losses[name]["errors_over_examples"] = errors[other]
     return [
         {
             "selector": choice.selector,

@@ -1,6 +1,7 @@
 """The page and the words of a comparison: numbers by hand, hostile names, plans."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from s2l_ray import comparison
 from s2l_ray.config import validate
 from s2l_ray.report import comparison_page as page
 from s2l_ray.report.statistics import detectable, pairs_needed
+from s2l_ray.store import Manifest
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -25,6 +27,7 @@ def records(shift=0.1, seeds=5, matches=("examples",)):
                         "method": method, "budget": "11%", "match": match,
                         "selection_seed": seed, "training_seed": seed, "examples": 40,
                         "tokens": 900, "steps": 4, "trained_tokens": 1800 + seed,
+                        "shared": 1.0 if method == "random" else 0.3 + 0.01 * seed,
                         "loss": loss, "macro": loss + 1, "by_source": {"a": loss, HOSTILE: 3.0},
                         "examples_by_source": {"a": 30, HOSTILE: 1},
                         "exact_match": {
@@ -52,7 +55,7 @@ def test_the_table_by_hand():
     [group] = page.groups_of(records())
     assert (group.budget, group.match) == ("11%", "examples")
     assert group.costs["s2l"] == {
-        "examples": "40", "steps": "4", "trained_tokens": "1,800–1,804"
+        "examples": "40", "shared": "30–34%", "steps": "4", "trained_tokens": "1,800–1,804"
     }  # fmt: skip
     keys = [table.metric.key for table in group.tables]
     assert keys == ["loss", "macro", "by_source/a", f"by_source/{HOSTILE}", "exact_match/sums"]
@@ -161,7 +164,9 @@ def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
     ]
     other = 0.009 / math.sqrt(2)  # of -0.1 and -0.091
     pooled = math.sqrt((4 * sd**2 + other**2) / 5)
-    assert f"spread by {pooled:.4f} nats" in page.plan(settings, 30, records() + also)
+    text = page.plan(settings, 30, records() + also)
+    assert f"spread by {pooled:.4f} nats" in text
+    assert f"pooled over methods: of s2l {sd:.4f}, of longest {other:.4f})" in text
 
 
 def test_the_spread_seen_is_of_as_many_trainings_and_of_the_same_held_out_share():
@@ -171,10 +176,70 @@ def test_the_spread_seen_is_of_as_many_trainings_and_of_the_same_held_out_share(
     assert len({comparison.settings_mark(each) for each in (once, *others)}) == 3
 
 
-def test_random_tokens_is_compared_by_tokens_alone():
+def test_random_tokens_is_compared_at_equal_examples_alone():
+    """Where all have random's tokens it would be random."""
     settings = config(
         selectors=["s2l", "random", "random_tokens"], seeds=[0], match=["examples", "tokens"]
     )
     assert comparison.num_targets(settings) == 1 + 2 + 2 + 1  # baseline, the whole corpus twice
-    with pytest.raises(ValueError, match="equal tokens alone; add tokens to match"):
-        config(also=["random_tokens"])
+    with pytest.raises(ValueError, match=r"has at equal examples, .*; add examples to match"):
+        config(also=["random_tokens"], match=["tokens"])
+
+
+def test_a_selection_is_held_against_its_controls():
+    """By hand: 0.02 and 0.04 below them, and 0.001 a seed; 2.776 times 0.001581 / √5 about the
+    mean."""
+    found = records()
+    for control, above, like in (
+        ("loss_strata", 0.02, {}),
+        ("random_shares", 0.04, {"like": "s2l"}),
+    ):
+        found += [
+            record
+            | {"method": control, "loss": record["loss"] + above + 0.001 * record["selection_seed"]}
+            | like
+            for record in records()
+            if record["method"] == "s2l"
+        ]
+    [group] = page.groups_of(found)
+    assert group.tables[0].controls == [
+        "s2l less loss_strata (the same without clusters): −0.0220 [−0.0240, −0.0200], 5 pairs, "
+        "not corrected.",
+        "s2l less random_shares (random examples in its shares of the sources): −0.0420 "
+        "[−0.0440, −0.0400], 5 pairs, not corrected.",
+    ]
+    assert page.groups_of(records())[0].tables[0].controls == []
+    text = page.as_text(found)
+    assert "s2l less random_shares" in text and "40 examples, 30–34% of them random's, 4 st" in text
+
+
+def test_an_error_over_examples_is_of_the_difference_to_its_own_budget_s_baseline(monkeypatch):
+    """The whole corpus for equal epochs is one training, beside the baselines of both budgets."""
+    settings = config()
+    target, asked = settings.target, {}
+
+    def evaluate(_, made, against):
+        asked.update(against)
+        return {
+            name: {"loss": 1.0}
+            | ({"errors_over_examples": {o: {"loss": o} for o in against[name]}} if name in against
+               else {})
+            for name in made
+        }  # fmt: skip
+
+    monkeypatch.setattr(comparison, "evaluate", evaluate)
+    trained = Manifest("t", "t", [], {"step": 4, "tokens": 9})
+    monkeypatch.setattr(comparison, "finetune", lambda *_, **__: trained)
+    arms = []
+    for budget, count in (("11%", 11), ("38%", 38)):
+        of = budget, "examples", 0, 0
+        arms += [
+            comparison.Arm(*of, "random", None, count, 10 * count, 1.0, target),
+            comparison.Arm(*of, comparison.FULL_EPOCHS, None, 100, 1000, count / 100, target),
+        ]
+    run = SimpleNamespace(config=settings)
+    found = comparison._measure(run, arms)
+    names = [arm.name for arm in arms]
+    assert names[1] == names[3] and asked == {names[1]: {names[0], names[2]}}
+    errors = [record.get("errors_over_examples") for record in found]
+    assert errors == [None, {"loss": names[0]}, None, {"loss": names[2]}]

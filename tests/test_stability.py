@@ -14,6 +14,7 @@ from s2l_ray.stability import (
     overlap,
     purity,
     random_groups,
+    share_in,
     topics_by_cluster,
 )
 
@@ -99,6 +100,8 @@ def test_overlap_is_that_of_the_sets(local_ray, store):
     assert found.jaccard == pytest.approx(len(a & b) / len(a | b))
     assert (found.by_chance, found.spread) == jaccard_by_chance(60, 40, N)
     assert overlap(store, one, one).jaccard == 1
+    assert share_in(store, one, other) == pytest.approx(len(a & b) / 60)
+    assert share_in(store, other, one) == pytest.approx(len(a & b) / 40)
 
 
 @pytest.mark.parametrize("sizes", [(2, 3), (5, 4), (1, 1), (6, 2), (6, 6)])

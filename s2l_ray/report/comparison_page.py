@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from s2l_ray.run import Run
 
 Record = Mapping[str, Any]
+CONTROLS = {  # what is held against the selection that it was made for
+    "random_shares": "random examples in its shares of the sources",
+    "random_tokens": "as many tokens of random examples",
+    "loss_strata": "the same without clusters",
+}
 
 
 class Metric(NamedTuple):
@@ -46,6 +51,7 @@ class Table(NamedTuple):
     metric: Metric
     rows: list[Row]
     sentences: list[str]
+    controls: list[str]  # sentences: selections less their controls
     # Method -> standard deviation by selection and by training; empty where no seed repeats.
     spreads: dict[str, tuple[float | None, float | None]]
     # Method -> standard error of a pair's difference over the held-out examples, the median of
@@ -58,7 +64,7 @@ class Group(NamedTuple):
 
     budget: str
     match: str
-    costs: dict[str, dict[str, str]]  # method -> examples, steps, trained tokens
+    costs: dict[str, dict[str, str]]  # method -> examples, shared, steps, trained tokens
     tables: list[Table]
     too_few: list[str]  # sentences: which selectors had too few examples to choose from
 
@@ -89,13 +95,14 @@ def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
         lines.append(f"{seeds} seeds give numbers, but no verdict: that takes {MIN_UNITS}")
     planned = {(str(budget), match) for budget in compare.budgets for match in compare.match}
     groups = [group for group in groups_of(seen) if (group.budget, group.match) in planned]
-    spread = [(group, sd) for group in groups if (sd := _spread(group)) is not None]
-    for group, sd in spread:
+    spread = [(group, sds) for group in groups if (sds := _spreads(group))]
+    for group, sds in spread:
+        sd = _pooled(list(sds.values()))
         least = detectable(sd, seeds, alpha=ALPHA / tests)
         text = (
             f"budget {group.budget}, equal {group.match}: differences to {BASELINE} spread by "
-            f"{sd:.4f} nats (standard deviation over seeds so far); {seeds} seeds can show one of "
-            f"{least:.4f} ({how})"
+            f"{sd:.4f} nats (standard deviation over seeds so far{_range(sds)}); {seeds} seeds can "
+            f"show one of {least:.4f} ({how})"
         )
         if compare.difference is not None:
             wanted = pairs_needed(sd, compare.difference, alpha=ALPHA / tests)
@@ -131,10 +138,12 @@ def as_text(records: Sequence[Record]) -> str:
             cost = group.costs[row.method]
             lines.append(
                 f"  {row.method:{width}}  {plus_minus(row.mean, row.standard_error)}  "
-                f"{difference(row):>22}  {row.runs} runs, {cost['examples']} examples, "
-                f"{cost['steps']} steps" + (f"; {row.verdict}" if row.verdict else "")
+                f"{difference(row):>22}  {row.runs} runs, {cost['examples']} examples"
+                + (f", {cost['shared']} of them {BASELINE}'s" if row.verdict else "")
+                + f", {cost['steps']} steps"
+                + (f"; {row.verdict}" if row.verdict else "")
             )
-        lines += [f"  {sentence}" for sentence in first.sentences + group.too_few]
+        lines += [f"  {each}" for each in first.sentences + first.controls + group.too_few]
     lines += _left_out(records)
     return "\n".join(lines[1:])
 
@@ -186,7 +195,7 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
         costs[method] = {
             name: span([record[name] for record in mine])
             for name in ("examples", "steps", "trained_tokens")
-        }
+        } | {"shared": f"{span([round(100 * record['shared']) for record in mine])}%"}
     tables = []
     for metric in _metrics(records):
         arms = [
@@ -216,8 +225,29 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
                 "Intervals are over seeds, with these held-out examples. Over such examples the "
                 f"difference of one pair has a standard error, too: {listed}."
             )
-        tables.append(Table(metric, rows, sentences, parts, errors))
+        controls = _against_controls(arms, records, metric)
+        tables.append(Table(metric, rows, sentences, controls, parts, errors))
     return Group(budget, match, costs, tables, list(dict.fromkeys(too_few)))
+
+
+def _against_controls(
+    arms: Sequence[Outcome], records: Sequence[Record], metric: Metric
+) -> list[str]:
+    """Sentences: selections less their controls, in pairs."""
+    likes = {record["method"]: record["like"] for record in records if "like" in record}
+    controls = [(main, control) for control, main in ({"loss_strata": "s2l"} | likes).items()]
+    found = []
+    for pair in controls:
+        both = [arm for arm in arms if arm.selector in pair]
+        if {arm.selector for arm in both} == set(pair):
+            main, control = pair
+            rows = table(both, metric.key, control, metric.lower_is_better)
+            [row] = [row for row in rows if row.method == main]
+            found.append(
+                f"{main} less {control} ({CONTROLS[control]}): {difference(row)}, "
+                f"{plural(row.pairs, 'pair')}, not corrected."
+            )
+    return found
 
 
 def _errors(records: Sequence[Record], metric: str) -> dict[str, float]:
@@ -272,16 +302,26 @@ def _left_out(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(text for record in records for text in record.get("left_out", ())))
 
 
-def _spread(group: Group) -> float | None:
-    """Standard deviation of a seed's difference of the loss, over all its trainings, pooled over
-    methods by their degrees of freedom."""
-    variance = freedom = 0.0
-    for row in group.tables[0].rows:
-        error = row.difference.standard_error
-        if row.units > 1 and error is not None:
-            variance += error**2 * row.units * (row.units - 1)
-            freedom += row.units - 1
-    return math.sqrt(variance / freedom) if variance else None
+def _spreads(group: Group) -> dict[str, tuple[float, int]]:
+    """Method -> standard deviation of a seed's difference of the loss, over all its trainings, and
+    its degrees of freedom; of those that show some."""
+    return {
+        row.method: (row.difference.standard_error * math.sqrt(row.units), row.units - 1)
+        for row in group.tables[0].rows
+        if row.units > 1 and row.difference.standard_error
+    }
+
+
+def _pooled(spreads: Sequence[tuple[float, int]]) -> float:
+    return math.sqrt(sum(sd**2 * freedom for sd, freedom in spreads) / sum(f for _, f in spreads))
+
+
+def _range(sds: Mapping[str, tuple[float, int]]) -> str:
+    """Of several methods, the least and the largest spread."""
+    if len(sds) < 2:
+        return ""
+    low, high = min(sds, key=sds.__getitem__), max(sds, key=sds.__getitem__)
+    return f", pooled over methods: of {low} {sds[low][0]:.4f}, of {high} {sds[high][0]:.4f}"
 
 
 def difference(row: Row) -> str:
