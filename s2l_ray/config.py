@@ -239,6 +239,15 @@ class TrajectoriesConfig(Section):
     are those of the evaluation's losses and answers too, workers of diagnose.gradients."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+        if (
+            self.zero_stage == 1
+            and self.model.dtype == "bfloat16"
+            and share > self.micro_batch_size
+        ):
+            raise ValueError(  # stages 2 and 3 sum them in fp32, as DDP does
+                f"zero_stage 1 would sum the gradients of {share // self.micro_batch_size} "
+                f"micro-batches in bfloat16: raise micro_batch_size to {share}, or set 2 or 3"
+            )
     tokens_per_batch: Positive | None = None  # padded, in a forward pass; 8192 on GPU, 2048 on CPU
     while_training: bool = False  # score a checkpoint as soon as it exists, where there is room
     # Stop once two more checkpoints each leave the clusters at this adjusted Rand index or above.
@@ -260,6 +269,11 @@ class TrajectoriesConfig(Section):
 
 class ClustersConfig(Section):
     """k-means over trajectories (kmeans.KMeans: scikit-learn's names)."""
+        if self.max_workers is not None and self.max_workers < self.workers.num_workers:
+            raise ValueError(
+                f"max_workers {self.max_workers} is less than workers.num_workers "
+                f"{self.workers.num_workers}, with which the pool begins"
+            )
 
     n_clusters: Positive = 100
     max_iter: Positive = 300

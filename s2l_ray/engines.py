@@ -75,7 +75,7 @@ class DataParallelEngine:
 
     def save_model(self, local: str) -> None:
         if _is_first():
-            self.loss.model.save_pretrained(local)
+            _save_weights(self.loss, self.loss.state_dict(), local)
 
     def save_optimizer(self, local: str) -> None:
         if not _is_first():
@@ -163,9 +163,7 @@ class DeepSpeedEngine:
             else self.loss.state_dict()
         )
         if _is_first():
-            self.loss.model.save_pretrained(
-                local, state_dict={k.removeprefix("model."): v for k, v in weights.items()}
-            )
+            _save_weights(self.loss, weights, local)
 
     def save_optimizer(self, local: str) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
@@ -236,6 +234,21 @@ class DeepSpeedEngine:
 
 def _is_partitioned(parameter: Any) -> bool:
     return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+
+def _save_weights(loss: LabelLoss, weights: dict[str, Tensor], local: str) -> None:
+    """As a folder in Hugging Face format, from the CPU: save_pretrained copies weights that share
+    a buffer, as ZeRO 1 and 2 have all of them, where they are, and the GPU may be full."""
+    on_cpu: dict[tuple[Any, ...], Tensor] = {}  # tied ones stay one
+    for tensor in weights.values():
+        if (key := _place_of(tensor)) not in on_cpu:
+            on_cpu[key] = tensor.detach().to("cpu")
+    state = {name.removeprefix("model."): on_cpu[_place_of(t)] for name, t in weights.items()}
+    loss.model.save_pretrained(local, state_dict=state)
+
+
+def _place_of(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _trained(loss: LabelLoss) -> list[tuple[str, Any]]:

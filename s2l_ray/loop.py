@@ -21,7 +21,16 @@ import torch.distributed as dist
 from s2l_ray.batches import BatchStream, Example
 from s2l_ray.config import TrainingConfig
 from s2l_ray.engines import make_engine
-from s2l_ray.models import LabelLoss, initial_model, learned_positions, load_model, pad
+from s2l_ray.models import (
+    LabelLoss,
+    initial_model,
+    learned_positions,
+    load_model,
+    memory_told,
+    no_tf32,
+    pad,
+    steady_positions,
+)
 from s2l_ray.preflight import check_node
 from s2l_ray.scratch import working_folder
 from s2l_ray.store import Manifest, Store
@@ -36,6 +45,10 @@ from s2l_ray.training import (
 )
 
 HISTORY_POINTS = 500  # of the training curve
+LESS_MEMORY = (
+    "lower micro_batch_size, which goes on from the last resume point, or set "
+    "gradient_checkpointing or a higher zero_stage"
+)
 NOTICE_SECONDS = 5.0  # between questions whether a node is about to go; all workers wait for each
 
 
@@ -51,7 +64,7 @@ def run(job: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.workers.cpus_per_worker)))
-    torch.backends.cuda.matmul.allow_tf32 = False
+    no_tf32()
 
     tokenizer = load_tokenizer(store, job["tokenizer_folder"])
     point, state = last_resume_point(store, folder)
@@ -67,12 +80,21 @@ def run(job: dict[str, Any]) -> None:
             f"prompt.max_length: {longest} tokens, but the model has embeddings of {positions} "
             f"positions (its max_position_embeddings)"
         )
+    steady = steady_positions(model)
+    if steady is not None and longest > steady:
+        raise ValueError(
+            f"prompt.max_length: {longest} tokens, but beyond {steady} positions the rotary "
+            f"embeddings of this model go by the longest example of a batch, so that no example "
+            f"would have a loss of its own"
+        )
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    engine = make_engine(LabelLoss(model), config, device, world)
-    if resume:
-        if state["step"] < steps:
+    module = LabelLoss(model, anew=config.gradient_checkpointing)
+    with memory_told(folder, "weights and optimizer", "set a higher zero_stage, or more workers"):
+        engine = make_engine(module, config, device, world)
+        if resume and state["step"] < steps:
             engine.load(resume)
+    if resume:
         if world > 1:
             dist.barrier()  # all of this node have read it
         store.discard(resume)
@@ -100,17 +122,14 @@ def run(job: dict[str, Any]) -> None:
             leaving = ray.train.get_preemption_info() is not None  # the same on all workers
             last_asked = time.monotonic()
         due = time.monotonic() - last_asked > NOTICE_SECONDS
-        try:
+        what = (
+            f"step {step + 1}, micro-batches of {config.micro_batch_size} examples of up to "
+            f"{max(len(ids) for ids, _ in batch)} tokens"
+        )
+        with memory_told(folder, what, LESS_MEMORY):
             loss, norm, real, padded, ask = _step(
                 engine, batch, config, rank, world, device, rate, due
             )
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"{folder}: no memory on the GPU for step {step + 1}, micro-batches of "
-                f"{config.micro_batch_size} examples of up to {max(len(ids) for ids, _ in batch)} "
-                f"tokens ({error}); lower micro_batch_size, which goes on from the last resume "
-                "point, or set gradient_checkpointing or a higher zero_stage"
-            ) from error
         if not math.isfinite(loss + norm):
             raise ValueError(
                 f"{folder}: the training loss is {loss}, its gradient's norm {norm} at step "

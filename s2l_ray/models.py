@@ -5,29 +5,49 @@ B examples, L tokens, V vocabulary, M label tokens of a batch.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2l_ray.batches import Example
 from s2l_ray.config import ModelConfig, WorkersConfig
 
-LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block in training: 256 MB in fp32
+LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block in training: 256 MB in fp32. Blocks stay
+# for the backward pass, or are made anew there, one at a time.
 VOCABULARY_BLOCK = 2048  # logits of a label token that scoring looks at together
 
 
 def device_of(workers: WorkersConfig) -> torch.device:
     """The device of one worker's model; on a CPU torch gets the worker's threads."""
-    torch.backends.cuda.matmul.allow_tf32 = False
+    no_tf32()
     if workers.gpus_per_worker:
         return torch.device("cuda")
     torch.set_num_threads(max(1, int(workers.cpus_per_worker)))
     return torch.device("cpu")
+
+
+def no_tf32() -> None:
+    """A GPU's fp32 is to be fp32: in matrix products, and in convolutions (of Mamba, say)."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def memory_told(where: str, what: str, advice: str) -> Iterator[None]:
+    """A GPU without memory as a ValueError that says for what, and what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"{where}: no memory on the GPU for {what} ({error}); {advice}") from error
 
 
 def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:
@@ -35,13 +55,19 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
     ValueError for a folder or hub model that lacks a weight."""
     if model.architecture is None:
         assert model.name is not None
-        found, info = AutoModelForCausalLM.from_pretrained(
-            model.name,
-            revision=model.revision,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        try:
+            found, info = AutoModelForCausalLM.from_pretrained(
+                model.name,
+                revision=model.revision,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except OSError as error:  # the driver has seen it: what a node lacks is a way to it
+            raise ValueError(
+                f"model: {model.name!r} cannot be read on node {socket.gethostname()} (a gated "
+                f"one needs HF_TOKEN in the environment of every node's workers): {error}"
+            ) from error
         if names := sorted(info["missing_keys"]):  # transformers fills in random numbers
             raise ValueError(
                 f"{model.name}: not a whole model: missing weights {names[0]} ({len(names)} such)"
@@ -135,6 +161,20 @@ def learned_positions(model: PreTrainedModel) -> int | None:
     return limit if learned else None
 
 
+def steady_positions(model: PreTrainedModel) -> int | None:
+    """Up to which length an example's loss does not depend on the longest one beside it; None if
+    it never does. Rotary embeddings of these types change with the length of the whole batch."""
+    text = model.config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    layers = rope.values() if "rope_type" not in rope else [rope]  # or by type of layer
+    changing = [
+        layer.get("original_max_position_embeddings") or text.max_position_embeddings
+        for layer in layers
+        if isinstance(layer, dict) and layer.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(changing, default=None)
+
+
 class LabelLoss(nn.Module):
     """Cross-entropy at the label tokens alone: what training sums and scoring averages.
 
@@ -145,13 +185,15 @@ class LabelLoss(nn.Module):
     The output head runs at label positions only, where the model lets it (`head_apart`). Models
     that do more to their logits (scaling, soft-capping) take the whole forward pass. Of a model for
     more than text (Gemma 3) the rest is frozen. ValueError for one whose tokens see later ones.
+
+    anew: the head's logits are made again for the backward pass, and not kept for it.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, anew: bool = False) -> None:
         super().__init__()
         _check_causal(model)
         _freeze_unreached(model)
-        self.model = model
+        self.model, self.anew = model, anew
         self.head_apart = _head_is_apart(model)
 
     def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
@@ -165,18 +207,24 @@ class LabelLoss(nn.Module):
         hidden_MD = self.hidden(input_ids_BL, picked_BL)
         if not torch.is_grad_enabled():
             return over_vocabulary(logits_by_block(self.head, hidden_MD), targets_M).losses_M
+        losses: Any = self._losses
         rows = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         if hasattr(self.head.weight, "ds_id"):
             # ZeRO-3: a call gathers the weights from all workers, so that all must make as many.
             rows = max(1, len(targets_M))
+        elif self.anew:
+            losses = partial(checkpoint, self._losses, use_reentrant=False)
         return torch.cat(
             [
-                F.cross_entropy(self.head(hidden).float(), targets, reduction="none")
+                losses(hidden, targets)
                 for hidden, targets in zip(
                     hidden_MD.split(rows), targets_M.split(rows), strict=True
                 )
             ]
         )
+
+    def _losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        return F.cross_entropy(self.head(hidden_MD).float(), targets_M, reduction="none")
 
     @property
     def head(self) -> Any:

@@ -14,10 +14,11 @@ import torch
 from s2l_ray.batches import Example
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.details import detailed, width_of_features
-from s2l_ray.models import LabelLoss, device_of, load_model, pad
+from s2l_ray.models import LabelLoss, device_of, load_model, memory_told, pad
 from s2l_ray.store import LOSSES, Part, Store, mark_of_folder
 
 TOKENS_PER_BATCH = 2048  # on a CPU: what a batch leaves between two layers stays in its caches
+SMALLER = "set trajectories.dtype: bfloat16, or take a larger GPU"
 KEPT_BYTES = 1 << 28  # of token parts in memory, which the next checkpoint needs again
 
 
@@ -41,21 +42,20 @@ class Scorer:
         if self.loss is None or unit["model"] != self.model:
             self.loss = None  # before the next one comes: two may not fit
             local = self.store.download(unit["model"])
-            self.loss = LabelLoss(load_model(local, dtype=self.config.dtype).to(self.device))
+            with memory_told(unit["model"], "its weights", SMALLER):
+                model = load_model(local, dtype=self.config.dtype).to(self.device)
+                self.loss = LabelLoss(model)
             self.model, self.mark = unit["model"], mark_of_folder(local)
         tokens = self._tokens(unit["tokens"], Part(**unit["part"]))
         details, began = unit.get("details", ()), time.perf_counter()
-        try:
-            table = score_table(
-                tokens, self.loss, tokens_per_batch=self.tokens_per_batch, details=details
-            )
-        except ValueError as error:
-            raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"{unit['model']}: no memory on the GPU for batches of {self.tokens_per_batch} "
-                f"tokens ({error}); lower trajectories.tokens_per_batch"
-            ) from error
+        what = f"batches of {self.tokens_per_batch} tokens"
+        with memory_told(unit["model"], what, "lower trajectories.tokens_per_batch"):
+            try:
+                table = score_table(
+                    tokens, self.loss, tokens_per_batch=self.tokens_per_batch, details=details
+                )
+            except ValueError as error:
+                raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
         seconds = {"seconds": round(time.perf_counter() - began, 3)} if details else {}
         return table, {"made_of": self.mark} | seconds
 

@@ -20,7 +20,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import placement_group_table
 
 from s2l_ray.config import ModelConfig, TrainingConfig
@@ -33,6 +33,7 @@ from s2l_ray.units import KNOWN
 
 # The threads of a worker that has several CPUs to itself wait for one another as libgomp has it by
 # itself, spinning; driver.WORKER_ENVIRONMENT is for CPUs that are shared.
+SAVE_SECONDS = 2 * 3600  # that workers wait for one another: for one that writes a large model
 _OWN_CPUS = {"GOMP_SPINCOUNT": "300000"}
 
 
@@ -127,6 +128,7 @@ def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
             accelerator_type=workers.accelerator_type,
             label_selector=label_selector or None,
         ),
+        torch_config=TorchConfig(timeout_s=SAVE_SECONDS),
         run_config=RunConfig(
             name="ray_train",
             storage_path=scratch,

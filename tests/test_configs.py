@@ -164,6 +164,15 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
             small(proxy=proxy(zero_stage=0, model={"name": "m", "dtype": "bfloat16"})),
             "zero_stage 0 goes with dtype float32",
         ),
+        (
+            small(proxy=proxy(zero_stage=1, model={"name": "m", "dtype": "bfloat16"})),
+            "sum the gradients of 16 micro-batches in bfloat16: raise micro_batch_size to 128",
+        ),
+        (
+            small(trajectories={"workers": {"num_workers": 4}, "max_workers": 2}),
+            "max_workers 2 is less than workers.num_workers 4",
+        ),
+        (small(corpus={"path": "x", "columns": {"output": None}}), "output: found null"),
         (small(proxy=proxy(model={})), "either name (pretrained) or architecture"),
         (
             small(proxy=proxy(model={"name": "m", "architecture": {"model_type": "llama"}})),

@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray import models
+from s2l_ray import engines, models
 from s2l_ray.config import ModelConfig
 from s2l_ray.models import (
     LabelLoss,
     initial_model,
     learned_positions,
     load_model,
+    steady_positions,
 )
 from s2l_ray.store import Store
 from s2l_ray.tokenization import load_tokenizer, prepare_tokenizer
@@ -180,6 +181,27 @@ def test_losses_and_gradients_do_not_depend_on_chunks(tokenizer, monkeypatch, at
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5)
 
 
+def test_the_logits_can_be_made_anew_for_the_backward_pass(tokenizer, monkeypatch):
+    monkeypatch.setattr(models, "LOGITS_AT_ONCE", 7 * 320)
+    batch, found, kept = random_batch(), [], []
+    for anew in (False, True):
+        model = initial_model(config_of(), tokenizer, seed=7)
+        loss, held = LabelLoss(model, anew=anew).train(), []
+        model.get_output_embeddings().register_forward_hook(lambda *_, held=held: held.append(1))
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, held=held: held.append(tensor.shape) or tensor, lambda tensor: tensor
+        ):
+            losses = loss(*batch)
+        kept.append(sum(shape[-1:] == (320,) for shape in held if shape != 1))
+        calls = held.count(1)
+        losses.sum().backward()
+        assert held.count(1) == calls * (2 if anew else 1)
+        found.append([losses.detach(), *(weights.grad for weights in model.parameters())])
+    assert kept[0] >= 5 > kept[1] == 0  # logits, or what the loss keeps of them
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_zero_3_has_one_call_of_the_head_on_every_worker(tokenizer, monkeypatch):
     """Workers with more and with fewer label tokens would otherwise wait for one another."""
     model = initial_model(config_of(), tokenizer, seed=7)
@@ -240,6 +262,66 @@ def test_positions_of_models_that_learn_them(tokenizer, kind, positions):
     shape |= {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
     model = initial_model(ModelConfig(architecture=shape, tokenizer_vocab=320), tokenizer, seed=7)
     assert learned_positions(model) == positions
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        ({"rope_type": "default"}, None),
+        ({"rope_type": "linear", "factor": 2.0}, None),
+        ({"rope_type": "dynamic", "factor": 2.0}, 64),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+          "original_max_position_embeddings": 16}, 16),
+    ],
+)  # fmt: skip
+def test_beyond_which_length_a_loss_would_depend_on_the_batch(tokenizer, rope, positions):
+    """The longest example beside it decides about its rotary embeddings there, as a trial shows."""
+    model = initial_model(config_of(rope_parameters={"rope_theta": 1e4} | rope), tokenizer, seed=7)
+    model.eval()
+    assert steady_positions(model) == positions
+    ids_1L = torch.arange(12)[None]
+
+    def hidden(longest):
+        rows = torch.cat([F.pad(ids_1L, (0, longest - 12)), torch.ones(1, longest).long()])
+        with torch.no_grad():
+            return model.base_model(input_ids=rows, use_cache=False).last_hidden_state[0, :12]
+
+    limit = positions or 64
+    torch.testing.assert_close(hidden(12), hidden(limit))
+    assert torch.allclose(hidden(12), hidden(limit + 8)) == (positions is None)
+
+
+def test_a_model_of_quantised_weights_is_refused_before_anything_is_trained(store, tokenizer):
+    model = initial_model(config_of(), tokenizer, seed=0)
+    model.save_pretrained(store.address("folder"))
+    tokenizer.save_pretrained(store.address("folder"))
+    file = Path(store.address("folder"), "config.json")
+    quantised = {"quantization_config": {"quant_method": "fp8"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | quantised))
+    config = ModelConfig(name=store.address("folder"))
+    with pytest.raises(ValueError, match=r"cannot be used .* weights are quantised \(fp8\)"):
+        prepare_tokenizer(store, config, store.manifest("corpus/test"), folder="other")
+
+
+def test_a_model_that_this_node_cannot_reach_is_told_with_what_it_may_need(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be read on node .* HF_TOKEN"):
+        initial_model(ModelConfig(name=str(tmp_path / "gone")), tokenizer, seed=0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_that_share_a_buffer_are_saved_each(tokenizer, tmp_path, tied):
+    """ZeRO 1 and 2 keep all weights of a model in one."""
+    loss = LabelLoss(initial_model(config_of(tie_word_embeddings=tied), tokenizer, seed=7))
+    wanted = {name: weights.clone() for name, weights in loss.model.state_dict().items()}
+    parameters = list(loss.parameters())
+    flat = torch.cat([weights.detach().flatten() for weights in parameters])
+    for weights, share in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        weights.data = share.view_as(weights)
+    engines._save_weights(loss, loss.state_dict(), str(tmp_path))
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
+    found = load_model(tmp_path).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_a_model_that_brings_code_is_refused_before_anything_is_trained(store, tokenizer, tmp_path):

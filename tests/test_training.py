@@ -390,6 +390,14 @@ def test_a_model_in_a_relative_folder_and_one_with_too_few_positions(job, tmp_pa
     shorter = {"architecture": shape | {"n_positions": 95}, "tokenizer_vocab": 320}
     with pytest.raises(ValueError, match=r"max_length: 96 tokens, but .* of 95 positions"):
         job.run("shorter", config_of(model=shorter, **one))
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    grows = config_of().model.architecture | {
+        "max_position_embeddings": 95,
+        "rope_parameters": rope,
+    }
+    dynamic = {"architecture": grows, "tokenizer_vocab": 320}
+    with pytest.raises(ValueError, match=r"max_length: 96 tokens, but beyond 95 positions"):
+        job.run("dynamic", config_of(model=dynamic, **one))
 
 
 @pytest.mark.slow

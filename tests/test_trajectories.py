@@ -172,6 +172,18 @@ def test_a_gpu_without_memory_is_told_with_what_to_do(store, monkeypatch):
         Scorer(store, TrajectoriesConfig(tokens_per_batch=512))(unit)
 
 
+def test_a_gpu_that_the_weights_alone_fill_is_told(store, monkeypatch):
+    def load(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    small_model("gpt_neox").save_pretrained(store.address("proxy/checkpoint-000003"))
+    monkeypatch.setattr(scorer, "load_model", load)
+    part = store.write_part(random_tokens(12), "tokens", "part-00000")
+    unit = {"tokens": "tokens", "model": "proxy/checkpoint-000003", "part": part.__dict__}
+    with pytest.raises(ValueError, match=r"000003: no memory .* for its weights \(.*bfloat16"):
+        Scorer(store, TrajectoriesConfig())(unit)
+
+
 @pytest.mark.parametrize("room", [1 << 30, 0])
 def test_an_actor_reads_a_part_once_where_memory_allows(store, monkeypatch, room):
     monkeypatch.setattr(scorer, "KEPT_BYTES", room)

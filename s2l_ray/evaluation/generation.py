@@ -12,7 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from s2l_ray.config import PromptConfig, TrajectoriesConfig
 from s2l_ray.evaluation.answers import extract, wanted_of
 from s2l_ray.evaluation.exact_match import judge
-from s2l_ray.models import device_of, load_model
+from s2l_ray.models import device_of, load_model, memory_told
+from s2l_ray.scorer import SMALLER
 from s2l_ray.store import ANSWERS, Part, Store, mark_of_folder
 from s2l_ray.tokenization import end_tokens, load_tokenizer, prompts_of
 
@@ -42,19 +43,23 @@ class Answerer:
         if self.model is None or unit["model"] != self.name:
             self.model = None  # before the next one comes: two may not fit
             local = self.store.download(unit["model"])
-            self.model = load_model(local, dtype=self.config.dtype).to(self.device)
+            with memory_told(unit["model"], "its weights", SMALLER):
+                self.model = load_model(local, dtype=self.config.dtype).to(self.device)
             self.name, self.mark = unit["model"], mark_of_folder(local)
         columns = ["example_id", "turns"]
         table = self.store.read_part(unit["questions"], Part(**unit["part"]), columns)
         questions = table.slice(0, unit["rows"])
         examples = questions["turns"].to_pylist()
-        new = generate(
-            self.model,
-            prompts_of(examples, self.prompt, self.tokenizer),
-            ends=self.ends,
-            max_new_tokens=self.max_new_tokens,
-            tokens_at_once=self.config.tokens_per_batch or TOKENS_AT_ONCE,
-        )
+        at_once = self.config.tokens_per_batch or TOKENS_AT_ONCE
+        what = f"answers in batches of {at_once} tokens"
+        with memory_told(unit["model"], what, "lower trajectories.tokens_per_batch"):
+            new = generate(
+                self.model,
+                prompts_of(examples, self.prompt, self.tokenizer),
+                ends=self.ends,
+                max_new_tokens=self.max_new_tokens,
+                tokens_at_once=at_once,
+            )
         generated = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         extracted = [extract(text) for text in generated]
         wanted = [wanted_of(turns[-1]["text"]) for turns in examples]
