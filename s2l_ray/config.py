@@ -110,14 +110,24 @@ class CorpusConfig(Section):
     )
     format: Literal["auto", "jsonl", "parquet"] = "auto"  # of files
     split: str = "train"  # of a Hugging Face dataset
-    columns: dict[
-        Literal["instruction", "input", "output", "messages", "source"], str
-    ] = {}  # our field -> the column's name; fields left out are detected
+    # Our field -> the column's name; fields left out are detected. source: null, if the column of
+    # that name tells none.
+    columns: dict[Literal["instruction", "input", "output", "messages", "source"], str | None] = {}
     source: str | None = None  # for rows without a source column; else "default"
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     duplicates: Literal["drop", "number"] = "drop"
     heldout_share: Share = 0.0  # set aside for evaluation before the proxy sees the corpus
     num_parts: Annotated[int, Field(ge=1, le=10_000)] | None = None  # unless set: about 64 MB each
+
+    @field_validator("columns")
+    @classmethod
+    def _named(cls, value: dict[str, str | None]) -> dict[str, str | None]:
+        for field, column in value.items():
+            if column is None and field != "source":
+                raise ValueError(
+                    f"{field}: found null, wanted a column's name; only source has none"
+                )
+        return value
 
 
 class PromptConfig(Section):
@@ -229,6 +239,15 @@ class TrainingConfig(Section):
                 "zero_stage 0 goes with dtype float32; for bfloat16 leave zero_stage out (DDP), or "
                 "set 1, 2 or 3"
             )
+        if (
+            self.zero_stage == 1
+            and self.model.dtype == "bfloat16"
+            and share > self.micro_batch_size
+        ):
+            raise ValueError(  # stages 2 and 3 sum them in fp32, as DDP does
+                f"zero_stage 1 would sum the gradients of {share // self.micro_batch_size} "
+                f"micro-batches in bfloat16: raise micro_batch_size to {share}, or set 2 or 3"
+            )
         if self.offload_optimizer and self.zero_stage in (None, 0):
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
         return self
@@ -239,15 +258,6 @@ class TrajectoriesConfig(Section):
     are those of the evaluation's losses and answers too, workers of diagnose.gradients."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-        if (
-            self.zero_stage == 1
-            and self.model.dtype == "bfloat16"
-            and share > self.micro_batch_size
-        ):
-            raise ValueError(  # stages 2 and 3 sum them in fp32, as DDP does
-                f"zero_stage 1 would sum the gradients of {share // self.micro_batch_size} "
-                f"micro-batches in bfloat16: raise micro_batch_size to {share}, or set 2 or 3"
-            )
     tokens_per_batch: Positive | None = None  # padded, in a forward pass; 8192 on GPU, 2048 on CPU
     while_training: bool = False  # score a checkpoint as soon as it exists, where there is room
     # Stop once two more checkpoints each leave the clusters at this adjusted Rand index or above.
@@ -259,6 +269,11 @@ class TrajectoriesConfig(Section):
     def _one_after_the_other(self) -> TrajectoriesConfig:
         if self.while_training and self.stop_when_stable is not None:
             raise ValueError("give while_training or stop_when_stable, not both")
+        if self.max_workers is not None and self.max_workers < self.workers.num_workers:
+            raise ValueError(
+                f"max_workers {self.max_workers} is less than workers.num_workers "
+                f"{self.workers.num_workers}, with which the pool begins"
+            )
         if self.workers.gpus_per_worker > 1:
             raise ValueError(
                 f"workers.gpus_per_worker is {self.workers.gpus_per_worker:g}: a scoring actor "
@@ -269,11 +284,6 @@ class TrajectoriesConfig(Section):
 
 class ClustersConfig(Section):
     """k-means over trajectories (kmeans.KMeans: scikit-learn's names)."""
-        if self.max_workers is not None and self.max_workers < self.workers.num_workers:
-            raise ValueError(
-                f"max_workers {self.max_workers} is less than workers.num_workers "
-                f"{self.workers.num_workers}, with which the pool begins"
-            )
 
     n_clusters: Positive = 100
     max_iter: Positive = 300

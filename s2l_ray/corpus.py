@@ -25,6 +25,7 @@ from s2l_ray.store import EXAMPLES, REJECTED, Manifest, Part, Store
 from s2l_ray.units import plain_rows
 
 PART_BYTES = 64 * MIB
+MAX_SOURCES = 10_000  # the driver, manifests and reports have a line for each
 
 
 def ingest(
@@ -42,7 +43,7 @@ def ingest(
     Reads `dataset` (a Ray Dataset has no row numbers: row is 0; digest: what `digest_of` found in
     it) or else config.path. ValueError for a dataset that has another number of rows than before,
     a source that cannot be read, a share of rejected rows above config.max_rejected_share, one id
-    for two contents, or a corpus without examples.
+    for two contents, more sources than MAX_SOURCES, or a corpus without examples.
     """
     if finished := store.manifest(folder):
         check_rejected(store, finished, config)
@@ -113,6 +114,13 @@ def ingest(
             "again: wanted one that is the same each time, as after its materialize()"
         )
     check_rejected(store, Manifest(folder, fingerprint, [], info), config)
+    if len(sources := sorted(counts[""])) > MAX_SOURCES:
+        column = config.columns.get("source", "source")
+        raise ValueError(
+            f"corpus: {len(sources):,} sources in the column {column!r} (the first is "
+            f"{sources[0]!r}), wanted at most {MAX_SOURCES:,}; if that column tells none, "
+            f"set corpus.columns.source: null"
+        )
     store.commit(f"{folder}/heldout", fingerprint, parts["/heldout"], {"num_parts": num_parts})
     return store.commit(folder, fingerprint, parts[""], info)
 

@@ -68,14 +68,16 @@ class Columns:
     system: str | None = None
 
 
-def detect(rows: Sequence[Iterable[str]], wanted: Mapping[Any, str], file: str) -> Columns:
+def detect(rows: Sequence[Iterable[str]], given: Mapping[Any, str | None], file: str) -> Columns:
     """The columns to read in a file, from the column names of its first rows.
 
-    `wanted` (config.columns) goes before what is found; ValueError if it names what is not there,
+    `given` (config.columns) goes before what is found; ValueError if it names what is not there,
     or if nothing of a known shape is.
     """
     names = [set(row) for row in rows]
     union = sorted(set().union(*names))
+    source = given.get("source", "source")
+    wanted = {field: column for field, column in given.items() if column is not None}
     for field, column in wanted.items():
         if column not in union:
             near = difflib.get_close_matches(column, union, n=1, cutoff=0.4)
@@ -84,7 +86,6 @@ def detect(rows: Sequence[Iterable[str]], wanted: Mapping[Any, str], file: str) 
                 f"{file}: no column {column!r} (corpus.columns.{field}); "
                 f"found {_listed(union)}{hint}"
             )
-    source = wanted.get("source", "source")
     if "messages" in wanted:
         if wanted.keys() & {"instruction", "input", "output"}:
             raise ValueError(

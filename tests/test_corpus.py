@@ -173,6 +173,24 @@ def test_ids_do_not_depend_on_files_order_or_format(mixed):
         assert all(now[i]["turns"][0]["text"] == "new question" for i in now.keys() - was)
 
 
+def test_a_column_that_tells_no_source_is_left_out(local_ray, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("s2l_ray.corpus.MAX_SOURCES", 2)
+    items = [
+        {"instruction": f"q{n}", "output": "a", "source": f"https://example.org/{n}"}
+        for n in range(3)
+    ]
+    (tmp_path / "web.jsonl").write_bytes(lines(items))
+    config = CorpusConfig(path=str(tmp_path / "web.jsonl"))
+    wanted = (
+        r"3 sources in the column 'source' \(the first is 'https://example.org/0'\), .* at most 2"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        ingest(store, config, folder="corpus/many", fingerprint="many")
+    config = CorpusConfig(path=config.path, columns={"source": None}, source="web")
+    found = ingest(store, config, folder="corpus/one", fingerprint="one")
+    assert found.info["by_source"] == {"web": 3}
+
+
 def test_ray_dataset_with_numbered_duplicates_and_heldout_by_content(mixed):
     store, _, _, _ = mixed
     items = [{"prompt": q, "response": a, "source": s} for q, a in PAIRS for s in ("s", "t")]

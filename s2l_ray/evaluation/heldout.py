@@ -22,8 +22,8 @@ def heldout_examples(
 ) -> dict[str, Manifest]:
     """The held-out share of the corpus under "heldout", and each evaluation file by its name,
     without what is in the corpus too (leaks.py). like: what the corpus was read with; its columns,
-    but for the source, are those of the files too. Rows without a source have the file's name, or
-    NAME (file) where the corpus has a source of that name."""
+    but for the source's name, are those of the files too. Rows without a source have the file's
+    name, or NAME (file) where the corpus has a source of that name."""
     found, files = {}, {}
     heldout = store.manifest(f"{examples.folder}/heldout")
     if heldout is None and examples.info.get("heldout"):
@@ -31,7 +31,9 @@ def heldout_examples(
         raise Damaged(f"{missing}: missing", examples.folder)
     if heldout is not None and heldout.rows:
         found["heldout"] = heldout
-    columns = {ours: theirs for ours, theirs in like.columns.items() if ours != "source"}
+    columns = {
+        ours: theirs for ours, theirs in like.columns.items() if ours != "source" or theirs is None
+    }
     taken = examples.info["by_source"].keys() | examples.info.get("heldout_by_source", {}).keys()
     for name, path in config.files.items():
         settings = CorpusConfig(
