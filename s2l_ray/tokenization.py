@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from datetime import datetime
+from functools import lru_cache
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -24,7 +26,7 @@ ROWS_AT_ONCE = 1000  # tokenised together: a tokenizer takes 150 bytes a token f
 TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
 END_TOKEN = "<|endoftext|>"
 GUARD = "\n"  # what a piece is tokenised behind, where the tokenizer puts a space before a text
-TODAY = "26 Jul 2024"  # for templates that write a date (Llama 3): tokens do not change with it
+TODAY = datetime(2024, 7, 26)  # for templates that write a date: tokens do not change with it
 
 Turn = dict[str, str]
 Segment = tuple[str, bool]  # text, and whether its tokens are labels
@@ -234,9 +236,12 @@ def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, f
                 origin, revision=model.revision, trust_remote_code=False
             )
             if model.name is not None:  # before hours of work for a model that there is not
-                AutoConfig.from_pretrained(
+                config = AutoConfig.from_pretrained(
                     model.name, revision=model.revision, trust_remote_code=False
                 )
+                if how := getattr(config, "quantization_config", None):
+                    method = how.get("quant_method") if isinstance(how, dict) else how.quant_method
+                    raise ValueError(f"its weights are quantised ({method}), wanted whole ones")
         except Exception as error:  # of transformers, huggingface_hub and tokenizers
             raise ValueError(
                 f"model: {origin!r} cannot be used (code that comes with a model is never run): "
@@ -364,6 +369,13 @@ def _start_ids(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
+@lru_cache
+def _dated(template: str) -> str:
+    """A chat template that would ask for the time, with TODAY in its place."""
+    ask = r"""strftime_now\(\s*(['"])(.*?)\1\s*\)"""
+    return re.sub(ask, lambda found: repr(TODAY.strftime(found[2])), template)
+
+
 def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
     messages: list[dict[str, str]] = []
     for turn in turns:
@@ -375,10 +387,16 @@ def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
         else:
             messages.append({"role": turn["role"], "content": turn["text"]})
 
+    template = _dated(tokenizer.get_chat_template())
+
     def render(count: int, **options: Any) -> str:
         try:
             return tokenizer.apply_chat_template(
-                messages[:count], tokenize=False, date_string=TODAY, **options
+                messages[:count],
+                tokenize=False,
+                chat_template=template,
+                date_string=TODAY.strftime("%d %b %Y"),
+                **options,
             )
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in messages[:count])
@@ -396,10 +414,13 @@ def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
             # It closed the text (Phi), which goes on.
             written = written.removesuffix(end)
             pieces[-1] = (pieces[-1][0].removesuffix(end), True)
+        why = "rewrites earlier turns"
+        if before.startswith(written):
+            why = "begins an answer with what it does not write before a given one"
         if not before.startswith(written) or not after.startswith(before):
             raise TemplateRefuses(
-                "the tokenizer's chat template rewrites earlier turns, so the label tokens of "
-                "an assistant turn cannot be told; use another prompt.template"
+                f"the tokenizer's chat template {why}, so the label tokens of an assistant turn "
+                "cannot be told; use another prompt.template"
             )
         pieces += [(before[len(written) :], False), (after[len(before) :], True)]
         written = after

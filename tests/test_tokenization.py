@@ -212,6 +212,9 @@ def test_chat_templates_that_cannot_be_used():
     forgets = "{% for m in messages[-2:] %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     with pytest.raises(ValueError, match="rewrites earlier turns"):
         segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=forgets))
+    thinks = CHAT.replace("{% endif %}", "<think>{% endif %}")
+    with pytest.raises(ValueError, match="begins an answer with what it does not write before"):
+        segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=thinks))
     refuses = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="refuses turns user: roles must alternate"):
         segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=refuses))
@@ -247,8 +250,14 @@ def test_a_template_that_closes_the_text_after_each_turn():
     assert whole.count("</s>") == 1
 
 
-def test_the_date_in_a_template_is_always_the_same():
-    dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}\n"
+@pytest.mark.parametrize(
+    "dated",
+    [
+        "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}\n",
+        "{{ strftime_now('%d %b %Y') }}\n",
+    ],
+)
+def test_the_date_in_a_template_is_always_the_same(dated):
     tokenizer = byte_tokenizer(chat=dated + CHAT)
     whole, _, _ = one(ASK, PromptConfig(template="chat"), tokenizer)
     assert whole.startswith("26 Jul 2024\n")
