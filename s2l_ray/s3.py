@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import boto3
 import botocore.exceptions as failures
+import botocore.session
 from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
@@ -236,7 +237,14 @@ def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 
 
 @lru_cache(maxsize=8)
 def _client(config: StorageConfig, attempts: int, timeout: float, environment: frozenset) -> Any:
-    return boto3.session.Session().client(
+    # An instance role's credentials come from a service of the node that answers slowly while many
+    # processes start; by itself botocore asks it once, for a second.
+    core = botocore.session.get_session()
+    patience = {"num_attempts": attempts, "timeout": min(5, timeout / 3)}
+    for name, value in patience.items():
+        if f"AWS_METADATA_SERVICE_{name.upper()}" not in os.environ:
+            core.set_config_variable(f"metadata_service_{name}", value)
+    return boto3.session.Session(botocore_session=core).client(
         "s3",
         endpoint_url=config.endpoint,
         region_name=config.region,

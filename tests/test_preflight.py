@@ -1,6 +1,7 @@
 """What is wrong with a run directory is said before any work, each fault in its own words."""
 
 import http.server
+import json
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from proxy import KINDS, Proxy
 from s2l_ray import preflight
 from s2l_ray.config import StorageConfig
 from s2l_ray.lease import Lease
-from s2l_ray.s3 import S3Objects, StorageError
+from s2l_ray.s3 import S3Objects, StorageError, client
 from s2l_ray.store import Store
 
 
@@ -44,6 +45,45 @@ def test_no_keys(s3_uri, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert "no credentials; wanted AWS_ACCESS_KEY_ID" in refusal(Store(s3_uri))
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    """The service of a cloud's node that has its role's credentials, twice without an answer."""
+
+    asked: list[str] = []
+
+    def do_PUT(self):
+        self.answer(b"token")
+
+    def do_GET(self):
+        times = {"Expiration": "2099-01-01T00:00:00Z", "LastUpdated": "2026-01-01T00:00:00Z"}
+        key = {"AccessKeyId": "role", "SecretAccessKey": "s", "Token": "t", "Code": "Success"}
+        self.answer(
+            json.dumps(key | times).encode() if self.path.endswith("/worker") else b"worker"
+        )
+
+    def answer(self, body):
+        self.asked.append(self.path)
+        self.send_response(200 if len(self.asked) > 2 else 503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_credentials_of_a_role_are_asked_for_again(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint)
+        found = client(StorageConfig(region="us-east-1"))._request_signer._credentials
+        server.shutdown()
+    assert found is not None and found.access_key == "role"
 
 
 def test_no_such_bucket(s3_uri):
