@@ -5,7 +5,8 @@ Floating-point operations of passes through a model alone: 6 for each weight and
 token is multiplied with (models.parameters_at_work): all but the input embeddings, and with the
 output head, which Kaplan et al. leave out and which is much of a small proxy, at label tokens; the
 share of those in the corpus holds for subsets and targets too. Left out: padding, the products of
-attention itself, k-means and the draw.
+attention itself, k-means, coverage (facility_location, k_center), what details take beside the
+forward pass, and the draw.
 """
 
 from __future__ import annotations
@@ -121,10 +122,15 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     parameters = _parameters(run.store, proxy, label_share)
     made = {name: done[name].fingerprint for name in ("tokens", "proxy", "trajectories")}
     after = selection_marks(config, choice, made)
-    details = [done[stage] for stage in after if stage.startswith("details/")]
-    copied = {step for each in details for step in each.info["steps"]}  # not scored once more
+    copied = set(done["losses"].info["copied"])
+    # The losses that were copied were made with details, of whichever selector asked for them.
+    details = [
+        stage
+        for stage in done
+        if stage.startswith("details/") and copied.issuperset(done[stage].info["steps"])
+    ]
     steps = []
-    for stage in ("proxy", "losses", "trajectories", *after):
+    for stage in dict.fromkeys(["proxy", *details, "losses", "trajectories", *after]):
         info, seconds, flops = done[stage].info, _seconds(run, stage), None
         number: int | None = int(ray.cluster_resources().get("CPU", 1))
         workers = WorkersConfig()

@@ -4,6 +4,7 @@ selectors ask for there, and the trajectories."""
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 
@@ -18,9 +19,11 @@ from s2l_ray.run import Run
 from s2l_ray.store import Manifest
 from s2l_ray.training import (
     checkpoint_name,
+    checkpoint_steps,
     checkpoints_of,
     checkpoints_so_far,
     marks_of_checkpoints,
+    num_steps,
     train,
     write_initial,
 )
@@ -34,7 +37,7 @@ def make_trajectories(run: Run) -> Manifest:
     proxy = run.stage(
         "proxy",
         marks["proxy"],
-        partial(_train_proxy, run, tokens, f"losses/{marks['losses']}"),
+        partial(_train_proxy, run, tokens, {n: f"{n}/{mark}" for n, mark in marks.items()}),
     )
     details = details_of(run, run.config.selection)
     known = {_step_of(proxy, when): manifest for when, manifest in details.items()}
@@ -53,14 +56,23 @@ def make_trajectories(run: Run) -> Manifest:
     )
 
 
-def _train_proxy(run: Run, tokens: Manifest, losses_folder: str, **stage: str) -> Manifest:
+def _train_proxy(run: Run, tokens: Manifest, folders: Mapping[str, str], **stage: str) -> Manifest:
+    """folders: of the stages whose parts may be made meanwhile."""
     config, store = run.config, run.store
     check_room("trajectories.workers", config.trajectories.workers)  # now, not after the training
+    examples = sum(part.stats["trainable"] for part in tokens.parts)
+    kept = checkpoint_steps(config.proxy, num_steps(config.proxy, examples))
+    wanted, whens = details_wanted(config, config.selection), {kept[0]: "early", kept[-1]: "final"}
+
+    def scoring_of(step: int) -> Scoring:
+        checkpoint = {step: f"{stage['folder']}/{checkpoint_name(step)}"}
+        if (when := whens.get(step, "")) in wanted:  # from there the losses are copied
+            folder = folders[f"details/{when}"]
+            return Scoring(tokens, checkpoint, folder, "", details=wanted[when])
+        return Scoring(tokens, checkpoint, folders["losses"], "")
 
     def score_new(steps: list[int], stop: threading.Event) -> None:
-        checkpoints = {step: f"{stage['folder']}/{checkpoint_name(step)}" for step in steps}
-        scoring = Scoring(tokens, checkpoints, losses_folder, "")
-        score_ahead(store, scoring, config.trajectories, stop)
+        score_ahead(store, [scoring_of(step) for step in steps], config.trajectories, stop)
 
     board = make_board()
     ahead = (

@@ -65,14 +65,15 @@ class Scoring:
             for step, model in sorted(self.checkpoints.items())
             for part in self.tokens.parts
         ]
-        info = {"steps": sorted(self.checkpoints)}
+        info = {"steps": sorted(self.checkpoints), "copied": sorted(self.known)}
         return Stage(self.folder, self.fingerprint, units, info)
 
 
 def score(
     store: Store, scorings: list[Scoring], config: TrajectoriesConfig, *, label: str = "score"
 ) -> list[Manifest]:
-    """Make stages of losses with one actor pool; their manifests in order.
+    """Make stages of losses with one actor pool; their manifests in order. info: steps, and copied:
+    those of them whose losses were made elsewhere.
 
     Parts `step-000500/part-*`, schema `store.LOSSES` and then the details by name, rows as in
     `tokens` without the examples that have no label token. ValueError for what is not finite.
@@ -82,15 +83,16 @@ def score(
 
 
 def score_ahead(
-    store: Store, scoring: Scoring, config: TrajectoriesConfig, stop: threading.Event
+    store: Store, scorings: list[Scoring], config: TrajectoriesConfig, stop: threading.Event
 ) -> None:
-    """Losses at some checkpoints of a stage, until `stop` is set; `score` will find them."""
+    """Losses at some checkpoints of stages, until `stop` is set; `score` will find them."""
     # Room was found for one actor; more begin as there is room for them.
     most = max(config.workers.num_workers, config.max_workers or 0)
     how = _how(config, "score meanwhile") | {
         "workers": config.workers.model_copy(update={"num_workers": 1}), "max_workers": most,
     }  # fmt: skip
-    make_parts(store, [scoring.stage()], _make_scorer, (store, config), stop=stop, **how)
+    stages = [scoring.stage() for scoring in scorings]
+    make_parts(store, stages, _make_scorer, (store, config), stop=stop, **how)
 
 
 def score_until_stable(
@@ -100,8 +102,8 @@ def score_until_stable(
     row hardly change the clusters of a sample: adjusted Rand index >= config.stop_when_stable.
 
     One alone may lie on a plateau of the training. The clusters are those of all sources together.
-    info: steps (scored), left_out (steps), adjusted_rand (of each prefix with the one before it,
-    where that could be clustered).
+    info: steps (scored), copied (as `score` has it), left_out (steps), adjusted_rand (of each
+    prefix with the one before it, where that could be clustered).
     """
     wanted = config.stop_when_stable
     assert wanted is not None
@@ -118,7 +120,9 @@ def score_until_stable(
         if index is not None:
             agreement.append(index)
             say(f"trajectories of {done} and {done - 1} points: adjusted Rand index {index:.3f}")
-    info = {"steps": steps[:done], "left_out": steps[done:], "adjusted_rand": agreement}
+    copied = sorted(set(steps[:done]) & scoring.known.keys())
+    info = {"steps": steps[:done], "copied": copied, "left_out": steps[done:],
+            "adjusted_rand": agreement}  # fmt: skip
     return store.commit(scoring.folder, scoring.fingerprint, parts, info)
 
 

@@ -38,13 +38,15 @@ def runs(local_ray, tmp_path_factory):
     folders = [tmp_path_factory.mktemp("overlap") / way for way in ("meanwhile", "after")]
     for folder in folders:
         if folder.name == "after":
-            shutil.copytree(folders[0], folder, ignore=shutil.ignore_patterns("losses"))
+            without = shutil.ignore_patterns("losses", "details")
+            shutil.copytree(folders[0], folder, ignore=without)
         config = settings(
             folder,
             proxy__max_steps=1200,  # long enough for an actor to start
             proxy__num_checkpoints=6,
             proxy__resume_every=1200,
             trajectories__while_training=folder.name == "meanwhile",
+            evaluation__baselines=["el2n"],
         )
         s2l_ray.select(corpus(), config)
     return folders
@@ -57,6 +59,11 @@ def test_checkpoints_are_scored_while_training_goes_on(runs):
     losses = files(meanwhile, "losses")
     early = [name for name, at in losses.items() if name.endswith(".arrow") and at < end]
     assert len(early) >= 3  # one checkpoint at least
+    # The first checkpoint's losses come of the pass that makes its details, and of no other.
+    details = files(meanwhile, "details/early")
+    first = [name for name in losses if "step-000200/" in name and name.endswith(".arrow")]
+    assert len(first) == 3 and not set(first) & set(early)
+    assert any(at < end for name, at in details.items() if name.endswith(".arrow"))
 
 
 @pytest.mark.slow
@@ -72,6 +79,7 @@ def test_the_seconds_of_a_stage_begun_before_are_known_to_be_of_the_rest(runs):
 def test_the_losses_are_those_of_scoring_afterwards(runs):
     names = [set(files(folder, "losses")) for folder in runs]
     assert names[0] == names[1]  # with their checksums
+    assert set(files(runs[0], "details")) == set(files(runs[1], "details"))
     assert len(names[0]) == 6 * 3 + 1
 
 

@@ -352,7 +352,7 @@ def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
         small_model("gpt_neox", seed=step).save_pretrained(store.address(folder))
     ahead = Scoring(tokens, checkpoints, "losses", "l")
     config = TrajectoriesConfig(workers={"num_workers": 1})
-    score_ahead(store, ahead, config, threading.Event())
+    score_ahead(store, [ahead], config, threading.Event())
     before = contents(store.address("losses"))
     assert len(before) == 2
 
