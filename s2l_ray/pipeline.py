@@ -141,22 +141,23 @@ def _check_export(run: Run) -> None:
                 raise ValueError(f"selection.export: {row['file']}:{row['row']}: {error}") from None
 
 
+def ready_tokenizer(run: Run, model: ModelConfig) -> str:
+    """The folder of the model's tokenizer, which is there then. ValueError for a model that cannot
+    be used."""
+    folder = tokenizer_folder(run.done["corpus"].fingerprint, model)
+    prepare_tokenizer(run.store, model, run.done["corpus"], folder=folder)
+    return folder
+
+
 def tokens_of(
     run: Run, name: str, examples: Manifest, model: ModelConfig, prompt: PromptConfig
 ) -> Manifest:
     """The stage `name`: examples tokenised for a model, its tokenizer made ready first."""
     trained_on = run.done["corpus"].fingerprint
-    tokenizer = tokenizer_folder(trained_on, model)
 
     def make(**stage: str) -> Manifest:
-        prepare_tokenizer(run.store, model, run.done["corpus"], folder=tokenizer)
-        return tokenize(
-            run.store,
-            examples,
-            tokenizer_folder=tokenizer,
-            prompt=prompt,
-            **stage,
-        )
+        tokenizer = ready_tokenizer(run, model)
+        return tokenize(run.store, examples, tokenizer_folder=tokenizer, prompt=prompt, **stage)
 
     mark = tokens_mark(examples.fingerprint, trained_on, model, prompt)
     tokens = run.stage(name, mark, make)

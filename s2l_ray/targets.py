@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -12,12 +12,19 @@ from s2l_ray import evaluation
 from s2l_ray.config import BASELINE, PromptConfig, SelectionConfig, TrainingConfig, fingerprint
 from s2l_ray.driver import say
 from s2l_ray.marks import selection_name, settings_of
-from s2l_ray.pipeline import Selection, choose_subset, select, tokens_of
+from s2l_ray.pipeline import (
+    Selection,
+    choose_subset,
+    prepare,
+    ready_tokenizer,
+    select,
+    tokens_of,
+)
 from s2l_ray.run import Run
 from s2l_ray.selectors import TooFew
 from s2l_ray.store import Manifest
 from s2l_ray.subset import deal
-from s2l_ray.tokenization import tokenize
+from s2l_ray.tokenization import ONE_TURN, encode, load_tokenizer, tokenize
 from s2l_ray.training import checkpoints_of, marks_of_checkpoints, train
 from s2l_ray.trajectories import Scoring, score
 
@@ -286,7 +293,12 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
 
 def finetune_selected(run: Run) -> tuple[Manifest, str]:
     """The target on the configured selection, and the arm's name."""
-    config = run.config.selection
+    config, target = run.config.selection, run.config.target
+    assert target is not None
+    # Refuse now, not after the proxy, a target that cannot be had or its prompt.
+    prepare(run)
+    tokenizer = load_tokenizer(run.store, ready_tokenizer(run, target.model))
+    encode([ONE_TURN], run.config.target_prompt or run.config.prompt, tokenizer)
     selection = select(None, run.config, run=run)
     name = selection_name(config.selector, config.seed)
     return finetune(run, selection.manifest, name, seed=config.seed), name
