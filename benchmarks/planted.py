@@ -30,7 +30,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import pyarrow as pa
 
 from benchmarks import machine, planted_corpus
-from benchmarks.planted_corpus import LARGE, SMALL, Row, kind_of
+from benchmarks.planted_corpus import LARGE, SMALL, WRONG_SHARE, Row, kind_of
 from s2l_ray import driver
 from s2l_ray.comparison import compare, seeded
 from s2l_ray.config import RunConfig, SelectionConfig, validate
@@ -125,12 +125,13 @@ class Truth:
         return {"purity": most / table.num_rows} | {f"mainly {k}": mainly[k] for k in KINDS}
 
     def of_losses(self, trajectories: Manifest) -> dict[str, list[float]]:
-        """The mean loss of each kind at each checkpoint."""
+        """The mean loss of each kind that there is, at each checkpoint."""
         table = self.read(trajectories, "example_id", "losses")
         losses_NT, kinds = losses_array(table), [kind_of(row) for row in self.of(table)]
         return {
             kind: losses_NT[[k == kind for k in kinds]].mean(axis=0, dtype=float).tolist()
             for kind in KINDS
+            if kind in kinds
         }
 
 
@@ -198,10 +199,13 @@ def main() -> None:
     parser.add_argument(
         "--pattern-as-source", action="store_true", help="sources as fine as the patterns"
     )
+    parser.add_argument("--wrong-share", type=float, default=WRONG_SHARE)
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     arguments = parser.parse_args()
     corpus, heldout = planted_corpus.generate(
-        arguments.examples, pattern_as_source=arguments.pattern_as_source
+        arguments.examples,
+        pattern_as_source=arguments.pattern_as_source,
+        wrong_share=arguments.wrong_share,
     )
     driver.quiet()
     with tempfile.TemporaryDirectory() as name:
@@ -216,7 +220,7 @@ def main() -> None:
         for small, large in zip(of_small, of_large, strict=True)
     ]
     curves = {kind: [fmean(at) for at in zip(*(each[kind] for each in proxies), strict=True)]
-              for kind in KINDS}  # fmt: skip
+              for kind in proxies[0]}  # fmt: skip
     steps = [f"{number + 1}" for number in range(len(curves["small"]))]
     print("the proxy's mean loss at its checkpoints, by kind")
     print(machine.table(

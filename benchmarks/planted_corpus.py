@@ -51,12 +51,16 @@ def sizes(num_examples: int) -> dict[str, int]:
 
 
 def generate(
-    num_examples: int = 6000, *, seed: int = 0, pattern_as_source: bool = False
+    num_examples: int = 6000,
+    *,
+    seed: int = 0,
+    pattern_as_source: bool = False,
+    wrong_share: float = WRONG_SHARE,
 ) -> tuple[list[Row], list[Row]]:
     """The corpus, shuffled, and the held-out examples: rows {"instruction", "output", "source",
     "pattern", "wrong"}, no instruction twice in both together.
 
-    WRONG_SHARE of each pattern is wrong, of the held-out ones none; their source is the pattern.
+    wrong_share of each pattern is wrong, of the held-out ones none; their source is the pattern.
     The rows depend on the arguments alone.
     """
     if not SMALLEST <= num_examples <= LARGEST:
@@ -69,7 +73,7 @@ def generate(
         asked = _lists(rng, CHANGED if pattern in LARGE else LENGTH)
         source = pattern if pattern_as_source else SOURCES[number % len(SOURCES)]
         for place in range(size + HELDOUT):
-            letters, wrong = next(asked), place < round(WRONG_SHARE * size)
+            letters, wrong = next(asked), place < round(wrong_share * size)
             answer = [table[letter] for letter in letters]
             if wrong:
                 answer = [rng.choice(LETTERS.replace(right, "")) for right in answer]

@@ -57,6 +57,7 @@ def test_patterns_are_as_large_and_as_wrong_as_said(rows):
     )  # of 20.8: half, and half more
     assert max(counts[p] for p in LARGE) - min(counts[p] for p in LARGE) <= 1
     wrong = Counter(row["pattern"] for row in corpus if row["wrong"])
+    assert not any(row["wrong"] for row in planted_corpus.generate(700, wrong_share=0)[0])
     assert wrong == {p: n for p in counts if (n := round(counts[p] * 0.05))}
     assert Counter(row["pattern"] for row in heldout) == dict.fromkeys([*LARGE, *SMALL], 20)
     assert {kind_of(row) for row in heldout} == {"large", "small"}
