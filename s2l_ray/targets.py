@@ -296,7 +296,8 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
     config, target = run.config.selection, run.config.target
     assert target is not None
     # Refuse now, not after the proxy, a target that cannot be had or its prompt.
-    prepare(run)
+    if "tokens" not in run.done:
+        prepare(run)
     tokenizer = load_tokenizer(run.store, ready_tokenizer(run, target.model))
     encode([ONE_TURN], run.config.target_prompt or run.config.prompt, tokenizer)
     selection = select(None, run.config, run=run)
