@@ -219,7 +219,9 @@ def _arms(
                         )  # fmt: skip
                         continue
                 same = selector == BASELINE or match != "compute"
-                shared = share_in(view.store, chosen[0], base[0])
+                shared = 1.0
+                if selector != BASELINE:
+                    shared = share_in(view.store, chosen[0], base[0])
                 way = target if same else equal_compute(chosen)
                 arms.append(arm(selector, *chosen, shared, way))
             if "compute" in config.compare.full:

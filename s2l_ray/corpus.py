@@ -119,7 +119,7 @@ def ingest(
         raise ValueError(
             f"corpus: {len(sources):,} sources in the column {column!r} (the first is "
             f"{sources[0]!r}), wanted at most {MAX_SOURCES:,}; if that column tells none, "
-            f"set corpus.columns.source: null"
+            f"corpus.columns.source: null leaves it out, in evaluation files too"
         )
     store.commit(f"{folder}/heldout", fingerprint, parts["/heldout"], {"num_parts": num_parts})
     return store.commit(folder, fingerprint, parts[""], info)

@@ -122,15 +122,13 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     parameters = _parameters(run.store, proxy, label_share)
     made = {name: done[name].fingerprint for name in ("tokens", "proxy", "trajectories")}
     after = selection_marks(config, choice, made)
-    copied = set(done["losses"].info["copied"])
-    # The losses that were copied were made with details, of whichever selector asked for them.
-    details = [
-        stage
-        for stage in done
-        if stage.startswith("details/") and copied.issuperset(done[stage].info["steps"])
-    ]
+    # Losses that were copied were made with details, of whichever selector asked for them.
+    copied = set(done["losses"].info.get("copied", ()))
+    details = {name: set(done[name].info["steps"]) for name in done if name.startswith("details/")}
+    made_there = [name for name, scored in details.items() if scored <= copied]
+    copied &= set().union(*(details[name] for name in made_there))
     steps = []
-    for stage in dict.fromkeys(["proxy", *details, "losses", "trajectories", *after]):
+    for stage in dict.fromkeys(["proxy", *made_there, "losses", "trajectories", *after]):
         info, seconds, flops = done[stage].info, _seconds(run, stage), None
         number: int | None = int(ray.cluster_resources().get("CPU", 1))
         workers = WorkersConfig()

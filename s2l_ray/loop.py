@@ -49,6 +49,7 @@ LESS_MEMORY = (
     "lower micro_batch_size, which goes on from the last resume point, or set "
     "gradient_checkpointing or a higher zero_stage"
 )
+LESS_TO_HOLD = "set a higher zero_stage with more workers, or offload_optimizer"
 NOTICE_SECONDS = 5.0  # between questions whether a node is about to go; all workers wait for each
 
 
@@ -85,12 +86,12 @@ def run(job: dict[str, Any]) -> None:
         raise ValueError(
             f"prompt.max_length: {longest} tokens, but beyond {steady} positions the rotary "
             f"embeddings of this model go by the longest example of a batch, so that no example "
-            f"would have a loss of its own"
+            f"would have a loss of its own; lower it to {steady}"
         )
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     module = LabelLoss(model, anew=config.gradient_checkpointing)
-    with memory_told(folder, "weights and optimizer", "set a higher zero_stage, or more workers"):
+    with memory_told(folder, "weights and optimizer", LESS_TO_HOLD):
         engine = make_engine(module, config, device, world)
         if resume and state["step"] < steps:
             engine.load(resume)
@@ -234,6 +235,8 @@ def _save(
         dist.barrier()
     with working_folder() as local:
         engine.save_model(local)  # gathers from all workers, writes on the first
+        if world > 1:
+            dist.barrier()  # DeepSpeed's own groups wait ten minutes at most
         if moments:
             engine.save_optimizer(local)
         if rank == 0 and publish:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -20,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2l_ray.batches import Example
 from s2l_ray.config import ModelConfig, WorkersConfig
+from s2l_ray.tokenization import check_weights
 
 LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block in training: 256 MB in fp32. Blocks stay
 # for the backward pass, or are made anew there, one at a time.
@@ -55,15 +57,16 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
     ValueError for a folder or hub model that lacks a weight."""
     if model.architecture is None:
         assert model.name is not None
+        here: dict[str, Any] = {"revision": model.revision, "trust_remote_code": False}
         try:
+            check_weights(AutoConfig.from_pretrained(model.name, **here))
             found, info = AutoModelForCausalLM.from_pretrained(
-                model.name,
-                revision=model.revision,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
+                model.name, dtype=torch.float32, output_loading_info=True, **here
             )
-        except OSError as error:  # the driver has seen it: what a node lacks is a way to it
+        except OSError as error:
+            if not isinstance(error.__cause__, RepositoryNotFoundError):  # gated ones are some
+                raise
+            # The driver has seen it: what this node lacks is a right to it.
             raise ValueError(
                 f"model: {model.name!r} cannot be read on node {socket.gethostname()} (a gated "
                 f"one needs HF_TOKEN in the environment of every node's workers): {error}"
@@ -167,12 +170,15 @@ def steady_positions(model: PreTrainedModel) -> int | None:
     text = model.config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
     layers = rope.values() if "rope_type" not in rope else [rope]  # or by type of layer
-    changing = [
-        layer.get("original_max_position_embeddings") or text.max_position_embeddings
+    types = {
+        layer["rope_type"]: layer.get("original_max_position_embeddings")
         for layer in layers
-        if isinstance(layer, dict) and layer.get("rope_type") in ("dynamic", "longrope")
-    ]
-    return min(changing, default=None)
+        if isinstance(layer, dict) and "rope_type" in layer
+    }
+    if "dynamic" in types:
+        types["dynamic"] = text.max_position_embeddings
+    changing = (types.get(name) for name in ("dynamic", "longrope"))
+    return min((limit for limit in changing if limit is not None), default=None)
 
 
 class LabelLoss(nn.Module):

@@ -64,15 +64,23 @@ def _train_proxy(run: Run, tokens: Manifest, folders: Mapping[str, str], **stage
     kept = checkpoint_steps(config.proxy, num_steps(config.proxy, examples))
     wanted, whens = details_wanted(config, config.selection), {kept[0]: "early", kept[-1]: "final"}
 
-    def scoring_of(step: int) -> Scoring:
-        checkpoint = {step: f"{stage['folder']}/{checkpoint_name(step)}"}
-        if (when := whens.get(step, "")) in wanted:  # from there the losses are copied
-            folder = folders[f"details/{when}"]
-            return Scoring(tokens, checkpoint, folder, "", details=wanted[when])
-        return Scoring(tokens, checkpoint, folders["losses"], "")
-
     def score_new(steps: list[int], stop: threading.Event) -> None:
-        score_ahead(store, [scoring_of(step) for step in steps], config.trajectories, stop)
+        checkpoints: dict[str, dict[int, str]] = {}
+        for step in steps:
+            when = whens.get(step, "")  # where details are wanted: from there losses are copied
+            mine = checkpoints.setdefault(when if when in wanted else "", {})
+            mine[step] = f"{stage['folder']}/{checkpoint_name(step)}"
+        scorings = [
+            Scoring(
+                tokens,
+                mine,
+                folders[f"details/{when}" if when else "losses"],
+                "",
+                details=wanted.get(when, ()),
+            )
+            for when, mine in checkpoints.items()
+        ]
+        score_ahead(store, scorings, config.trajectories, stop)
 
     board = make_board()
     ahead = (

@@ -240,9 +240,8 @@ def _client(config: StorageConfig, attempts: int, timeout: float, environment: f
     # An instance role's credentials come from a service of the node that answers slowly while many
     # processes start; by itself botocore asks it once, for a second.
     core = botocore.session.get_session()
-    patience = {"num_attempts": attempts, "timeout": min(5, timeout / 3)}
-    for name, value in patience.items():
-        if f"AWS_METADATA_SERVICE_{name.upper()}" not in os.environ:
+    for name, value in (("num_attempts", 3), ("timeout", min(2, timeout / 3))):
+        if core.get_config_variable(f"metadata_service_{name}") == 1:  # nobody has set another
             core.set_config_variable(f"metadata_service_{name}", value)
     return boto3.session.Session(botocore_session=core).client(
         "s3",

@@ -18,7 +18,7 @@ from s2l_ray.models import LabelLoss, device_of, load_model, memory_told, pad
 from s2l_ray.store import LOSSES, Part, Store, mark_of_folder
 
 TOKENS_PER_BATCH = 2048  # on a CPU: what a batch leaves between two layers stays in its caches
-SMALLER = "set trajectories.dtype: bfloat16, or take a larger GPU"
+SMALLER = "take a larger GPU, or trajectories.dtype: bfloat16"
 KEPT_BYTES = 1 << 28  # of token parts in memory, which the next checkpoint needs again
 
 

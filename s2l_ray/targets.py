@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -24,7 +25,7 @@ from s2l_ray.run import Run
 from s2l_ray.selectors import TooFew
 from s2l_ray.store import Manifest
 from s2l_ray.subset import deal
-from s2l_ray.tokenization import ONE_TURN, encode, load_tokenizer, tokenize
+from s2l_ray.tokenization import ONE_TURN, TemplateRefuses, encode, load_tokenizer, tokenize
 from s2l_ray.training import checkpoints_of, marks_of_checkpoints, train
 from s2l_ray.trajectories import Scoring, score
 
@@ -299,7 +300,8 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
     if "tokens" not in run.done:
         prepare(run)
     tokenizer = load_tokenizer(run.store, ready_tokenizer(run, target.model))
-    encode([ONE_TURN], run.config.target_prompt or run.config.prompt, tokenizer)
+    with suppress(TemplateRefuses):  # of one that wants a system turn, say
+        encode([ONE_TURN], run.config.target_prompt or run.config.prompt, tokenizer)
     selection = select(None, run.config, run=run)
     name = selection_name(config.selector, config.seed)
     return finetune(run, selection.manifest, name, seed=config.seed), name

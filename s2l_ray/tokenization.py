@@ -239,9 +239,7 @@ def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, f
                 config = AutoConfig.from_pretrained(
                     model.name, revision=model.revision, trust_remote_code=False
                 )
-                if how := getattr(config, "quantization_config", None):
-                    method = how.get("quant_method") if isinstance(how, dict) else how.quant_method
-                    raise ValueError(f"its weights are quantised ({method}), wanted whole ones")
+                check_weights(config)
         except Exception as error:  # of transformers, huggingface_hub and tokenizers
             raise ValueError(
                 f"model: {origin!r} cannot be used (code that comes with a model is never run): "
@@ -250,6 +248,14 @@ def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, f
     with TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
         store.upload(local, folder, last="tokenizer_config.json")
+
+
+def check_weights(config: Any) -> None:
+    """ValueError for a model whose weights are quantised: they cannot be trained."""
+    for each in (config, config.get_text_config()):
+        if how := getattr(each, "quantization_config", None):
+            method = how.get("quant_method") if isinstance(how, dict) else how.quant_method
+            raise ValueError(f"its weights are quantised ({method}), wanted whole ones")
 
 
 def load_tokenizer(store: Store, folder: str) -> Any:
@@ -372,7 +378,7 @@ def _start_ids(tokenizer: Any) -> list[int]:
 @lru_cache
 def _dated(template: str) -> str:
     """A chat template that would ask for the time, with TODAY in its place."""
-    ask = r"""strftime_now\(\s*(['"])(.*?)\1\s*\)"""
+    ask = r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)"""
     return re.sub(ask, lambda found: repr(TODAY.strftime(found[2])), template)
 
 
@@ -415,7 +421,7 @@ def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
             written = written.removesuffix(end)
             pieces[-1] = (pieces[-1][0].removesuffix(end), True)
         why = "rewrites earlier turns"
-        if before.startswith(written):
+        if before.startswith(written) and after.startswith(render(index)):
             why = "begins an answer with what it does not write before a given one"
         if not before.startswith(written) or not after.startswith(before):
             raise TemplateRefuses(

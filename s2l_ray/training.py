@@ -31,9 +31,9 @@ from s2l_ray.scratch import working_folder
 from s2l_ray.store import Damaged, Manifest, Part, Store, mark_of
 from s2l_ray.units import KNOWN
 
+SAVE_SECONDS = 2 * 3600  # that workers wait for one another: for one that writes a large model
 # The threads of a worker that has several CPUs to itself wait for one another as libgomp has it by
 # itself, spinning; driver.WORKER_ENVIRONMENT is for CPUs that are shared.
-SAVE_SECONDS = 2 * 3600  # that workers wait for one another: for one that writes a large model
 _OWN_CPUS = {"GOMP_SPINCOUNT": "300000"}
 
 

@@ -46,12 +46,12 @@ class Scoring:
     known: dict[int, Manifest] = field(default_factory=dict)
 
     def stage(self) -> Stage:
-        known = {
-            part.unit: {"folder": stage.folder, "part": part.__dict__}
-            for step, stage in self.known.items()
-            for part in stage.parts
-            if part.stats["made_of"] == self.marks.get(step)
-        }
+        known, copied = dict[str, dict[str, Any]](), set[int]()
+        for step, stage in self.known.items():
+            for part in stage.parts:
+                if part.stats["made_of"] == self.marks.get(step):
+                    known[part.unit] = {"folder": stage.folder, "part": part.__dict__}
+                    copied.add(step)
         units = [
             {
                 "unit": (unit := f"step-{step:06d}/{part.unit}"),
@@ -65,7 +65,7 @@ class Scoring:
             for step, model in sorted(self.checkpoints.items())
             for part in self.tokens.parts
         ]
-        info = {"steps": sorted(self.checkpoints), "copied": sorted(self.known)}
+        info = {"steps": sorted(self.checkpoints), "copied": sorted(copied)}
         return Stage(self.folder, self.fingerprint, units, info)
 
 

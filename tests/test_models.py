@@ -9,6 +9,7 @@ import pytest
 import ray
 import torch
 from conftest import example, write_corpus
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -301,16 +302,29 @@ def test_a_model_of_quantised_weights_is_refused_before_anything_is_trained(stor
     config = ModelConfig(name=store.address("folder"))
     with pytest.raises(ValueError, match=r"cannot be used .* weights are quantised \(fp8\)"):
         prepare_tokenizer(store, config, store.manifest("corpus/test"), folder="other")
+    with pytest.raises(ValueError, match="quantised"):  # where its tokenizer was there already
+        initial_model(config, tokenizer, seed=0)
 
 
-def test_a_model_that_this_node_cannot_reach_is_told_with_what_it_may_need(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match=r"cannot be read on node .* HF_TOKEN"):
-        initial_model(ModelConfig(name=str(tmp_path / "gone")), tokenizer, seed=0)
+def test_a_model_that_a_node_has_no_right_to_is_told(tokenizer, tmp_path, monkeypatch):
+    gated = GatedRepoError.__new__(GatedRepoError)  # which otherwise takes an answer of the hub
+
+    def load(*_, **__):
+        raise OSError("You are trying to access a gated repo") from gated
+
+    initial_model(config_of(), tokenizer, seed=0).save_pretrained(tmp_path)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(ValueError, match=r"cannot be read on node .* HF_TOKEN .* gated repo"):
+        initial_model(ModelConfig(name=str(tmp_path)), tokenizer, seed=0)
+    gated = None  # a full disk, or a hub that does not answer, is no such thing
+    with pytest.raises(OSError, match="You are"):
+        initial_model(ModelConfig(name=str(tmp_path)), tokenizer, seed=0)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_weights_that_share_a_buffer_are_saved_each(tokenizer, tmp_path, tied):
-    """ZeRO 1 and 2 keep all weights of a model in one."""
+    """ZeRO 1 and 2 keep all weights of a model in one. (That they are copied from a GPU first is
+    not shown here.)"""
     loss = LabelLoss(initial_model(config_of(tie_word_embeddings=tied), tokenizer, seed=7))
     wanted = {name: weights.clone() for name, weights in loss.model.state_dict().items()}
     parameters = list(loss.parameters())

@@ -243,10 +243,11 @@ def _against_controls(
             main, control = pair
             rows = table(both, metric.key, control, metric.lower_is_better)
             [row] = [row for row in rows if row.method == main]
-            found.append(
-                f"{main} less {control} ({CONTROLS[control]}): {difference(row)}, "
-                f"{plural(row.pairs, 'pair')}, not corrected."
-            )
+            if row.pairs:
+                found.append(
+                    f"{main} less {control} ({CONTROLS[control]}): {difference(row)}, "
+                    f"{plural(row.pairs, 'pair')}, not corrected."
+                )
     return found
 
 
