@@ -823,21 +823,22 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, capf
         targets.compare_baselines(pipeline.Run(config, None, None, {}))
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"target__model": {"name": "/no/such/model"}}, "'/no/such/model' cannot be used"),
-        ({"target_prompt": {"template": "chat"}}, "chat_template is not set"),
-    ],
-)
 def test_a_target_that_cannot_be_tuned_is_refused_before_the_proxy_trains(
-    finished, copy, start, monkeypatch, changes, why
+    finished, copy, start, monkeypatch
 ):
     monkeypatch.setattr(targets, "select", lambda *_, **__: pytest.fail("selected"))
     prepare = pipeline.prepare
     monkeypatch.setattr(targets, "prepare", lambda run: prepare(run, corpus()))
-    with pytest.raises(ValueError, match=why):
-        targets.finetune_selected(start(settings(copy, **changes)))
+    tokenizer = str(next(Path(copy, "tokenizers").iterdir()))
+    plain = {"architecture": architecture("llama"), "tokenizer": tokenizer}
+    for changes, why in (
+        ({"target__model": {"name": "/no/such/model"}}, "'/no/such/model' cannot be used"),
+        ({"target__model": plain, "target_prompt": {"template": "chat"}}, "template is not set"),
+    ):
+        run = start(settings(copy, **changes))
+        with pytest.raises(ValueError, match=why):
+            targets.finetune_selected(run)
+        run.lease.release()
 
 
 def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy, start):

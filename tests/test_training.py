@@ -380,6 +380,7 @@ def test_bf16_step_keeps_fp32_master_weights(job, undisturbed):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_model_in_a_relative_folder_and_one_with_too_few_positions(job, tmp_path):
     one = {"workers": {"num_workers": 1}, "max_steps": 1}
     shape = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 96}
@@ -390,7 +391,12 @@ def test_a_model_in_a_relative_folder_and_one_with_too_few_positions(job, tmp_pa
     shorter = {"architecture": shape | {"n_positions": 95}, "tokenizer_vocab": 320}
     with pytest.raises(ValueError, match=r"max_length: 96 tokens, but .* of 95 positions"):
         job.run("shorter", config_of(model=shorter, **one))
+
+
+@pytest.mark.slow
+def test_a_model_whose_losses_would_go_by_the_longest_example_of_a_batch_is_refused(job):
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    one = {"workers": {"num_workers": 1}, "max_steps": 1}
     grows = config_of().model.architecture | {
         "max_position_embeddings": 95,
         "rope_parameters": rope,
