@@ -255,7 +255,9 @@ def check_weights(config: Any) -> None:
     for each in (config, config.get_text_config()):
         if how := getattr(each, "quantization_config", None):
             method = how.get("quant_method") if isinstance(how, dict) else how.quant_method
-            raise ValueError(f"its weights are quantised ({method}), wanted whole ones")
+            raise ValueError(
+                f"{config.name_or_path}: its weights are quantised ({method}), wanted whole ones"
+            )
 
 
 def load_tokenizer(store: Store, folder: str) -> Any:
