@@ -122,11 +122,11 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     parameters = _parameters(run.store, proxy, label_share)
     made = {name: done[name].fingerprint for name in ("tokens", "proxy", "trajectories")}
     after = selection_marks(config, choice, made)
-    # Losses that were copied were made with details, of whichever selector asked for them.
-    copied = set(done["losses"].info.get("copied", ()))
+    # One pass makes a checkpoint's losses and details, of whichever selector asks for those.
+    scored = set(done["losses"].info["steps"])
     details = {name: set(done[name].info["steps"]) for name in done if name.startswith("details/")}
-    made_there = [name for name, scored in details.items() if scored <= copied]
-    copied &= set().union(*(details[name] for name in made_there))
+    made_there = [name for name, steps in details.items() if steps <= scored]
+    scored -= set().union(*(details[name] for name in made_there))
     steps = []
     for stage in dict.fromkeys(["proxy", *made_there, "losses", "trajectories", *after]):
         info, seconds, flops = done[stage].info, _seconds(run, stage), None
@@ -139,7 +139,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
             number, workers = config.trajectories.workers.num_workers, config.trajectories.workers
             if (config.trajectories.max_workers or number) > number:
                 number = None  # the pool grows and shrinks
-            passes = len(set(info["steps"]) - (copied if stage == "losses" else set()))
+            passes = len(scored if stage == "losses" else info["steps"])
             flops = scoring_flops(parameters, passes * corpus_tokens)
         cpu, gpu = (
             None if seconds is None or number is None else seconds * number * share

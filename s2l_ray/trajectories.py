@@ -46,12 +46,11 @@ class Scoring:
     known: dict[int, Manifest] = field(default_factory=dict)
 
     def stage(self) -> Stage:
-        known, copied = dict[str, dict[str, Any]](), set[int]()
+        known = dict[str, dict[str, Any]]()
         for step, stage in self.known.items():
             for part in stage.parts:
                 if part.stats["made_of"] == self.marks.get(step):
                     known[part.unit] = {"folder": stage.folder, "part": part.__dict__}
-                    copied.add(step)
         units = [
             {
                 "unit": (unit := f"step-{step:06d}/{part.unit}"),
@@ -65,15 +64,14 @@ class Scoring:
             for step, model in sorted(self.checkpoints.items())
             for part in self.tokens.parts
         ]
-        info = {"steps": sorted(self.checkpoints), "copied": sorted(copied)}
+        info = {"steps": sorted(self.checkpoints)}
         return Stage(self.folder, self.fingerprint, units, info)
 
 
 def score(
     store: Store, scorings: list[Scoring], config: TrajectoriesConfig, *, label: str = "score"
 ) -> list[Manifest]:
-    """Make stages of losses with one actor pool; their manifests in order. info: steps, and copied:
-    those of them whose losses were made elsewhere.
+    """Make stages of losses with one actor pool; their manifests in order. info: steps.
 
     Parts `step-000500/part-*`, schema `store.LOSSES` and then the details by name, rows as in
     `tokens` without the examples that have no label token. ValueError for what is not finite.
@@ -102,8 +100,8 @@ def score_until_stable(
     row hardly change the clusters of a sample: adjusted Rand index >= config.stop_when_stable.
 
     One alone may lie on a plateau of the training. The clusters are those of all sources together.
-    info: steps (scored), copied (as `score` has it), left_out (steps), adjusted_rand (of each
-    prefix with the one before it, where that could be clustered).
+    info: steps (scored), left_out (steps), adjusted_rand (of each prefix with the one before it,
+    where that could be clustered).
     """
     wanted = config.stop_when_stable
     assert wanted is not None
@@ -120,9 +118,7 @@ def score_until_stable(
         if index is not None:
             agreement.append(index)
             say(f"trajectories of {done} and {done - 1} points: adjusted Rand index {index:.3f}")
-    copied = sorted(set(steps[:done]) & scoring.known.keys())
-    info = {"steps": steps[:done], "copied": copied, "left_out": steps[done:],
-            "adjusted_rand": agreement}  # fmt: skip
+    info = {"steps": steps[:done], "left_out": steps[done:], "adjusted_rand": agreement}
     return store.commit(scoring.folder, scoring.fingerprint, parts, info)
 
 

@@ -82,7 +82,7 @@ def test_words_where_nothing_is_spared_or_no_target_is_configured():
     assert "For 2 epochs (the proxy's: no target is configured) training" in text
 
 
-def a_run(monkeypatch, target=None, selector="s2l", copied=(), **scoring):
+def a_run(monkeypatch, target=None, selector="s2l", details=(), **scoring):
     """Of manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens, of which a
     quarter are labels; a proxy of 9 weights and a head of 4, a target of 45 and one of 20."""
     data = {
@@ -97,9 +97,9 @@ def a_run(monkeypatch, target=None, selector="s2l", copied=(), **scoring):
     ]
     proxy = {"seconds": 70.0, "workers": 4, "tokens": 2500, "checkpoints": [5, 10, 15]}
     infos = {
-        "proxy": proxy, "losses": {"steps": [5, 10, 15], "copied": copied}, "trajectories": {},
-        "clusters": {},
-        f"rankings/{selector}": {}, "details/early": {"steps": [5]}, "before": {"steps": [0]},
+        "proxy": proxy, "losses": {"steps": [5, 10, 15]}, "trajectories": {}, "clusters": {},
+        f"rankings/{selector}": {}, "before": {"steps": [0]},
+        **{f"details/{when}": {"steps": [step]} for when, step in details},
         f"selections/{selector}-seed0": {"tokens": 200},
     }  # fmt: skip
     if target:
@@ -142,7 +142,7 @@ def test_a_run_is_read_by_its_manifests_and_times(monkeypatch):
 
 def test_details_are_counted_once_and_the_target_with_its_epochs(monkeypatch):
     target = {"model": {"name": "t"}, "epochs": 4}
-    found = a_run(monkeypatch, target, "grand", copied=[5])
+    found = a_run(monkeypatch, target, "grand", details=[("early", 5)])
     flops = {step.stage: step.flops for step in found.steps}
     assert flops == {
         "proxy": 150_000, "losses": 40_000, "trajectories": None, "details/early": 20_000,
@@ -154,11 +154,20 @@ def test_details_are_counted_once_and_the_target_with_its_epochs(monkeypatch):
     assert a_run(monkeypatch, target | {"max_steps": 9}).epochs is None
 
 
+def test_details_at_a_checkpoint_that_no_losses_are_of_are_a_pass_of_their_own(monkeypatch):
+    details = [("early", 5), ("final", 20)]  # scoring stopped before it; s2l does not need those
+    flops = {step.stage: step.flops for step in a_run(monkeypatch, details=details).steps}
+    assert (flops["details/early"], flops["losses"]) == (20_000, 40_000)
+    assert "details/final" not in flops
+    own = a_run(monkeypatch, selector="least_confidence", details=details)
+    assert {step.stage: step.flops for step in own.steps}["details/final"] == 20_000
+
+
 def test_losses_that_were_made_with_another_selector_s_details_are_counted_there(monkeypatch):
-    found = a_run(monkeypatch, copied=[5])  # for a baseline, el2n, say
+    found = a_run(monkeypatch, details=[("early", 5)])  # for a baseline, el2n, say
     flops = {step.stage: step.flops for step in found.steps}
     assert (flops["losses"], flops["details/early"]) == (40_000, 20_000)
-    assert found.flops == a_run(monkeypatch).flops  # where details were made later, or not at all
+    assert found.flops == a_run(monkeypatch).flops  # where nobody asks for them
 
 
 def test_the_time_of_a_pool_that_grows_is_not_known(monkeypatch):
