@@ -4,7 +4,8 @@
 
 The corpus is planted_corpus.py's: three large patterns of near-duplicates, 24 small ones, 5% wrong
 answers, in sources that are coarser. A tenth of it is chosen, by proxies from scratch, for targets
-from scratch; there is one corpus, and for each seed a proxy, a draw and a target.
+from scratch; there is one corpus, and for each seed a proxy, a draw and a target. What a corpus
+shows can be confirmed on another (--corpus-seed).
 
 Of each selector: the chosen examples by kind; how many of the small patterns have COVERED right
 examples or more among them; the loss on held-out examples of the small and of the large patterns,
@@ -194,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--examples", type=int, default=6000)
     parser.add_argument("--seeds", type=int, default=3, help="5 or more for a verdict")
+    parser.add_argument("--corpus-seed", type=int, default=0)
     parser.add_argument("--clusters", type=int, default=100)
     parser.add_argument("--selectors", nargs="+", metavar="NAME", default=DEFAULT)
     parser.add_argument(
@@ -204,6 +206,7 @@ def main() -> None:
     arguments = parser.parse_args()
     corpus, heldout = planted_corpus.generate(
         arguments.examples,
+        seed=arguments.corpus_seed,
         pattern_as_source=arguments.pattern_as_source,
         wrong_share=arguments.wrong_share,
     )
