@@ -38,7 +38,8 @@ from s2l_ray.config import RunConfig, SelectionConfig, validate
 from s2l_ray.pipeline import choose_subset
 from s2l_ray.proxy import make_trajectories
 from s2l_ray.report import comparison, comparison_page
-from s2l_ray.report.comparison_page import difference, plus_minus
+from s2l_ray.report.comparison import plus_minus
+from s2l_ray.report.comparison_page import difference
 from s2l_ray.report.statistics import interval
 from s2l_ray.run import Run
 from s2l_ray.selectors import SELECTORS

@@ -12,6 +12,7 @@ from s2l_ray.config import RunConfig
 def work(config: RunConfig) -> None:
     from s2l_ray import pipeline, targets
     from s2l_ray.report import gather, verdict
+    from s2l_ray.report.findings import others_in_words
 
     def everything(run: pipeline.Run) -> str:
         pipeline.prepare(run)
@@ -19,8 +20,9 @@ def work(config: RunConfig) -> None:
         selection = pipeline.select(None, config, run=run)
         arms = targets.compare_baselines(run)
         page = gather.write(run, selection, arms)
-        said = verdict(gather.arms_of(arms), main=config.selection.selector)
-        return f"{said}\nselection: {selection.path}\nreport: {page}"
+        shown = gather.arms_of(arms)
+        said = [verdict(shown, main=config.selection.selector), *others_in_words(shown)]
+        return "\n".join([*said, f"selection: {selection.path}", f"report: {page}"])
 
     with pipeline.Run.start(config) as run:
         print(run.finish(everything))

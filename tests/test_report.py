@@ -21,10 +21,11 @@ from s2l_ray.report import (
     ReportData,
     Stage,
     figures,
+    gather,
     render,
     verdict,
 )
-from s2l_ray.report.findings import diagnostics, summarize
+from s2l_ray.report.findings import diagnostics, others_in_words, summarize
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -77,7 +78,7 @@ class Page(HTMLParser):
 
 def arms_of(**losses: list[float]) -> list[Arm]:
     return [
-        Arm(selector, seed, 1100, 51, loss, {"a": loss, "b": loss + 1}, 9000, None)
+        Arm(selector, seed, 1100, 51, loss, {"a": loss, "b": loss + 1}, 9000, None, {"macro": loss})
         for selector, values in losses.items()
         for seed, loss in enumerate(values)
     ]
@@ -90,7 +91,7 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
     centers_KT = np.sort(rng.gamma(2, 0.5, (K, 1)), axis=0) + np.linspace(1, 0.3, T)
     corpus = dict(zip(names, rng.integers(100, 1000, len(names)).tolist(), strict=True))
     arms = [
-        Arm(selector, seed, 1100, 51, 1.2 + 0.01 * seed, dict.fromkeys(names, 1.3), 9000, 0.01)
+        Arm(selector, seed, 1100, 51, 1.2 + 0.01 * seed, dict.fromkeys(names, 1.3), 9000, 0.01, {})
         for selector in ("s2l", "random")
         for seed in (1, 2)
     ]
@@ -232,6 +233,38 @@ def test_summary_of_selectors() -> None:
     assert s2l[:7] == ("s2l", 2, "1,100", "9,000", "51", 2.0, 1.0)
     assert s2l[7:] == (0.0, 1.0, 2)
     assert random.difference is None and random.standard_error == 0.0
+
+
+def test_what_else_was_measured_has_a_line_each_and_a_table() -> None:
+    record = {
+        "seed": 0, "examples": 9, "steps": 2, "tokens": 90, "loss": 1.0, "macro": 1.5,
+        "by_source": {"a": 1.0}, "examples_by_source": {"a": 4}, "answer_loss": None,
+    }  # fmt: skip
+    right = {"s2l": [5, 7], "random": [3, 3]}
+    records = [
+        record | {"selector": name, "seed": seed}
+        | {"exact_match": {"sums": {"correct": correct, "questions": 20}}}
+        for name, counts in right.items()
+        for seed, correct in enumerate(counts)
+    ]  # fmt: skip
+    arms = gather.arms_of(records)
+    lines = others_in_words(arms)
+    assert lines == [
+        "held-out loss, mean over sources: s2l 1.5000 ± 0.0000, random 1.5000 ± 0.0000",
+        "sums, share answered right: s2l 0.3000 ± 0.0500, random 0.1500 ± 0.0000",
+    ]
+    text = " ".join(
+        "".join(Page(render(dataclasses.replace(report_data(), arms=arms))).text).split()
+    )
+    assert "Measures2lrandom" in text and "sums, share answered right0.3000 ± 0.0500" in text
+    assert "Other measures" not in Page(render(report_data())).text
+    assert gather.arms_of([]) == [] and others_in_words([]) == []
+
+
+def test_duplicates_that_were_kept_are_told_so() -> None:
+    for kept, word in ((False, "dropped"), (True, "kept")):
+        data = dataclasses.replace(report_data(), n_duplicates=1234, duplicates_kept=kept)
+        assert f"Duplicates {word}1,234" in "".join(Page(render(data)).text)
 
 
 def test_diagnostics_in_words() -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2l_ray.config import BASELINE
 from s2l_ray.report.comparison import signed
-from s2l_ray.report.findings import diagnostics, summarize, verdict
-from s2l_ray.report.statistics import Seeds, interval
+from s2l_ray.report.findings import diagnostics, means, summarize, verdict
+from s2l_ray.report.statistics import Seeds
 
 if TYPE_CHECKING:
     from s2l_ray.cost import Cost
@@ -45,6 +45,7 @@ class Arm(NamedTuple):
     loss_by_source: Mapping[str, float]
     n_tokens: int  # of the selection
     error_over_examples: float | None  # of the loss less the baseline's, were others held out
+    others: Mapping[str, float]  # what else was measured, by its name in words
 
     @property
     def seeds(self) -> Seeds:
@@ -110,7 +111,8 @@ class ReportData:
     settings_yaml: str = ""  # the resolved configuration
 
     corpus_by_source: Mapping[str, int]  # source -> examples offered to the selector
-    n_duplicates: int = 0  # exact duplicates dropped
+    n_duplicates: int = 0  # exact ones
+    duplicates_kept: bool = False
     n_rejected: int = 0  # rows set aside
     rejections: Sequence[Rejection] = ()
     n_held_out: int = 0  # examples kept for evaluation, not in corpus_by_source
@@ -174,7 +176,10 @@ def render(data: ReportData) -> str:
             verdict=verdict(data.arms, main=data.selector, baseline=BASELINE) if data.arms else "",
             baseline=BASELINE,
             summaries=summarize(data.arms, baseline=BASELINE),
-            by_source=_losses_by_source(data),
+            tables=[
+                ("Other measures", "Measure", means(data.arms, lambda arm: arm.others)),
+                ("Held-out loss by source", "Source", _losses_by_source(data)),
+            ],
             clusters=_cluster_rows(data),
             diagnostics=diagnostics(data),
             examples=shown,
@@ -227,15 +232,8 @@ def evaluated_sources(data: ReportData) -> list[str]:
 
 def _losses_by_source(data: ReportData) -> dict[str, list[tuple[float | None, float | None]]]:
     """source -> for each selector, in the order of `summarize`, mean and standard error."""
-    selectors = list(dict.fromkeys(arm.selector for arm in data.arms))
-    sources = evaluated_sources(data)
-    losses: dict[tuple[str, str], list[float]] = {
-        (source, selector): [] for source in sources for selector in selectors
-    }
-    for arm in data.arms:
-        for source, loss in arm.loss_by_source.items():
-            losses[source, arm.selector].append(loss)
-    return {source: [interval(losses[source, s])[:2] for s in selectors] for source in sources}
+    found = means(data.arms, lambda arm: arm.loss_by_source)
+    return {source: found[source] for source in evaluated_sources(data)}
 
 
 def _cluster_rows(data: ReportData) -> list[dict[str, Any]]:

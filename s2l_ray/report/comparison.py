@@ -214,6 +214,12 @@ def _numbers(row: Row) -> str:
     return ", ".join(words)
 
 
+def plus_minus(mean: float | None, error: float | None, digits: int = 4) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
 def signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "−")
 

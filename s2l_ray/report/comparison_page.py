@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from s2l_ray import driver
 from s2l_ray.config import BASELINE, RunConfig
@@ -20,29 +20,22 @@ from s2l_ray.report.comparison import (
     Row,
     in_words,
     plural,
+    plus_minus,
     signed,
     span,
     table,
 )
+from s2l_ray.report.measures import Metric, Record, metrics_of, value_of
 from s2l_ray.report.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed, spreads
 
 if TYPE_CHECKING:
     from s2l_ray.run import Run
 
-Record = Mapping[str, Any]
 CONTROLS = {  # what is held against the selection that it was made for
     "random_shares": "random examples in its shares of the sources",
     "random_tokens": "as many tokens of random examples",
     "loss_strata": "the same without clusters",
 }
-
-
-class Metric(NamedTuple):
-    """key: "loss", or of a nested one "by_source/aqua"."""
-
-    key: str
-    words: str
-    lower_is_better: bool = True
 
 
 class Table(NamedTuple):
@@ -197,10 +190,10 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
             for name in ("examples", "steps", "trained_tokens")
         } | {"shared": f"{span([round(100 * record['shared']) for record in mine])}%"}
     tables = []
-    for metric in _metrics(records):
+    for metric in metrics_of(records):
         arms = [
             Outcome(r["method"], budget, r["selection_seed"], r["training_seed"],
-                    {metric.key: _value(r, metric.key)})
+                    {metric.key: value_of(r, metric.key)})
             for r in records
         ]  # fmt: skip
         rows = table(arms, metric.key, BASELINE, metric.lower_is_better)
@@ -261,43 +254,6 @@ def _errors(records: Sequence[Record], metric: str) -> dict[str, float]:
     return {method: median(errors) for method, errors in found.items()}
 
 
-def _metrics(records: Sequence[Record]) -> list[Metric]:
-    """The metrics that every record has."""
-    known = [
-        Metric("loss", "held-out loss, nats per response token"),
-        Metric("macro", "held-out loss, mean over sources"),
-        Metric("answer_loss", "held-out loss on answer tokens"),
-        Metric("answer_macro", "held-out loss on answer tokens, mean over sources"),
-    ]
-    first = records[0]
-    known += [
-        Metric(
-            f"by_source/{source}",
-            f"held-out loss of {source} ({plural(first['examples_by_source'][source], 'example')})",
-        )
-        for source in first["by_source"]
-    ]
-    for name in first.get("exact_match", {}):
-        known.append(Metric(f"exact_match/{name}", f"{name}, share answered right", False))
-    return [metric for metric in known if all(_has(record, metric.key) for record in records)]
-
-
-def _has(record: Record, key: str) -> bool:
-    name, _, inner = key.partition("/")
-    return record.get(name) is not None and (not inner or inner in record[name])
-
-
-def _value(record: Record, key: str) -> float:
-    """NaN where the record has none."""
-    if not _has(record, key):
-        return math.nan
-    name, _, inner = key.partition("/")
-    if name == "exact_match":
-        found = record[name][inner]
-        return found["correct"] / found["questions"]
-    return float(record[name][inner] if inner else record[name])
-
-
 def _left_out(records: Sequence[Record]) -> list[str]:
     """Sentences about what is not evaluated on, each once."""
     return list(dict.fromkeys(text for record in records for text in record.get("left_out", ())))
@@ -335,12 +291,6 @@ def difference(row: Row) -> str:
     if low is None or high is None:
         return signed(mean)
     return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
-
-
-def plus_minus(mean: float | None, error: float | None, digits: int = 4) -> str:
-    if mean is None:
-        return "–"
-    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def _root(variance: float | None) -> float | None:

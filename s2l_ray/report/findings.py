@@ -7,13 +7,13 @@ always main − baseline, so that a negative one is in favour of the main select
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from s2l_ray.report.comparison import paired, plural, signed, span
+from s2l_ray.report.comparison import paired, plural, plus_minus, signed, span
 from s2l_ray.report.statistics import MIN_UNITS, interval
 
 if TYPE_CHECKING:
@@ -59,6 +59,28 @@ def summarize(arms: Sequence[Arm], baseline: str) -> list[Summary]:
         numbers = (mean, error, difference, difference_error, len(found))
         rows.append(Summary(selector, len(mine), examples, tokens, steps, *numbers))
     return rows
+
+
+def means(
+    arms: Sequence[Arm], values: Callable[[Arm], Mapping[str, float]]
+) -> dict[str, list[tuple[float | None, float | None]]]:
+    """Name -> mean and standard error over seeds of each selector, in the order of `summarize`."""
+    selectors = list(dict.fromkeys(arm.selector for arm in arms))
+    found: dict[str, dict[str, list[float]]] = {}
+    for arm in arms:
+        for name, value in values(arm).items():
+            found.setdefault(name, {s: [] for s in selectors})[arm.selector].append(value)
+    return {name: [interval(each[s])[:2] for s in selectors] for name, each in found.items()}
+
+
+def others_in_words(arms: Sequence[Arm]) -> list[str]:
+    """What else was measured, a line each: mean ± standard error over seeds of each selector."""
+    selectors = dict.fromkeys(arm.selector for arm in arms)
+    found = []
+    for name, cells in means(arms, lambda arm: arm.others).items():
+        shown = (f"{s} {plus_minus(*cell)}" for s, cell in zip(selectors, cells, strict=True))
+        found.append(f"{name}: {', '.join(shown)}")
+    return found
 
 
 def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:

@@ -16,6 +16,7 @@ from s2l_ray.config import parse_budget
 from s2l_ray.cost import cost_of
 from s2l_ray.pipeline import Run, Selection
 from s2l_ray.report import Arm, Curve, Example, Rejection, ReportData, Stage, render
+from s2l_ray.report.measures import metrics_of, value_of
 from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest
 from s2l_ray.trajectories import losses_array, sample_trajectories, sampled
@@ -68,6 +69,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         settings_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         corpus_by_source=corpus["by_source"],
         n_duplicates=corpus["duplicates"],
+        duplicates_kept=config.corpus.duplicates == "number",
         n_rejected=corpus["rejected"],
         rejections=[Rejection(*reason) for reason in corpus["rejected_reasons"]],
         n_held_out=corpus["heldout"],
@@ -93,6 +95,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
 
 def arms_of(records: Sequence[dict[str, Any]]) -> list[Arm]:
     """Of the records of targets.compare_baselines."""
+    measured = metrics_of(records) if records else []
+    others = [m for m in measured if m.key != "loss" and not m.key.startswith("by_source/")]
     return [
         Arm(
             r["selector"],
@@ -103,6 +107,7 @@ def arms_of(records: Sequence[dict[str, Any]]) -> list[Arm]:
             r["by_source"],
             r["tokens"],
             r.get("errors_over_examples", {}).get("loss"),
+            {metric.words: value_of(r, metric.key) for metric in others},
         )
         for r in records
     ]
