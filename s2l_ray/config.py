@@ -321,7 +321,7 @@ class EvaluationConfig(Section):
     answers: dict[FileName, Location] = {}  # name -> a file of questions with answers: exact match
     answers_at_most: Positive | None = None  # questions of each set
     max_new_tokens: Positive = 256  # of a generated answer
-    baselines: list[SelectorName] = ["random"]
+    baselines: list[SelectorName] = [BASELINE]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1]
     targets_at_once: Positive = 1  # trained side by side, each with its workers; more wait
 
@@ -329,6 +329,11 @@ class EvaluationConfig(Section):
     @classmethod
     def _once(cls, value: list) -> list:
         return _no_entry_twice(value)
+
+    @field_validator("baselines")
+    @classmethod
+    def _with_baseline(cls, value: list) -> list:
+        return _with_random(value)
 
     @model_validator(mode="after")
     def _names_apart(self) -> EvaluationConfig:
@@ -380,11 +385,7 @@ class CompareConfig(Section):
     @field_validator("selectors")
     @classmethod
     def _with_baseline(cls, value: list) -> list:
-        if BASELINE not in value:
-            raise ValueError(
-                f"found {value}, wanted {BASELINE} among them: others are held against it"
-            )
-        return value
+        return _with_random(value)
 
 
 class DiagnoseConfig(Section):
@@ -506,6 +507,12 @@ class RunConfig(Section):
 def _no_entry_twice(value: list) -> list:
     if len(set(value)) != len(value):
         raise ValueError(f"has an entry twice: {value}")
+    return value
+
+
+def _with_random(value: list) -> list:
+    if BASELINE not in value:
+        raise ValueError(f"found {value}, wanted {BASELINE} among them: others are held against it")
     return value
 
 

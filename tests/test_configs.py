@@ -225,6 +225,10 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
         (small(evaluation={"seeds": [1, 1]}), "has an entry twice"),
         (small(evaluation={"baselines": ["random", "random"]}), "has an entry twice"),
         (
+            small(evaluation={"baselines": ["el2n"]}),
+            "baselines: found ['el2n'], wanted random among them",
+        ),
+        (
             small(evaluation={"files": {"exam": "a"}, "answers": {"exam": "b"}}),
             "evaluation: answers: the name 'exam' is that of held-out examples",
         ),

@@ -46,7 +46,7 @@ def runs(local_ray, tmp_path_factory):
             proxy__num_checkpoints=6,
             proxy__resume_every=3000,
             trajectories__while_training=folder.name == "meanwhile",
-            evaluation__baselines=["el2n"],
+            evaluation__baselines=["random", "el2n"],
         )
         s2l_ray.select(corpus(), config)
     return folders

@@ -596,7 +596,7 @@ def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, cop
     config = settings(
         copy,
         selection__selector="el2n",
-        evaluation__baselines=["random_tokens", "least_confidence", "grand"],
+        evaluation__baselines=["random", "random_tokens", "least_confidence", "grand"],
     )
     run = start(config)
     pipeline.select(corpus(), config, run=run)
@@ -626,7 +626,7 @@ def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, cop
 
 def test_another_baseline_s_details_leave_a_selection_as_it_is():
     config = settings("run", selection__selector="el2n")
-    more = settings("run", selection__selector="el2n", evaluation__baselines=["grand"])
+    more = settings("run", selection__selector="el2n", evaluation__baselines=["random", "grand"])
     one, two = marks_of(config, "o"), marks_of(more, "o")
     assert one.pop("details/early") != two.pop("details/early")
     assert one == two
