@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-import zstandard
 
 from s2l_ray import rows, tables
 from s2l_ray.config import CorpusConfig
@@ -63,7 +62,7 @@ def mixed(local_ray, tmp_path_factory) -> tuple[Store, Manifest, CorpusConfig, P
     pairs = [{"prompt": q, "response": a} for q, a in PAIRS[10:20]]
     (top / "in/deep/b.jsonl.gz").write_bytes(gzip.compress(lines(pairs)))
     chats = [{"messages": [message("user", q), message("assistant", a)]} for q, a in PAIRS[20:30]]
-    (top / "in/c.jsonl.zst").write_bytes(zstandard.compress(lines(chats)))
+    (top / "in/c.jsonl.zst").write_bytes(pa.compress(lines(chats), codec="zstd", asbytes=True))
     shared = [
         {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
         for q, a in PAIRS[30:40]
@@ -262,7 +261,8 @@ def test_files_that_cannot_be_read(tmp_path):
         return str(caught.value)
 
     assert f"{tmp_path}/x.parquet: cannot be read as parquet" in said("x.parquet", b"no Parquet")
-    assert "cannot be read as jsonl" in said("x.jsonl.zst", zstandard.compress(b"{}\n" * 99)[:-3])
+    cut = pa.compress(b"{}\n" * 99, codec="zstd", asbytes=True)[:-3]
+    assert "cannot be read as jsonl" in said("x.jsonl.zst", cut)
     assert "cannot be read as jsonl" in said("x.jsonl.gz", b"no gzip file")
     assert "one JSON list" in said("x.json", b'[\n {"a": 1}\n]\n')
 
