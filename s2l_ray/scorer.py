@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +46,7 @@ class Scorer:
                 self.loss = LabelLoss(model)
             self.model, self.mark = unit["model"], mark_of_folder(local)
         tokens = self._tokens(unit["tokens"], Part(**unit["part"]))
-        details, began = unit.get("details", ()), time.perf_counter()
+        details = unit.get("details", ())
         what = f"batches of {self.tokens_per_batch} tokens"
         with memory_told(unit["model"], what, "lower trajectories.tokens_per_batch"):
             try:
@@ -56,8 +55,7 @@ class Scorer:
                 )
             except ValueError as error:
                 raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
-        seconds = {"seconds": round(time.perf_counter() - began, 3)} if details else {}
-        return table, {"made_of": self.mark} | seconds
+        return table, {"made_of": self.mark}
 
     def _tokens(self, folder: str, part: Part) -> pa.Table:
         if (folder, part.file) in self.kept:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute
 import ray
 
+from s2l_ray.chunks import thread_pools
 from s2l_ray.config import ClustersConfig, TrajectoriesConfig
 from s2l_ray.driver import say
 from s2l_ray.store import Manifest, Part, Store
@@ -32,7 +33,7 @@ class Scoring:
     checkpoints: step -> folder of a model in Hugging Face format, below the run directory (or an
     absolute local path). marks: step -> mark of that folder's files, where they are known: losses
     that were made of others are not taken.
-    details: columns beside the losses (details.py), part stats `seconds` then: of forward passes.
+    details: columns beside the losses (details.py).
     known: step -> a stage of this kind with that checkpoint's losses; they are copied from it,
     where it was made of the same files, and not scored again.
     """
@@ -147,11 +148,12 @@ class Prefix:
         count = min(self.n_clusters, len(np.unique(before_NT, axis=0)))
         if count < 2:
             return None
-        _, rows = kmeans_plusplus(before_NT, count, random_state=self.random_state)
-        before, after = (
-            KMeans(count, init=each_NT[rows], n_init=1).fit(each_NT).labels_
-            for each_NT in (before_NT, self.losses_NT)
-        )
+        with thread_pools().limit(limits=1):  # sums of several threads differ in the last digits
+            _, rows = kmeans_plusplus(before_NT, count, random_state=self.random_state)
+            before, after = (
+                KMeans(count, init=each_NT[rows], n_init=1).fit(each_NT).labels_
+                for each_NT in (before_NT, self.losses_NT)
+            )
         return float(adjusted_rand_score(before, after))
 
 

@@ -79,6 +79,7 @@ def test_the_seconds_of_a_stage_begun_before_are_known_to_be_of_the_rest(runs):
 def test_the_losses_are_those_of_scoring_afterwards(runs):
     names = [set(files(folder, "losses")) for folder in runs]
     assert names[0] == names[1]  # with their checksums
+    assert set(files(runs[0], "details")) == set(files(runs[1], "details"))
     assert len(names[0]) == 6 * 3 + 1
 
 
