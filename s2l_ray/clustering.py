@@ -3,6 +3,8 @@ about the partition. N examples, T checkpoints, K clusters."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,9 @@ from s2l_ray.chunks import assign
 from s2l_ray.config import ClustersConfig
 from s2l_ray.kmeans import KMeans
 from s2l_ray.selectors import TooFew
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store import Damaged, Manifest, Part, Store
 from s2l_ray.trajectories import losses_array, sample_trajectories, sources_of
-from s2l_ray.units import run_units
+from s2l_ray.units import Stage, make_parts
 
 
 def cluster(
@@ -62,19 +64,18 @@ def cluster(
         "n_iter": max(fit.n_iter_ for fit in fits),
         "sources": [s for s, centers_KT in centers for _ in centers_KT],
     } | _diagnose(store, trajectories, config, None if by_source else fits[0])
-    store.write_bytes(_centers_file(centers), folder, "centers.arrow")
-    labelled = run_units(
-        store,
-        [{"unit": part.unit, "part": part.__dict__} for part in trajectories.parts],
-        _Label,
-        (store, trajectories.folder, centers),
-        folder=f"{folder}/labels",
-        fingerprint=fingerprint,
-        label="cluster",
-        suffix="parquet",
-    )
-    sizes = np.sum([part.stats["sizes"] for part in labelled.parts], axis=0)
-    parts = [Part(**(part.__dict__ | {"file": f"labels/{part.file}"})) for part in labelled.parts]
+    data = _centers_file(centers)
+    store.write_bytes(data, folder, "centers.arrow")
+    mark = hashlib.blake2b(data, digest_size=8).hexdigest()
+    units = [
+        {"unit": part.unit, "part": part.__dict__, "made_of": mark} for part in trajectories.parts
+    ]
+    below = Stage(f"{folder}/labels", fingerprint, units, {})
+    args = (store, trajectories.folder, centers, mark)
+    labelled = make_parts(store, [below], _Label, args, label="cluster", suffix="parquet")
+    found = labelled[below.folder]
+    sizes = np.sum([part.stats["sizes"] for part in found], axis=0)
+    parts = [replace(part, file=f"labels/{part.file}") for part in found]
     manifest = store.commit(folder, fingerprint, parts, info | {"sizes": sizes.tolist()})
     store.remove(folder, "resume")
     return manifest
@@ -113,13 +114,13 @@ class _Resume:
 
 
 def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
-    """Centers [K, T] in cluster_id order."""
-    data = store.read_bytes(clusters.folder, "centers.arrow")
+    """Centers [K, T] in cluster_id order. Damaged if their file is not whole."""
     try:
+        data = store.read_bytes(clusters.folder, "centers.arrow")
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, FileNotFoundError) as error:
         address = store.address(clusters.folder, "centers.arrow")
-        raise ValueError(f"{address}: damaged: {error}") from None
+        raise Damaged(f"{address}: damaged: {error}", clusters.folder) from None
     return np.stack(table["center"].to_numpy())
 
 
@@ -160,9 +161,10 @@ def _distinct(store: Store, trajectories: Manifest, source: str | None, at_most:
 
 class _Label:
     def __init__(
-        self, store: Store, folder: str, centers: list[tuple[str | None, np.ndarray]]
+        self, store: Store, folder: str, centers: list[tuple[str | None, np.ndarray]], mark: str
     ) -> None:
-        self.store, self.folder, self.centers = store, folder, centers
+        """mark: of the centers; labels by other centers are not taken for these."""
+        self.store, self.folder, self.centers, self.mark = store, folder, centers, mark
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         table = self.store.read_part(self.folder, Part(**unit["part"]))
@@ -184,7 +186,8 @@ class _Label:
                 "distance": pa.array(distances.astype(np.float32)),
             }
         )
-        return out, {"sizes": np.bincount(labels, minlength=offset).tolist()}
+        sizes = np.bincount(labels, minlength=offset).tolist()
+        return out, {"sizes": sizes, "made_of": self.mark}
 
 
 def _diagnose(

@@ -328,6 +328,10 @@ def test_centers_cut_short_are_refused(store):
     for size in range(0, len(data), 7):
         store.write_bytes(data[:size], "clusters/f", "centers.arrow")
         refusal(lambda: read_centers(store, clusters), store.address("clusters/f/centers.arrow"))
+    store.remove("clusters/f", "centers.arrow")
+    with pytest.raises(Damaged) as caught:  # so that the clusters are made again
+        read_centers(store, clusters)
+    assert caught.value.folder == "clusters/f"
     store.write_bytes(data, "clusters/f", "centers.arrow")
     assert read_centers(store, clusters).tolist() == [[1.0, 2.0], [3.0, 4.0]]
 

@@ -211,3 +211,17 @@ def test_the_sample_is_whole_parts_in_order(store):
     given = trajectories(store, blobs(30), ["a"] * 30)
     assert sample_trajectories(store, given, 15)["example_id"].to_pylist() == list(range(15))
     assert len(sample_trajectories(store, given)) == 30
+
+
+def test_labels_by_other_centers_are_not_taken(local_ray, store):
+    """As after a stop between the labels and the manifest, and another type of CPU that goes on."""
+    given = trajectories(store, blobs(), ["a"] * 300)
+    whole = run(store, given, n_clusters=4)
+    for seed, taken in ((0, True), (1, False)):
+        store.remove("clusters/c", "manifest.json")
+        again = run(store, given, n_clusters=4, random_state=seed)
+        assert (again.parts == whole.parts) == taken
+        labels, _ = labels_of(store, again)
+        centers_KT, points_NT = read_centers(store, again), blobs().astype(np.float32)
+        assert (labels == pairwise_distances(points_NT, centers_KT).argmin(axis=1)).all()
+        assert again.info["sizes"] == np.bincount(labels).tolist()
