@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import ray
 
 from s2l_ray.config import WorkersConfig
-from s2l_ray.marks import selection_marks, selection_name
+from s2l_ray.marks import liked, selection_marks, selection_name
 from s2l_ray.run import Run
+from s2l_ray.selectors import SELECTORS
 from s2l_ray.store import Manifest, Store
 from s2l_ray.subset import trainable_tokens
 from s2l_ray.training import checkpoints_of
@@ -122,13 +123,17 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     parameters = _parameters(run.store, proxy, label_share)
     made = {name: done[name].fingerprint for name in ("tokens", "proxy", "trajectories")}
     after = selection_marks(config, choice, made)
+    own = {f"details/{when}" for when in SELECTORS[choice.selector].details}
+    if SELECTORS[choice.selector].like:
+        own |= {f"details/{when}" for when in SELECTORS[liked(choice).selector].details}
     # One pass makes a checkpoint's losses and details, of whichever selector asks for those.
     scored = set(done["losses"].info["steps"])
     details = {name: set(done[name].info["steps"]) for name in done if name.startswith("details/")}
     made_there = [name for name, steps in details.items() if steps <= scored]
     scored -= set().union(*(details[name] for name in made_there))
     steps = []
-    for stage in dict.fromkeys(["proxy", *made_there, "losses", "trajectories", *after]):
+    needed = [stage for stage in after if stage in own or stage not in details]
+    for stage in dict.fromkeys(["proxy", *made_there, "losses", "trajectories", *needed]):
         info, seconds, flops = done[stage].info, _seconds(run, stage), None
         number: int | None = int(ray.cluster_resources().get("CPU", 1))
         workers = WorkersConfig()

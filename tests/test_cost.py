@@ -82,13 +82,14 @@ def test_words_where_nothing_is_spared_or_no_target_is_configured():
     assert "For 2 epochs (the proxy's: no target is configured) training" in text
 
 
-def a_run(monkeypatch, target=None, selector="s2l", details=(), **scoring):
+def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("random",), **scoring):
     """Of manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens, of which a
     quarter are labels; a proxy of 9 weights and a head of 4, a target of 45 and one of 20."""
     data = {
         "run_dir": "runs/x", "corpus": {"path": "x"}, "selection": {"selector": selector},
         "proxy": {"model": {"name": "p"}, "num_checkpoints": 3, "workers": {"num_workers": 2}},
         "trajectories": {"workers": {"num_workers": 3, "gpus_per_worker": 0.5}, **scoring},
+        "evaluation": {"baselines": list(baselines)},
     }  # fmt: skip
     config = validate(data | ({"target": target} if target else {}))
     tokens = [
@@ -159,6 +160,13 @@ def test_details_at_a_checkpoint_that_no_losses_are_of_are_a_pass_of_their_own(m
     flops = {step.stage: step.flops for step in a_run(monkeypatch, details=details).steps}
     assert (flops["details/early"], flops["losses"]) == (20_000, 40_000)
     assert "details/final" not in flops
+    baselines = ["random", "least_confidence"]  # this asks for the last, el2n does not
+    early = a_run(monkeypatch, selector="el2n", details=details, baselines=baselines)
+    assert {step.stage for step in early.steps if step.flops} == {
+        "proxy",
+        "losses",
+        "details/early",
+    }
     own = a_run(monkeypatch, selector="least_confidence", details=details)
     assert {step.stage: step.flops for step in own.steps}["details/final"] == 20_000
 
