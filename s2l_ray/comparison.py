@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import ray.data
@@ -34,7 +33,7 @@ from s2l_ray.selectors import SELECTORS, TooFew
 from s2l_ray.stability import share_in
 from s2l_ray.store import Manifest
 from s2l_ray.subset import trainable_tokens
-from s2l_ray.targets import evaluate, finetune, prepare_evaluation
+from s2l_ray.targets import evaluate, finetune, prepare_evaluation, side_by_side
 from s2l_ray.training import num_steps
 
 FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
@@ -239,8 +238,7 @@ def _measure(run: Run, arms: list[Arm]) -> list[dict[str, Any]]:
         arm = unique[name]
         return finetune(run, arm.examples, name, seed=arm.training_seed, target=arm.target)
 
-    with ThreadPool(run.config.evaluation.targets_at_once) as pool:
-        targets = dict(zip(unique, pool.map(tune, unique), strict=True))
+    targets = side_by_side(tune, unique, run.config.evaluation.targets_at_once)
     baselines = {arm.pair: arm.name for arm in arms if arm.method == BASELINE}
     against: dict[str, set[str]] = {}  # one training may stand beside several, of other budgets
     for arm in arms:

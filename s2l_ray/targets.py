@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,14 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from s2l_ray import evaluation
-from s2l_ray.config import BASELINE, PromptConfig, SelectionConfig, TrainingConfig, fingerprint
+from s2l_ray.config import (
+    BASELINE,
+    PromptConfig,
+    SelectionConfig,
+    TrainingConfig,
+    fingerprint,
+    parse_budget,
+)
 from s2l_ray.driver import say
 from s2l_ray.marks import selection_name, settings_of
 from s2l_ray.pipeline import (
@@ -233,6 +240,30 @@ def _answer(
     )
 
 
+def side_by_side(
+    tune: Callable[[str], Manifest], names: Iterable[str], at_once: int
+) -> dict[str, Manifest]:
+    """tune(name) of each by name, several at once. After an error no more begin, and it is raised
+    when those under way are over."""
+    failed = list[BaseException]()
+
+    def begin(name: str) -> Manifest | None:
+        if failed:
+            return None
+        try:
+            return tune(name)
+        except BaseException as error:  # that a training was interrupted, too
+            failed.append(error)
+            say(f"target {name}: {str(error) or type(error).__name__}; no other one begins")
+            return None
+
+    with ThreadPool(at_once) as pool:
+        made = dict(zip(names, pool.map(begin, names, chunksize=1), strict=True))
+    if failed:
+        raise failed[0]
+    return {name: manifest for name, manifest in made.items() if manifest is not None}
+
+
 def compare_baselines(run: Run) -> list[dict[str, Any]]:
     """Targets on the selector's subset and on each baseline's, for each seed, and their losses.
 
@@ -244,12 +275,16 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
     config = run.config
     prepare_evaluation(run)
     main = choose_subset(run, config.selection)
+    # As many tokens are not as many examples; but for that, what is made elsewhere is found again.
+    by_tokens = parse_budget(config.selection.budget)[0] == "tokens"
+    budget = main.info["examples"] if by_tokens else config.selection.budget
     subsets: dict[str, tuple[SelectionConfig, Selection]] = {}
     short: dict[str, str] = {}  # baselines that have too few examples to choose from
     for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):
         for seed in config.evaluation.seeds:
-            budget, like = main.info["examples"], config.selection.like
-            choice = SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
+            choice = SelectionConfig(
+                selector=selector, budget=budget, seed=seed, like=config.selection.like
+            )
             if (selector, seed) == (config.selection.selector, config.selection.seed):
                 choice = config.selection  # the run's own subset, and the target of finetune.py
             try:
@@ -266,8 +301,7 @@ def compare_baselines(run: Run) -> list[dict[str, Any]]:
         choice, subset = subsets[name]
         return finetune(run, subset.manifest, name, seed=choice.seed)
 
-    with ThreadPool(config.evaluation.targets_at_once) as pool:
-        targets = dict(zip(subsets, pool.map(tune, subsets), strict=True))
+    targets = side_by_side(tune, subsets, config.evaluation.targets_at_once)
     against = {
         name: baseline
         for name, (choice, _) in subsets.items()

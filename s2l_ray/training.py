@@ -73,6 +73,7 @@ def train(
                 f"{store.address(folder)}: the resume point of the last step, {steps:,}, is not "
                 f"whole; started again, the training goes on from step {state['step']:,}"
             )
+        store.guard()  # another run may have finished it meanwhile
         raise KeyboardInterrupt  # Ray Train ends a training so at the user's Ctrl-C
     files = [Part(**file) for file in state.pop("files")]
     manifest = store.commit(folder, fingerprint, files, state)

@@ -823,6 +823,26 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, capf
         targets.compare_baselines(pipeline.Run(config, None, None, {}))
 
 
+def test_after_a_target_that_fails_no_other_begins(capfd):
+    """What Ray Train raises for Ctrl-C comes out of a thread, too."""
+    for error in (ValueError("a loss is nan"), KeyboardInterrupt()):
+        begun = []
+
+        def tune(name, error=error, begun=begun):
+            begun.append(name)
+            if name == "b":
+                raise error
+            return name.upper()
+
+        with pytest.raises(type(error)):
+            targets.side_by_side(tune, "abcdefgh", 1)
+        assert begun == ["a", "b"]
+    told = capfd.readouterr().err
+    assert "target b: a loss is nan; no other one begins" in told
+    assert "target b: KeyboardInterrupt; no other one begins" in told
+    assert targets.side_by_side(str.upper, "abc", 2) == {"a": "A", "b": "B", "c": "C"}
+
+
 def test_a_target_that_cannot_be_tuned_is_refused_before_the_proxy_trains(
     finished, copy, start, monkeypatch
 ):
