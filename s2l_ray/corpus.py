@@ -107,12 +107,12 @@ def ingest(
         "heldout_by_source": dict(sorted(counts["/heldout"].items())),
         "files": names,
     }
-    store.commit(f"{folder}/rejected", fingerprint, parts["/rejected"], info)
     if digest is not None and digest["rows"] != info["rows_read"]:
         raise ValueError(
             f"the dataset had {digest['rows']:,} rows, and {info['rows_read']:,} when it was read "
             "again: wanted one that is the same each time, as after its materialize()"
         )
+    store.commit(f"{folder}/rejected", fingerprint, parts["/rejected"], info)
     check_rejected(store, Manifest(folder, fingerprint, [], info), config)
     if len(sources := sorted(counts[""])) > MAX_SOURCES:
         column = config.columns.get("source", "source")

@@ -49,6 +49,7 @@ class LocalObjects:
     def put_file(self, local: Path, name: str) -> None:
         with self._temporary(name) as temporary:
             shutil.copyfile(local, temporary)
+            _to_disk(temporary)
             os.replace(temporary, self.root / name)
 
     def get_file(self, name: str, local: Path) -> None:
@@ -102,7 +103,11 @@ class LocalObjects:
 
 
 def _write(file: Path, data: bytes) -> None:
-    with open(file, "wb") as stream:
-        stream.write(data)
-        stream.flush()
+    file.write_bytes(data)
+    _to_disk(file)
+
+
+def _to_disk(file: Path) -> None:
+    """Before its name is known: a power cut leaves it whole, or not there."""
+    with open(file, "rb") as stream:
         os.fsync(stream.fileno())

@@ -152,13 +152,16 @@ class Run:
             else:
                 self._finish(name, manifest, 0.0, reused=True)
         if missing:
-            begun = {name: bool(self.store.found(each["folder"])) for name, each in missing.items()}
+            begun = {name: self._is_begun(each["folder"]) for name, each in missing.items()}
             began = time.monotonic()
             made = make(missing)
             seconds = (time.monotonic() - began) / len(made)  # each had its share
             for name, manifest in zip(missing, made, strict=True):
                 self._finish(name, manifest, seconds, reused=False, resumed=begun[name])
         return {name: self.done[name] for name in marks}
+
+    def _is_begun(self, folder: str) -> bool:
+        return bool(self.store.found(folder) or resume_points(self.store, folder))
 
     def _finish(
         self, name: str, manifest: Manifest, seconds: float, *, reused: bool, resumed: bool = False
@@ -182,4 +185,5 @@ class Run:
             "current": {name: manifest.folder for name, manifest in self.done.items()},
             "times": self.times,
         }
+        self.store.guard()
         self.store.write_json(record, "run.json")
