@@ -316,7 +316,7 @@ class EvaluationConfig(Section):
 
     # name -> a file with the corpus's columns (but the source), beside the held-out share
     files: dict[FileName, Location] = {}
-    split: str = "test"  # of files and answers that are Hugging Face datasets of several splits
+    split: str = "test"  # of files and answers: of hf://, and of saved datasets of several splits
     answer_marker: Annotated[str, Field(min_length=1)] | None = None  # loss after it alone, as well
     answers: dict[FileName, Location] = {}  # name -> a file of questions with answers: exact match
     answers_at_most: Positive | None = None  # questions of each set
