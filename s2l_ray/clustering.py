@@ -34,8 +34,9 @@ def cluster(
 
     Parts: example_id, cluster_id int32 (unique over all sources), distance float32 to the center.
     `centers.arrow`: cluster_id, source (null unless by_source), center float64[T]. info: sizes [K],
-    sources [K], inertia, n_iter, level_share, adjusted_rand (of the same k-means with
-    another seed, on a sample; null by source). TooFew if there are more clusters than rows.
+    sources [K], inertia, n_iter, level_share, adjusted_rand (of the same k-means with another seed,
+    on a sample; null by source), centers (mark of their file). TooFew if there are more clusters
+    than rows.
     """
     if not by_source and config.n_clusters > trajectories.rows:
         raise TooFew(
@@ -66,7 +67,7 @@ def cluster(
     } | _diagnose(store, trajectories, config, None if by_source else fits[0])
     data = _centers_file(centers)
     store.write_bytes(data, folder, "centers.arrow")
-    mark = hashlib.blake2b(data, digest_size=8).hexdigest()
+    mark = _mark(data)
     units = [
         {"unit": part.unit, "part": part.__dict__, "made_of": mark} for part in trajectories.parts
     ]
@@ -76,7 +77,8 @@ def cluster(
     found = labelled[below.folder]
     sizes = np.sum([part.stats["sizes"] for part in found], axis=0)
     parts = [replace(part, file=f"labels/{part.file}") for part in found]
-    manifest = store.commit(folder, fingerprint, parts, info | {"sizes": sizes.tolist()})
+    info |= {"sizes": sizes.tolist(), "centers": mark}
+    manifest = store.commit(folder, fingerprint, parts, info)
     store.remove(folder, "resume")
     return manifest
 
@@ -115,12 +117,14 @@ class _Resume:
 
 def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
     """Centers [K, T] in cluster_id order. Damaged if their file is not whole."""
+    address = store.address(clusters.folder, "centers.arrow")
     try:
         data = store.read_bytes(clusters.folder, "centers.arrow")
-        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    except (pa.ArrowException, FileNotFoundError) as error:
-        address = store.address(clusters.folder, "centers.arrow")
-        raise Damaged(f"{address}: damaged: {error}", clusters.folder) from None
+    except FileNotFoundError:
+        raise Damaged(f"{address}: missing", clusters.folder) from None
+    if (mark := _mark(data)) != clusters.info.get("centers", mark):
+        raise Damaged(f"{address}: damaged: not as it was written", clusters.folder)
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
     return np.stack(table["center"].to_numpy())
 
 
@@ -221,6 +225,10 @@ def _diagnose(
         "level_share": float(singular[0] / singular.sum()) if singular.sum() else None,
         "adjusted_rand": None if agreement is None else float(agreement),
     }
+
+
+def _mark(centers: bytes) -> str:
+    return hashlib.blake2b(centers, digest_size=8).hexdigest()
 
 
 def _centers_file(centers: list[tuple[str | None, np.ndarray]]) -> bytes:

@@ -1,7 +1,9 @@
 """Run directories cut short, damaged or newer: refused by file, or read as what was written."""
 
 import copy
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -318,20 +320,23 @@ def test_trajectories_that_cannot_be_clustered(local_ray, store, bad, n_clusters
     assert store.manifest("clusters/f") is None
 
 
-def test_centers_cut_short_are_refused(store):
-    clusters = store.commit("clusters/f", "f", [], {})
+def test_centers_cut_short_or_altered_are_refused(store):
     centers = pa.table({"center": [[1.0, 2.0], [3.0, 4.0]]})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, centers.schema) as writer:
         writer.write_table(centers)
     data = sink.getvalue().to_pybytes()
-    for size in range(0, len(data), 7):
-        store.write_bytes(data[:size], "clusters/f", "centers.arrow")
-        refusal(lambda: read_centers(store, clusters), store.address("clusters/f/centers.arrow"))
-    store.remove("clusters/f", "centers.arrow")
-    with pytest.raises(Damaged) as caught:  # so that the clusters are made again
-        read_centers(store, clusters)
-    assert caught.value.folder == "clusters/f"
+    mark = hashlib.blake2b(data, digest_size=8).hexdigest()
+    clusters = store.commit("clusters/f", "f", [], {"centers": mark})
+    for bad in [*cuts_and_flips(data), None]:
+        store.remove("clusters/f", "centers.arrow")
+        if bad is not None:
+            store.write_bytes(bad, "clusters/f", "centers.arrow")
+        with pytest.raises(
+            Damaged, match=re.escape(store.address("clusters/f/centers.arrow"))
+        ) as e:
+            read_centers(store, clusters)
+        assert e.value.folder == "clusters/f"  # so that the clusters are made again
     store.write_bytes(data, "clusters/f", "centers.arrow")
     assert read_centers(store, clusters).tolist() == [[1.0, 2.0], [3.0, 4.0]]
 

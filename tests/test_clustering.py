@@ -1,6 +1,7 @@
 """The clusters stage against plain numpy and scikit-learn, together and by source."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -217,10 +218,13 @@ def test_labels_by_other_centers_are_not_taken(local_ray, store):
     """As after a stop between the labels and the manifest, and another type of CPU that goes on."""
     given = trajectories(store, blobs(), ["a"] * 300)
     whole = run(store, given, n_clusters=4)
+    written = [Path(store.address("clusters/c", part.file)) for part in whole.parts]
+    times = [path.stat().st_mtime_ns for path in written]
     for seed, taken in ((0, True), (1, False)):
         store.remove("clusters/c", "manifest.json")
         again = run(store, given, n_clusters=4, random_state=seed)
         assert (again.parts == whole.parts) == taken
+        assert [path.stat().st_mtime_ns for path in written] == times
         labels, _ = labels_of(store, again)
         centers_KT, points_NT = read_centers(store, again), blobs().astype(np.float32)
         assert (labels == pairwise_distances(points_NT, centers_KT).argmin(axis=1)).all()
