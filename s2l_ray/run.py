@@ -177,6 +177,7 @@ class Run:
     def _write(self) -> None:
         if not self.recorded:
             return
+        self.store.guard()
         record = {
             "config": self.config.model_dump(mode="json"),
             "versions": driver.versions(),
@@ -185,5 +186,4 @@ class Run:
             "current": {name: manifest.folder for name, manifest in self.done.items()},
             "times": self.times,
         }
-        self.store.guard()
         self.store.write_json(record, "run.json")

@@ -30,7 +30,7 @@ from s2l_ray.pipeline import (
 )
 from s2l_ray.run import Run
 from s2l_ray.selectors import TooFew
-from s2l_ray.store import Manifest
+from s2l_ray.store import Damaged, Manifest
 from s2l_ray.subset import deal
 from s2l_ray.tokenization import ONE_TURN, TemplateRefuses, encode, load_tokenizer, tokenize
 from s2l_ray.training import checkpoints_of, marks_of_checkpoints, train
@@ -254,7 +254,8 @@ def side_by_side(
             return tune(name)
         except BaseException as error:  # that a training was interrupted, too
             failed.append(error)
-            say(f"target {name}: {str(error) or type(error).__name__}; no other one begins")
+            if not isinstance(error, Damaged):  # which is told, and mended, where the run goes on
+                say(f"target {name}: {str(error) or type(error).__name__}; no other one begins")
             return None
 
     with ThreadPool(at_once) as pool:

@@ -29,7 +29,7 @@ from s2l_ray.proxy import make_trajectories
 from s2l_ray.report import comparison_page, gather
 from s2l_ray.selection import examples_for
 from s2l_ray.selectors import SELECTORS, TooFew
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store import LeaseLost, Manifest, Part, Store, lease_name
 from s2l_ray.training import checkpoints_of
 
 MARK = "zqx"  # in every text of the corpus, nowhere else
@@ -795,7 +795,7 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, capf
     asked = []
 
     def choose(_, choice):
-        asked.append(choice.selector)
+        asked.append((choice.selector, choice.budget))
         if choice.selector == "prune_then_cluster":
             raise TooFew("3 examples, but only 2 can be chosen")
         return pipeline.Selection(None, chosen)
@@ -818,9 +818,40 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, capf
     assert all(arm["left_out"] == ["x", told] for arm in arms)
     assert f"evaluation.baselines: {told}" in "".join(capfd.readouterr())
 
+    # As the run spells it, so that what other jobs made is found; as many examples, of tokens.
+    for budget, wanted in ((0.5, 0.5), (40, 40), ("30 tokens", 3)):
+        config = settings("run", selection__budget=budget, evaluation__seeds=[0, 1])
+        asked.clear()
+        targets.compare_baselines(pipeline.Run(config, None, None, {}))
+        assert asked == [("s2l", budget)] * 2 + [
+            ("s2l", wanted),
+            ("random", wanted),
+            ("random", wanted),
+        ]
+
     config = settings("run", selection__selector="prune_then_cluster")
     with pytest.raises(TooFew, match="only 2 can be chosen"):
         targets.compare_baselines(pipeline.Run(config, None, None, {}))
+
+
+def test_a_training_that_goes_on_is_told_as_resumed(store):
+    store.write_json({}, "proxy/f/resume/step-000005-lease-000001", "state.json")
+    run = pipeline.Run(settings("run"), store, None, recorded=False)
+    for name, resumed in (("proxy", True), ("tokens", False)):
+        run.stage(name, "f", lambda **stage: store.commit(*stage.values(), [], {}))
+        assert (run.times[-1]["stage"], run.times[-1]["resumed"]) == (name, resumed)
+
+
+def test_a_run_that_was_followed_tells_nothing_more(store):
+    store.epoch = 1
+    store.write_json({"host": "h", "job": "j", "pid": 1, "since": "now"}, "lease", lease_name(2))
+    run = pipeline.Run(settings("run"), store, None)
+    store.epoch = None
+    store.commit("tokens/f", "f", [], {})
+    store.epoch = 1
+    with pytest.raises(LeaseLost, match="taken over by h"):
+        run.stage("tokens", "f", lambda **_: pytest.fail("made"))
+    assert not store.exists("run.json")
 
 
 def test_after_a_target_that_fails_no_other_begins(capfd):
