@@ -3,7 +3,6 @@ about the partition. N examples, T checkpoints, K clusters."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from s2l_ray.chunks import assign
 from s2l_ray.config import ClustersConfig
 from s2l_ray.kmeans import KMeans
 from s2l_ray.selectors import TooFew
-from s2l_ray.store import Damaged, Manifest, Part, Store
+from s2l_ray.store import Damaged, Manifest, Part, Store, mark_of_bytes
 from s2l_ray.trajectories import losses_array, sample_trajectories, sources_of
 from s2l_ray.units import Stage, make_parts
 
@@ -67,7 +66,7 @@ def cluster(
     } | _diagnose(store, trajectories, config, None if by_source else fits[0])
     data = _centers_file(centers)
     store.write_bytes(data, folder, "centers.arrow")
-    mark = _mark(data)
+    mark = mark_of_bytes(data)
     units = [
         {"unit": part.unit, "part": part.__dict__, "made_of": mark} for part in trajectories.parts
     ]
@@ -122,7 +121,7 @@ def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
         data = store.read_bytes(clusters.folder, "centers.arrow")
     except FileNotFoundError:
         raise Damaged(f"{address}: missing", clusters.folder) from None
-    if (mark := _mark(data)) != clusters.info.get("centers", mark):
+    if (mark := mark_of_bytes(data)) != clusters.info.get("centers", mark):
         raise Damaged(f"{address}: damaged: not as it was written", clusters.folder)
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
     return np.stack(table["center"].to_numpy())
@@ -225,10 +224,6 @@ def _diagnose(
         "level_share": float(singular[0] / singular.sum()) if singular.sum() else None,
         "adjusted_rand": None if agreement is None else float(agreement),
     }
-
-
-def _mark(centers: bytes) -> str:
-    return hashlib.blake2b(centers, digest_size=8).hexdigest()
 
 
 def _centers_file(centers: list[tuple[str | None, np.ndarray]]) -> bytes:

@@ -206,7 +206,7 @@ class Store:
             with pa.ipc.new_file(sink, table.schema, options=options) as writer:
                 writer.write_table(table)
         data = sink.getvalue()
-        checksum = _checksum(data)
+        checksum = mark_of_bytes(data)
         name = f"{unit}-{checksum}.{suffix}"
         self.write_bytes(data, folder, name)
         return Part(unit, name, table.num_rows, len(data), checksum, stats)
@@ -221,10 +221,10 @@ class Store:
                 f"{self.address(folder, part.file)}: not there, but the manifest lists it{hint}",
                 folder,
             ) from None
-        if len(data) != part.bytes or _checksum(data) != part.checksum:
+        if len(data) != part.bytes or mark_of_bytes(data) != part.checksum:
             raise Damaged(
                 f"{self.address(folder, part.file)}: damaged: {len(data)} bytes with checksum "
-                f"{_checksum(data)}, the manifest lists {part.bytes} with {part.checksum}",
+                f"{mark_of_bytes(data)}, the manifest lists {part.bytes} with {part.checksum}",
                 folder,
             )
         return _parse(data, part.file, columns)
@@ -244,7 +244,7 @@ class Store:
             data = self.read_bytes(folder, name)
         except FileNotFoundError:
             return None
-        if _checksum(data) != checksum:
+        if mark_of_bytes(data) != checksum:
             return None
         table = _parse(data, name, None)
         stats = json.loads((table.schema.metadata or {}).get(b"stats", b"{}"))
@@ -280,7 +280,7 @@ class Store:
         manifest = Manifest(folder, fingerprint, ordered, info)
         data = {"format": FORMAT, "stage": folder.split("/")[0]} | asdict(manifest)
         del data["folder"]
-        data["checksum"] = _checksum(json.dumps(data).encode())
+        data["checksum"] = mark_of_bytes(json.dumps(data).encode())
         if fault := self.fault(manifest):  # some stores keep less than they were given
             raise OSError(fault)
         self.guard()
@@ -305,7 +305,7 @@ class Store:
         """Make a stage unfinished again: its manifest gets another name, its files stay."""
         self.guard()
         data = self.read_bytes(folder, "manifest.json")
-        self.write_bytes(data, folder, f"manifest-damaged-{_checksum(data)}.json")
+        self.write_bytes(data, folder, f"manifest-damaged-{mark_of_bytes(data)}.json")
         self.remove(folder, "manifest.json")
 
     # -- folders in Hugging Face format
@@ -373,7 +373,7 @@ class Store:
 
 def mark_of(checksums: dict[str, str]) -> str:
     """Of a folder's content: file -> checksum."""
-    return _checksum(json.dumps(checksums, sort_keys=True).encode())
+    return mark_of_bytes(json.dumps(checksums, sort_keys=True).encode())
 
 
 def mark_of_folder(local: str | Path) -> str:
@@ -415,7 +415,7 @@ def _manifest_of(folder: str, data: dict[str, Any]) -> Manifest:
             _check_type(name, getattr(part, name), int)
         _check_type("stats", part.stats, dict)
     rest = {name: value for name, value in data.items() if name != "checksum"}
-    if data["checksum"] != (mark := _checksum(json.dumps(rest).encode())):
+    if data["checksum"] != (mark := mark_of_bytes(json.dumps(rest).encode())):
         raise ValueError(f"checksum {mark}, wanted {data['checksum']}")
     return Manifest(folder, data["fingerprint"], parts, data["info"])
 
@@ -425,5 +425,5 @@ def _check_type(name: str, value: Any, wanted: type) -> None:
         raise TypeError(f"{name}: found {str(value)[:40]!r}, wanted {wanted.__name__}")
 
 
-def _checksum(data: bytes) -> str:
+def mark_of_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -24,7 +24,7 @@ from s2l_ray.lease import Lease
 from s2l_ray.models import load_model
 from s2l_ray.run import Run
 from s2l_ray.selectors import SELECTORS
-from s2l_ray.store import FORMAT, LOSSES, Damaged, Store, _checksum
+from s2l_ray.store import FORMAT, LOSSES, Damaged, Store, mark_of_bytes
 from s2l_ray.trajectories import _Assemble
 
 FIXED = {"derandomize": True, "deadline": None, "database": None}
@@ -101,7 +101,7 @@ def test_a_manifest_with_any_value_changed_or_dropped_is_refused(stage):
                 tried += 1
                 if not checked and isinstance(data.get("root"), dict):
                     rest = {k: v for k, v in data["root"].items() if k != "checksum"}
-                    data["root"]["checksum"] = _checksum(json.dumps(rest).encode())
+                    data["root"]["checksum"] = mark_of_bytes(json.dumps(rest).encode())
                 path.write_text(json.dumps(data.get("root")))
                 if place == ("checksum",) and not checked:
                     assert store.manifest("losses/f") == manifest
