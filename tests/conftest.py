@@ -1,5 +1,7 @@
 """One local Ray for all tests that need it; small artifacts made as the stages make them."""
 
+import difflib
+import json
 import logging
 import os
 import shutil
@@ -134,3 +136,46 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("faults")
         for line in faults.report():
             terminalreporter.line(line)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what the golden tests find to tests/golden, in place of comparing it",
+    )
+
+
+@pytest.fixture
+def golden(request):
+    """Hold a value (JSON) against tests/golden/NAME.json; written there only where asked for."""
+    update = request.config.getoption("--update-golden")
+
+    def check(name, found):
+        path = Path(__file__).parent / "golden" / f"{name}.json"
+        found = json.loads(json.dumps(found, sort_keys=True))
+        if update:
+            path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+            return
+        wanted = json.loads(path.read_text()) if path.exists() else {}
+        if wanted == found:
+            return
+        lines = [list(_leaves(value)) for value in (wanted, found)]
+        changes = list(difflib.unified_diff(*lines, path.name, "found", lineterm="", n=0))
+        more = [f"… {len(changes) - 60} lines more"] if len(changes) > 60 else []
+        hint = "where that is meant: python -m pytest tests/test_golden.py --update-golden"
+        pytest.fail("\n".join([*changes[:60], *more, hint]), pytrace=False)
+
+    return check
+
+
+def _leaves(value, place=""):
+    """Of a JSON value: a line each, with the keys that lead there."""
+    if isinstance(value, dict) and value:
+        for key in sorted(value):
+            yield from _leaves(value[key], f"{place}{key}: ")
+    elif isinstance(value, list) and value:
+        for item in value:
+            yield from _leaves(item, place)
+    else:
+        yield place + json.dumps(value, ensure_ascii=False)
