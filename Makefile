@@ -53,9 +53,10 @@ bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python benchmarks/kmeans.py --rows 200000 --seeds 1 --json $(BENCH)/kmeans.json
 	$(BIN)/python benchmarks/scale.py --rows 100000 300000 --json $(BENCH)/scale.json
 
-lint: $(INSTALLED)  ## ruff's rules and format
+lint: $(INSTALLED)  ## ruff's rules and format, and the layers of the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 format: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

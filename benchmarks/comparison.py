@@ -29,8 +29,8 @@ import yaml
 
 from benchmarks import machine
 from s2l_ray.config import SelectorName, validate
+from s2l_ray.corpus.identity import hash63
 from s2l_ray.report.comparison_page import groups_of
-from s2l_ray.rows import hash63
 
 MAIN = ["s2l", "s2l_official", "random", "random_balanced", "random_shares", "loss_strata"]
 PROMPT = {"template": "plain", "max_length": 256}
@@ -56,9 +56,9 @@ def split(corpus: str, folder: Path) -> None:
 
 def warm_up(folder: Path) -> dict[str, str]:
     """Folders of a trained proxy and target."""
-    from s2l_ray.pipeline import prepare
-    from s2l_ray.run import Run
-    from s2l_ray.targets import finetune, model_path
+    from s2l_ray.pipeline.run import Run
+    from s2l_ray.pipeline.subset import prepare
+    from s2l_ray.pipeline.targets import finetune, model_path
 
     training = {"global_batch_size": 64, "micro_batch_size": 32, "learning_rate": 0.002,
                 "warmup_share": 0.1, "num_checkpoints": 2, "workers": TWO}  # fmt: skip

@@ -31,7 +31,7 @@ import numpy as np
 import psutil
 
 from benchmarks import machine
-from s2l_ray.chunks import assign
+from s2l_ray.clustering.nearest import assign
 
 PEERS: dict[str, dict[str, int]] = {
     "ours, 2 actors": {"actors": 2},
@@ -56,8 +56,8 @@ def losses_like(num_rows: int, num_checkpoints: int, seed: int = 0) -> np.ndarra
 
 
 def losses_of(run_dir: str) -> np.ndarray:
+    from s2l_ray.scoring.trajectories import losses_array
     from s2l_ray.store import Store
-    from s2l_ray.trajectories import losses_array
 
     store = Store(run_dir)
     folder = store.read_json("run.json")["current"]["trajectories"]
@@ -70,7 +70,7 @@ def losses_of(run_dir: str) -> np.ndarray:
 def fit(name: str, X: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarray, int]:
     """(centers, iterations) of one peer."""
     if name.startswith("ours"):
-        from s2l_ray.kmeans import KMeans
+        from s2l_ray.clustering.kmeans import KMeans
 
         actors = PEERS[name]["actors"]
         model = KMeans(n_clusters, random_state=seed, num_actors=actors).fit(X)

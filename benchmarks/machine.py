@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from s2l_ray.driver import versions
+from s2l_ray.execution.machine import versions
 
 VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # what matrix products go by
 

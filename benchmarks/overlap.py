@@ -27,8 +27,8 @@ from ray.cluster_utils import Cluster
 
 import s2l_ray
 from benchmarks import machine
-from s2l_ray import driver
 from s2l_ray.config import validate
+from s2l_ray.execution import connect as driver
 from s2l_ray.store import Store
 
 SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,

@@ -32,19 +32,20 @@ import pyarrow as pa
 
 from benchmarks import machine, planted_corpus
 from benchmarks.planted_corpus import LARGE, SMALL, WRONG_SHARE, Row, kind_of
-from s2l_ray import driver
-from s2l_ray.comparison import compare, seeded
+from s2l_ray.analysis import paired as comparison
+from s2l_ray.analysis.paired import plus_minus
+from s2l_ray.analysis.statistics import interval
 from s2l_ray.config import RunConfig, SelectionConfig, validate
-from s2l_ray.pipeline import choose_subset
-from s2l_ray.proxy import make_trajectories
-from s2l_ray.report import comparison, comparison_page
-from s2l_ray.report.comparison import plus_minus
+from s2l_ray.execution import connect as driver
+from s2l_ray.pipeline.comparison import compare, seeded
+from s2l_ray.pipeline.proxy import make_trajectories
+from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.subset import choose_subset
+from s2l_ray.report import comparison_page
 from s2l_ray.report.comparison_page import difference
-from s2l_ray.report.statistics import interval
-from s2l_ray.run import Run
-from s2l_ray.selectors import SELECTORS
+from s2l_ray.scoring.trajectories import losses_array
+from s2l_ray.selection.selectors import SELECTORS
 from s2l_ray.store import Manifest
-from s2l_ray.trajectories import losses_array
 
 KINDS = ("large", "small", "wrong")
 COVERED = 10

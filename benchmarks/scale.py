@@ -23,6 +23,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from s2l_ray.execution.machine import peak_memory
+
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -31,14 +33,15 @@ import ray
 
 from benchmarks import machine
 from benchmarks.kmeans import Memory, losses_like
-from s2l_ray import driver
-from s2l_ray.clustering import cluster, read_centers
+from s2l_ray.analysis.paired import plural
+from s2l_ray.clustering.clusters import cluster, read_centers
+from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.config import ClustersConfig, SelectionConfig
-from s2l_ray.kmeans import KMeans
-from s2l_ray.report.comparison import plural
-from s2l_ray.selection import choose
-from s2l_ray.store import EXAMPLES, TOKENS, Manifest, Part, Store
-from s2l_ray.subset import SUBSET_ROWS
+from s2l_ray.execution import connect as driver
+from s2l_ray.selection.choose import choose
+from s2l_ray.selection.subset import SUBSET_ROWS
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.schemas import EXAMPLES, TOKENS
 
 PART_ROWS = 62_500
 BILLION = 10**9
@@ -121,7 +124,7 @@ def one(num_rows: int, checkpoints: int, n_clusters: int, folder: str) -> dict[s
         "select": selected - clustered,
         "chosen": chosen.info["examples"],
         "cluster GB": (memory.peak - memory.start) / 1e9,
-        "driver MB": driver.peak_memory() / 1e6,
+        "driver MB": peak_memory() / 1e6,
         "iterations": clusters.info["n_iter"],
         "inertia": clusters.info["inertia"],
         "pass_seconds": pass_seconds(store, trajectories, read_centers(store, clusters)),

@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from s2l_ray.driver import WORKER_ENVIRONMENT
+from s2l_ray.execution.connect import WORKER_ENVIRONMENT
 
 if __name__ == "__main__" and WORKER_ENVIRONMENT.items() - os.environ.items():
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | WORKER_ENVIRONMENT)
@@ -42,12 +42,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenizerFast
 
 from benchmarks import machine
-from s2l_ray import scorer
 from s2l_ray.config import CorpusConfig, PromptConfig
-from s2l_ray.models import LabelLoss
-from s2l_ray.rows import BadRow, Turns, detect, parse
-from s2l_ray.store import EXAMPLES
-from s2l_ray.tokenization import encode_table
+from s2l_ray.corpus.bad_row import BadRow, Turns
+from s2l_ray.corpus.shapes import detect, parse
+from s2l_ray.corpus.tokenization import encode_table
+from s2l_ray.models.loss import LabelLoss
+from s2l_ray.scoring import scorer
+from s2l_ray.store.schemas import EXAMPLES
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BATCH = 8  # of the padded way, as transformers evaluates

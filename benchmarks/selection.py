@@ -22,12 +22,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import machine
 from benchmarks.comparison import PROMPT, PROXY
-from s2l_ray import driver
 from s2l_ray.config import RunConfig, SelectionConfig, validate
-from s2l_ray.marks import selection_name
-from s2l_ray.pipeline import choose_subset, prepare
-from s2l_ray.proxy import make_trajectories
-from s2l_ray.run import Run
+from s2l_ray.execution import connect as driver
+from s2l_ray.pipeline.marks import selection_name
+from s2l_ray.pipeline.proxy import make_trajectories
+from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.subset import choose_subset, prepare
 
 SELECTORS = ["s2l", "k_center", "facility_location"]
 

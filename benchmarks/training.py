@@ -31,14 +31,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks import machine
-from s2l_ray import corpus, driver
-from s2l_ray.batches import BatchStream, Example
 from s2l_ray.config import CorpusConfig, PromptConfig, TrainingConfig
-from s2l_ray.loop import learning_rate
-from s2l_ray.models import LabelLoss, initial_model, pad
+from s2l_ray.corpus.ingest import ingest
+from s2l_ray.corpus.tokenization import tokenize
+from s2l_ray.corpus.tokenizer import load_tokenizer, prepare_tokenizer
+from s2l_ray.execution import connect as driver
+from s2l_ray.models.batch import Example, pad
+from s2l_ray.models.loading import initial_model
+from s2l_ray.models.loss import LabelLoss
 from s2l_ray.store import Manifest, Store
-from s2l_ray.tokenization import load_tokenizer, prepare_tokenizer, tokenize
-from s2l_ray.training import train
+from s2l_ray.training.batches import BatchStream
+from s2l_ray.training.loop import learning_rate
+from s2l_ray.training.train import train
 
 SEED = 0
 SHAPE = {"model_type": "gpt_neox", "hidden_size": 256, "num_hidden_layers": 4,
@@ -67,7 +71,7 @@ def settings(steps: int, zero_stage: int | None) -> TrainingConfig:
 
 def prepare(store: Store, path: str, config: TrainingConfig, max_length: int) -> Manifest:
     source = CorpusConfig(path=path, num_parts=8)
-    examples = corpus.ingest(store, source, seed=SEED, folder="corpus", fingerprint="c")
+    examples = ingest(store, source, seed=SEED, folder="corpus", fingerprint="c")
     prepare_tokenizer(store, config.model, examples, folder="tokenizer")
     prompt = PromptConfig(template="alpaca", max_length=max_length)
     return tokenize(store, examples, tokenizer_folder="tokenizer", prompt=prompt, folder="tokens",

@@ -28,13 +28,14 @@ import torch
 
 from benchmarks import machine
 from benchmarks.training import prepare
-from s2l_ray import driver
 from s2l_ray.config import TrainingConfig, TrajectoriesConfig
-from s2l_ray.models import LabelLoss, initial_model, load_model
-from s2l_ray.scorer import score_table
+from s2l_ray.corpus.tokenizer import load_tokenizer
+from s2l_ray.execution import connect as driver
+from s2l_ray.models.loading import initial_model, load_model
+from s2l_ray.models.loss import LabelLoss
+from s2l_ray.scoring.losses import Scoring, score
+from s2l_ray.scoring.scorer import score_table
 from s2l_ray.store import Manifest, Store
-from s2l_ray.tokenization import load_tokenizer
-from s2l_ray.trajectories import Scoring, score
 
 CPUS = len(os.sched_getaffinity(0))
 SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,

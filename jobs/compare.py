@@ -5,12 +5,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
 
-from s2l_ray import command
+from s2l_ray import cli
 from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import comparison, pipeline
+    from s2l_ray.pipeline import comparison
+    from s2l_ray.pipeline import subset as pipeline
     from s2l_ray.report import comparison_page as page
 
     with pipeline.Run.start(config) as run:
@@ -21,7 +22,7 @@ def work(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.main(
+    cli.main(
         "Compare selectors: targets on their subsets, over budgets and seeds.",
         work,
         needs_target=True,

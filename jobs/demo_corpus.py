@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
 
-from s2l_ray import demo
+from s2l_ray.corpus import demo
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:

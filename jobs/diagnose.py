@@ -5,14 +5,14 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
 
-from s2l_ray import command
+from s2l_ray import cli
 from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import diagnosis
+    from s2l_ray.pipeline import diagnosis
+    from s2l_ray.pipeline.run import Run
     from s2l_ray.report import diagnostics_page as page
-    from s2l_ray.run import Run
 
     with Run.start(config) as run:
         record = run.finish(diagnosis.diagnose)
@@ -21,4 +21,4 @@ def work(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.main("Hold the S2L selection against variants of itself.", work)
+    cli.main("Hold the S2L selection against variants of itself.", work)

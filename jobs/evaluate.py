@@ -6,13 +6,14 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
 
-from s2l_ray import command
+from s2l_ray import cli
 from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import pipeline, targets
-    from s2l_ray.run import Run
+    from s2l_ray.pipeline import subset as pipeline
+    from s2l_ray.pipeline import targets
+    from s2l_ray.pipeline.run import Run
 
     def evaluate(run: Run) -> dict[str, Any]:
         pipeline.prepare(run)
@@ -43,7 +44,7 @@ def work(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.main(
+    cli.main(
         "Evaluate the fine-tuned target on held-out examples and questions.",
         work,
         needs_target=True,

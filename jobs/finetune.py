@@ -9,13 +9,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
 
-from s2l_ray import command
+from s2l_ray import cli
 from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import targets
-    from s2l_ray.run import Run
+    from s2l_ray.pipeline import targets
+    from s2l_ray.pipeline.run import Run
 
     with Run.start(config) as run:
         target, _ = run.finish(targets.finetune_selected)
@@ -23,4 +23,4 @@ def work(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.main("Fine-tune the target on the selected subset.", work, needs_target=True)
+    cli.main("Fine-tune the target on the selected subset.", work, needs_target=True)

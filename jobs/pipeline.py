@@ -5,14 +5,16 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
 
-from s2l_ray import command
+from s2l_ray import cli
 from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import pipeline, targets
-    from s2l_ray.report import gather, verdict
+    from s2l_ray.pipeline import subset as pipeline
+    from s2l_ray.pipeline import targets
+    from s2l_ray.report import gather
     from s2l_ray.report.findings import others_in_words
+    from s2l_ray.report.page import verdict
 
     def everything(run: pipeline.Run) -> str:
         pipeline.prepare(run)
@@ -29,7 +31,7 @@ def work(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.main(
+    cli.main(
         "Select, fine-tune, compare with the baselines, report.",
         work,
         needs_target=True,

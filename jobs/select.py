@@ -6,12 +6,12 @@ from pathlib import Path
 # The folder of this file holds a select.py that would hide the standard library's.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from s2l_ray import command
+from s2l_ray import cli
 from s2l_ray.config import RunConfig
 
 
 def work(config: RunConfig) -> None:
-    from s2l_ray import pipeline
+    from s2l_ray.pipeline import subset as pipeline
     from s2l_ray.report import gather
 
     def select(run: pipeline.Run) -> str:
@@ -24,4 +24,4 @@ def work(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.main("Select the part of a corpus that is worth training on.", work)
+    cli.main("Select the part of a corpus that is worth training on.", work)

@@ -9,13 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s2l_ray.kmeans import KMeans
-    from s2l_ray.pipeline import Selection, select
+    from s2l_ray.clustering.kmeans import KMeans
+    from s2l_ray.pipeline.subset import Selection, select
 
 __all__ = ["KMeans", "Selection", "select"]
 __version__ = "0.1.0"
 
-_HOME = {"KMeans": "s2l_ray.kmeans", "Selection": "s2l_ray.pipeline", "select": "s2l_ray.pipeline"}
+_HOME = {
+    "KMeans": "s2l_ray.clustering.kmeans",
+    "Selection": "s2l_ray.pipeline.subset",
+    "select": "s2l_ray.pipeline.subset",
+}
 
 
 def __getattr__(name: str) -> Any:

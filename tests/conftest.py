@@ -8,18 +8,25 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections import Counter
 from pathlib import Path
 
 import boto3
-import numpy as np
-import pyarrow as pa
 import pytest
 import ray
-from ceph import PACKAGES, Ceph
+from support.ceph import PACKAGES, Ceph
 
-from s2l_ray import driver, rows
-from s2l_ray.store import EXAMPLES, Store
+from s2l_ray.execution import connect as driver
+from s2l_ray.store import Store
+
+TESTS = Path(__file__).resolve().parent
+# Ray's workers and the commands in processes of their own import test modules and support too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [
+        str(TESTS.parent),
+        str(TESTS),
+        *sorted(str(folder) for folder in TESTS.iterdir() if folder.is_dir()),
+    ]
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,6 +50,19 @@ def local_ray():
         )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def said(caplog):
+    """What the package has logged since the last call, a line a message."""
+    caplog.set_level(logging.INFO, logger="s2l_ray")
+
+    def lines():
+        text = "".join(f"{record.getMessage()}\n" for record in caplog.records)
+        caplog.clear()
+        return text
+
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -85,53 +105,9 @@ def store(tmp_path):
     return Store(tmp_path / "run")
 
 
-def example(prompt, response, source="a"):
-    """One row of the example schema, its id as the corpus stage gives it."""
-    turns = [{"role": "user", "text": prompt}, {"role": "assistant", "text": response}]
-    return {"source": source, "turns": turns}
-
-
-def write_corpus(store, examples, num_parts=3, folder="corpus/test"):
-    """A committed corpus stage of these examples (see `example`), without Ray."""
-    table = []
-    for number, row in enumerate(examples):
-        turns = [(turn["role"], turn["text"]) for turn in row["turns"]]
-        example_id = rows.example_id_of(row["source"], rows.content_of(turns))
-        table.append({"example_id": example_id, **row, "file": "test.jsonl", "row": number + 1})
-    table.sort(key=lambda row: row["example_id"])
-    parts = []
-    for index in range(num_parts):
-        mine = [row for row in table if row["example_id"] * num_parts >> 63 == index]
-        if mine:
-            parts.append(
-                store.write_part(
-                    pa.Table.from_pylist(mine, schema=EXAMPLES),
-                    folder,
-                    f"part-{index:05d}",
-                    suffix="parquet",
-                )
-            )
-    by_source = dict(Counter(row["source"] for row in table))
-    return store.commit(folder, "test", parts, {"num_parts": num_parts, "by_source": by_source})
-
-
-def random_examples(count, seed=0, sources=("a", "b", "c")):
-    """Examples of varied length over a small alphabet of words, all distinct."""
-    random = np.random.default_rng(seed)
-    words = [f"w{i}" for i in range(50)]
-    found = []
-    for number in range(count):
-        prompt = " ".join(random.choice(words, random.integers(1, 12)))
-        response = " ".join(random.choice(words, random.integers(1, 20)))
-        found.append(
-            example(f"{number} {prompt}", response, sources[int(random.integers(len(sources)))])
-        )
-    return found
-
-
 def pytest_terminal_summary(terminalreporter):
     """The table of faults, where any were tried."""
-    faults = sys.modules.get("faults")
+    faults = sys.modules.get("support.faults")
     if faults is not None and faults.TABLE:
         terminalreporter.section("faults")
         for line in faults.report():
@@ -163,7 +139,7 @@ def golden(request):
         lines = [list(_leaves(value)) for value in (wanted, found)]
         changes = list(difflib.unified_diff(*lines, path.name, "found", lineterm="", n=0))
         more = [f"… {len(changes) - 60} lines more"] if len(changes) > 60 else []
-        hint = "where that is meant: python -m pytest tests/test_golden.py --update-golden"
+        hint = "where that is meant: python -m pytest tests/golden/test_golden.py --update-golden"
         pytest.fail("\n".join([*changes[:60], *more, hint]), pytrace=False)
 
     return check

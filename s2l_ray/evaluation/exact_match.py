@@ -11,12 +11,12 @@ from typing import Any
 
 import ray
 
-from s2l_ray import corpus
 from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, TrajectoriesConfig
+from s2l_ray.corpus.ingest import ingest_once
 from s2l_ray.evaluation.answers import is_right
 from s2l_ray.evaluation.leaks import without_corpus
+from s2l_ray.execution.parts import Stage, run_stages
 from s2l_ray.store import Manifest, Store
-from s2l_ray.units import Stage, run_stages
 
 PARTS = 32  # of a set of questions: units to spread, each generated in minutes on a CPU
 
@@ -74,7 +74,7 @@ def answer_sets(store: Store, examples: Manifest, config: EvaluationConfig) -> d
             num_parts=PARTS,
         )
         try:
-            found[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
+            found[name] = ingest_once(store, settings, f"evaluations/corpora/{name}")
         except ValueError as error:
             raise ValueError(f"evaluation.answers: {name}: {error}") from error
     return without_corpus(store, examples, found, "answers")

@@ -10,12 +10,15 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from s2l_ray.config import PromptConfig, TrajectoriesConfig
+from s2l_ray.corpus.tokenization import end_tokens, prompts_of
+from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.evaluation.answers import extract, wanted_of
 from s2l_ray.evaluation.exact_match import judge
-from s2l_ray.models import device_of, load_model, memory_told
-from s2l_ray.scorer import SMALLER
-from s2l_ray.store import ANSWERS, Part, Store, mark_of_folder
-from s2l_ray.tokenization import end_tokens, load_tokenizer, prompts_of
+from s2l_ray.models.loading import device_of, load_model, memory_told
+from s2l_ray.scoring.scorer import SMALLER
+from s2l_ray.store import Part, Store
+from s2l_ray.store.checksums import checksum_of_folder
+from s2l_ray.store.schemas import ANSWERS
 
 TOKENS_AT_ONCE = 8192  # of a batch, prompts and new tokens, padded: 1 GB of keys and values or so
 
@@ -45,7 +48,7 @@ class Answerer:
             local = self.store.download(unit["model"])
             with memory_told(unit["model"], "its weights", SMALLER):
                 self.model = load_model(local, dtype=self.config.dtype).to(self.device)
-            self.name, self.mark = unit["model"], mark_of_folder(local)
+            self.name, self.mark = unit["model"], checksum_of_folder(local)
         columns = ["example_id", "turns"]
         table = self.store.read_part(unit["questions"], Part(**unit["part"]), columns)
         questions = table.slice(0, unit["rows"])

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s2l_ray import corpus
 from s2l_ray.config import CorpusConfig, EvaluationConfig
+from s2l_ray.corpus.ingest import ingest_once
+from s2l_ray.errors import Damaged
 from s2l_ray.evaluation.leaks import without_corpus
-from s2l_ray.store import Damaged, Manifest, Store
+from s2l_ray.store import Manifest, Store
 
 NOTHING = "nothing to evaluate on: set corpus.heldout_share (0.05, say) or evaluation.files"
 
@@ -44,7 +45,7 @@ def heldout_examples(
             duplicates="number",
         )
         try:
-            files[name] = corpus.ingest_once(store, settings, f"evaluations/corpora/{name}")
+            files[name] = ingest_once(store, settings, f"evaluations/corpora/{name}")
         except ValueError as error:
             raise ValueError(f"evaluation.files: {name}: {error}") from error
     found |= without_corpus(store, examples, files, "files")

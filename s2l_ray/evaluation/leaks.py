@@ -15,10 +15,11 @@ import pyarrow as pa
 import ray
 
 from s2l_ray.config import fingerprint
-from s2l_ray.progress import Progress
-from s2l_ray.rows import content_of, hash63
+from s2l_ray.corpus.identity import content_of, hash63
+from s2l_ray.execution.parts import Stage, Work, make_parts
+from s2l_ray.execution.progress import Progress
+from s2l_ray.execution.remote import results
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.units import Stage, Work, make_parts, results
 
 Places = dict[int, tuple[str, int]]  # hash of a content -> file and row, the first that has it
 

@@ -6,30 +6,25 @@ Records are those of comparison.compare, one a target. A table is of one budget,
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from s2l_ray import driver
+from s2l_ray.analysis.measures import Metric, Record, metrics_of, value_of
+from s2l_ray.analysis.paired import Outcome, Row, in_words, plural, plus_minus, signed, span, table
+from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed, spreads
 from s2l_ray.config import BASELINE, RunConfig
-from s2l_ray.report import environment, printable
-from s2l_ray.report.comparison import (
-    Outcome,
-    Row,
-    in_words,
-    plural,
-    plus_minus,
-    signed,
-    span,
-    table,
-)
-from s2l_ray.report.measures import Metric, Record, metrics_of, value_of
-from s2l_ray.report.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed, spreads
+from s2l_ray.execution import machine
+from s2l_ray.report.page import environment, printable
 
 if TYPE_CHECKING:
-    from s2l_ray.run import Run
+    from s2l_ray.pipeline.run import Run
+
+logger = logging.getLogger(__name__)
+
 
 CONTROLS = {  # what is held against the selection that it was made for
     "random_shares": "random examples in its shares of the sources",
@@ -115,7 +110,7 @@ def say_so_far(records: Sequence[Record]) -> None:
     for group in groups_of(records):
         rows = [row for row in group.tables[0].rows if row.difference.mean is not None]
         shown = ", ".join(f"{row.method} {difference(row)}" for row in rows)
-        driver.say(
+        logger.info(
             f"budget {group.budget}, equal {group.match}, held-out loss less {BASELINE}'s: {shown}"
         )
 
@@ -168,8 +163,8 @@ def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
             figures=[Markup(forest(g.tables[0].rows, f"forest-{n}")) for n, g in enumerate(groups)],
             difference=difference,
             left_out=_left_out(records),
-            versions=driver.versions(),
-            hardware=driver.hardware(),
+            versions=machine.versions(),
+            hardware=machine.hardware(),
         )
     )
     return printable(page)

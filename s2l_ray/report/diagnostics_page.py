@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from s2l_ray import driver
-from s2l_ray.report import environment, printable
-from s2l_ray.report.comparison import plural
-from s2l_ray.theorem import in_words as gradients_in_words
+from s2l_ray.analysis.paired import plural
+from s2l_ray.analysis.theorem import in_words as gradients_in_words
+from s2l_ray.execution import machine
+from s2l_ray.report.page import environment, printable
 
 if TYPE_CHECKING:
-    from s2l_ray.run import Run
+    from s2l_ray.pipeline.run import Run
+
 
 Record = Mapping[str, Any]
+
+
 CHANGES = {  # what a variant changed -> how a sentence begins
     "k-means seed": "Another k-means seed",
     "n_clusters": "Another number of clusters",
@@ -27,13 +30,21 @@ CHANGES = {  # what a variant changed -> how a sentence begins
     "proxy seed": "Another proxy seed",
     "proxy": "Another proxy",
 }
+
+
 GROUPS = {
     "trajectories": "Clusters of trajectories",
     "features": "Clusters of last-layer features",
     "random": "Random groups of the same sizes",
 }
+
+
 BEYOND_CHANCE = 3  # standard deviations
+
+
 SHARE = 10  # so many beyond chance, and a share of it is off by a tenth or so
+
+
 ALIKE = 0.05  # two indices or shares less than so far apart are called alike
 
 
@@ -130,8 +141,8 @@ def render(title: str, run_dir: str, budget: str, record: Record) -> str:
             groups=GROUPS,
             figure=Markup(purities(purity)) if purity else "",
             gradients=record["gradients"] or [],
-            versions=driver.versions(),
-            hardware=driver.hardware(),
+            versions=machine.versions(),
+            hardware=machine.hardware(),
         )
     )
     return printable(page)

@@ -17,18 +17,28 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from s2l_ray.analysis.paired import Row, paired
+from s2l_ray.analysis.statistics import interval
 from s2l_ray.config import BASELINE
-from s2l_ray.report import Curve, ReportData, evaluated_sources
-from s2l_ray.report.comparison import Row, paired
+from s2l_ray.report.data import Curve, ReportData, evaluated_sources
 from s2l_ray.report.findings import differences
-from s2l_ray.report.statistics import interval
 from s2l_ray.report.svg import INK, label, to_svg
 
 MAIN, WORSE, GREY = "#0072B2", "#D55E00", "#8a8a8a"
+
+
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
+
+
 MAX_POINTS = 200  # of one training curve
+
+
 MANY_CURVES = 12  # training curves drawn thinner
+
+
 MAX_DIRECT = 40  # clusters drawn as single lines; more are a dense plot
+
+
 QUANTILE_LINES = (  # row of loss_quantiles_5T, label, line style, line width
     (2, "median of all examples", "--", 2.0),
     (1, "25% and 75%", "-", 1.2),
@@ -36,6 +46,8 @@ QUANTILE_LINES = (  # row of loss_quantiles_5T, label, line style, line width
     (0, "5% and 95%", ":", 1.6),
     (4, None, ":", 1.6),
 )
+
+
 MAX_DECADES_LINEAR = 1.3  # losses that span more are drawn on a logarithmic axis
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from s2l_ray.report.comparison import paired, plural, plus_minus, signed, span
-from s2l_ray.report.statistics import MIN_UNITS, interval
+from s2l_ray.analysis.paired import paired, plural, plus_minus, signed, span
+from s2l_ray.analysis.statistics import MIN_UNITS, interval
 
 if TYPE_CHECKING:
-    from s2l_ray.report import Arm, ReportData
+    from s2l_ray.report.data import Arm, ReportData
 
 
 class Summary(NamedTuple):

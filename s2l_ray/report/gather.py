@@ -11,15 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from s2l_ray import clustering, driver
+from s2l_ray.analysis.measures import metrics_of, value_of
+from s2l_ray.clustering import clusters as clustering
 from s2l_ray.config import parse_budget
-from s2l_ray.cost import cost_of
-from s2l_ray.pipeline import Run, Selection
-from s2l_ray.report import Arm, Curve, Example, Rejection, ReportData, Stage, render
-from s2l_ray.report.measures import metrics_of, value_of
-from s2l_ray.selectors import SELECTORS
+from s2l_ray.execution import machine
+from s2l_ray.pipeline.cost import cost_of
+from s2l_ray.pipeline.subset import Run, Selection
+from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Stage
+from s2l_ray.report.page import render
+from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sampled
+from s2l_ray.selection.selectors import SELECTORS
 from s2l_ray.store import Manifest
-from s2l_ray.trajectories import losses_array, sample_trajectories, sampled
 
 BINS = 40
 
@@ -64,8 +66,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         selector=config.selection.selector,
         budget=_budget_in_words(config.selection.budget),
         seed=config.selection.seed,
-        versions=driver.versions(),
-        hardware=driver.hardware(),
+        versions=machine.versions(),
+        hardware=machine.hardware(),
         settings_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         corpus_by_source=corpus["by_source"],
         n_duplicates=corpus["duplicates"],
@@ -88,7 +90,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         left_out=list(dict.fromkeys(text for arm in arms for text in arm["left_out"])),
         stages=_stages(run),
         cost=cost_of(run, selection.manifest),
-        peak_memory_bytes=int(driver.peak_memory()),
+        peak_memory_bytes=int(machine.peak_memory()),
         **clustered,
     )
 

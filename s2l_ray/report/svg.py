@@ -18,11 +18,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from s2l_ray.report import printable
+from s2l_ray.report.page import printable
 
 INK = "#333333"
+
+
 WIDTH = 6.0  # inches; the page scales it, from a phone to half a desktop's width
+
+
 MAX_LABEL_CHARS = 26
+
+
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "s2l_ray",
@@ -41,9 +47,15 @@ SETTINGS: dict[Any, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
 }
+
+
 # Direction controls would turn round what follows them on the line; a label has no use for them.
 _DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
+
+
 _ATTRIBUTES_WITH_COORDINATES = ("d", "points", "x", "y", "transform")
 
 

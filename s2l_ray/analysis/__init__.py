@@ -1,0 +1,1 @@
+"""Statistics, paired differences, stability, gradients and the theorem, cost."""

@@ -1,0 +1,206 @@
+"""How alike two partitions and two subsets of a corpus are, and how pure clusters are in topic.
+
+Partitions meet part by part: the driver holds a table of counts, never the labels, so all examples
+count and none are sampled. Of subsets it holds the ids. N examples, K clusters, S topics.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from scipy.stats import hypergeom
+
+from s2l_ray.execution.remote import results
+from s2l_ray.scoring.trajectories import sources_of
+from s2l_ray.store import Manifest, Part, Store
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+RANDOM_GROUPS = 1000  # at least so many tell what chance gives
+
+
+_REACH = 12  # standard deviations beyond which a count is as good as impossible
+
+
+class Overlap(NamedTuple):
+    """Of two subsets, and what chance gives: two uniform subsets of their sizes."""
+
+    jaccard: float  # shared examples / examples in either
+    by_chance: float  # its mean
+    spread: float  # and standard deviation
+
+
+class Purity(NamedTuple):
+    """Shares of the most common topic in groups of examples; empty groups are left out."""
+
+    shares_K: np.ndarray
+    sizes_K: np.ndarray
+    mean: float  # over examples: weighted by size
+    quantiles: list[float]  # over examples, at QUANTILES
+
+
+def agreement(store: Store, one: Manifest, other: Manifest) -> float:
+    """Adjusted Rand index of two partitions over the examples that both have.
+
+    one, other: stages of clusters (clustering.cluster) or groups (ranking.rank) of one corpus.
+    ValueError for those of different corpora.
+    """
+    parts = {part.unit: part for part in other.parts}
+    if parts.keys() != {part.unit for part in one.parts}:
+        raise ValueError(
+            f"{store.address(one.folder)} and {store.address(other.folder)} have parts of other "
+            f"names: they are of different corpora, wanted one"
+        )
+    counts = np.zeros((len(one.info["sources"]), len(other.info["sources"])), np.int64)
+    for part_counts in results(
+        _joint_counts.remote(store, counts.shape, (one.folder, part),
+                             (other.folder, parts[part.unit]))
+        for part in one.parts
+    ):  # fmt: skip
+        counts += part_counts
+    if not counts.any():
+        raise ValueError(
+            f"{store.address(one.folder)} and {store.address(other.folder)}: no example in common"
+        )
+    return adjusted_rand(counts)
+
+
+def adjusted_rand(counts: np.ndarray) -> float:
+    """Of the table of counts of two partitions (Hubert and Arabie 1985, "Comparing partitions"):
+    1 for the same partition, 0 for what chance gives."""
+    together = _pairs(counts)
+    one, other = _pairs(counts.sum(axis=1)), _pairs(counts.sum(axis=0))
+    if one == other == together:
+        return 1.0
+    by_chance = one * other / _pairs(counts.sum())
+    return (together - by_chance) / ((one + other) / 2 - by_chance)
+
+
+def overlap(store: Store, one: Manifest, other: Manifest) -> Overlap:
+    """Of two selections' subsets (selection.choose)."""
+    ids, other_ids = _chosen(store, one), _chosen(store, other)
+    shared = len(np.intersect1d(ids, other_ids, assume_unique=True))
+    candidates = max(each.info["candidates"] for each in (one, other))
+    mean, spread = jaccard_by_chance(len(ids), len(other_ids), candidates)
+    return Overlap(shared / (len(ids) + len(other_ids) - shared), mean, spread)
+
+
+def share_in(store: Store, subset: Manifest, other: Manifest) -> float:
+    """The share of a subset's examples that another subset has too."""
+    ids = _chosen(store, subset)
+    return float(np.isin(ids, _chosen(store, other), assume_unique=True).mean())
+
+
+def jaccard_by_chance(size: int, other: int, candidates: int) -> tuple[float, float]:
+    """Mean and standard deviation of the Jaccard index of two uniform subsets of these sizes: what
+    they share is hypergeometric."""
+    shared = hypergeom(candidates, size, other)
+    middle = size * other / candidates
+    reach = _REACH * math.sqrt(middle) + 1  # the count's deviation is at most that root
+    least = max(0, size + other - candidates, math.floor(middle - reach))
+    most = min(size, other, math.ceil(middle + reach))
+    count = np.arange(least, most + 1)
+    weight, jaccard = shared.pmf(count), count / (size + other - count)
+    mean = float(np.average(jaccard, weights=weight))
+    return mean, math.sqrt(np.average((jaccard - mean) ** 2, weights=weight))
+
+
+def topics_by_cluster(
+    store: Store, clusters: Manifest, trajectories: Manifest
+) -> tuple[np.ndarray, list[str]]:
+    """Counts [K, S] of examples by cluster and topic, and the S topics: the corpus's sources.
+
+    clusters: of these trajectories, or of others in their schema with the same examples.
+    """
+    topics = [source for source in sources_of(store, trajectories) if source is not None]
+    counts_KS = np.zeros((len(clusters.info["sources"]), len(topics)), np.int64)
+    parts = {part.unit: part for part in trajectories.parts}
+    for part_counts in results(
+        _topic_counts.remote(store, len(counts_KS), topics, (clusters.folder, part),
+                             (trajectories.folder, parts[part.unit]))
+        for part in clusters.parts
+    ):  # fmt: skip
+        counts_KS += part_counts
+    return counts_KS, topics
+
+
+def purity(counts_KS: np.ndarray) -> Purity:
+    """Of clusters by their counts of topics (the figure of arXiv 2403.07384 on topics)."""
+    counts_KS = counts_KS[counts_KS.any(axis=1)]
+    sizes_K = counts_KS.sum(axis=1)
+    shares_K = counts_KS.max(axis=1) / sizes_K
+    mean = float(np.average(shares_K, weights=sizes_K))
+    quantiles = np.quantile(shares_K, QUANTILES, weights=sizes_K, method="inverted_cdf")
+    return Purity(shares_K, sizes_K, mean, quantiles.tolist())
+
+
+def random_groups(counts_KS: np.ndarray, seed: int) -> np.ndarray:
+    """Counts of topics in random groups of the same sizes, each size as often, at least
+    RANDOM_GROUPS in all: a group's are hypergeometric. [R x K, S]"""
+    random, topics_S = np.random.default_rng(seed), counts_KS.sum(axis=0)
+    repeats = -(-RANDOM_GROUPS // len(counts_KS))
+    return np.concatenate(
+        [
+            random.multivariate_hypergeometric(topics_S, size, repeats)
+            for size in counts_KS.sum(axis=1)
+        ]
+    )
+
+
+def _pairs(counts: np.ndarray) -> int:
+    """How many pairs can be made inside groups of these sizes; a Python int, which is exact."""
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _labels(store: Store, folder: str, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    table = store.read_part(folder, part)
+    column = "cluster_id" if "cluster_id" in table.column_names else "group"
+    return table["example_id"].to_numpy(), table[column].to_numpy()
+
+
+@ray.remote(num_cpus=1)
+def _joint_counts(
+    store: Store, shape: tuple[int, int], one: tuple[str, Part], other: tuple[str, Part]
+) -> np.ndarray:
+    (ids, labels), (other_ids, other_labels) = _labels(store, *one), _labels(store, *other)
+    _, at, other_at = np.intersect1d(ids, other_ids, assume_unique=True, return_indices=True)
+    places = labels[at].astype(np.int64) * shape[1] + other_labels[other_at]
+    return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+@ray.remote(num_cpus=1)
+def _topic_counts(
+    store: Store,
+    num_clusters: int,
+    topics: list[str],
+    clusters: tuple[str, Part],
+    trajectories: tuple[str, Part],
+) -> np.ndarray:
+    ids, labels = _labels(store, *clusters)
+    table = store.read_part(*trajectories, ["example_id", "source"])
+    at = pc.index_in(pa.array(ids), value_set=table["example_id"])
+    if at.null_count:
+        raise ValueError(
+            f"{store.address(clusters[0], clusters[1].file)}: {at.null_count} examples are not in "
+            f"{store.address(trajectories[0], trajectories[1].file)}"
+        )
+    topic = pc.index_in(table["source"].take(at), value_set=pa.array(topics)).to_numpy()
+    places = labels.astype(np.int64) * len(topics) + topic
+    return np.bincount(places, minlength=num_clusters * len(topics)).reshape(num_clusters, -1)
+
+
+@ray.remote(num_cpus=1)
+def _part_ids(store: Store, folder: str, part: Part) -> np.ndarray:
+    return store.read_part(folder, part, ["example_id"])["example_id"].to_numpy()
+
+
+def _chosen(store: Store, selection: Manifest) -> np.ndarray:
+    """Ids of the chosen examples."""
+    parts = [_part_ids.remote(store, selection.folder, part) for part in selection.parts]
+    return np.concatenate(ray.get(parts))

@@ -1,0 +1,1 @@
+"""k-means over an actor pool, and the stage around it."""

@@ -1,0 +1,244 @@
+"""The clusters stage: k-means over trajectories, a cluster for every example, and what to know
+about the partition. N examples, T checkpoints, K clusters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import ray
+
+from s2l_ray.clustering.kmeans import KMeans
+from s2l_ray.clustering.nearest import assign
+from s2l_ray.config import ClustersConfig
+from s2l_ray.errors import Damaged, TooFew
+from s2l_ray.execution.parts import Stage, make_parts
+from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sources_of
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.checksums import checksum_of
+
+
+def cluster(
+    store: Store,
+    trajectories: Manifest,
+    config: ClustersConfig,
+    *,
+    by_source: bool,
+    folder: str,
+    fingerprint: str,
+) -> Manifest:
+    """Cluster all trajectories together, or those of each source apart (`by_source`).
+
+    Parts: example_id, cluster_id int32 (unique over all sources), distance float32 to the center.
+    `centers.arrow`: cluster_id, source (null unless by_source), center float64[T]. info: sizes [K],
+    sources [K], inertia, n_iter, level_share, adjusted_rand (of the same k-means with another seed,
+    on a sample; null by source), centers (mark of their file). TooFew if there are more clusters
+    than rows.
+    """
+    if not by_source and config.n_clusters > trajectories.rows:
+        raise TooFew(
+            f"clusters.n_clusters: {config.n_clusters:,}, but there are only "
+            f"{trajectories.rows:,} examples to cluster"
+        )
+    sources = sources_of(store, trajectories) if by_source else [None]
+    fits = []
+    for number, source in enumerate(sources):
+        n_clusters = config.n_clusters
+        if by_source:
+            n_clusters = min(n_clusters, _distinct(store, trajectories, source, n_clusters))
+        state = _Resume(store, folder, number)
+        fits.append(
+            KMeans(
+                n_clusters,
+                max_iter=config.max_iter,
+                tol=config.tol,
+                random_state=config.random_state,
+                num_actors=config.num_actors,
+            ).fit(_dataset(store, trajectories, source), state=state.read(), keep=state.keep)
+        )
+    centers = [(s, fit.cluster_centers_) for s, fit in zip(sources, fits, strict=True)]
+    info = {
+        "inertia": sum(fit.inertia_ for fit in fits),
+        "n_iter": max(fit.n_iter_ for fit in fits),
+        "sources": [s for s, centers_KT in centers for _ in centers_KT],
+    } | _diagnose(store, trajectories, config, None if by_source else fits[0])
+    data = _centers_file(centers)
+    store.write_bytes(data, folder, "centers.arrow")
+    mark = checksum_of(data)
+    units = [
+        {"unit": part.unit, "part": part.__dict__, "made_of": mark} for part in trajectories.parts
+    ]
+    below = Stage(f"{folder}/labels", fingerprint, units, {})
+    args = (store, trajectories.folder, centers, mark)
+    labelled = make_parts(store, [below], _Label, args, label="cluster", suffix="parquet")
+    found = labelled[below.folder]
+    sizes = np.sum([part.stats["sizes"] for part in found], axis=0)
+    parts = [replace(part, file=f"labels/{part.file}") for part in found]
+    info |= {"sizes": sizes.tolist(), "centers": mark}
+    manifest = store.commit(folder, fingerprint, parts, info)
+    store.remove(folder, "resume")
+    return manifest
+
+
+class _Resume:
+    """Where a k-means keeps its last iteration, from which a restart goes on."""
+
+    def __init__(self, store: Store, folder: str, number: int) -> None:
+        self.store, self.folder, self.unit = store, f"{folder}/resume", f"kmeans-{number:03d}"
+        names = store.names(self.folder)
+        self.files = [name for name in names if name.startswith(f"{self.unit}-")]
+
+    def keep(self, state: tuple[int, int, float, np.ndarray]) -> None:
+        phase, iteration, gain, centers_KT = state
+        width = centers_KT.shape[1]
+        centers = pa.FixedSizeListArray.from_arrays(pa.array(centers_KT.reshape(-1)), width)
+        part = self.store.write_part(
+            pa.table({"losses": centers}),
+            self.folder,
+            self.unit,
+            stats={"phase": phase, "iteration": iteration, "gain": gain},
+        )
+        for file in set(self.files) - {part.file}:
+            self.store.remove(self.folder, file)
+        self.files = [part.file]
+
+    def read(self) -> tuple[int, int, float, np.ndarray] | None:
+        found = [self.store.found_part(self.folder, file) for file in self.files]
+        kept = [part for part in found if part is not None]
+        if not kept:
+            return None
+        last = max(kept, key=lambda part: (part.stats["phase"], part.stats["iteration"]))
+        centers_KT = losses_array(self.store.read_part(self.folder, last)).astype(np.float64)
+        return *(last.stats[name] for name in ("phase", "iteration", "gain")), centers_KT
+
+
+def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
+    """Centers [K, T] in cluster_id order. Damaged if their file is not whole."""
+    address = store.address(clusters.folder, "centers.arrow")
+    try:
+        data = store.read_bytes(clusters.folder, "centers.arrow")
+    except FileNotFoundError:
+        raise Damaged(f"{address}: missing", clusters.folder) from None
+    if (mark := checksum_of(data)) != clusters.info.get("centers", mark):
+        raise Damaged(f"{address}: damaged: not as it was written", clusters.folder)
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    return np.stack(table["center"].to_numpy())
+
+
+def _dataset(store: Store, trajectories: Manifest, source: str | None) -> ray.data.Dataset:
+    refs = [
+        _read_losses.remote(store, trajectories.folder, part, source) for part in trajectories.parts
+    ]
+    return ray.data.from_arrow_refs(refs)
+
+
+@ray.remote(num_cpus=1)
+def _read_losses(store: Store, folder: str, part: Part, source: str | None) -> pa.Table:
+    table = store.read_part(folder, part, ["source", "losses"])
+    bad = np.flatnonzero(~np.isfinite(losses_array(table)).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{store.address(folder, part.file)}: a loss of row {bad[0] + 1} is not finite "
+            f"({len(bad)} such rows)"
+        )
+    if source is not None:
+        table = table.filter(pa.compute.equal(table["source"], source))
+    return table.select(["losses"])
+
+
+@ray.remote(num_cpus=1)
+def _distinct_rows(table: pa.Table, at_most: int) -> np.ndarray:
+    return np.unique(losses_array(table), axis=0)[:at_most]
+
+
+def _distinct(store: Store, trajectories: Manifest, source: str | None, at_most: int) -> int:
+    folder = trajectories.folder
+    rows = [
+        _distinct_rows.remote(_read_losses.remote(store, folder, part, source), at_most)
+        for part in trajectories.parts
+    ]
+    return len(np.unique(np.concatenate(ray.get(rows)), axis=0))
+
+
+class _Label:
+    def __init__(
+        self, store: Store, folder: str, centers: list[tuple[str | None, np.ndarray]], mark: str
+    ) -> None:
+        """mark: of the centers; labels by other centers are not taken for these."""
+        self.store, self.folder, self.centers, self.mark = store, folder, centers, mark
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        losses_NT = losses_array(table)
+        sources = table["source"].to_numpy(zero_copy_only=False)
+        labels = np.full(len(losses_NT), -1, np.int32)
+        distances = np.zeros(len(losses_NT))
+        offset = 0
+        for source, centers_KT in self.centers:
+            rows = np.arange(len(labels)) if source is None else np.flatnonzero(sources == source)
+            own, squared = assign(losses_NT[rows], centers_KT)
+            labels[rows], distances[rows] = own + offset, np.sqrt(squared)
+            offset += len(centers_KT)
+        assert (labels >= 0).all(), "a source without centers"
+        out = pa.table(
+            {
+                "example_id": table["example_id"],
+                "cluster_id": pa.array(labels),
+                "distance": pa.array(distances.astype(np.float32)),
+            }
+        )
+        sizes = np.bincount(labels, minlength=offset).tolist()
+        return out, {"sizes": sizes, "made_of": self.mark}
+
+
+def _diagnose(
+    store: Store, trajectories: Manifest, config: ClustersConfig, fit: KMeans | None
+) -> dict[str, Any]:
+    losses_NT = losses_array(sample_trajectories(store, trajectories))
+    singular = np.linalg.svd(losses_NT - losses_NT.mean(axis=0), compute_uv=False) ** 2
+    agreement = None
+    if config.stability and fit is not None:
+
+        def alike(seed: int) -> KMeans:
+            """Fitted to the same rows as the other: the sample."""
+            return KMeans(
+                config.n_clusters,
+                max_iter=config.max_iter,
+                tol=config.tol,
+                random_state=seed,
+                num_actors=config.num_actors,
+            ).fit(losses_NT)
+
+        from sklearn.metrics import adjusted_rand_score  # here alone, and seconds to import
+
+        whole = len(losses_NT) == trajectories.rows
+        try:
+            one = fit if whole else alike(config.random_state)
+            other = alike(config.random_state + 1)
+            agreement = adjusted_rand_score(one.predict(losses_NT), other.predict(losses_NT))
+        except ValueError:  # the sample has too few distinct rows: nothing to compare
+            agreement = None
+    return {
+        "level_share": float(singular[0] / singular.sum()) if singular.sum() else None,
+        "adjusted_rand": None if agreement is None else float(agreement),
+    }
+
+
+def _centers_file(centers: list[tuple[str | None, np.ndarray]]) -> bytes:
+    rows = [(source, center) for source, centers_KT in centers for center in centers_KT]
+    table = pa.table(
+        {
+            "cluster_id": pa.array(range(len(rows)), pa.int32()),
+            "source": pa.array([source for source, _ in rows], pa.string()),
+            "center": pa.array(
+                [center.tolist() for _, center in rows], pa.list_(pa.float64(), len(rows[0][1]))
+            ),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

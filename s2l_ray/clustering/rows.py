@@ -1,0 +1,102 @@
+"""Trajectories from arrays and Ray Datasets, cut into chunks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+
+def chunks_of(X, chunk_rows: int) -> list:
+    """Cut X into [(first row, end row, [(object ref, start, stop), ...]), ...]."""
+    if not isinstance(X, ray.data.Dataset):
+        losses_NT = as_float_array(X)
+        if not len(losses_NT):
+            raise ValueError("X has no rows, wanted [N, T] with N >= n_clusters")
+        return [
+            (first, first + len(part), [(ray.put(part), 0, len(part))])
+            for first in range(0, len(losses_NT), chunk_rows)
+            for part in [losses_NT[first : first + chunk_rows]]
+        ]
+    check_column(X)
+    selected = X if _as_wanted(X) else X.select_columns(["losses"])
+    options = selected.context.execution_options  # may be shared with X: put it back
+    preserve_order, options.preserve_order = options.preserve_order, True
+    try:
+        bundles = list(selected.materialize().iter_internal_ref_bundles())
+    finally:
+        options.preserve_order = preserve_order
+    chunks, slices, first, filled = [], [], 0, 0
+    for entry in (entry for bundle in bundles for entry in bundle.blocks):
+        start, num_rows = 0, entry.metadata.num_rows
+        while start < num_rows:
+            stop = min(num_rows, start + chunk_rows - filled)
+            slices.append((entry.ref, start, stop))
+            filled += stop - start
+            start = stop
+            if filled == chunk_rows:
+                chunks.append((first, first + filled, slices))
+                slices, first, filled = [], first + filled, 0
+    if slices:
+        chunks.append((first, first + filled, slices))
+    if not chunks:
+        raise ValueError("the Dataset has no rows")
+    return chunks
+
+
+def _as_wanted(X: ray.data.Dataset) -> bool:
+    """Whether its blocks are there, hold losses alone, and are no larger than Ray makes them: then
+    a copy of them would be one more in the object store."""
+    if not isinstance(X, ray.data.dataset.MaterializedDataset) or X.columns() != ["losses"]:
+        return False
+    bundles = X.iter_internal_ref_bundles()
+    sizes = [entry.metadata.size_bytes for bundle in bundles for entry in bundle.blocks]
+    most = X.context.target_max_block_size
+    return most is not None and all(size is not None and size <= most for size in sizes)
+
+
+def decode(pieces: list[pa.Array], first_row: int = 0) -> np.ndarray:
+    """Pieces of a list or Ray tensor column as one float array [N, T], without a copy if it can."""
+    flats, lengths = [], []
+    for piece in pieces:
+        column_type = piece.type
+        if isinstance(column_type, pa.BaseExtensionType):
+            piece = piece.storage
+        if pa.types.is_struct(piece.type):  # Ray's tensors of unequal shapes
+            piece = piece.field("data")
+        if (
+            not hasattr(piece.type, "value_field")
+            or len(getattr(column_type, "shape", (None,))) != 1
+        ):
+            raise ValueError(f"column 'losses' must hold lists of floats, got {column_type}")
+        if piece.null_count:
+            raise ValueError(f"column 'losses' has {piece.null_count} rows that are null")
+        lengths.append(pc.list_value_length(piece).to_numpy(zero_copy_only=False))
+        flats.append(piece.flatten().to_numpy(zero_copy_only=False))
+    length_N = np.concatenate(lengths)
+    other = np.flatnonzero(length_N != length_N[0])
+    if other.size:
+        raise ValueError(
+            f"rows of unequal length: row {first_row} has {length_N[0]} losses, "
+            f"row {first_row + other[0]} has {length_N[other[0]]}"
+        )
+    flat = flats[0] if len(flats) == 1 else np.concatenate(flats)
+    return as_float_array(flat.reshape(len(length_N), length_N[0]))
+
+
+def as_float_array(X) -> np.ndarray:
+    losses_NT = np.asarray(X)
+    if losses_NT.dtype.kind != "f":
+        losses_NT = losses_NT.astype(np.float64)
+    if losses_NT.ndim != 2 or not losses_NT.shape[1]:
+        raise ValueError(f"X has shape {losses_NT.shape}, wanted [N, T] with T >= 1")
+    return losses_NT
+
+
+def check_column(dataset: ray.data.Dataset) -> None:
+    columns = dataset.columns()
+    if columns is None:
+        raise ValueError("the Dataset has no rows")
+    if "losses" not in columns:
+        raise ValueError(f"the Dataset has no column 'losses', it has {columns}")

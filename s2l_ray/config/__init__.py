@@ -1,0 +1,46 @@
+"""A whole run as typed, validated models: sections, YAML, overrides.
+
+Imports neither numpy, ray nor torch, so that a faulty configuration is refused in well under a
+second.
+"""
+
+from s2l_ray.config.base import Section
+from s2l_ray.config.corpus import CorpusConfig, PromptConfig
+from s2l_ray.config.evaluation import (
+    CompareConfig,
+    DiagnoseConfig,
+    EvaluationConfig,
+    ReportConfig,
+)
+from s2l_ray.config.identity import fingerprint
+from s2l_ray.config.loading import load, validate
+from s2l_ray.config.run import RunConfig
+from s2l_ray.config.selection import ClustersConfig, SelectionConfig, TrajectoriesConfig
+from s2l_ray.config.storage import StorageConfig
+from s2l_ray.config.training import ModelConfig, TrainingConfig, WorkersConfig
+from s2l_ray.config.values import BASELINE, Budget, SelectorName, parse_budget
+
+__all__ = [
+    "BASELINE",
+    "Budget",
+    "ClustersConfig",
+    "CompareConfig",
+    "CorpusConfig",
+    "DiagnoseConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "PromptConfig",
+    "ReportConfig",
+    "RunConfig",
+    "Section",
+    "SelectionConfig",
+    "SelectorName",
+    "StorageConfig",
+    "TrainingConfig",
+    "TrajectoriesConfig",
+    "WorkersConfig",
+    "fingerprint",
+    "load",
+    "parse_budget",
+    "validate",
+]

@@ -1,0 +1,111 @@
+"""The whole run as typed, validated models. Nothing else in the project parses configuration.
+
+Imports neither torch nor ray, so that a typo costs well under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import (
+    ValidationError,
+)
+
+from s2l_ray.config.base import Section
+from s2l_ray.config.run import RunConfig
+from s2l_ray.config.strict_yaml import MAX_DEPTH, parse_yaml
+from s2l_ray.config.values import shown
+from s2l_ray.errors import ConfigError
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read one YAML file, apply `key.path=value` overrides (values are YAML), validate.
+
+    Raises ConfigError with every fault found, a line each.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        data = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: wanted a mapping of settings, found {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    return validate(data, origin=str(path))
+
+
+def validate(data: dict[str, Any], *, origin: str = "config") -> RunConfig:
+    """The mapping as a RunConfig; ConfigError names field, what was found and what was wanted."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(fault) for fault in error.errors()]
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    *parents, last = names = key.strip().split(".")
+    if not equals or not all(names) or len(names) > MAX_DEPTH:
+        raise ConfigError(f"override {override!r}: wanted key.path=value")
+    node = data
+    for name in parents:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {name} is not a section")
+    try:
+        node[last] = parse_yaml(value)
+    except ValueError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[Section] | None:
+    """The config class whose fields the location's last name should be one of."""
+    section: type[Section] | None = RunConfig
+    own_name = False  # of the user's, for an entry of a mapping of sections
+    for name in location:
+        if own_name:
+            own_name = False
+            continue
+        if section is None or str(name) not in section.model_fields:
+            return None
+        annotation = section.model_fields[str(name)].annotation
+        own_name = get_origin(annotation) is dict
+        choices = [annotation, *get_args(annotation)]
+        section = next((c for c in choices if isinstance(c, type) and issubclass(c, Section)), None)
+    return section
+
+
+def _explain(fault: Any) -> str:
+    location = fault["loc"]
+    # pydantic names the choices of a union too: corpus.path.list[str].0
+    choice = re.compile(r"^(list|function-after)\[|\bstr$")
+    names = [str(part) for part in location if not choice.search(str(part))]
+    field = ".".join(names) or "the configuration"
+    found = fault.get("input")
+    text = shown(found)
+    if fault["type"] == "extra_forbidden":
+        section = _section_at(location[:-1])
+        valid = sorted(section.model_fields) if section else []
+        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
+        hint = f"; nearest valid name: {near[0]}" if near else f"; valid names: {', '.join(valid)}"
+        return f"{field}: unknown key (found {text}){hint}"
+    if fault["type"] == "missing":
+        return f"{field}: missing, a value is wanted"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{field}: {message}"
+    if fault["type"] == "literal_error" and isinstance(found, str):
+        valid = re.findall(r"'([^']*)'", message)
+        near = difflib.get_close_matches(found, valid, n=1, cutoff=0.4)
+        message += f"; nearest valid name: {near[0]}" if near else ""
+    return f"{field}: found {text}, wanted: {message}"

@@ -1,0 +1,83 @@
+"""The whole configuration of a run."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from s2l_ray.config.base import Section
+from s2l_ray.config.corpus import CorpusConfig, PromptConfig
+from s2l_ray.config.evaluation import CompareConfig, DiagnoseConfig, EvaluationConfig, ReportConfig
+from s2l_ray.config.selection import ClustersConfig, SelectionConfig, TrajectoriesConfig
+from s2l_ray.config.storage import StorageConfig
+from s2l_ray.config.training import TrainingConfig
+from s2l_ray.config.values import Location, Seed
+
+
+class RunConfig(Section):
+    """A run: `python jobs/pipeline.py CONFIG.yaml`."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
+    run_dir: Location
+    seed: Seed = 42
+    corpus: CorpusConfig
+    prompt: PromptConfig = PromptConfig()
+    proxy: TrainingConfig
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
+    clusters: ClustersConfig = ClustersConfig()
+    selection: SelectionConfig = SelectionConfig()
+    target: TrainingConfig | None = None
+    target_prompt: PromptConfig | None = None  # unless set: the same as prompt
+    evaluation: EvaluationConfig = EvaluationConfig()
+    compare: CompareConfig = CompareConfig()
+    diagnose: DiagnoseConfig = DiagnoseConfig()
+    report: ReportConfig = ReportConfig()
+    storage: StorageConfig = StorageConfig()
+
+    @field_validator("run_dir")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        if "://" in value and not re.fullmatch(r"s3://[^/@:?#\s]+(/[^@?#]*)?", value):
+            raise ValueError(
+                "wanted a local path or s3://bucket/prefix, without credentials or options in it"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> RunConfig:
+        if self.proxy.num_checkpoints is None and self.proxy.checkpoint_every is None:
+            raise ValueError("proxy needs num_checkpoints or checkpoint_every (at least 2 points)")
+        if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
+            raise ValueError("proxy.num_checkpoints must be 2 or more: a trajectory has 2 points")
+        if self.target and self.target.max_steps and "epochs" in self.compare.full:
+            raise ValueError(
+                "compare.full: epochs is the whole corpus for as many epochs as a subset, and "
+                "target.max_steps gives both as many steps: leave out one of the two"
+            )
+        if self.diagnose.gradients and self.target is None:
+            raise ValueError("diagnose.gradients are those of a target: target is missing")
+        if self.trajectories.while_training and self.proxy.max_workers is not None:
+            raise ValueError(  # an elastic training would reach for what scoring is at work on
+                "trajectories.while_training is for a proxy of fixed size: leave out "
+                "proxy.max_workers"
+            )
+        models = [("prompt", self.prompt, "proxy.model", self.proxy.model)]
+        models += [
+            ("prompt", self.prompt, f"diagnose.proxies.{name}", model)
+            for name, model in self.diagnose.proxies.items()
+        ]
+        if self.target_prompt and self.target:
+            models.append(("target_prompt", self.target_prompt, "target.model", self.target.model))
+        for field, prompt, place, model in models:
+            if prompt.template == "chat" and model.tokenizer_vocab:
+                raise ValueError(
+                    f"{field}.template chat needs a tokenizer with a chat template, and "
+                    f"{place}.tokenizer_vocab trains one without"
+                )
+        return self

@@ -1,0 +1,124 @@
+"""Types of single values: budgets, seeds, locations, names of selectors."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+)
+
+SelectorName = Literal[
+    "s2l", "s2l_official", "prune_then_cluster",
+    "random", "random_balanced", "random_shares", "random_tokens",
+    "loss_strata", "longest", "middle_perplexity", "middle_perplexity_early",
+    "high_learnability", "high_learnability_relative",
+    "least_confidence", "least_confidence_early", "confidence_curriculum",
+    "el2n", "el2n_middle", "el2n_bottom", "grand",
+    "facility_location", "k_center", "embedding_clusters",
+]  # fmt: skip
+
+
+BASELINE: SelectorName = "random"  # what selectors are held against
+
+
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
+
+
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
+
+
+# Options of a URI, after its "?", that hold nothing secret.
+URI_OPTIONS = (
+    "region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path",
+    "project_id", "retry_limit_seconds", "enable_tls", "user", "replication",
+)  # fmt: skip
+
+
+def _without_credentials(value: str) -> str:
+    scheme, remote, rest = value.partition("://")
+    place, _, query = rest.partition("?")
+    owner, at, _ = place.partition("/")[0].rpartition("@")
+    container = scheme in ("abfs", "abfss") and ":" not in owner  # container@account, no secret
+    options = [option.partition("=")[0] for option in query.split("&") if option]
+    secret = "@" in query or not set(options) <= set(URI_OPTIONS)
+    if remote and (secret or (at and not container)):
+        raise ValueError(
+            f"wanted a path or URI without credentials in it (after a '?' may stand "
+            f"{', '.join(URI_OPTIONS)})"
+        )
+    return value
+
+
+Location = Annotated[  # a path or URI
+    str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_without_credentials)
+]
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _budget(value: Any) -> Any:
+    parse_budget(value)  # before pydantic would take true for 1
+    return value
+
+
+Budget = Annotated[int | float | str, BeforeValidator(_budget)]
+
+
+def no_entry_twice(value: list) -> list:
+    if len(set(value)) != len(value):
+        raise ValueError(f"has an entry twice: {value}")
+    return value
+
+
+def with_baseline(value: list) -> list:
+    if BASELINE not in value:
+        raise ValueError(f"found {value}, wanted {BASELINE} among them: others are held against it")
+    return value
+
+
+def parse_budget(value: int | float | str) -> tuple[str, float]:
+    """A budget as ("examples", n), ("share", 0 < s <= 1) or ("tokens", n).
+
+    Strings: "500", "11%", "2M tokens", "1.5B tokens". Raises ValueError on anything else.
+    """
+    wanted = 'a count (1000), a share (0.11 or "11%") or tokens ("2M tokens")'
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{shown(value)}: wanted {wanted}")
+    if isinstance(value, str):
+        text = value.strip()
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGB]?)\s*tokens", text):
+            scale = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]]
+            kind, number = "tokens", (float(match[1]) * scale + 0.5) // 1  # inf becomes NaN
+        elif match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text):
+            kind, number = "share", float(match[1]) / 100
+        elif re.fullmatch(r"\d+", text):
+            kind, number = "examples", float(text)
+        else:
+            raise ValueError(f"{shown(value)}: wanted {wanted}")
+    else:
+        kind = "examples" if isinstance(value, int) else "share"
+        number = float(value) if abs(value) < 2**63 else math.inf
+    if not 0 < number < 2**63 or (kind == "share" and number > 1):
+        raise ValueError(
+            f"{shown(value)}: wanted {wanted}, more than 0, within 64 bits, a share at most 1"
+        )
+    return kind, number
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, int) and abs(value) >= 2**63:  # of which Python may refuse to show digits
+        return "an integer beyond 64 bits"
+    text = re.sub(r"(\w://)[^/]*@", r"\1***@", repr(value))  # credentials
+    text = re.sub(r"(\w://[^?'\"]*\?)[^'\"]*", r"\1***", text)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,1 @@
+"""Sources, row shapes, parsing, templates, tokenization, the demo corpus."""

@@ -1,0 +1,236 @@
+"""The tokenizer; from turns to token ids and a label mask: templates, truncation.
+
+Labels are the response tokens, the end token included; every assistant turn of a chat counts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from s2l_ray.config import PromptConfig
+from s2l_ray.corpus.templates import ONE_TURN, TemplateRefuses, Turn, segments
+from s2l_ray.corpus.tokenizer import load_tokenizer
+from s2l_ray.execution.parts import run_units
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.schemas import TOKENS
+
+ROWS_AT_ONCE = 1000  # tokenised together: a tokenizer takes 150 bytes a token for the time
+
+
+GUARD = "\n"  # what a piece is tokenised behind, where the tokenizer puts a space before a text
+
+
+def encode(
+    examples: list[list[Turn]],
+    prompt: PromptConfig,
+    tokenizer: Any,
+    marker: str | None = None,
+    refused: dict[int, str] | None = None,
+) -> list[tuple[list[int], list[bool], int, bool]]:
+    """For each example: input_ids, loss_mask, num_label_tokens, truncated.
+
+    Text is tokenised piece by piece, so that no token spans prompt and response. The first token
+    is never a label: nothing precedes it to predict it from. Cut at prompt.max_length.
+
+    With a marker ("The answer is") the ids are the same, but labels are only the tokens that begin
+    after the last marker of the last response: none, if it has no marker.
+
+    TemplateRefuses for turns that a chat template has no place for; with `refused` such an example
+    has no tokens, and its place and the reason go there.
+    """
+    chat = prompt.template == "chat"
+    if not chat and tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token")
+    if marker is not None and not tokenizer.is_fast:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} does not tell where in a text its tokens "
+            f"are, which evaluation.answer_marker needs"
+        )
+    pieces = []
+    for number, turns in enumerate(examples):
+        try:
+            pieces.append(segments(turns, prompt, tokenizer))
+        except TemplateRefuses as error:
+            if refused is None:
+                raise
+            refused[number] = str(error)
+            pieces.append([])
+    texts = [(text, n > 0) for example in pieces for n, (text, _) in enumerate(example)]
+    encoded = _encoded(texts, tokenizer, offsets=marker is not None)
+    start = [] if chat else _start_ids(tokenizer)
+    rows = []
+    for example in pieces:
+        ids, mask = (list(start), [False] * len(start)) if example else ([], [])
+        last = max((n for n, (_, is_label) in enumerate(example) if is_label), default=-1)
+        for number, (text, is_label) in enumerate(example):
+            piece, begins = next(encoded)
+            if is_label and not chat:
+                piece.append(tokenizer.eos_token_id)
+                begins.append(len(text))
+            labels = [is_label] * len(piece)
+            if is_label and marker is not None:
+                place = text.rfind(marker) if number == last else -1
+                labels = [0 <= place <= begin - len(marker) for begin in begins]
+            ids += piece
+            mask += labels
+        if mask:
+            mask[0] = False
+        truncated = len(ids) > prompt.max_length
+        ids, mask = ids[: prompt.max_length], mask[: prompt.max_length]
+        rows.append((ids, mask, sum(mask), truncated))
+    return rows
+
+
+def prompts_of(examples: list[list[Turn]], prompt: PromptConfig, tokenizer: Any) -> list[list[int]]:
+    """The ids up to each example's first response, uncut."""
+    rows = encode(examples, _uncut(prompt), tokenizer)
+    return [ids[: mask.index(True)] for ids, mask, *_ in rows]
+
+
+def end_tokens(prompt: PromptConfig, tokenizer: Any) -> list[int]:
+    """Ids that end a response: the end token; the special tokens a chat template puts after it."""
+    [(ids, mask, *_)] = encode([ONE_TURN], _uncut(prompt), tokenizer)
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    labels = [id for id, is_label in zip(ids, mask, strict=True) if is_label]
+    # Some templates put special tokens before the text too, and a line break after the end.
+    text = [
+        n for n, id in enumerate(labels) if id not in special and tokenizer.decode([id]).strip()
+    ]
+    ends = {id for id in labels[max(text, default=-1) + 1 :] if id in special}
+    if tokenizer.eos_token_id is not None:
+        ends.add(tokenizer.eos_token_id)
+    if not ends:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token, and its chat "
+            f"template ends a response without a special token"
+        )
+    return sorted(ends)
+
+
+def encode_table(
+    examples: pa.Table,
+    prompt: PromptConfig,
+    tokenizer: Any,
+    marker: str | None = None,
+    refused: dict[int, str] | None = None,
+) -> pa.Table:
+    """A table with example_id and turns as a table of the schema `store.TOKENS`; refused: as
+    `encode` has it."""
+    tables = [TOKENS.empty_table()]
+    for first in range(0, examples.num_rows, ROWS_AT_ONCE):
+        some = examples.slice(first, ROWS_AT_ONCE)
+        bad: dict[int, str] | None = None if refused is None else {}
+        rows = encode(some["turns"].to_pylist(), prompt, tokenizer, marker, bad)
+        for number, reason in (bad or {}).items():
+            assert refused is not None
+            refused[first + number] = reason
+        arrays = [some["example_id"].combine_chunks().cast(pa.int64())] + [
+            pa.array(list(column), type=field.type)
+            for column, field in zip(zip(*rows, strict=True), list(TOKENS)[1:], strict=True)
+        ]
+        tables.append(pa.Table.from_arrays(arrays, schema=TOKENS))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def tokenize(
+    store: Store,
+    examples: Manifest,
+    *,
+    tokenizer_folder: str,
+    prompt: PromptConfig,
+    folder: str,
+    fingerprint: str,
+    marker: str | None = None,
+) -> Manifest:
+    """Tokenise each part of `examples` once; the same part layout, counts in the stats: refused are
+    those that a chat template has no place for, with the first one's file, row and reason.
+
+    marker: as `encode` has it.
+    """
+    return run_units(
+        store,
+        [{"unit": part.unit, "part": part.__dict__} for part in examples.parts],
+        _Tokenize,
+        (store, examples.folder, tokenizer_folder, prompt, marker),
+        folder=folder,
+        fingerprint=fingerprint,
+        label="tokenize",
+        info={"tokenizer": tokenizer_folder, "max_length": prompt.max_length},
+    )
+
+
+class _Tokenize:
+    def __init__(
+        self,
+        store: Store,
+        examples_folder: str,
+        tokenizer_folder: str,
+        prompt: PromptConfig,
+        marker: str | None,
+    ) -> None:
+        self.store, self.folder, self.prompt, self.marker = store, examples_folder, prompt, marker
+        self.tokenizer = load_tokenizer(store, tokenizer_folder)
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        examples = self.store.read_part(
+            self.folder, Part(**unit["part"]), columns=["example_id", "turns", "file", "row"]
+        )
+        refused: dict[int, str] = {}
+        table = encode_table(examples, self.prompt, self.tokenizer, self.marker, refused)
+        first = []
+        if refused:
+            number = min(refused)
+            place = (examples[name][number].as_py() for name in ("file", "row"))
+            first = [*place, refused[number]]
+        labels = table["num_label_tokens"].to_numpy()
+        lengths = pc.list_value_length(table["input_ids"]).to_numpy()
+        return table, {
+            "trainable": int((labels > 0).sum()),  # has a label token left
+            "trainable_tokens": int(lengths[labels > 0].sum()),
+            "truncated": int(table["truncated"].to_numpy(zero_copy_only=False).sum()),
+            "label_tokens": int(labels.sum()),
+            "refused": len(refused),
+            "refused_first": first,
+        }
+
+
+def _encoded(
+    texts: list[tuple[str, bool]], tokenizer: Any, *, offsets: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Of each text its ids and, with offsets, the places in it where they begin. texts: with
+    whether they follow another."""
+    if not texts:
+        return
+    # SentencePiece's put a space before a text: not before one that follows, behind a guard.
+    behind, guarded = _ids(tokenizer, GUARD), _ids(tokenizer, f"{GUARD}a")
+    cut = len(behind)
+    guard = guarded[:cut] == behind and guarded[cut:] != _ids(tokenizer, "a")
+    given = [GUARD + text if guard and follows else text for text, follows in texts]
+    found = tokenizer(given, add_special_tokens=False, return_offsets_mapping=offsets)
+    places = found["offset_mapping"] if offsets else [()] * len(texts)
+    for (text, follows), ids, spans in zip(texts, found["input_ids"], places, strict=True):
+        begins = [begin for begin, _ in spans]
+        if guard and follows and list(ids[:cut]) == behind:
+            ids, begins = ids[cut:], [begin - len(GUARD) for begin in begins[cut:]]
+        elif guard and follows:  # joined with the guard in one token
+            [(ids, begins)] = _encoded([(text, False)], tokenizer, offsets=offsets)
+        yield list(ids), begins
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _uncut(prompt: PromptConfig) -> PromptConfig:
+    return prompt.model_copy(update={"max_length": sys.maxsize})
+
+
+def _start_ids(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer puts before a text: a begin token, or none."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []

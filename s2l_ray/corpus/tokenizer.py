@@ -1,0 +1,87 @@
+"""The tokenizer of a model: loaded, or trained on the corpus, and kept in the run directory."""
+
+from __future__ import annotations
+
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+
+from s2l_ray.config import ModelConfig
+from s2l_ray.store import Manifest, Store
+
+TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
+
+
+END_TOKEN = "<|endoftext|>"
+
+
+def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, folder: str) -> None:
+    """Put the model's tokenizer into the run: trained on the corpus, or copied from its source."""
+    if store.exists(folder, "tokenizer_config.json"):
+        return
+    if model.tokenizer_vocab is not None:
+        tokenizer: Any = _train_tokenizer(store, examples, model.tokenizer_vocab)
+    else:
+        origin = model.tokenizer or model.name
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                origin, revision=model.revision, trust_remote_code=False
+            )
+            if model.name is not None:  # before hours of work for a model that there is not
+                config = AutoConfig.from_pretrained(
+                    model.name, revision=model.revision, trust_remote_code=False
+                )
+                check_weights(config)
+        except Exception as error:  # of transformers, huggingface_hub and tokenizers
+            raise ValueError(
+                f"model: {origin!r} cannot be used (code that comes with a model is never run): "
+                f"{error}"
+            ) from error
+    with TemporaryDirectory() as local:
+        tokenizer.save_pretrained(local)
+        store.upload(local, folder, last="tokenizer_config.json")
+
+
+def check_weights(config: Any) -> None:
+    """ValueError for a model whose weights are quantised: they cannot be trained."""
+    for each in (config, config.get_text_config()):
+        if how := getattr(each, "quantization_config", None):
+            method = how.get("quant_method") if isinstance(how, dict) else how.quant_method
+            raise ValueError(
+                f"{config.name_or_path}: its weights are quantised ({method}), wanted whole ones"
+            )
+
+
+def load_tokenizer(store: Store, folder: str) -> Any:
+    return AutoTokenizer.from_pretrained(store.download(folder))
+
+
+def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over the corpus: any text has tokens, none is unknown."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    def texts() -> Any:
+        seen = 0
+        for part in examples.parts:
+            for turns in store.read_part(examples.folder, part, ["turns"])["turns"].to_pylist():
+                yield "\n".join(turn["text"] for turn in turns)
+                seen += 1
+            if seen >= TOKENIZER_EXAMPLES:
+                return
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[END_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END_TOKEN, pad_token=END_TOKEN, bos_token=None
+    )

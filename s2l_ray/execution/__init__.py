@@ -1,0 +1,1 @@
+"""All that knows Ray: connecting, work over parts, actors, nodes, progress."""

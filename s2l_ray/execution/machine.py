@@ -1,0 +1,33 @@
+"""What machine and versions a run had."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from importlib.metadata import version
+
+import ray
+
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "scikit-learn", "pyarrow", "numpy")
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def hardware() -> str:
+    """One line: what the cluster offers, and the driver's kind of machine."""
+    have = ray.cluster_resources()
+    nodes = len([node for node in ray.nodes() if node["Alive"]])
+    gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""
+    memory = have.get("memory", 0) / 2**30
+    return (
+        f"{nodes} node{'s' if nodes > 1 else ''}, {have.get('CPU', 0):.0f} CPUs{gpus}, "
+        f"{memory:.0f} GiB for Ray ({platform.machine()})"
+    )
+
+
+def peak_memory() -> float:
+    """Largest resident size of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if platform.system() == "Darwin" else 1024)

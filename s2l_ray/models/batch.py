@@ -1,0 +1,45 @@
+"""Token batches: examples, padding, batches of similar length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import torch
+from torch import Tensor
+
+
+def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
+    """input_ids int64 [B, L] padded with 0 on the right, and loss_mask bool [B, L]."""
+    longest = max(len(ids) for ids, _ in examples)
+    input_ids_BL = torch.zeros(len(examples), longest, dtype=torch.int64)
+    loss_mask_BL = torch.zeros(len(examples), longest, dtype=torch.bool)
+    for row, (ids, mask) in enumerate(examples):
+        input_ids_BL[row, : len(ids)] = torch.from_numpy(ids)
+        loss_mask_BL[row, : len(ids)] = torch.from_numpy(mask)
+    return input_ids_BL.to(device), loss_mask_BL.to(device)
+
+
+Example = tuple[np.ndarray, np.ndarray]  # input_ids int64 [L], loss_mask bool [L]
+
+
+def examples_of(tokens: pa.Table) -> list[Example]:
+    """The rows of a table of tokens as arrays."""
+    return [
+        (np.asarray(ids, np.int64), np.asarray(mask, bool))
+        for ids, mask in zip(
+            tokens["input_ids"].to_numpy(), tokens["loss_mask"].to_numpy(), strict=True
+        )
+    ]
+
+
+def token_batches(examples: list[Example], tokens_per_batch: int) -> list[np.ndarray]:
+    """Rows by falling length, cut into batches of at most so many padded tokens (or one row)."""
+    lengths = np.array([len(ids) for ids, _ in examples], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, tokens_per_batch // int(lengths[order[start]]))
+        batches.append(order[start : start + size])
+        start += size
+    return batches

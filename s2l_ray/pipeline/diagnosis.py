@@ -1,0 +1,259 @@
+"""Is a selection signal or noise? The run's S2L subset beside those of variants of the run, each
+with one thing changed, its clusters beside the corpus's topics, and the gradients of a target.
+
+Equal keys would make two subsets alike whatever their groups are (selectors/__init__.py), so every
+variant draws with a selection seed that is not the run's. "draw" changes nothing else: what it
+shares with the run's subset beyond chance is what the clusters decide, and the most that another
+variant can be expected to share. The control is loss_strata, S2L without clusters; its strata are
+of equal sizes, which makes every example as likely as any other: its partition can be held against
+S2L's, its subsets share what chance gives.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import ray.data
+
+from s2l_ray.analysis.stability import agreement, overlap, purity, random_groups, topics_by_cluster
+from s2l_ray.analysis.theorem import Subset, theorem
+from s2l_ray.config import BASELINE, ClustersConfig, RunConfig, SelectorName, fingerprint
+from s2l_ray.errors import TooFew
+from s2l_ray.pipeline.marks import selection_name
+from s2l_ray.pipeline.proxy import make_trajectories
+from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare, tokens_of
+from s2l_ray.pipeline.targets import finetune
+from s2l_ray.scoring.trajectories import assemble
+from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.store import Manifest
+from s2l_ray.training.checkpoints import checkpoints_of
+
+logger = logging.getLogger(__name__)
+
+GROUPS = {"s2l": "clusters", "loss_strata": "rankings/loss_strata"}  # selector -> its stage
+
+
+FEATURES = "embedding_clusters"
+
+
+RECORD = ("report", "diagnostics.json")
+
+
+DRAWS = 5  # of each subset whose gradient is held against the corpus's
+
+
+class Variant(NamedTuple):
+    """A run with one thing changed: draw, k-means seed, n_clusters, checkpoints, proxy seed or
+    proxy; its trajectories are there."""
+
+    changed: str
+    to: str
+    view: Run
+
+
+def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any]:
+    """What is kept in report/diagnostics.json.
+
+    stability, a record a variant: changed, to, and by selector (s2l, loss_strata) adjusted_rand (of
+    its groups against the run's), jaccard (of its subset against the run's), by_chance, spread
+    (stability.Overlap) and examples. purity (None for a corpus of one source): topics, largest (the
+    share of the most common topic), and by trajectories, features and random (groups of the
+    trajectories' sizes) mean, quantiles, shares_K, sizes_K (stability.Purity). gradients (None
+    unless asked for): rows of theorem.theorem with the step of the target's checkpoint.
+    """
+    prepare(run, dataset)
+    base = _base(run)
+    check_reachable(base.config, base.store, base.done["tokens"])
+    numbers = _numbers_of_clusters(base)
+    make_trajectories(base)
+    stability = []
+    for variant in _variants(base, numbers):
+        logger.info(f"diagnose: {variant.changed} {variant.to}")
+        subsets = {selector: _beside(base, variant.view, selector) for selector in GROUPS}
+        stability.append({"changed": variant.changed, "to": variant.to, "subsets": subsets})
+    record = {"stability": stability, "purity": _purity(base), "gradients": _gradients(base)}
+    run.store.write_json(record, *RECORD)
+    return record
+
+
+def evenly_spaced(steps: list[int], count: int) -> list[int]:
+    """`count` of more steps, the last among them: those of a proxy that kept so many."""
+    return [steps[round(len(steps) * (i + 1) / count) - 1] for i in range(count)]
+
+
+def _base(run: Run) -> Run:
+    """The run with S2L as its selector; it asks for the features beside the losses."""
+    config = run.config
+    baselines = [*config.evaluation.baselines, FEATURES]
+    return run.view(
+        config.model_copy(
+            update={
+                "selection": config.selection.model_copy(update={"selector": "s2l"}),
+                "evaluation": config.evaluation.model_copy(update={"baselines": baselines}),
+            }
+        )
+    )
+
+
+def _numbers_of_clusters(base: Run) -> list[int]:
+    """Other than the run's; ValueError for more clusters than there are examples."""
+    own, wanted = base.config.clusters.n_clusters, base.config.diagnose.n_clusters
+    have = sum(part.stats["trainable"] for part in base.done["tokens"].parts)
+    if wanted is None:
+        wanted = [number for number in (own // 2, 2 * own) if 1 <= number <= have]
+    if (most := max(wanted, default=0)) > have:
+        raise ValueError(f"diagnose.n_clusters: {most:,}, but there are only {have:,} examples")
+    if own in wanted:
+        logger.info(f"diagnose.n_clusters: {own} is the run's own number: left out")
+    return [number for number in wanted if number != own]
+
+
+def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
+    """Each is made as it is asked for: what needs no proxy of its own comes first."""
+    config, asked = base.config, base.config.diagnose
+    changes = {"seed": _after(config.selection.seed), "export": []}
+    other = config.model_copy(
+        update={
+            "selection": config.selection.model_copy(update=changes),
+            "clusters": config.clusters.model_copy(update={"stability": False}),
+            "evaluation": config.evaluation.model_copy(update={"baselines": []}),
+        }
+    )
+    yield Variant("draw", str(changes["seed"]), _same_losses(base, other, config.clusters))
+    seed = _after(config.clusters.random_state)
+    clusters = other.clusters.model_copy(update={"random_state": seed})
+    yield Variant("k-means seed", str(seed), _same_losses(base, other, clusters))
+    for number in numbers_of_clusters:
+        clusters = other.clusters.model_copy(update={"n_clusters": number})
+        yield Variant("n_clusters", str(number), _same_losses(base, other, clusters))
+    steps = base.done["trajectories"].info["steps"]
+    for count in asked.checkpoints:
+        if count >= len(steps):
+            logger.info(f"diagnose.checkpoints: {count} are not fewer than {len(steps)}: left out")
+        else:
+            view = _same_losses(base, other, other.clusters)
+            _thin(view, evenly_spaced(steps, count))
+            yield Variant("checkpoints", f"{count} of {len(steps)}", view)
+    seeds = asked.seeds
+    if seeds is None:
+        seeds = [_after(config.seed), _after(config.seed, 2)]
+    for seed in seeds:
+        if seed == config.seed:
+            logger.info(f"diagnose.seeds: {seed} is the run's own: left out")
+        else:
+            yield Variant("proxy seed", str(seed), _other_proxy(base, other, seed=seed))
+    for name, model in asked.proxies.items():
+        proxy = config.proxy.model_copy(update={"model": model})
+        yield Variant("proxy", name, _other_proxy(base, other, proxy=proxy))
+
+
+def _after(seed: int, by: int = 1) -> int:
+    return (seed + by) % (2**32 - 1)
+
+
+def _same_losses(base: Run, config: RunConfig, clusters: ClustersConfig) -> Run:
+    view = base.view(config.model_copy(update={"clusters": clusters}))
+    view.done |= {name: base.done[name] for name in ("proxy", "losses", "trajectories")}
+    return view
+
+
+def _thin(view: Run, steps: list[int]) -> None:
+    """Trajectories of these steps alone: the losses are there."""
+    losses = replace(view.done["losses"], info={"steps": steps})
+    mark = fingerprint(view.done["trajectories"].fingerprint, "steps", steps)
+    make = partial(assemble, view.store, view.done["corpus"], losses)
+    view.stage("trajectories", mark, make)
+
+
+def _other_proxy(base: Run, config: RunConfig, **changes: Any) -> Run:
+    view = base.view(config.model_copy(update=changes))
+    tokens_of(view, "tokens", view.done["corpus"], view.config.proxy.model, view.config.prompt)
+    make_trajectories(view)
+    return view
+
+
+def _subset(view: Run, selector: str) -> Manifest:
+    choice = view.config.selection.model_copy(update={"selector": selector})
+    return choose_subset(view, choice).manifest
+
+
+def _beside(base: Run, view: Run, selector: str) -> dict[str, Any]:
+    """How a variant's groups and subset are like those of the run."""
+    own, chosen = _subset(base, selector), _subset(view, selector)
+    groups = GROUPS[selector]
+    index = agreement(base.store, base.done[groups], view.done[groups])
+    shared = overlap(base.store, own, chosen)._asdict()
+    return {"adjusted_rand": index, **shared, "examples": chosen.info["examples"]}
+
+
+def _purity(base: Run) -> dict[str, Any] | None:
+    if len(base.done["corpus"].info["by_source"]) < 2:
+        return None
+    _subset(base, FEATURES)
+    tables = {}
+    for name, stage in (("trajectories", "clusters"), ("features", "clusters_of_features")):
+        tables[name], topics = topics_by_cluster(
+            base.store, base.done[stage], base.done["trajectories"]
+        )
+    tables["random"] = random_groups(tables["trajectories"], base.config.seed)
+    topics_S = tables["trajectories"].sum(axis=0)
+    found: dict[str, Any] = {"topics": topics, "largest": float(topics_S.max() / topics_S.sum())}
+    for name, counts_KS in tables.items():
+        pure = purity(counts_KS)._asdict()
+        lists = {each: pure[each].tolist() for each in ("shares_K", "sizes_K")}
+        found[name] = pure | lists
+    return found
+
+
+def _gradients(base: Run) -> list[dict[str, Any]] | None:
+    """On the checkpoints of a target that was trained on a random subset: one has smaller gradients
+    on what it was trained on, so all subsets here are draws with another seed."""
+    config = base.config
+    if not config.diagnose.gradients:
+        return None
+    assert config.target is not None
+
+    def choose(selector: SelectorName, seed: int) -> Subset:
+        changes: dict[str, Any] = {"selector": selector, "seed": seed, "export": []}
+        selection = choose_subset(base, config.selection.model_copy(update=changes)).manifest
+        kind = SELECTORS[selector]
+        return Subset(selection, base.done[kind.groups] if kind.clustered else None)
+
+    seed = config.selection.seed
+    trained_on = choose(BASELINE, seed).selection
+    target = finetune(base, trained_on, selection_name(BASELINE, seed), seed=seed)
+    tokens = tokens_of(
+        base,
+        "diagnostics/tokens",
+        base.done["corpus"],
+        config.target.model,
+        config.target_prompt or config.prompt,
+    )
+    names: list[SelectorName] = ["s2l", *config.evaluation.baselines]
+    draws = [_after(seed, by) for by in range(1, DRAWS + 1)]
+    subsets: dict[str, list[Subset]] = {}
+    for name in names:
+        try:
+            subsets[name] = [choose(name, draw) for draw in draws]
+        except TooFew as error:
+            if name == "s2l":
+                raise
+            logger.info(f"evaluation.baselines: {name} is left out: {error}")
+    rows = []
+    for step, checkpoint in sorted(checkpoints_of(target).items()):
+        logger.info(f"diagnose: gradients at step {step:,} of a target")
+        found = theorem(
+            base.store,
+            checkpoint,
+            tokens,
+            base.done["clusters"],
+            subsets,
+            workers=config.trajectories.workers,
+        )
+        rows += [{"step": step} | row for row in found]
+    return rows

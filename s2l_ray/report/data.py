@@ -1,0 +1,137 @@
+"""What the page of a run shows, as plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from s2l_ray.analysis.statistics import Seeds
+
+if TYPE_CHECKING:
+    from s2l_ray.analysis.cost import Cost
+
+
+class Arm(NamedTuple):
+    """One target: trained on one selection with one seed, then evaluated.
+
+    Losses are held-out, mean cross-entropy in nats per label token; lower is better.
+    """
+
+    selector: str
+    seed: int
+    n_examples: int
+    n_steps: int
+    loss: float
+    loss_by_source: Mapping[str, float]
+    n_tokens: int  # of the selection
+    error_over_examples: float | None  # of the loss less the baseline's, were others held out
+    others: Mapping[str, float]  # what else was measured, by its name in words
+
+    @property
+    def seeds(self) -> Seeds:
+        """One seed stands for the selection and the training alike."""
+        return self.seed, self.seed
+
+
+class Curve(NamedTuple):
+    """Training loss (nats per label token) of one model: `steps` [P] and `losses` [P].
+
+    `name` is "proxy" for the proxy, else the selector of the target; `seed` may be None.
+    """
+
+    name: str
+    seed: int | None
+    steps: Sequence[float]
+    losses: Sequence[float]
+
+
+class Example(NamedTuple):
+    """One example to show; losses (nats per label token) at the first and the last checkpoint."""
+
+    source: str
+    loss_first: float
+    loss_last: float
+    prompt: str
+    response: str
+    chosen: bool
+
+
+class Rejection(NamedTuple):
+    """Rows set aside for one reason, with one place ("file:row") to look at."""
+
+    reason: str
+    n_rows: int
+    place: str = ""
+
+
+class Stage(NamedTuple):
+    """One stage; `seconds` is wall clock of when it ran, None if that is not known."""
+
+    name: str
+    seconds: float | None
+    throughput: str = ""
+    reused: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything the page shows. What is None or empty is left out of the page.
+
+    Arrays may be lists or numpy arrays. Losses are in nats per label token.
+    """
+
+    title: str  # name of the configuration
+    run_dir: str
+    created: str  # date and time, as it is to be shown
+    selector: str  # the selector whose subset this run is about
+    budget: str  # as asked for: "1,100 examples", "11% of the corpus", "2M tokens"
+    seed: int
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    hardware: str = ""
+    settings_yaml: str = ""  # the resolved configuration
+
+    corpus_by_source: Mapping[str, int]  # source -> examples offered to the selector
+    n_duplicates: int = 0  # exact ones
+    duplicates_kept: bool = False
+    n_rejected: int = 0  # rows set aside
+    rejections: Sequence[Rejection] = ()
+    n_held_out: int = 0  # examples kept for evaluation, not in corpus_by_source
+    n_unlabelled: int = 0  # examples without a label token after truncation
+    n_truncated: int = 0
+
+    subset_by_source: Mapping[str, int] | None = None  # source -> chosen examples
+
+    length_edges: Sequence[float] | None = None  # [H + 1], tokens
+    length_corpus: Sequence[int] | None = None  # [H], examples
+    length_subset: Sequence[int] | None = None  # [H], examples
+
+    curves: Sequence[Curve] = ()
+
+    steps: Sequence[int] | None = None  # [T], optimizer steps of the proxy's checkpoints
+    n_left_out: int = 0  # checkpoints not scored, since the clusters had stopped changing
+    agreement: float | None = None  # then: adjusted Rand index of the last two prefixes
+    centers_KT: Sequence[Sequence[float]] | None = None  # [K, T], mean loss of each cluster
+    cluster_sizes: Sequence[int] | None = None  # [K], examples
+    cluster_chosen: Sequence[int] | None = None  # [K], chosen examples
+    loss_quantiles_5T: Sequence[Sequence[float]] | None = None  # [5, T]: 5, 25, 50, 75, 95%
+    explained_variance_level: float | None = None  # share 0..1, first principal component
+    inertia: float | None = None  # k-means: sum of squared distances
+    n_iter: int | None = None  # k-means: iterations
+    share_above_quota: float | None = None  # share 0..1 of clusters larger than their quota
+    adjusted_rand: float | None = None  # this partition against one with another seed
+
+    examples: Sequence[Sequence[Example]] = ()  # [K] lists, position = cluster id
+
+    arms: Sequence[Arm] = ()
+    left_out: Sequence[str] = ()  # sentences: what is not evaluated on, or not compared, and why
+
+    stages: Sequence[Stage] = ()
+    peak_memory_bytes: int | None = None  # of the driver
+    cost: Cost | None = None  # of the selection, and what its subset spares
+
+
+def evaluated_sources(data: ReportData) -> list[str]:
+    """Sources with a held-out loss, the largest in the corpus first."""
+    found = {source for arm in data.arms for source in arm.loss_by_source}
+    return sorted(found, key=lambda source: (-data.corpus_by_source.get(source, 0), source))

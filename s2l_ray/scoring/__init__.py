@@ -1,0 +1,1 @@
+"""Losses at checkpoints, and the trajectories made of them."""

@@ -1,0 +1,90 @@
+"""Losses at checkpoints, one part per (checkpoint, part)."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.execution.parts import Stage, make_parts, run_stages
+from s2l_ray.store import Manifest, Store
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A stage of losses to make: of every example of `tokens` at every checkpoint.
+
+    checkpoints: step -> folder of a model in Hugging Face format, below the run directory (or an
+    absolute local path). marks: step -> mark of that folder's files, where they are known: losses
+    that were made of others are not taken.
+    details: columns beside the losses (details.py).
+    known: step -> a stage of this kind with that checkpoint's losses; they are copied from it,
+    where it was made of the same files, and not scored again.
+    """
+
+    tokens: Manifest
+    checkpoints: dict[int, str]
+    folder: str
+    fingerprint: str
+    marks: dict[int, str] = field(default_factory=dict)
+    details: tuple[str, ...] = ()
+    known: dict[int, Manifest] = field(default_factory=dict)
+
+    def stage(self) -> Stage:
+        known = dict[str, dict[str, Any]]()
+        for step, stage in self.known.items():
+            for part in stage.parts:
+                if part.stats["made_of"] == self.marks.get(step):
+                    known[part.unit] = {"folder": stage.folder, "part": part.__dict__}
+        units = [
+            {
+                "unit": (unit := f"step-{step:06d}/{part.unit}"),
+                "model": model,
+                "tokens": self.tokens.folder,
+                "part": part.__dict__,
+                "made_of": self.marks.get(step),
+                "details": self.details,
+                "losses": known.get(unit),
+            }
+            for step, model in sorted(self.checkpoints.items())
+            for part in self.tokens.parts
+        ]
+        info = {"steps": sorted(self.checkpoints)}
+        return Stage(self.folder, self.fingerprint, units, info)
+
+
+def score(
+    store: Store, scorings: list[Scoring], config: TrajectoriesConfig, *, label: str = "score"
+) -> list[Manifest]:
+    """Make stages of losses with one actor pool; their manifests in order. info: steps.
+
+    Parts `step-000500/part-*`, schema `store.LOSSES` and then the details by name, rows as in
+    `tokens` without the examples that have no label token. ValueError for what is not finite.
+    """
+    stages = [scoring.stage() for scoring in scorings]
+    return run_stages(store, stages, _make_scorer, (store, config), **_how(config, label))
+
+
+def score_ahead(
+    store: Store, scorings: list[Scoring], config: TrajectoriesConfig, stop: threading.Event
+) -> None:
+    """Losses at some checkpoints of stages, until `stop` is set; `score` will find them."""
+    # Room was found for one actor; more begin as there is room for them.
+    most = max(config.workers.num_workers, config.max_workers or 0)
+    how = _how(config, "score meanwhile") | {
+        "workers": config.workers.model_copy(update={"num_workers": 1}), "max_workers": most,
+    }  # fmt: skip
+    stages = [scoring.stage() for scoring in scorings]
+    make_parts(store, stages, _make_scorer, (store, config), stop=stop, **how)
+
+
+def _how(config: TrajectoriesConfig, label: str) -> dict[str, Any]:
+    return {"label": label, "workers": config.workers, "max_workers": config.max_workers}
+
+
+def _make_scorer(store: Store, config: TrajectoriesConfig) -> Any:
+    # Imported by the actors alone: the driver starts without torch and models.
+    from s2l_ray.scoring.scorer import Scorer
+
+    return Scorer(store, config)

@@ -1,0 +1,201 @@
+"""Per-example losses at checkpoints, details beside them, and the trajectories made of losses.
+
+The restart unit of scoring is (checkpoint, part). A loss is the mean cross-entropy over the
+example's label tokens, fp32 unless set, the model in eval mode; batches are cut inside one part by
+its lengths, so the losses do not depend on how many actors there are. N examples, T checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import ray
+
+from s2l_ray.clustering.nearest import thread_pools
+from s2l_ray.config import ClustersConfig, TrajectoriesConfig
+from s2l_ray.execution.parts import make_parts, run_units
+from s2l_ray.scoring.losses import Scoring, _how, _make_scorer
+from s2l_ray.store import Manifest, Part, Store
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_ROWS = 50_000  # for diagnostics
+
+
+def score_until_stable(
+    store: Store, scoring: Scoring, config: TrajectoriesConfig, clusters: ClustersConfig
+) -> Manifest:
+    """As `score`, checkpoint after checkpoint in the order of steps, and no further once two in a
+    row hardly change the clusters of a sample: adjusted Rand index >= config.stop_when_stable.
+
+    One alone may lie on a plateau of the training. The clusters are those of all sources together.
+    info: steps (scored), left_out (steps), adjusted_rand (of each prefix with the one before it,
+    where that could be clustered).
+    """
+    wanted = config.stop_when_stable
+    assert wanted is not None
+    steps, parts, agreement = sorted(scoring.checkpoints), list[Part](), list[float]()
+    prefix = Prefix(clusters.n_clusters, clusters.random_state)
+    done = 0
+    while done < len(steps) and (len(agreement) < 2 or min(agreement[-2:]) < wanted):
+        one = replace(scoring, checkpoints={steps[done]: scoring.checkpoints[steps[done]]}).stage()
+        how = _how(config, f"score {done + 1} of {len(steps)}")
+        made = make_parts(store, [one], _make_scorer, (store, config), **how)[one.folder]
+        parts += made
+        done += 1
+        index = prefix.add(_sample(store, one.folder, made))
+        if index is not None:
+            agreement.append(index)
+            logger.info(
+                f"trajectories of {done} and {done - 1} points: adjusted Rand index {index:.3f}"
+            )
+    info = {"steps": steps[:done], "left_out": steps[done:], "adjusted_rand": agreement}
+    return store.commit(scoring.folder, scoring.fingerprint, parts, info)
+
+
+class Prefix:
+    """Trajectories that grow by a point at a time, and how far each point changes their clusters.
+
+    The clusters with the point and those without it start from the same examples, so that the
+    change is the point's and not that of another start.
+    """
+
+    def __init__(self, n_clusters: int, random_state: int) -> None:
+        self.n_clusters, self.random_state = n_clusters, random_state
+        self.losses_NT: np.ndarray | None = None
+
+    def add(self, losses_N: np.ndarray) -> float | None:
+        """The adjusted Rand index of the clusters with this point and without it; None for the
+        first point, and where the examples before it are all alike."""
+        from sklearn.cluster import KMeans, kmeans_plusplus  # here alone, and seconds to import
+        from sklearn.metrics import adjusted_rand_score
+
+        before_NT, column = self.losses_NT, losses_N.astype(np.float64)[:, None]
+        if before_NT is None:
+            self.losses_NT = column
+            return None
+        self.losses_NT = np.hstack([before_NT, column])
+        count = min(self.n_clusters, len(np.unique(before_NT, axis=0)))
+        if count < 2:
+            return None
+        with thread_pools().limit(limits=1):  # sums of several threads differ in the last digits
+            _, rows = kmeans_plusplus(before_NT, count, random_state=self.random_state)
+            before, after = (
+                KMeans(count, init=each_NT[rows], n_init=1).fit(each_NT).labels_
+                for each_NT in (before_NT, self.losses_NT)
+            )
+        return float(adjusted_rand_score(before, after))
+
+
+def assemble(
+    store: Store, corpus: Manifest, losses: Manifest, *, folder: str, fingerprint: str
+) -> Manifest:
+    """Trajectories from losses: example_id, source, losses float32[T] in step order,
+    num_label_tokens; the part layout of the corpus."""
+    steps = losses.info["steps"]
+    by_unit = {part.unit: part for part in losses.parts}
+    units = [
+        {
+            "unit": part.unit,
+            "corpus": part.__dict__,
+            "losses": [by_unit[f"step-{step:06d}/{part.unit}"].__dict__ for step in steps],
+        }
+        for part in corpus.parts
+    ]
+    return run_units(
+        store,
+        units,
+        _Assemble,
+        (store, corpus.folder, losses.folder),
+        folder=folder,
+        fingerprint=fingerprint,
+        label="trajectories",
+        info={"steps": steps},
+    )
+
+
+def _sample(store: Store, folder: str, parts: list[Part]) -> np.ndarray:
+    """Losses [N] of one checkpoint, of the first parts by name: the same examples at each."""
+    losses = [
+        store.read_part(folder, part, ["loss"])["loss"].to_numpy()
+        for part in sampled(sorted(parts, key=lambda part: part.unit))
+    ]
+    return np.concatenate(losses)[:SAMPLE_ROWS]
+
+
+def losses_array(table: pa.Table) -> np.ndarray:
+    """The column `losses` of a trajectories table as float32 [N, T]."""
+    column = table["losses"].combine_chunks()
+    width = column.type.list_size
+    return column.flatten().to_numpy().reshape(-1, width)
+
+
+def sampled(parts: Sequence[Part], rows: int = SAMPLE_ROWS) -> list[Part]:
+    """The first parts, as many as have so many rows together, or all: a uniform sample, since ids
+    are hashes."""
+    before = np.cumsum([0, *(part.rows for part in parts)])
+    return [part for part, have in zip(parts, before, strict=False) if have < rows]
+
+
+def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE_ROWS) -> pa.Table:
+    """`rows` trajectories, a uniform sample, or all."""
+    tables = [store.read_part(trajectories.folder, p) for p in sampled(trajectories.parts, rows)]
+    return pa.concat_tables(tables).slice(0, rows)
+
+
+@ray.remote(num_cpus=1)
+def _part_sources(store: Store, folder: str, part: Part) -> list[str]:
+    return store.read_part(folder, part, ["source"])["source"].unique().to_pylist()
+
+
+def sources_of(store: Store, trajectories: Manifest) -> list[str | None]:
+    found = ray.get(
+        [_part_sources.remote(store, trajectories.folder, part) for part in trajectories.parts]
+    )
+    return sorted({source for names in found for source in names})
+
+
+class _Assemble:
+    def __init__(self, store: Store, corpus_folder: str, losses_folder: str) -> None:
+        self.store, self.corpus_folder, self.losses_folder = store, corpus_folder, losses_folder
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        corpus = self.store.read_part(
+            self.corpus_folder, Part(**unit["corpus"]), ["example_id", "source"]
+        )
+        tables = [self.store.read_part(self.losses_folder, Part(**p)) for p in unit["losses"]]
+        ids = tables[0]["example_id"]
+        if any(not table["example_id"].equals(ids) for table in tables):
+            raise ValueError(f"{unit['unit']}: the checkpoints' losses are of different examples")
+        # Both are sorted by id; the corpus has, besides, the examples without a label token.
+        places = pa.compute.index_in(ids, value_set=corpus["example_id"])
+        if places.null_count:
+            raise ValueError(f"{unit['unit']}: losses of {places.null_count} unknown examples")
+        source = corpus["source"].take(places)
+        losses_NT = np.stack([table["loss"].to_numpy() for table in tables], axis=1)
+        bad = np.argwhere(~np.isfinite(losses_NT))
+        if len(bad):
+            row, checkpoint = bad[0]
+            raise ValueError(
+                f"{self.store.address(self.losses_folder, unit['losses'][checkpoint]['file'])}: "
+                f"the loss of example_id {ids[row]} is {losses_NT[row, checkpoint]}, a finite "
+                f"number is wanted"
+            )
+        losses = pa.FixedSizeListArray.from_arrays(
+            pa.array(losses_NT.reshape(-1), pa.float32()), losses_NT.shape[1]
+        )
+        table = pa.table(
+            {
+                "example_id": ids,
+                "source": source,
+                "losses": losses,
+                "num_label_tokens": tables[0]["num_label_tokens"],
+            }
+        )
+        return table, {}

@@ -1,0 +1,1 @@
+"""Selectors, the exact sharded cut, the subset and its exports."""

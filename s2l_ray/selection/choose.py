@@ -1,0 +1,258 @@
+"""The selection stage: quotas per group, an exact sharded cut, the subset in rank order.
+
+The driver holds one histogram per group (groups x BINS) and the ids of the chosen examples; texts
+stay in the workers. N examples, B chosen, G groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import ray
+
+from s2l_ray.config import SelectionConfig, parse_budget
+from s2l_ray.errors import TooFew
+from s2l_ray.execution.remote import results
+from s2l_ray.selection.cut import cut, keys
+from s2l_ray.selection.selectors import BINS, SELECTORS, Quotas, Selector
+from s2l_ray.selection.subset import Chosen, lengths_of, trainable_tokens, write_subset
+from s2l_ray.store import Manifest, Part, Store
+
+
+def choose(
+    store: Store,
+    config: SelectionConfig,
+    *,
+    corpus: Manifest,
+    tokens: Manifest,
+    groups: Manifest,
+    like: Manifest | None = None,
+    chosen: str = "",
+    folder: str,
+    fingerprint: str,
+) -> Manifest:
+    """Select by config.selector and write the subset.
+
+    groups: the clusters stage (cluster_id; info["sources"]: of each cluster, None where they cross
+    sources), the selector's ranking, or (for a selector without groups) the trajectories: its rows
+    are the examples that can be chosen. like: the selection that gives the tokens or the source
+    shares, where the selector wants one. Subset parts hold `SUBSET` in rank order over all parts.
+    chosen: the mark of what is chosen (marks.chosen_mark).
+    info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
+    groups_above_quota, chosen.
+    TooFew if the budget is more than the selector can choose from. ValueError for groups of another
+    corpus, or a selector that draws from clusters without them.
+    """
+    selector = SELECTORS[config.selector]
+    if selector.clustered and "sources" not in groups.info:
+        raise ValueError(
+            f"{groups.folder}: its manifest's info has no sources; {config.selector} draws from "
+            f"clusters, and wants the source of each there (None where they cross sources)"
+        )
+    assert (like is not None) == (selector.like is not None)
+    quotas_of, budget = selector.quotas, config.budget
+    if like is not None and selector.like == "shares":
+        quotas_of = partial(selector.quotas, weights=like.info["by_source"])
+    elif like is not None:
+        budget = f"{like.info['tokens']} tokens"
+    sources = groups.info.get("sources", [None])
+    order = _Order.of(groups, config.seed)
+    histogram_GX = _histogram(store, groups, len(sources), order)
+    sizes = histogram_GX.sum(axis=1)
+    subset = _cut_to_budget(
+        store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order,
+        corpus.info["num_parts"],
+    )  # fmt: skip
+    ranked = groups.info.get("ranked", len(subset.example_id))
+    if len(subset.example_id) > ranked:  # of examples much shorter than the corpus's
+        raise TooFew(
+            f"selection.budget: {config.budget!r} pays for {len(subset.example_id):,} examples, "
+            f"but {config.selector} ranked {ranked:,}; give the budget in examples"
+        )
+    clustered = selector.clustered
+    reasons = [_reason(selector, group, source) for group, source in enumerate(sources)]
+    parts, by_source, num_tokens = write_subset(
+        store, config, subset, corpus, tokens, folder, clustered, reasons
+    )
+    by_group = np.bincount(subset.group, minlength=len(sizes))
+    info = {
+        "selector": config.selector,
+        "budget": config.budget,
+        "seed": config.seed,
+        "examples": len(subset.example_id),
+        "candidates": int(sizes.sum()),
+        "tokens": num_tokens,
+        "by_source": by_source,
+        "by_cluster": by_group.tolist() if clustered else None,
+        "groups_above_quota": float((by_group < sizes).mean()),
+        "chosen": chosen,
+    }
+    store.write_json(info, folder, "selection.json")
+    return store.commit(folder, fingerprint, parts, info)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Of the examples of a group: by score where there is one, equal ones by key.
+
+    column: of the groups. edges [BINS - 1]: between bins of scores; None where keys decide alone.
+    """
+
+    column: str | None
+    edges: np.ndarray | None
+    seed: int
+
+    @classmethod
+    def of(cls, groups: Manifest, seed: int) -> _Order:
+        ranked = "edges" in groups.info
+        column = "group" if ranked else "cluster_id" if "sources" in groups.info else None
+        edges = groups.info.get("edges")
+        return cls(column, None if edges is None else np.array(edges), seed)
+
+    def bins(self, example_id: np.ndarray, score: np.ndarray) -> np.ndarray:
+        if self.edges is None:
+            return (keys(example_id, self.seed) // np.uint64(2**64 // BINS)).astype(np.int64)
+        return np.searchsorted(self.edges, score, "right")
+
+
+def _reason(selector: Selector, group: int, source: str | None) -> str:
+    what = "draw" if selector.order == "draw" else "place"
+    if selector.clustered:
+        return f"cluster {group}, {what}"
+    if selector.groups == "all":
+        return what
+    return (
+        f"source {source}, {what}" if selector.groups == "sources" else f"stratum {group}, {what}"
+    )
+
+
+def examples_for(
+    budget: int | float | str, total: int, store: Store, tokens: Manifest, *, slack: float = 1.2
+) -> int:
+    """How many examples of the `total` that can be chosen a budget pays for; about `slack` times as
+    many for tokens.
+
+    tokens: of the corpus, of which shares are. TooFew for more than there is.
+    """
+    kind, amount = parse_budget(budget)
+    if kind == "share":
+        count = max(1, round(amount * sum(part.stats["trainable"] for part in tokens.parts)))
+    elif kind == "examples":
+        count = int(amount)
+    else:
+        have = trainable_tokens(tokens)
+        if amount > have:
+            raise _too_many_tokens(budget, have)
+        count = min(total, 1 + int(slack * amount / have * total))
+    if count > total:
+        raise TooFew(f"selection.budget: {count:,} examples, but only {total:,} can be chosen")
+    return count
+
+
+def _too_many_tokens(budget: int | float | str, have: int) -> TooFew:
+    return TooFew(f"selection.budget: {budget!r}, but only {have:,} tokens can be chosen")
+
+
+def _cut_to_budget(
+    store: Store,
+    budget: int | float | str,
+    quotas_of: Quotas,
+    sizes: np.ndarray,
+    sources: list[str | None],
+    histogram_GX: np.ndarray,
+    groups: Manifest,
+    tokens: Manifest,
+    order: _Order,
+    num_parts: int,
+) -> Chosen:
+    kind, amount = parse_budget(budget)
+    total = int(sizes.sum())
+    count = examples_for(budget, total, store, tokens)
+    while True:
+        quotas = quotas_of(sizes, sources, count)
+        candidates = _candidates(store, groups, quotas, histogram_GX, order)
+        chosen = cut(*candidates, quotas, order.seed)
+        if kind != "tokens":
+            return chosen
+        lengths = lengths_of(store, tokens, chosen.example_id, num_parts)
+        have = int(lengths.sum())
+        if have < amount and count == total:  # not all that have tokens are candidates
+            raise _too_many_tokens(budget, have)
+        if have > amount or count == total:
+            break
+        count = min(total, count * 2)
+    # Smaller budgets nest in this one: find the largest that the tokens pay for.
+    low, high = 0, count
+    while low < high:
+        middle = (low + high + 1) // 2
+        within = chosen.place < quotas_of(sizes, sources, middle)[chosen.group]
+        low, high = (middle, high) if lengths[within].sum() <= amount else (low, middle - 1)
+    within = chosen.place < quotas_of(sizes, sources, low)[chosen.group]
+    if not within.any():
+        raise TooFew(f"selection.budget: {budget!r} does not pay for one example")
+    return Chosen(chosen.example_id[within], chosen.group[within], chosen.place[within])
+
+
+def _read_groups(
+    store: Store, folder: str, part: Part, order: _Order
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, groups and scores (zeros, where there are none) of the rows of a part."""
+    columns = ["example_id"] + ([order.column] if order.column else [])
+    table = store.read_part(folder, part, columns + ([] if order.edges is None else ["score"]))
+    ids = table["example_id"].to_numpy()
+    group = table[order.column].to_numpy() if order.column else np.zeros(len(ids), np.int32)
+    score = np.zeros(len(ids)) if order.edges is None else table["score"].to_numpy()
+    return ids, group, score
+
+
+@ray.remote(num_cpus=1)
+def _part_histogram(
+    store: Store, folder: str, part: Part, num_groups: int, order: _Order
+) -> tuple[np.ndarray, np.ndarray]:
+    """The places (group x BINS + bin) that have examples, and how many."""
+    ids, group, score = _read_groups(store, folder, part, order)
+    if len(group) and not 0 <= group.min() <= group.max() < num_groups:
+        raise ValueError(
+            f"{store.address(folder, part.file)}: {order.column} from {group.min()} to "
+            f"{group.max()}, wanted 0 to {num_groups - 1}, as many as info has sources"
+        )
+    return np.unique(group * np.int64(BINS) + order.bins(ids, score), return_counts=True)
+
+
+@ray.remote(num_cpus=1)
+def _part_candidates(
+    store: Store, folder: str, part: Part, last_bin: np.ndarray, order: _Order
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ids, group, score = _read_groups(store, folder, part, order)
+    near = order.bins(ids, score) <= last_bin[group]
+    return ids[near], group[near], score[near]
+
+
+def _histogram(store: Store, groups: Manifest, num_groups: int, order: _Order) -> np.ndarray:
+    total = np.zeros(num_groups * BINS, np.int64)
+    for places, counts in results(
+        _part_histogram.remote(store, groups.folder, part, num_groups, order)
+        for part in groups.parts
+    ):
+        total[places] += counts
+    return total.reshape(num_groups, BINS)
+
+
+def _candidates(
+    store: Store,
+    groups: Manifest,
+    quotas: np.ndarray,
+    histogram_GX: np.ndarray,
+    order: _Order,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, groups, scores of all examples up to the bin in which their group's quota is filled."""
+    reached_GX = histogram_GX.cumsum(axis=1) >= quotas[:, None]
+    last_bin = np.where(quotas > 0, reached_GX.argmax(axis=1), -1)
+    found = [
+        _part_candidates.remote(store, groups.folder, part, last_bin, order)
+        for part in groups.parts
+    ]
+    ids, group, score = (np.concatenate(each) for each in zip(*ray.get(found), strict=True))
+    return ids, group, score

@@ -1,0 +1,242 @@
+"""Groups and scores of examples that come of no clusters: what the selectors that rank, and those
+that draw from sources or strata, choose by. N examples, T checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.errors import TooFew
+from s2l_ray.execution.parts import run_units
+from s2l_ray.scoring.trajectories import SAMPLE_ROWS, losses_array, sampled, sources_of
+from s2l_ray.selection.selectors import BINS, SELECTORS, Selector
+from s2l_ray.selection.selectors.scores import Known
+from s2l_ray.store import Manifest, Part, Store
+
+
+def rank(
+    store: Store,
+    trajectories: Manifest,
+    *,
+    selector: str,
+    n_strata: int,
+    before: Manifest | None,
+    details: Mapping[str, Manifest],
+    folder: str,
+    fingerprint: str,
+) -> Manifest:
+    """Parts: example_id, group int32, and score float64 (smallest first) where the selector ranks.
+
+    before: losses before the proxy's training, details: "early" and "final" -> what was made there
+    beside the losses, for a selector that asks for them. info: sources (of each group; None for
+    those that cross sources), edges [BINS - 1] (of bins of the score).
+    Strata, medians and edges are of a sample of SAMPLE_ROWS examples: of all, where there are no
+    more. ValueError for a score that is not finite.
+    """
+    chosen = SELECTORS[selector]
+    sources: list[str | None] = [None]
+    if chosen.groups == "sources":
+        sources = sources_of(store, trajectories)
+    elif chosen.groups == "strata":
+        sources = [None] * n_strata
+    beside = {when: details[when] for when in chosen.details}
+    if before is not None:
+        beside["before"] = before
+    units = _units(trajectories, beside)
+    sample_N, edges = np.empty(0), None
+    if chosen.score is not None:
+        sample_N = np.sort(_sample(store, chosen, trajectories.folder, units))
+        seen_N = _from_the_median(sample_N, sample_N) if chosen.order == "middle" else sample_N
+        if chosen.order != "draw":
+            edges = np.quantile(seen_N, np.arange(1, BINS) / BINS).tolist()
+    return run_units(
+        store,
+        units,
+        _Rank,
+        (store, selector, trajectories.folder, sources, sample_N),
+        folder=folder,
+        fingerprint=fingerprint,
+        label=f"rank {selector}",
+        info={"sources": sources, "edges": edges},
+    )
+
+
+def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str) -> Manifest:
+    """The trajectories' falls, losses[t] - losses[t + 1], of the examples whose loss fell from the
+    first checkpoint to the last; in the trajectories' schema, a point less.
+
+    A variant of S2L, in our reading: what is not learned is dropped before clustering.
+    TooFew if no loss fell.
+    """
+    manifest = run_units(
+        store,
+        [{"unit": part.unit, "part": asdict(part)} for part in trajectories.parts],
+        _Falls,
+        (store, trajectories.folder),
+        folder=folder,
+        fingerprint=fingerprint,
+        label="falls",
+        info={"steps": trajectories.info["steps"][1:]},
+    )
+    if not manifest.rows:
+        raise TooFew(
+            f"selection.selector: prune_then_cluster drops the examples whose loss does not fall, "
+            f"and none of {trajectories.rows:,} has one that falls"
+        )
+    return manifest
+
+
+def features(
+    store: Store, trajectories: Manifest, *, details: Manifest, folder: str, fingerprint: str
+) -> Manifest:
+    """The `features` of details, in the trajectories' schema: as `losses` float32[D].
+
+    S2L's rule with another embedding of the examples: it tells what the trajectories are worth.
+    """
+    return run_units(
+        store,
+        _units(trajectories, {"final": details}),
+        _Features,
+        (store, trajectories.folder),
+        folder=folder,
+        fingerprint=fingerprint,
+        label="features",
+    )
+
+
+class _Rank:
+    def __init__(
+        self,
+        store: Store,
+        selector: str,
+        folder: str,
+        sources: list[str | None],
+        sample_N: np.ndarray,
+    ) -> None:
+        self.store, self.selector, self.folder = store, SELECTORS[selector], folder
+        self.sources, self.sample_N = sources, sample_N
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        groups = np.zeros(table.num_rows, np.int32)
+        columns = {"example_id": table["example_id"]}
+        if self.selector.groups == "sources":
+            place = {source: number for number, source in enumerate(self.sources)}
+            names = table["source"].to_pylist()
+            groups = np.array([place[name] for name in names], np.int32)
+        if self.selector.score is not None:
+            score_N = self.selector.score(_known(self.store, table, self.selector, unit["beside"]))
+            bad = np.flatnonzero(~np.isfinite(score_N))
+            if len(bad):
+                raise ValueError(
+                    f"{self.folder}, {unit['part']['file']}: the score of example_id "
+                    f"{table['example_id'][bad[0]]} is {score_N[bad[0]]}, a finite number is wanted"
+                )
+            if self.selector.groups == "strata":
+                place_N = _place_of(score_N, self.sample_N) * len(self.sources)
+                place_N //= 2 * len(self.sample_N)
+                groups = np.minimum(place_N, len(self.sources) - 1).astype(np.int32)
+            elif self.selector.order == "middle":
+                score_N = _from_the_median(score_N, self.sample_N)
+            if self.selector.order != "draw":
+                columns["score"] = pa.array(score_N)
+        return pa.table(columns | {"group": pa.array(groups)}), {}
+
+
+class _Falls:
+    def __init__(self, store: Store, folder: str) -> None:
+        self.store, self.folder = store, folder
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        losses_NT = losses_array(table)
+        fell_N = losses_NT[:, -1] < losses_NT[:, 0]
+        falls_NT = (losses_NT[:, :-1] - losses_NT[:, 1:])[fell_N]
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(falls_NT.reshape(-1)), losses_NT.shape[1] - 1
+        )
+        table = table.filter(pa.array(fell_N))
+        return table.set_column(table.schema.get_field_index("losses"), "losses", column), {}
+
+
+class _Features:
+    def __init__(self, store: Store, folder: str) -> None:
+        self.store, self.folder = store, folder
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        found = _read_beside(self.store, table, unit["beside"]["final"], ("features",))
+        place = table.schema.get_field_index("losses")
+        return table.set_column(place, "losses", found["features"]), {}
+
+
+def _units(trajectories: Manifest, beside: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """A unit for each part of the trajectories; with it the part of each other stage, whose units
+    are named alike but for the checkpoint before them."""
+    parts = {
+        name: {part.unit.rpartition("/")[2]: asdict(part) for part in stage.parts}
+        for name, stage in beside.items()
+    }
+    return [
+        {
+            "unit": part.unit,
+            "part": asdict(part),
+            "beside": {
+                name: {"folder": stage.folder, "part": parts[name][part.unit]}
+                for name, stage in beside.items()
+            },
+        }
+        for part in trajectories.parts
+    ]
+
+
+def _known(
+    store: Store, table: pa.Table, selector: Selector, beside: Mapping[str, Mapping[str, Any]]
+) -> Known:
+    before_N = None
+    if "before" in beside:
+        before_N = _read_beside(store, table, beside["before"], ("loss",))["loss"].to_numpy()
+    details = {}
+    for when, names in selector.details.items():
+        found = _read_beside(store, table, beside[when], names)
+        details[when] = {name: found[name].to_numpy() for name in names}
+    return Known(
+        losses_array(table), table["num_label_tokens"].to_numpy(), before_N=before_N, **details
+    )
+
+
+def _read_beside(
+    store: Store, table: pa.Table, beside: Mapping[str, Any], names: Sequence[str]
+) -> pa.Table:
+    """These columns of the part of another stage; its rows are those of the table."""
+    folder, part = beside["folder"], Part(**beside["part"])
+    found = store.read_part(folder, part, ["example_id", *names])
+    if not found["example_id"].equals(table["example_id"]):
+        raise ValueError(f"{folder}, {part.file}: the losses are of different examples")
+    return found
+
+
+def _sample(
+    store: Store, selector: Selector, folder: str, units: list[dict[str, Any]]
+) -> np.ndarray:
+    assert selector.score is not None
+    found = []
+    parts = sampled([Part(**unit["part"]) for unit in units])
+    for part, unit in zip(parts, units, strict=False):
+        known = _known(store, store.read_part(folder, part), selector, unit["beside"])
+        found.append(selector.score(known))
+    return np.concatenate(found)[:SAMPLE_ROWS]
+
+
+def _place_of(score_N: np.ndarray, sorted_N: np.ndarray) -> np.ndarray:
+    """Twice how many of a sorted sample come before: the middle of those that are equal, exact."""
+    left, right = (np.searchsorted(sorted_N, score_N, side) for side in ("left", "right"))
+    return left + right
+
+
+def _from_the_median(score_N: np.ndarray, sorted_N: np.ndarray) -> np.ndarray:
+    return np.abs(_place_of(score_N, sorted_N) - len(sorted_N)).astype(np.float64)

@@ -1,0 +1,222 @@
+"""The subset of a selection: the chosen examples' rows, gathered from the corpus in rank order,
+and dealt anew for training.
+
+The driver holds their ids; texts stay in the workers. B chosen examples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from s2l_ray.config import SelectionConfig
+from s2l_ray.selection.exports import export_row
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.schemas import EXAMPLES
+
+SUBSET_ROWS = 50_000  # examples in one part of the subset
+
+
+SUBSET = pa.schema(
+    [*EXAMPLES, ("rank", pa.int64()), ("cluster_id", pa.int32()), ("reason", pa.string())]
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The chosen examples in rank order: by place inside their group, then by group. [B] each."""
+
+    example_id: np.ndarray  # int64
+    group: np.ndarray  # int32
+    place: np.ndarray  # int64, 0 for the first drawn of a group
+
+
+def write_subset(
+    store: Store,
+    config: SelectionConfig,
+    chosen: Chosen,
+    corpus: Manifest,
+    tokens: Manifest,
+    folder: str,
+    clustered: bool,
+    reasons: list[str],
+) -> tuple[list[Part], dict[str, int], int]:
+    """Gather the chosen rows from the corpus parts into subset parts by rank."""
+    # A shuffle by rank: each corpus part is cut by subset part, each subset part is put together.
+    num_chosen, pieces = len(chosen.example_id), []
+    num_subset_parts = -(-num_chosen // SUBSET_ROWS)
+    gather = _gather.options(num_returns=num_subset_parts)
+    for part, rank in _by_part(corpus.parts, chosen.example_id, corpus.info["num_parts"]):
+        if len(rank):
+            mine = Chosen(chosen.example_id[rank], chosen.group[rank], chosen.place[rank])
+            pieces.append(
+                gather.remote(
+                    store, corpus.folder, part, rank, mine, clustered, reasons,
+                    rank // SUBSET_ROWS, num_subset_parts,
+                )
+            )  # fmt: skip
+    if num_subset_parts == 1:
+        pieces = [[piece] for piece in pieces]
+    written = [
+        _write_part.remote(store, folder, number, config.export, *mine)
+        for number, mine in enumerate(zip(*pieces, strict=True))
+    ]
+    parts, by_source = [], Counter[str]()
+    for part, counts in ray.get(written):
+        parts.append(part)
+        by_source.update(counts)
+    assert sum(part.rows for part in parts) == num_chosen, "chosen examples were lost"
+    num_tokens = int(lengths_of(store, tokens, chosen.example_id, corpus.info["num_parts"]).sum())
+    return parts, dict(sorted(by_source.items())), num_tokens
+
+
+@ray.remote(num_cpus=1)
+def _gather(
+    store: Store,
+    folder: str,
+    part: Part,
+    rank: np.ndarray,
+    chosen: Chosen,
+    clustered: bool,
+    reasons: list[str],
+    owner: np.ndarray,
+    num_subset_parts: int,
+) -> Any:
+    """The chosen rows of one corpus part, one table for each subset part."""
+    table = store.read_part(folder, part, EXAMPLES.names)
+    at = _places(store, folder, part, table, chosen.example_id)
+    group = pa.array(chosen.group, pa.int32())
+    why = [f"{reasons[g]} {p + 1}" for g, p in zip(chosen.group, chosen.place, strict=True)]
+    added = [
+        pa.array(rank, pa.int64()),
+        group if clustered else pa.nulls(len(group), pa.int32()),
+        pa.array(why, pa.string()),
+    ]
+    table = pa.Table.from_arrays([*table.take(at).columns, *added], schema=SUBSET)
+    tables = _pieces(table, owner, num_subset_parts)
+    return tables[0] if len(tables) == 1 else tables
+
+
+def _pieces(table: pa.Table, owner: np.ndarray, num_parts: int) -> list[pa.Table]:
+    order = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[order], np.arange(num_parts + 1))
+    return [table.take(order[first:end]) for first, end in pairwise(ends)]
+
+
+@ray.remote(num_cpus=1)
+def _write_part(
+    store: Store, folder: str, number: int, shapes: list[Any], *pieces: pa.Table
+) -> tuple[Part, dict[str, int]]:
+    table = pa.concat_tables(pieces).sort_by("rank").combine_chunks()
+    part = store.write_part(table, folder, f"subset/part-{number:05d}", suffix="parquet")
+    for shape in shapes:
+        lines = [
+            json.dumps(
+                export_row(row["turns"], row["source"], shape)
+                | {name: row[name] for name in ("example_id", "file", "row")},
+                ensure_ascii=False,
+            )
+            for row in table.to_pylist()
+        ]
+        data = ("\n".join(lines) + "\n").encode()
+        store.write_bytes(data, folder, "export", f"{shape}-{number:05d}.jsonl")
+    return part, Counter(table["source"].to_pylist())
+
+
+def deal(store: Store, subset: Manifest, *, folder: str, fingerprint: str) -> Manifest:
+    """The rows of a subset of several parts, spread by id over as many parts and sorted by id.
+
+    Training shuffles a few parts at a time, and would see rows in rank order in blocks of like
+    rank. Ids are hashes, so a range of them is a random share of the rows.
+    """
+    num_parts = len(subset.parts)
+    share_out = _share_out.options(num_returns=num_parts)
+    pieces = [share_out.remote(store, subset.folder, part, num_parts) for part in subset.parts]
+    written = [
+        _write_dealt.remote(store, folder, number, *mine)
+        for number, mine in enumerate(zip(*pieces, strict=True))
+    ]
+    parts = ray.get(written)
+    assert sum(part.rows for part in parts) == subset.rows, "rows were lost or added"
+    return store.commit(folder, fingerprint, parts, {"num_parts": num_parts})
+
+
+@ray.remote(num_cpus=1)
+def _share_out(store: Store, folder: str, part: Part, num_parts: int) -> list[pa.Table]:
+    """The rows of one subset part, a table for each part to come."""
+    table = store.read_part(folder, part)
+    ids = table["example_id"].to_numpy().astype(np.uint64)
+    owner = np.searchsorted(_bounds(num_parts), ids, "right") - 1
+    return _pieces(table, owner, num_parts)
+
+
+@ray.remote(num_cpus=1)
+def _write_dealt(store: Store, folder: str, number: int, *pieces: pa.Table) -> Part:
+    table = pa.concat_tables(pieces).sort_by("example_id").combine_chunks()
+    return store.write_part(table, folder, f"part-{number:05d}", suffix="parquet")
+
+
+def lengths_of(
+    store: Store, tokens: Manifest, example_id: np.ndarray, num_parts: int
+) -> np.ndarray:
+    """Tokens of each chosen example, in the order given. num_parts: of the corpus."""
+    lengths = np.zeros(len(example_id), np.int64)
+    shares = list(_by_part(tokens.parts, example_id, num_parts))
+    found = [
+        _part_lengths.remote(store, tokens.folder, part, example_id[mine]) for part, mine in shares
+    ]
+    for ref, (_, mine) in zip(found, shares, strict=True):
+        lengths[mine] = ray.get(ref)
+    return lengths
+
+
+@ray.remote(num_cpus=1)
+def _part_lengths(store: Store, folder: str, part: Part, example_id: np.ndarray) -> np.ndarray:
+    table = store.read_part(folder, part, ["example_id", "input_ids"])
+    at = _places(store, folder, part, table, example_id)
+    return pc.list_value_length(table["input_ids"].take(at)).to_numpy()
+
+
+def _places(
+    store: Store, folder: str, part: Part, table: pa.Table, example_id: np.ndarray
+) -> pa.Array:
+    """Rows of the part that these ids have."""
+    at = pc.index_in(pa.array(example_id), value_set=table["example_id"])
+    if at.null_count:
+        missing = example_id[at.is_null().to_numpy(zero_copy_only=False)]
+        raise ValueError(
+            f"{store.address(folder, part.file)}: has no example {missing[0]} ({len(missing)} such "
+            "ids), which was chosen: are the groups of another corpus?"
+        )
+    return at
+
+
+def trainable_tokens(tokens: Manifest) -> int:
+    """Tokens of the examples that have a label token: of what is trained on and can be chosen."""
+    return sum(part.stats["trainable_tokens"] for part in tokens.parts)
+
+
+def _by_part(
+    parts: list[Part], example_id: np.ndarray, num_parts: int
+) -> Iterator[tuple[Part, np.ndarray]]:
+    """Each part and the places of its ids in example_id, rising."""
+    order = np.argsort(example_id, kind="stable")
+    ends = np.searchsorted(example_id[order].astype(np.uint64), _bounds(num_parts))
+    for part in parts:
+        number = int(part.unit.removeprefix("part-"))
+        yield part, np.sort(order[ends[number] : ends[number + 1]])
+
+
+def _bounds(num_parts: int) -> np.ndarray:
+    """Parts divide the range of ids (see corpus): part p has those from bounds[p] on, which is
+    ceil(p 2^63 / num_parts). [num_parts + 1]"""
+    return np.array([-(-(p << 63) // num_parts) for p in range(num_parts + 1)], np.uint64)

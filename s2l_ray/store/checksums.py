@@ -1,0 +1,30 @@
+"""Checksums of bytes, files and folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+
+def checksum_of_files(checksums: dict[str, str]) -> str:
+    """Of a folder's content: file -> checksum."""
+    return checksum_of(json.dumps(checksums, sort_keys=True).encode())
+
+
+def checksum_of_folder(local: str | Path) -> str:
+    """Checksum of the files in a local folder. Leaves out what a killed process left half written
+    (objects.LocalObjects)."""
+    files = (path for path in Path(local).iterdir() if path.is_file())
+    return checksum_of_files(
+        {p.name: checksum_of_file(p) for p in files if not p.name.startswith(".")}
+    )
+
+
+def checksum_of_file(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def checksum_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()

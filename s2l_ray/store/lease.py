@@ -1,0 +1,137 @@
+"""One owner of a run directory at a time.
+
+`lease/00000007.json` is the seventh lease; the highest number owns the run, and the one who
+creates the next file owns it from then on. The owner writes its file anew now and then. A lease
+that was not renewed for its length, by the storage's own clock, may be followed by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.store.store import Store, lease_name, lease_number
+
+RENEWALS = 6  # in the length of a lease
+
+
+SETTLE = 3.0  # seconds; on a store without conditional writes, for a rival to show
+
+
+class Lease:
+    """`Lease(store, seconds=60).take()`, then `release()`; sets store.epoch, which guards commits.
+
+    `take` raises ValueError, naming host, job and time of the other, if the run directory has a
+    live owner. For a dead one it waits until that lease is over.
+    """
+
+    def __init__(self, store: Store, *, seconds: float, job: str = "") -> None:
+        self.store, self.seconds = store, seconds
+        self.record = {
+            "owner": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "kernel": _kernel(),
+            "job": job or "none",
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": seconds,
+            "released": False,
+        }
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._renew, daemon=True)
+
+    def take(self) -> Lease:
+        while True:
+            number = max(map(lease_number, self.store.names("lease")), default=0)
+            if number:
+                self._wait_for_end(number)
+            self.number = number + 1
+            self.name = f"lease/{lease_name(self.number)}"
+            if self.store.objects.create(self.name, self._text()) and self._is_mine():
+                break
+        self.store.epoch = self.number
+        self.thread.start()
+        return self
+
+    def release(self) -> None:
+        self.over.set()
+        self.thread.join()
+        self.record["released"] = True
+        with suppress(OSError):  # the store is away: the lease will run out
+            self.store.objects.write(self.name, self._text())
+
+    def _wait_for_end(self, number: int) -> None:
+        """Return when the lease is over; ValueError once its owner is seen to live."""
+        name, said = f"lease/{lease_name(number)}", False
+        owner = self._read(name)
+        first = self.store.objects.age(name)
+        while not owner["released"] and not _is_dead_here(owner):
+            age = self.store.objects.age(name)
+            if age > owner["seconds"]:
+                return
+            whose = f"host {owner['host']}, job {owner['job']}, process {owner['pid']}"
+            if age < first:
+                raise ValueError(
+                    f"run_dir: {self.store.uri} is in use by another run ({whose}), since "
+                    f"{owner['since']}"
+                )
+            if not said:
+                said = True
+                print(
+                    f"{self.store.uri} was in use {age:.0f} s ago ({whose}); waiting up to "
+                    f"{owner['seconds'] - age:.0f} s to see whether that run lives",
+                    file=sys.stderr,
+                )
+            first = age
+            time.sleep(min(1.0, self.seconds / 10))
+            owner = self._read(name)
+
+    def _is_mine(self) -> bool:
+        if self.store.objects.conditional:
+            return True
+        time.sleep(SETTLE)  # the last of two writers at one moment stays, and both see it
+        return bool(self._read(self.name)["owner"] == self.record["owner"])
+
+    def _read(self, name: str) -> Any:
+        return self.store.read_json(name)
+
+    def _text(self) -> bytes:
+        return json.dumps(self.record).encode()
+
+    def _renew(self) -> None:
+        while not self.over.wait(self.seconds / RENEWALS):
+            try:
+                self.store.objects.write(self.name, self._text())
+            except OSError:
+                continue  # the store is away; whoever follows is seen at the next commit
+
+
+def _is_dead_here(owner: dict[str, Any]) -> bool:
+    """Whether the owner was a process of this machine that is no more."""
+    if owner["kernel"] is None or owner["kernel"] != _kernel():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _kernel() -> str | None:
+    """Names the running system and the process numbers in it; None where it cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None

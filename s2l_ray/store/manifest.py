@@ -1,0 +1,59 @@
+"""Parts and manifests: what a finished stage holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from s2l_ray.store.checksums import checksum_of
+
+FORMAT = 1  # of manifests; a reader refuses a newer one
+
+
+@dataclass(frozen=True)
+class Part:
+    """One committed or committable file of a stage."""
+
+    unit: str
+    file: str
+    rows: int
+    bytes: int
+    checksum: str
+    stats: dict[str, Any] = field(default_factory=dict)  # the unit's own account of itself (JSON)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished stage holds. `info` is the stage's own account of itself (JSON)."""
+
+    folder: str  # below the run directory
+    fingerprint: str
+    parts: list[Part]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+
+def manifest_of(folder: str, data: dict[str, Any]) -> Manifest:
+    """Of a manifest's JSON; KeyError, TypeError or ValueError for anything else."""
+    for name, kind in {"format": int, "fingerprint": str, "parts": list, "info": dict}.items():
+        _check_type(name, data[name], kind)
+    parts = [Part(**part) for part in data["parts"]]
+    for part in parts:
+        for name in ("unit", "file", "checksum"):
+            _check_type(name, getattr(part, name), str)
+        for name in ("rows", "bytes"):
+            _check_type(name, getattr(part, name), int)
+        _check_type("stats", part.stats, dict)
+    rest = {name: value for name, value in data.items() if name != "checksum"}
+    if data["checksum"] != (mark := checksum_of(json.dumps(rest).encode())):
+        raise ValueError(f"checksum {mark}, wanted {data['checksum']}")
+    return Manifest(folder, data["fingerprint"], parts, data["info"])
+
+
+def _check_type(name: str, value: Any, wanted: type) -> None:
+    if type(value) is not wanted:
+        raise TypeError(f"{name}: found {str(value)[:40]!r}, wanted {wanted.__name__}")

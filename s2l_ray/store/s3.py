@@ -1,0 +1,238 @@
+"""Whole objects by name in an S3 bucket, below a prefix: the kind that a cluster's run lives in.
+
+Credentials come from the standard chain of the AWS libraries (environment, profile, instance
+role) and from nowhere else. A request that a store in trouble fails is made again for PATIENCE.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+import botocore.exceptions as failures
+import botocore.session
+from boto3.exceptions import RetriesExceededError, S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from urllib3.exceptions import HTTPError
+
+from s2l_ray.config import StorageConfig
+from s2l_ray.errors import StorageError
+from s2l_ray.store.s3_errors import answer_of, explain, is_passing
+
+Result = TypeVar("Result")
+
+
+PATIENCE = 300.0  # seconds, with a store that is away or in trouble
+
+
+ATTEMPTS = 5  # of a request, by the client itself
+
+
+LARGE = 64 << 20  # bytes: files above are uploaded in pieces of this size
+
+
+ABSENT = {"NoSuchKey", "404", "NotFound"}
+
+
+class S3Objects:
+    """Objects of s3://bucket/prefix."""
+
+    def __init__(self, uri: str, config: StorageConfig) -> None:
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        self.bucket, self.prefix, self.config = bucket, prefix.strip("/"), config
+        self.conditional = True  # until the store says that it knows no conditional writes
+        self.client, self.patience = client(config), PATIENCE
+        self.extra: dict[str, str] = {}
+        if config.encryption:
+            self.extra["ServerSideEncryption"] = config.encryption
+        if config.kms_key:
+            self.extra["SSEKMSKeyId"] = config.kms_key
+
+    def read(self, name: str) -> bytes:
+        """FileNotFoundError if there is none."""
+
+        def get() -> bytes:
+            return self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read()
+
+        return self._ask(f"read {name}", get)
+
+    def write(self, name: str, data: bytes) -> None:
+        self._ask(f"write {name}", lambda: self._put(name, data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Whether the object is now this caller's; False if there was one already.
+
+        A store without conditional writes is asked first whether there is one: of two callers at
+        the same moment both may then be told True (`conditional` is False from then on).
+        """
+        if self.conditional:
+            try:
+                self._ask(f"create {name}", lambda: self._put(name, data, IfNoneMatch="*"))
+                return True
+            except FileExistsError:
+                # Or it was this very request, sent again after its answer was lost.
+                return self.read(name) == data
+            except NotImplementedError:
+                self.conditional = False
+        if self.exists(name):
+            return False
+        self.write(name, data)
+        return True
+
+    def put_file(self, local: Path, name: str) -> None:
+        if local.stat().st_size <= LARGE:
+            return self.write(name, local.read_bytes())
+        transfer = TransferConfig(multipart_threshold=LARGE, multipart_chunksize=LARGE)
+
+        def upload() -> None:
+            try:
+                self.client.upload_file(
+                    str(local), self.bucket, self._key(name), ExtraArgs=self.extra, Config=transfer
+                )
+            except S3UploadFailedError as error:  # hides the store's answer
+                raise error.__context__ or error from None
+
+        self._ask(f"write {name}", upload)
+        return None
+
+    def get_file(self, name: str, local: Path) -> None:
+        def download() -> None:
+            try:
+                self.client.download_file(self.bucket, self._key(name), str(local))
+            except RetriesExceededError as error:  # hides what broke off
+                raise error.last_exception from None
+
+        self._ask(f"read {name}", download)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of every object below a folder, by its name relative to the folder."""
+        top = self._folder(folder)
+
+        def find() -> dict[str, int]:
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=top
+            )
+            return {
+                entry["Key"][len(top) :]: entry["Size"]
+                for page in pages
+                for entry in page.get("Contents", ())
+            }
+
+        return self._ask(f"list {folder}", find)
+
+    def names(self, folder: str) -> list[str]:
+        """Objects and folders directly in a folder, sorted; none if it is not there."""
+        top = self._folder(folder)
+
+        def find() -> list[str]:
+            found = []
+            for page in self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=top, Delimiter="/"
+            ):
+                found += [entry["Key"] for entry in page.get("Contents", ())]
+                found += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
+            return sorted(key[len(top) :].rstrip("/") for key in found)
+
+        return self._ask(f"list {folder}", find)
+
+    def exists(self, name: str) -> bool:
+        """Of an object, or of anything in a folder of that name."""
+        try:
+            self._ask(f"look for {name}", lambda: self._head(name))
+            return True
+        except FileNotFoundError:
+            return bool(self.names(name))
+
+    def age(self, name: str) -> float:
+        """Seconds since the object was written, by the storage's own clock."""
+        answer = self._ask(f"look for {name}", lambda: self._head(name))
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return (now - answer["LastModified"]).total_seconds()
+
+    def remove(self, name: str) -> None:
+        """An object, or a folder with all that is in it; nothing if it is not there."""
+        for each in [name, *(f"{name}/{below}" for below in self.sizes(name))]:
+            delete = partial(self.client.delete_object, Bucket=self.bucket, Key=self._key(each))
+            self._ask(f"delete {each}", delete)
+
+    def _head(self, name: str) -> Any:
+        return self.client.head_object(Bucket=self.bucket, Key=self._key(name))
+
+    def _put(self, name: str, data: bytes, **condition: str) -> None:
+        self.client.put_object(
+            Bucket=self.bucket, Key=self._key(name), Body=data, **self.extra, **condition
+        )
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _folder(self, folder: str) -> str:
+        key = self._key(folder).strip("/")
+        return f"{key}/" if key else ""
+
+    def _ask(self, what: str, request: Callable[[], Result]) -> Result:
+        """Make a request; for as long as the store is in trouble, again."""
+        began = time.monotonic()
+        for attempt in itertools.count():
+            try:
+                return request()
+            # urllib3's own: of a body that botocore passes on (a damaged TLS record).
+            except (failures.BotoCoreError, failures.ClientError, HTTPError) as error:
+                if not is_passing(error) or time.monotonic() - began > self.patience:
+                    raise self._refusal(what, error) from error
+                if attempt == 2:  # with the client's own, some ten times
+                    print(f"{self._refusal(what, error)}; trying on", file=sys.stderr, flush=True)
+                time.sleep(random.random() * min(2**attempt, 20))
+        raise AssertionError
+
+    def _refusal(self, what: str, error: Exception) -> OSError | NotImplementedError:
+        where = f"s3://{self.bucket}/{self.prefix}"
+        code, status = answer_of(error)
+        if code in ABSENT and not what.startswith(("write", "create")):
+            return FileNotFoundError(f"{where}: {what}: not there")
+        if code in ("PreconditionFailed", "412"):
+            return FileExistsError(f"{where}: {what}: already there")
+        if code == "NotImplemented" or status == 501:
+            return NotImplementedError(f"{where}: {what}: not offered by this store")
+        return StorageError(f"{where}: cannot {what}: {explain(error, self.bucket, self.config)}")
+
+
+def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 60) -> Any:
+    """A boto3 client of the run's store. To make one takes a tenth of a second, and its
+    connections are its own: a process has one for all that is reached alike."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return _client(config, attempts, timeout, frozenset(environment.items()))
+
+
+@lru_cache(maxsize=8)
+def _client(config: StorageConfig, attempts: int, timeout: float, environment: frozenset) -> Any:
+    # An instance role's credentials come from a service of the node that answers slowly while many
+    # processes start; by itself botocore asks it once, for a second.
+    core = botocore.session.get_session()
+    for name, value in (("num_attempts", 3), ("timeout", min(2, timeout / 3))):
+        if core.get_config_variable(f"metadata_service_{name}") == 1:  # nobody has set another
+            core.set_config_variable(f"metadata_service_{name}", value)
+    return boto3.session.Session(botocore_session=core).client(
+        "s3",
+        endpoint_url=config.endpoint,
+        region_name=config.region,
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=min(timeout, 10),
+            read_timeout=timeout,
+            max_pool_connections=32,
+            s3={"addressing_style": config.addressing},
+            request_checksum_calculation=config.checksums,
+            response_checksum_validation=config.checksums,
+        ),
+    )

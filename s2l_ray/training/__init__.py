@@ -1,0 +1,1 @@
+"""One fine-tuning loop for proxy and target: engines, batches, checkpoints."""

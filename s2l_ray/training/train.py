@@ -1,0 +1,165 @@
+"""One fine-tuning loop on Ray Train, for proxy and target: DDP, or DeepSpeed ZeRO by config.
+
+What a training stage leaves in its folder: `checkpoint-000500/` in Hugging Face format, a manifest
+that lists their files, and while unfinished `resume/step-000500/`, from which a restart goes on.
+Here is the driver's side; loop.py is the workers'.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util import placement_group_table
+
+from s2l_ray.config import TrainingConfig
+from s2l_ray.errors import Damaged, NodeFull
+from s2l_ray.execution.board import make_board, watch
+from s2l_ray.execution.nodes import besides, check_room, own_disk, release
+from s2l_ray.execution.progress import Progress
+from s2l_ray.execution.remote import KNOWN
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.training.checkpoints import num_steps
+from s2l_ray.training.resume import last_resume_point, resume_points
+
+logger = logging.getLogger(__name__)
+
+SAVE_SECONDS = 2 * 3600  # that workers wait for one another: for one that writes a large model
+
+
+# The threads of a worker that has several CPUs to itself wait for one another as libgomp has it by
+# itself, spinning; driver.WORKER_ENVIRONMENT is for CPUs that are shared.
+_OWN_CPUS = {"GOMP_SPINCOUNT": "300000"}
+
+
+def train(
+    store: Store,
+    tokens: Manifest,
+    config: TrainingConfig,
+    *,
+    tokenizer_folder: str,
+    folder: str,
+    fingerprint: str,
+    seed: int,
+    label: str = "train",
+    board: Any = None,
+) -> Manifest:
+    """Fine-tune on the tokens and return the stage's manifest.
+
+    info: step (the last), workers, checkpoints (their steps), history [[step, loss], …], tokens,
+    padded_tokens, seconds, waiting (those of them spent waiting for batches). Goes on from the last
+    resume point of an earlier, unfinished run. board: a progress.make_board() for others to read.
+    ValueError for what a user can mend; Ray Train's TrainingFailedError for the rest.
+    """
+    rows = [part.stats["trainable"] for part in tokens.parts]
+    steps = num_steps(config, sum(rows))
+    board = board or make_board()
+    job = {
+        "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
+        "folder": folder, "fingerprint": fingerprint, "seed": seed, "steps": steps, "board": board,
+    }  # fmt: skip
+    with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
+        _fit(job, label)
+    _, state = last_resume_point(store, folder)
+    if state["step"] != steps:
+        last = [name for name in resume_points(store, folder) if int(name.split("-")[1]) == steps]
+        if any(store.exists(folder, "resume", name, "manifest.json") for name in last):
+            raise ValueError(
+                f"{store.address(folder)}: the resume point of the last step, {steps:,}, is not "
+                f"whole; started again, the training goes on from step {state['step']:,}"
+            )
+        store.guard()  # another run may have finished it meanwhile
+        raise KeyboardInterrupt  # Ray Train ends a training so at the user's Ctrl-C
+    files = [Part(**file) for file in state.pop("files")]
+    manifest = store.commit(folder, fingerprint, files, state)
+    store.remove(folder, "resume")
+    return manifest
+
+
+def _fit(job: dict[str, Any], label: str) -> None:
+    """Train to the end: where workers die, again from the last resume point on."""
+    config: TrainingConfig = job["config"]
+    full, deaths, reached = dict[str, NodeFull](), 0, -1
+    before = set(placement_group_table())
+    while True:
+        elsewhere = besides(full, config.workers)
+        check_room(f"{label}: workers", config.workers, config.workers.num_workers, full)
+        try:
+            return _fit_once(job, elsewhere)
+        except NodeFull as error:
+            full[error.node] = error
+            logger.info(f"{label}: {error}; training goes on without this node")
+        except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
+            step = last_resume_point(job["store"], job["folder"])[1]["step"]
+            deaths, reached = deaths + 1 if step == reached else 1, step
+            if deaths > config.max_failures >= 0:
+                raise
+            if isinstance(error, ray.train.WorkerGroupError):
+                who, why = "a worker", next(iter(error.worker_failures.values()))
+            else:
+                who, why = "Ray Train's controller", error.controller_failure
+            why = str(why).partition("\n")[0]
+            logger.info(f"{label}: {who} failed ({why}); going on from step {step:,}")
+            release(before)
+
+
+def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
+    """TorchTrainer.fit(); an error of KNOWN, or NodeFull, of a worker arrives as what it was."""
+    config: TrainingConfig = job["config"]
+    workers = config.workers
+    # Ray Train would have each worker in a folder of its own, where relative paths lead nowhere.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # Ray Train wants a place to write to. What a run keeps goes to the store, in our own way.
+    scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config=job,
+        scaling_config=ScalingConfig(
+            num_workers=(workers.num_workers, config.max_workers)
+            if config.max_workers
+            else workers.num_workers,
+            use_gpu=workers.gpus_per_worker > 0,
+            resources_per_worker={"CPU": workers.cpus_per_worker}
+            | ({"GPU": workers.gpus_per_worker} if workers.gpus_per_worker else {}),
+            accelerator_type=workers.accelerator_type,
+            label_selector=label_selector or None,
+        ),
+        torch_config=TorchConfig(timeout_s=SAVE_SECONDS),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=scratch,
+            worker_runtime_env={"env_vars": _OWN_CPUS} if workers.cpus_per_worker > 1 else None,
+        ),
+    )
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        failures = [failure for _, failure in sorted(error.worker_failures.items())]
+        for failure in failures:
+            if isinstance(failure, (Damaged, NodeFull)):
+                raise type(failure)(*failure.args) from error
+            if type(failure) in KNOWN:
+                raise type(failure)(str(failure)) from error
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own there
+
+
+def _work(job: dict[str, Any]) -> None:
+    # Imported by the workers alone: the driver and Ray Train's controller start without models.
+    from s2l_ray.training.loop import run
+
+    with own_disk():
+        run(job)

@@ -1,0 +1,72 @@
+"""What a stage asks for and no node has; what a dead training leaves reserved."""
+
+import time
+
+import pytest
+import ray
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from s2l_ray.config import WorkersConfig
+from s2l_ray.execution import connect as driver
+from s2l_ray.execution.nodes import check_room, release
+
+
+def test_a_stage_says_what_it_waits_for_and_does_not_wait_for_ever(local_ray, monkeypatch, said):
+    have = int(ray.cluster_resources()["CPU"])
+    check_room("score", WorkersConfig(cpus_per_worker=have))
+    check_room("proxy", WorkersConfig(), have)
+    assert said() == ""
+    asked = [
+        (WorkersConfig(), have + 1, rf"for {have + 1}, each with 1 CPUs; found room for {have} on"),
+        (WorkersConfig(gpus_per_worker=1), 1, "with 1 CPUs and 1 GPUs; found room for 0 on 1 node"),
+        (WorkersConfig(accelerator_type="L4"), 1, r"1 CPUs \(L4\); found room for 0"),
+        (WorkersConfig(cpus_per_worker=have / 2 + 0.5), 2, "found room for 1 on"),
+    ]
+    for workers, together, wanted in asked:
+        monkeypatch.setattr(driver, "_started", [])  # a cluster: nodes may come
+        check_room("proxy.workers", workers, together)
+        text = said()
+        assert "proxy.workers: wanted room for" in text and "waiting for nodes" in text
+        monkeypatch.setattr(driver, "_started", [ray.get_runtime_context().get_node_id()])
+        with pytest.raises(ValueError, match=wanted):
+            check_room("proxy.workers", workers, together)
+    full = {ray.get_runtime_context().get_node_id()}
+    with pytest.raises(ValueError, match="found room for 0 on"):
+        check_room("proxy.workers", WorkersConfig(), besides=full)
+
+
+@ray.remote(num_cpus=0)
+class Controller:
+    def reserve(self):
+        group = placement_group([{"CPU": 1}])
+        ray.get(group.ready())
+        return group
+
+
+@ray.remote(num_cpus=1)
+class Worker:
+    pass
+
+
+def test_groups_of_the_dead_are_freed_and_no_others(local_ray):
+    earlier = placement_group([{"CPU": 1}])
+    ray.get(earlier.ready())
+    before = set(placement_group_table())
+    controller = Controller.remote()
+    dead = ray.get(controller.reserve.remote())
+    used = placement_group([{"CPU": 1}])
+    worker = Worker.options(scheduling_strategy=PlacementGroupSchedulingStrategy(used)).remote()
+    ray.get(worker.__ray_ready__.remote())
+    ray.kill(controller)
+    time.sleep(1)
+
+    def state(group):
+        return placement_group_table(group)["state"]
+
+    assert state(dead) == "CREATED"  # Ray does not free it: else `release` has nothing to do
+    release(before)
+    assert [state(group) for group in (dead, used, earlier)] == ["REMOVED", "CREATED", "CREATED"]
+    ray.kill(worker)
+    remove_placement_group(used)
+    remove_placement_group(earlier)

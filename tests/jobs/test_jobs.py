@@ -1,0 +1,196 @@
+"""The commands as a user types them: real processes, and a real head node with tokens."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+from support.head import Head, command, free_port
+from support.runs import contents_of, rows, settings, stages_run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a corpus file and the configuration of all commands here."""
+    folder = tmp_path_factory.mktemp("jobs")
+    with open(folder / "corpus.jsonl", "w") as file:
+        for row in rows(150):
+            file.write(json.dumps(row) + "\n")
+    config = settings(
+        folder / "run",
+        corpus__path=str(folder / "corpus.jsonl"),
+        selection__budget=20,
+        evaluation__seeds=[0],
+    ).model_dump(mode="json", exclude_unset=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def selected(place, tmp_ray):
+    """jobs/select.py on this machine, though a Ray that is gone left its address."""
+    note = tmp_ray / "ray/ray_current_cluster"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(f"127.0.0.1:{free_port()}")
+    done = command("select", place / "config.yaml", "name=typed", RAY_TMPDIR=str(tmp_ray))
+    note.unlink()
+    return done
+
+
+def last_lines(text):
+    return dict(line.split(": ", 1) for line in text.strip().splitlines()[-2:])
+
+
+@pytest.mark.slow
+def test_select_without_a_cluster(selected, place):
+    assert selected.returncode == 0, selected.stderr
+    assert "Traceback" not in selected.stderr
+    lines = last_lines(selected.stdout)
+    assert list(lines) == ["selection", "report"]
+    assert Path(lines["selection"], "manifest.json").is_file()
+    page = Path(lines["report"])
+    assert page == place / "run/report/index.html" and "<title>" in page.read_text()
+    recorded = json.loads((place / "run/run.json").read_text())
+    assert recorded["config"]["name"] == "typed"  # the override
+    # Off the terminal a run says what it did, a few lines a stage, and nothing of Ray's (but that
+    # it counts worker processes aloud, on stdout, where a node has few CPUs).
+    ours = [line for line in selected.stdout.splitlines() if "(raylet)" not in line]
+    assert len(ours) == 2, selected.stdout
+    told = selected.stderr.splitlines()
+    assert {line.split("]")[0] for line in told if line.startswith("[")} >= {"[tokenize", "[score"}
+    assert all(line.startswith("[") for line in told), selected.stderr
+    assert len(told) < 40
+    assert told[0].startswith("[run] ") and "ray_current_cluster: no Ray answers at" in told[0]
+
+
+def test_a_misspelt_key_is_refused_before_anything_heavy_is_imported(place):
+    refused = command("select", place / "config.yaml", "clusters.n_cluster=3",
+                      python=("-X", "importtime"))  # fmt: skip
+    assert refused.returncode == 2
+    imported = {
+        line.rsplit("|", 1)[1].strip()
+        for line in refused.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "s2l_ray.config.loading" in imported
+    assert not {name.split(".")[0] for name in imported} & {"ray", "torch", "numpy", "pyarrow"}
+    said = [line for line in refused.stderr.splitlines() if not line.startswith("import time:")]
+    assert len(said) == 1 and "clusters.n_cluster: unknown key" in said[0]
+    assert "nearest valid name: n_clusters" in said[0]
+
+
+@pytest.mark.parametrize("name, change, field", [
+    ("pipeline", "corpus.heldout_share=0", "corpus.heldout_share"),
+    ("evaluate", "corpus.heldout_share=0", "corpus.heldout_share"),
+    ("finetune", "target=null", "target"),
+])  # fmt: skip
+def test_a_command_says_what_its_configuration_lacks(place, name, change, field):
+    refused = command(name, place / "config.yaml", change)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1 and f": {field}: " in refused.stderr
+
+
+def test_a_missing_corpus_is_one_line_and_no_traceback(place, tmp_ray):
+    missing = place / "nothing.jsonl"
+    failed = command("select", place / "config.yaml", f"corpus.path={missing}",
+                     f"run_dir={place / 'other'}", RAY_TMPDIR=str(tmp_ray))  # fmt: skip
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert failed.stderr.startswith("error: corpus.path: ") and str(missing) in failed.stderr
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def head():
+    folder = Path(tempfile.mkdtemp(prefix="s2l", dir="/tmp"))
+    started = None
+    try:
+        started = Head(folder)
+        yield started
+    finally:
+        if started is not None:
+            started.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_the_same_job_on_a_cluster_with_tokens(selected, place, head):
+    run = place / "run"
+    known = contents_of(run, "clusters/", "selections/")
+    shutil.rmtree(run / "clusters")
+    shutil.rmtree(run / "selections")
+    done = head.submit("python", "jobs/select.py", place / "config.yaml", **head.env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    printed = [line for line in done.stdout.splitlines() if line[:9] in ("selection", "report: /")]
+    lines = last_lines("\n".join(printed))
+    assert Path(lines["selection"], "manifest.json").is_file()
+    assert Path(lines["report"]).is_file()
+    # What was there is used again; the selection is the same on a cluster of another size.
+    assert stages_run(run)[0] == ["clusters", "selections/s2l-seed0"]
+    assert contents_of(run, "clusters/", "selections/") == known
+    # The code went along, the environment and the runs did not.
+    (package,) = (head.folder / "ray").glob(
+        "session_2*/runtime_resources/working_dir_files/_ray_pkg_*/jobs/select.py"
+    )
+    package = package.parents[1]
+    sent = {path.name for path in package.iterdir()}
+    assert {"jobs", "s2l_ray", "configs"} <= sent
+    assert not sent & {".venv", "runs", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+    assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 5e6
+
+
+@pytest.mark.slow
+def test_a_job_that_would_lose_its_run_is_refused(place, head):
+    done = head.submit("python", "jobs/select.py", place / "config.yaml", "run_dir=runs/lost",
+                       **head.env)  # fmt: skip
+    assert done.returncode != 0
+    assert "error: run_dir: 'runs/lost' is relative" in done.stdout
+
+
+@pytest.mark.slow
+def test_without_the_token_nothing_is_done(place, head):
+    wrong = head.folder / "wrong-token"
+    wrong.write_text("0" * 64)
+    attempts = [
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong)},
+        {"RAY_AUTH_MODE": "disabled"},
+    ]
+    for attempt in attempts:
+        refused = head.submit("python", "-c", "print('it ran')", **attempt)
+        assert refused.returncode != 0
+        assert "it ran" not in refused.stdout
+        assert "authentication" in (refused.stdout + refused.stderr).lower()
+
+
+@pytest.mark.slow
+def test_the_other_commands_on_that_cluster_by_its_address(selected, place, head):
+    """RAY_ADDRESS as one types it; each command goes on from what the others left."""
+    env = {"RAY_ADDRESS": head.address} | head.env
+    tuned = command("finetune", place / "config.yaml", **env)
+    assert tuned.returncode == 0, tuned.stderr
+    model = Path(tuned.stdout.strip().removeprefix("model: "))
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(model))
+    assert [name for name in stages_run(place / "run")[0] if "targets" not in name] == []
+
+    evaluated = command("evaluate", place / "config.yaml", **env)
+    assert evaluated.returncode == 0, evaluated.stderr
+    made, found = stages_run(place / "run")
+    assert made == ["evaluations/tokens/heldout", "evaluations/s2l-seed0/heldout"]
+    assert "targets/s2l-seed0" in found
+    *by_source, total, macro = evaluated.stdout.splitlines()
+    assert [line.split()[1] for line in by_source] == ["chat", "sums", "words"]
+    mean = sum(float(line.split()[0]) for line in by_source) / 3
+    assert abs(float(macro.split()[0]) - mean) < 1e-3 and macro.endswith("mean over sources")
+    assert total.split()[1] == "all," and 0 < float(total.split()[0]) < 12
+
+
+def test_a_wrong_address_is_one_line(place):
+    for address in (f"127.0.0.1:{free_port()}", "http://127.0.0.1:8265"):
+        failed = command("select", place / "config.yaml", RAY_ADDRESS=address)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("error: RAY_ADDRESS: ") and address in failed.stderr
+        assert failed.stderr.count("\n") == 1

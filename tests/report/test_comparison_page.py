@@ -1,0 +1,245 @@
+"""The page and the words of a comparison: numbers by hand, hostile names, plans."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from s2l_ray.analysis.statistics import detectable, pairs_needed
+from s2l_ray.config import validate
+from s2l_ray.pipeline import comparison
+from s2l_ray.report import comparison_page as page
+from s2l_ray.store import Manifest
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def records(shift=0.1, seeds=5, matches=("examples",)):
+    """random's losses, and "s2l" by `shift` lower but for a wobble."""
+    found = []
+    for match in matches:
+        for seed in range(seeds):
+            for method, less in (("s2l", shift + 0.001 * seed), ("random", 0.0)):
+                loss = 2 + 0.01 * seed - less
+                found.append(
+                    {
+                        "method": method, "budget": "11%", "match": match,
+                        "selection_seed": seed, "training_seed": seed, "examples": 40,
+                        "tokens": 900, "steps": 4, "trained_tokens": 1800 + seed,
+                        "shared": 1.0 if method == "random" else 0.3 + 0.01 * seed,
+                        "loss": loss, "macro": loss + 1, "by_source": {"a": loss, HOSTILE: 3.0},
+                        "examples_by_source": {"a": 30, HOSTILE: 1},
+                        "exact_match": {
+                            "sums": {"correct": 10 * (method == "s2l") + seed, "questions": 50}
+                        },
+                    }
+                    | (
+                        {"errors_over_examples": {"loss": 0.01 * (seed + 1), "macro": None}}
+                        if method == "s2l"
+                        else {}
+                    )
+                )  # fmt: skip
+    return found
+
+
+def config(**compare):
+    training = {"model": {"name": "m"}, "num_checkpoints": 2}
+    return validate(
+        {"run_dir": "r", "corpus": {"path": "c"}, "proxy": training, "target": training,
+         "compare": {"budgets": ["11%"]} | compare}
+    )  # fmt: skip
+
+
+def test_the_table_by_hand():
+    [group] = page.groups_of(records())
+    assert (group.budget, group.match) == ("11%", "examples")
+    assert group.costs["s2l"] == {
+        "examples": "40", "shared": "30–34%", "steps": "4", "trained_tokens": "1,800–1,804"
+    }  # fmt: skip
+    keys = [table.metric.key for table in group.tables]
+    assert keys == ["loss", "macro", "by_source/a", f"by_source/{HOSTILE}", "exact_match/sums"]
+    words = [table.metric.words for table in group.tables]
+    assert words[2] == "held-out loss of a (30 examples)" and words[3].endswith("(1 example)")
+    s2l, random = group.tables[0].rows
+    differences = -0.1 - 0.001 * np.arange(5)
+    assert s2l.difference.mean == pytest.approx(differences.mean())
+    assert s2l.difference.standard_error == pytest.approx(differences.std(ddof=1) / math.sqrt(5))
+    assert (s2l.verdict, random.verdict) == ("better", None)
+    assert [table.errors for table in group.tables[:3]] == [{"s2l": pytest.approx(0.03)}, {}, {}]
+    told = "the difference of one pair has a standard error, too: s2l 0.0300."
+    assert told in group.tables[0].sentences[-1]
+    assert told not in " ".join(group.tables[1].sentences)
+    # Of a share answered right, more is better.
+    assert group.tables[-1].rows[0].difference.mean == pytest.approx(0.2)
+    # No seed repeats: nothing tells the selection's spread from the training's.
+    assert group.tables[0].spreads == {}
+
+
+def test_spreads_by_hand_where_a_selection_is_trained_on_twice():
+    found = []
+    for record in records():
+        for number in (0, 1):
+            loss = record["selection_seed"] + 0.5 * number
+            found.append(record | {"training_seed": 100 * number + record["selection_seed"],
+                                   "loss": loss})  # fmt: skip
+    selection, training = page.groups_of(found)[0].tables[0].spreads["random"]
+    within = 0.5**2 / 2
+    values = np.array([record["loss"] for record in found if record["method"] == "random"])
+    seeds = values.reshape(5, 2)
+    pairs = [
+        (x - y) ** 2 / 2
+        for i in range(5) for j in range(i) for x in seeds[i] for y in seeds[j]
+    ]  # fmt: skip
+    assert selection == pytest.approx(math.sqrt(np.mean(pairs) - within))
+    assert training == pytest.approx(math.sqrt(within))
+
+
+def test_the_page_escapes_and_shows_each_group(monkeypatch):
+    monkeypatch.setattr(page.machine, "hardware", lambda: "2 CPUs")
+    found = [r | {"left_out": ["3 of 6 left out"]} for r in records(matches=("examples", "tokens"))]
+    html = page.render("a <b>", "run & dir", found)
+    assert html.count("<p>3 of 6 left out.</p>") == 1
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    assert "a &lt;b&gt;" in html and "run &amp; dir" in html
+    assert "Budget 11%, equal examples" in html and "Budget 11%, equal tokens" in html
+    assert "Better than random: s2l" in html and html.count("<svg") == 2
+
+
+def test_text_tells_numbers_and_verdict():
+    text = page.as_text(records())
+    [line] = [line for line in text.splitlines() if line.strip().startswith("s2l")]
+    mean = np.mean([r["loss"] for r in records() if r["method"] == "s2l"])
+    assert f"{mean:.4f}" in line and "−0.1020" in line and line.endswith("better")
+    assert "left out" not in text
+    told = page.as_text([record | {"left_out": ["3 of 6 left out"]} for record in records()])
+    assert told == f"{text}\n3 of 6 left out"
+    few = page.as_text(records(seeds=3))
+    assert "No verdict on s2l" in few and "at least 5 selection seeds" in few
+
+
+def test_a_selector_with_too_few_examples_is_told_and_left_out(monkeypatch):
+    monkeypatch.setattr(page.machine, "hardware", lambda: "2 CPUs")
+    where = {"budget": "11%", "match": "examples", "selection_seed": 3, "training_seed": 3}
+    short = {"method": "k_center", **where, "too_few": "40 examples, but only <7>"}
+    found = [*records(), short, short | {"training_seed": 4}]
+    wanted = "Not compared: k_center with selection seed 3: 40 examples, but only"
+    assert page.as_text(found).count(f"{wanted} <7>.") == 1
+    assert f"{wanted} &lt;7&gt;." in page.render("t", "r", found)
+    assert page.groups_of(found)[0].tables == page.groups_of(records())[0].tables
+
+
+def test_plan_says_what_the_seeds_can_show():
+    settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], difference=0.001)
+    text = page.plan(settings, comparison.num_targets(settings), [])
+    assert "at most 15 targets" in text  # s2l, random, the whole corpus
+    assert f"{detectable(1.0, 5, alpha=0.05 / 2):.1f} standard deviations" in text
+    seen = records()
+    text = page.plan(settings, 15, seen)
+    sd = np.std(0.001 * np.arange(5), ddof=1)
+    assert f"{sd:.4f} nats" in text
+    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in text
+    assert f"one of 0.001 takes {pairs_needed(sd, 0.001, alpha=0.025):,}" in text
+    other = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], budgets=["38%"])
+    assert "no spread has been measured here yet" in page.plan(other, 15, seen)
+    assert "one seed shows no spread" in page.plan(config(seeds=[1]), 1, [])
+    assert "4 seeds give numbers, but no verdict" in page.plan(config(seeds=[0, 1, 2, 3]), 1, [])
+
+
+def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
+    """The spread is of a seed's mean over its trainings, and pooled by degrees of freedom."""
+    twice = [
+        record | {"training_seed": 100 * number + record["training_seed"]}
+        for record in records()
+        for number in (0, 1)
+    ]
+    settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], trainings=2)
+    sd = np.std(0.001 * np.arange(5), ddof=1)
+    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in page.plan(settings, 30, twice)
+    # Another method with the first two seeds alone: one degree of freedom beside four.
+    also = [
+        record | {"method": "longest", "loss": record["loss"] + 0.01 * record["selection_seed"]}
+        for record in records()
+        if record["method"] == "s2l" and record["selection_seed"] < 2
+    ]
+    other = 0.009 / math.sqrt(2)  # of -0.1 and -0.091
+    pooled = math.sqrt((4 * sd**2 + other**2) / 5)
+    text = page.plan(settings, 30, records() + also)
+    assert f"spread by {pooled:.4f} nats" in text
+    assert f"pooled over methods: of s2l {sd:.4f}, of longest {other:.4f})" in text
+
+
+def test_the_spread_seen_is_of_as_many_trainings_and_of_the_same_held_out_share():
+    once = config(trainings=1)
+    assert comparison.settings_mark(once) == comparison.settings_mark(config(seeds=[7]))
+    others = config(trainings=2), once.model_copy(update={"seed": 1})
+    assert len({comparison.settings_mark(each) for each in (once, *others)}) == 3
+
+
+def test_random_tokens_is_compared_at_equal_examples_alone():
+    """Where all have random's tokens it would be random."""
+    settings = config(
+        selectors=["s2l", "random", "random_tokens"], seeds=[0], match=["examples", "tokens"]
+    )
+    assert comparison.num_targets(settings) == 1 + 2 + 2 + 1  # baseline, the whole corpus twice
+    with pytest.raises(ValueError, match=r"has at equal examples, .*; add examples to match"):
+        config(also=["random_tokens"], match=["tokens"])
+
+
+def test_a_selection_is_held_against_its_controls():
+    """By hand: 0.02 and 0.04 below them, and 0.001 a seed; 2.776 times 0.001581 / √5 about the
+    mean."""
+    found = records()
+    for control, above, like in (
+        ("loss_strata", 0.02, {}),
+        ("random_shares", 0.04, {"like": "s2l"}),
+    ):
+        found += [
+            record
+            | {"method": control, "loss": record["loss"] + above + 0.001 * record["selection_seed"]}
+            | like
+            for record in records()
+            if record["method"] == "s2l"
+        ]
+    [group] = page.groups_of(found)
+    assert group.tables[0].controls == [
+        "s2l less loss_strata (the same without clusters): −0.0220 [−0.0240, −0.0200], 5 pairs, "
+        "not corrected.",
+        "s2l less random_shares (random examples in its shares of the sources): −0.0420 "
+        "[−0.0440, −0.0400], 5 pairs, not corrected.",
+    ]
+    assert page.groups_of(records())[0].tables[0].controls == []
+    text = page.as_text(found)
+    assert "s2l less random_shares" in text and "40 examples, 30–34% of them random's, 4 st" in text
+
+
+def test_an_error_over_examples_is_of_the_difference_to_its_own_budget_s_baseline(monkeypatch):
+    """The whole corpus for equal epochs is one training, beside the baselines of both budgets."""
+    settings = config()
+    target, asked = settings.target, {}
+
+    def evaluate(_, made, against):
+        asked.update(against)
+        return {
+            name: {"loss": 1.0}
+            | ({"errors_over_examples": {o: {"loss": o} for o in against[name]}} if name in against
+               else {})
+            for name in made
+        }  # fmt: skip
+
+    monkeypatch.setattr(comparison, "evaluate", evaluate)
+    trained = Manifest("t", "t", [], {"step": 4, "tokens": 9})
+    monkeypatch.setattr(comparison, "finetune", lambda *_, **__: trained)
+    arms = []
+    for budget, count in (("11%", 11), ("38%", 38)):
+        of = budget, "examples", 0, 0
+        arms += [
+            comparison.Arm(*of, "random", None, count, 10 * count, 1.0, target),
+            comparison.Arm(*of, comparison.FULL_EPOCHS, None, 100, 1000, count / 100, target),
+        ]
+    run = SimpleNamespace(config=settings)
+    found = comparison._measure(run, arms)
+    names = [arm.name for arm in arms]
+    assert names[1] == names[3] and asked == {names[1]: {names[0], names[2]}}
+    errors = [record.get("errors_over_examples") for record in found]
+    assert errors == [None, {"loss": names[0]}, None, {"loss": names[2]}]

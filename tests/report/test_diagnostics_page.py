@@ -1,0 +1,193 @@
+"""The words, the table and the page of a diagnosis: numbers by hand, hostile names."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from s2l_ray.report import diagnostics_page as page
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def subsets(s2l, strata):
+    """(adjusted Rand index, Jaccard index) each; chance gives 0.1."""
+    names = ("adjusted_rand", "jaccard", "by_chance", "spread", "examples")
+    found = {"s2l": s2l, "loss_strata": strata}
+    return {
+        selector: dict(zip(names, (*mine, 0.1, 0.01, 40), strict=True))
+        for selector, mine in found.items()
+    }
+
+
+def groups(*shares):
+    return {
+        "mean": float(np.mean(shares)),
+        "quantiles": np.quantile(shares, (0.05, 0.25, 0.5, 0.75, 0.95)).tolist(),
+        "shares_K": list(shares),
+        "sizes_K": [10] * len(shares),
+    }
+
+
+@pytest.fixture
+def record():
+    variants = [
+        ("draw", "43", (1.0, 0.3), (1.0, 0.11)),
+        ("k-means seed", "43", (0.5, 0.29), (1.0, 0.11)),
+        ("n_clusters", "50", (0.75, 0.22), (0.8, 0.1)),
+        ("proxy seed", "1", (0.2, 0.14), (0.6, 0.1)),
+        ("proxy seed", "2", (0.3, 0.16), (0.8, 0.1)),
+        ("proxy", HOSTILE, (0.95, 0.3), (0.9, 0.1)),
+    ]
+    return {
+        "stability": [
+            {"changed": changed, "to": to, "subsets": subsets(s2l, strata)}
+            for changed, to, s2l, strata in variants
+        ],
+        "purity": {
+            "topics": ["a", HOSTILE], "largest": 0.6, "trajectories": groups(0.8, 0.9),
+            "features": groups(0.9, 1.0), "random": groups(0.6, 0.6),
+        },
+        "gradients": None,
+    }  # fmt: skip
+
+
+def test_what_is_kept_is_a_share_of_what_the_draw_keeps(record):
+    rows = page.rows_of(record)
+    assert [row.kept for row in rows] == pytest.approx([1, 0.95, 0.6, 0.2, 0.3, 1])
+    # Within ten deviations of chance, a share of it would be mostly noise.
+    for jaccard, told in ((0.129, "cannot be told from chance"), (0.18, "the draw nearly all")):
+        record["stability"][0]["subsets"]["s2l"]["jaccard"] = jaccard
+        assert [row.kept for row in page.rows_of(record)] == [None] * 6
+        assert told in page.in_words(record)[0]
+
+
+def test_words_say_what_the_numbers_say(record):
+    draw, kmeans, number, seed, proxy, control, topics = page.in_words(record)
+    assert "0.300" in draw and "0.100 ± 0.010" in draw and "decide some of what is in it" in draw
+    assert "(43)" in kmeans and "index 0.50, so the clusters depend strongly on it" in kmeans
+    assert "95%" in kmeans and "as steady as its draw lets it be" in kmeans
+    assert "0.75 (clusters of another number cannot reach 1)" in number
+    assert "60%" in number and "stays" in number
+    assert "(1, 2)" in seed and "index 0.20 to 0.30" in seed and "25%" in seed
+    assert "changes with it" in seed
+    assert "hardly depend on it" in proxy
+    assert "is 0.25 (with another k-means seed alone 0.50)" in control
+    assert "loss 0.70: trajectories are noisier" in control
+    assert "2 topics makes up 85%" in topics and "95% of one of last-layer" in topics
+    assert "60% of a random group" in topics
+    assert "they follow the topics closely, and are less pure than those of features" in topics
+
+
+@pytest.mark.parametrize(
+    ("start", "proxy", "strata", "told"),
+    [
+        (0.5, 0.45, 0.55, "k-means' own start hides which"),  # 0.9 of what another start leaves
+        (0.5, 0.45, 0.35, "less noisy"),
+        (1.0, 0.5, 0.52, "about as noisy"),
+        (0.9, 0.4, 0.8, "noisier than"),
+        (0.0, 0.0, 0.5, "k-means' own start hides which"),
+    ],
+)
+def test_noise_of_k_means_is_not_laid_on_trajectories(record, start, proxy, strata, told):
+    for variant in record["stability"]:
+        if variant["changed"] == "k-means seed":
+            variant["subsets"]["s2l"]["adjusted_rand"] = start
+        if variant["changed"] == "proxy seed":
+            variant["subsets"]["s2l"]["adjusted_rand"] = proxy
+            variant["subsets"]["loss_strata"]["adjusted_rand"] = strata
+    assert told in page.in_words(record)[5]
+
+
+@pytest.mark.parametrize(
+    ("rand", "told"),
+    [
+        (0.44, "index 0.44, so the clusters depend strongly on it;"),
+        (0.46, "index 0.46, no less than with another seed of k-means alone (0.50);"),
+        (0.89, "index 0.89, no less than with another seed of k-means alone (0.50);"),
+        (0.90, "index 0.90, so the clusters hardly depend on it;"),
+    ],
+)
+def test_noise_of_k_means_is_not_laid_on_what_was_changed(record, rand, told):
+    [proxy] = [each for each in record["stability"] if each["changed"] == "proxy"]
+    proxy["subsets"]["s2l"]["adjusted_rand"] = rand
+    assert told in page.in_words(record)[4]
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    monkeypatch.setattr(page.machine, "hardware", lambda: "2 CPUs")
+
+
+def test_words_where_the_draw_is_all(record):
+    noise = copy.deepcopy(record)
+    noise["stability"] = noise["stability"][:3]
+    for variant in noise["stability"]:
+        variant["subsets"]["s2l"]["jaccard"] = 0.12
+    noise["purity"] = None
+    draw, kmeans, number, topics = page.in_words(noise)
+    assert "cannot be told from chance" in draw
+    assert kmeans.endswith("Jaccard index 0.120.") and number.endswith("Jaccard index 0.120.")
+    assert "one source" in topics
+    assert "<svg" not in render(noise)
+
+
+def test_clusters_as_pure_as_random_groups(record):
+    record["purity"]["trajectories"] = groups(0.62, 0.62)
+    assert "they do not follow the topics" in page.in_words(record)[-1]
+
+
+def render(record):
+    return page.render("a <b>", "run & dir", "11%", record)
+
+
+def test_the_page_escapes_and_shows_every_row(record):
+    html = render(record)
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert "a &lt;b&gt;" in html and "run &amp; dir" in html
+    assert html.count("<svg") == 1 and html.count('<th scope="row">') == 6 + 3
+    for shown in ("0.290", "95.0%", "85.0%", "0.750"):
+        assert shown in html
+    for sentence in page.in_words(record)[:4]:
+        assert sentence.replace("'", "&#39;") in html
+
+
+def test_gradients_of_a_target(record):
+    pairs = {"measure": "pairs", "groups": 10, "pairs": 450, "cosine_error": 0.01,
+             "squared_distance": 3.0, "squared_distance_error": None}  # fmt: skip
+    mean = {"measure": "mean gradient", "of": HOSTILE, "examples": 1234, "draws": 5,
+            "distance": 0.3217, "distance_error": 0.0123, "cosine": 0.951,
+            "uniform": 0.2892}  # fmt: skip
+    record["gradients"] = [
+        {"step": 1500, **row}
+        for row in (
+            pairs | {"of": "clusters", "cosine": 0.4567},
+            pairs | {"of": "random groups", "cosine": 0.1},
+            mean | {"weighted": False},
+            mean | {"weighted": True, "distance": 0.1111},
+        )
+    ]
+    pair_words, mean_words = page.in_words(record)[-2:]
+    assert pair_words.startswith("Step 1,500 of a target: Gradients within a cluster are more")
+    assert "32.2% ± 1.2%" in mean_words and "is at 11.1%" in mean_words
+    html = render(record)
+    assert "<script" not in html
+    for shown in (
+        "0.4567",
+        "1,234",
+        "32.2% ± 1.2%",
+        "28.9%",
+        "11.1%",
+        "by cluster",
+        "random groups",
+    ):
+        assert shown in html
+
+
+def test_text_has_a_line_a_variant_and_the_words(record):
+    lines = page.as_text(record).splitlines()
+    assert len(lines) == 1 + 6 + 7
+    assert " ".join(lines[2].split()) == (
+        "k-means seed 43 adjusted Rand 0.50 (1.00), Jaccard 0.290 (0.110), by chance 0.100, "
+        "95% of what the draw alone keeps"
+    )

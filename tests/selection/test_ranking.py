@@ -1,0 +1,242 @@
+"""Selectors that rank, or draw from sources and strata: against a sort of everything in numpy.
+
+N examples, T checkpoints.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from support.corpora import random_examples, write_corpus
+
+from s2l_ray.config import SelectionConfig
+from s2l_ray.scoring.trajectories import losses_array
+from s2l_ray.selection.choose import choose
+from s2l_ray.selection.cut import keys
+from s2l_ray.selection.ranking import falls, features, rank
+from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.store.schemas import LOSSES, TOKENS
+
+COUNT, T, D = 300, 4, 5
+DETAILS = ("confidence", "el2n", "grad_norm", "features")
+
+
+@pytest.fixture
+def given(store):
+    """Corpus, tokens, trajectories, losses before training and details; what they hold, by id."""
+    random = np.random.default_rng(0)
+    corpus = write_corpus(store, random_examples(COUNT))
+    parts = {"tokens": [], "trajectories": [], "before": [], "early": [], "final": []}
+    known = {"example_id": [], "source": [], "losses": [], "labels": [], "before": []}
+    known |= {(when, name): [] for when in ("early", "final") for name in DETAILS}
+    for part in corpus.parts:
+        table = store.read_part(corpus.folder, part)
+        ids, rows = table["example_id"], table.num_rows
+        losses_NT = random.lognormal(0, 0.5, (rows, T)).astype(np.float32)
+        before = losses_NT[:, 0] + random.normal(1, 0.5, rows).astype(np.float32)
+        labels = random.integers(1, 9, rows).astype(np.int32)  # many alike
+        tokens = pa.table(
+            {
+                "example_id": ids,
+                "input_ids": [[1] * n for n in labels],
+                "loss_mask": [[True] * n for n in labels],
+                "num_label_tokens": labels,
+                "truncated": [False] * rows,
+            }
+        ).cast(TOKENS)
+        stats = {"trainable": rows, "trainable_tokens": int(labels.sum())}
+        parts["tokens"].append(store.write_part(tokens, "tokens/t", part.unit, stats=stats))
+        column = pa.FixedSizeListArray.from_arrays(pa.array(losses_NT.reshape(-1)), T)
+        trajectories = pa.table(
+            {"example_id": ids, "source": table["source"], "losses": column,
+             "num_label_tokens": labels}
+        )  # fmt: skip
+        parts["trajectories"].append(store.write_part(trajectories, "trajectories/t", part.unit))
+        of_before = pa.table([ids, pa.array(before), pa.array(labels)], schema=LOSSES)
+        unit = f"step-000000/{part.unit}"
+        parts["before"].append(store.write_part(of_before, "before/t", unit))
+        for name, values in (("example_id", ids.to_numpy()), ("labels", labels),
+                             ("source", table["source"].to_pylist()), ("losses", losses_NT),
+                             ("before", before)):  # fmt: skip
+            known[name].extend(values)
+        for when, step in (("early", 1), ("final", 4)):
+            values = {name: random.random(rows).astype(np.float32) for name in DETAILS[:-1]}
+            values["features"] = random.random((rows, D)).astype(np.float32)
+            details = of_before
+            for name, column in values.items():
+                known[when, name].extend(column)
+                flat = pa.array(column.reshape(-1))
+                details = details.append_column(
+                    name,
+                    flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, D),
+                )
+            unit = f"step-{step:06d}/{part.unit}"
+            parts[when].append(store.write_part(details, f"{when}/t", unit))
+    stages = {
+        name: store.commit(f"{name}/t", "t", found, {"steps": [1, 2, 3, 4]})
+        for name, found in parts.items()
+    }
+    return {"corpus": corpus} | stages, {n: np.array(values) for n, values in known.items()}
+
+
+def select(store, stages, selector, budget, like=None, n_strata=7, seed=3):
+    chosen = SELECTORS[selector]
+    groups = stages["trajectories"]
+    if chosen.ranked:
+        before = stages["before"] if chosen.before else None
+        groups = rank(store, groups, selector=selector, n_strata=n_strata, before=before,
+                      details={when: stages[when] for when in chosen.details},
+                      folder=f"rankings/{selector}", fingerprint="r")  # fmt: skip
+    config = SelectionConfig(selector=selector, budget=budget, seed=seed)
+    manifest = choose(
+        store, config, corpus=stages["corpus"], tokens=stages["tokens"], groups=groups, like=like,
+        folder=f"selections/{selector}-{budget}-{seed}", fingerprint="s",
+    )  # fmt: skip
+    return manifest, pa.concat_tables(store.read_part(manifest.folder, p) for p in manifest.parts)
+
+
+def first(score, known, budget, seed=3):
+    """Ids by score, equal ones by key."""
+    ids = known["example_id"]
+    return ids[np.lexsort((keys(ids, seed), score))][:budget].tolist()
+
+
+def percentile(score):
+    """Of each, the share that is less, and half of what is equal."""
+    less = (score[None] < score[:, None]).mean(axis=1)
+    return less + (score[None] == score[:, None]).mean(axis=1) / 2
+
+
+@pytest.mark.parametrize(
+    ("selector", "score"),
+    [
+        ("longest", lambda k: -k["labels"]),
+        ("middle_perplexity", lambda k: abs(percentile(np.exp(k["losses"][:, -1])) - 0.5)),
+        ("middle_perplexity_early", lambda k: abs(percentile(np.exp(k["losses"][:, 0])) - 0.5)),
+        ("high_learnability", lambda k: k["losses"][:, -1].astype(float) - k["before"]),
+        (
+            "high_learnability_relative",
+            lambda k: k["losses"][:, -1].astype(float) / k["before"] - 1,
+        ),
+        ("least_confidence", lambda k: k["final", "confidence"]),
+        ("least_confidence_early", lambda k: k["early", "confidence"]),
+        (
+            "confidence_curriculum",
+            lambda k: -k["early", "confidence"].astype(float) - k["final", "confidence"],
+        ),
+        ("el2n", lambda k: -k["early", "el2n"]),
+        ("el2n_middle", lambda k: abs(percentile(k["early", "el2n"]) - 0.5)),
+        ("el2n_bottom", lambda k: k["early", "el2n"]),
+        ("grand", lambda k: -k["early", "grad_norm"]),
+    ],
+)
+def test_the_smallest_scores_come_first(local_ray, store, given, selector, score):
+    stages, known = given
+    manifest, subset = select(store, stages, selector, 90)
+    assert subset["example_id"].to_pylist() == first(score(known).round(12), known, 90)
+    assert subset["reason"].to_pylist() == [f"place {n}" for n in range(1, 91)]
+    assert subset["cluster_id"].null_count == 90 and manifest.info["by_cluster"] is None
+    _, small = select(store, stages, selector, 20)
+    assert small["example_id"].to_pylist() == subset["example_id"].to_pylist()[:20]
+
+
+def test_the_middle_is_as_many_above_as_below(local_ray, store, given):
+    stages, known = given
+    last = dict(zip(known["example_id"].tolist(), known["losses"][:, -1], strict=True))
+    _, subset = select(store, stages, "middle_perplexity", 100)
+    above = [last[i] > np.median(known["losses"][:, -1]) for i in subset["example_id"].to_pylist()]
+    assert sum(above) == 50
+
+
+def test_a_cut_looks_at_few_examples(local_ray, store, given):
+    """Bins between quantiles: also scores that are all of one size."""
+    stages, _ = given
+    ranked = rank(store, stages["trajectories"], selector="middle_perplexity", n_strata=1,
+                  before=None, details={}, folder="rankings/m", fingerprint="m")  # fmt: skip
+    from s2l_ray.selection import choose as selection
+
+    order = selection._Order.of(ranked, 0)
+    histogram = selection._histogram(store, ranked, 1, order)
+    ids, _, _ = selection._candidates(store, ranked, np.array([30]), histogram, order)
+    assert 30 <= len(ids) <= 40
+
+
+def test_strata_are_quantiles_of_the_mean_loss_with_equal_quotas(local_ray, store, given):
+    stages, known = given
+    _, subset = select(store, stages, "loss_strata", 70)
+    mean = known["losses"].mean(axis=1, dtype=float)
+    stratum = (percentile(mean) * 7).astype(int)
+    place = {i: row for row, i in enumerate(known["example_id"].tolist())}
+    chosen = stratum[[place[i] for i in subset["example_id"].to_pylist()]]
+    assert np.bincount(chosen).tolist() == [10] * 7
+    wanted = {f"stratum {s}, draw {n}" for s in range(7) for n in range(1, 11)}
+    assert set(subset["reason"].to_pylist()) == wanted
+    _, other = select(store, stages, "loss_strata", 70, seed=4)
+    assert set(other["example_id"].to_pylist()) != set(subset["example_id"].to_pylist())
+
+
+def test_random_by_source(local_ray, store, given):
+    stages, known = given
+    sizes = {s: int((known["source"] == s).sum()) for s in np.unique(known["source"])}
+    balanced, subset = select(store, stages, "random_balanced", 30)
+    assert set(balanced.info["by_source"].values()) == {30 // len(sizes)}
+    for source in sizes:
+        mine = known["example_id"][known["source"] == source]
+        wanted = mine[np.argsort(keys(mine, 3))][: 30 // len(sizes)]
+        rows = subset.filter(pa.compute.equal(subset["source"], source))
+        assert set(rows["example_id"].to_pylist()) == set(wanted.tolist())
+    longest, _ = select(store, stages, "longest", 60)
+    shares, subset = select(store, stages, "random_shares", 60, like=longest)
+    assert shares.info["by_source"] == longest.info["by_source"]
+    assert all(reason.startswith("source ") for reason in subset["reason"].to_pylist())
+    tokens, _ = select(store, stages, "random_tokens", 60, like=longest)
+    assert tokens.info["examples"] > 60  # shorter ones
+    assert longest.info["tokens"] - 8 < tokens.info["tokens"] <= longest.info["tokens"]
+
+
+def test_falls_are_of_the_examples_whose_loss_fell(local_ray, store, given):
+    stages, known = given
+    found = falls(store, stages["trajectories"], folder="falls/f", fingerprint="f")
+    table = pa.concat_tables(store.read_part("falls/f", part) for part in found.parts)
+    fell = known["losses"][:, -1] < known["losses"][:, 0]
+    assert table["example_id"].to_pylist() == known["example_id"][fell].tolist()
+    assert (losses_array(table) == -np.diff(known["losses"][fell], axis=1)).all()
+    assert found.info["steps"] == [2, 3, 4]
+
+
+def test_features_are_those_at_the_last_checkpoint_in_the_trajectories_schema(
+    local_ray, store, given
+):
+    stages, known = given
+    found = features(store, stages["trajectories"], details=stages["final"], folder="features/f",
+                     fingerprint="f")  # fmt: skip
+    table = pa.concat_tables(store.read_part("features/f", part) for part in found.parts)
+    assert table["example_id"].to_pylist() == known["example_id"].tolist()
+    assert table["source"].to_pylist() == known["source"].tolist()
+    assert table["num_label_tokens"].to_pylist() == known["labels"].tolist()
+    assert (losses_array(table) == known["final", "features"]).all()
+
+
+def test_a_score_that_is_not_finite_is_told(local_ray, store, given):
+    stages, _ = given
+    [part, *others] = stages["before"].parts
+    table = store.read_part("before/t", part)
+    losses = table["loss"].to_numpy().copy()
+    losses[2] = np.nan
+    table = table.set_column(1, "loss", pa.array(losses))
+    bad = store.write_part(table, "before/bad", part.unit)
+    for other in others:
+        store.write_part(store.read_part("before/t", other), "before/bad", other.unit)
+    stages["before"] = store.commit("before/bad", "b", [bad, *others], {})
+    with pytest.raises(ValueError, match=rf"example_id {table['example_id'][2]} is nan, a finite"):
+        select(store, stages, "high_learnability", 5)
+
+
+def test_losses_of_other_examples_are_refused(local_ray, store, given):
+    stages, _ = given
+    parts = [
+        store.write_part(store.read_part("before/t", part).slice(1), "before/short", part.unit)
+        for part in stages["before"].parts
+    ]
+    stages["before"] = store.commit("before/short", "b", parts, {})
+    with pytest.raises(ValueError, match="the losses are of different examples"):
+        select(store, stages, "high_learnability", 5)
