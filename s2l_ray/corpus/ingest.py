@@ -24,6 +24,7 @@ from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import plain_rows
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, REJECTED
+from s2l_ray.store.views import CorpusView
 
 PART_BYTES = 64 * MIB
 
@@ -87,7 +88,7 @@ def ingest(
         for row in plain_rows(summaries):
             summary = json.loads(row["summary"])
             for place, part in summary["parts"].items():
-                parts[place].append(Part(**part))
+                parts[place].append(Part.from_json(part))
             for name, counter in counts.items():
                 counter.update(summary["counts"].get(name, {}))
             for category, (count, *first) in summary["reasons"].items():
@@ -136,7 +137,7 @@ def ingest_once(store: Store, config: CorpusConfig, folder: str) -> Manifest:
 
 def read_examples(store: Store, manifest: Manifest) -> ray.data.Dataset:
     """The rows of a manifest's parts, read lazily, one task and block a part."""
-    items = [{"part": json.dumps(asdict(part))} for part in manifest.parts]
+    items = [{"part": json.dumps(part.to_json())} for part in manifest.parts]
     return ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
         _read_part, batch_size=1, batch_format="pyarrow", fn_args=(store, manifest.folder)
     )
@@ -200,7 +201,7 @@ def _write(table: pa.Table, store: Store, folder: str, num_parts: int, duplicate
         if side.num_rows:
             whole = side.select(schema.names).cast(schema).combine_chunks()
             part = store.write_part(whole, folder + place, f"part-{number:05d}", suffix="parquet")
-            parts[place] = asdict(part)
+            parts[place] = part.to_json()
     for place, side in sides.items():
         counts[place] = dict(Counter(side["source"].to_pylist()))
     reasons: dict[str, list[Any]] = {}
@@ -214,7 +215,7 @@ def _write(table: pa.Table, store: Store, folder: str, num_parts: int, duplicate
 
 def _read_part(batch: pa.Table, store: Store, folder: str) -> Iterator[pa.Table]:
     for text in batch["part"].to_pylist():
-        yield store.read_part(folder, Part(**json.loads(text)))
+        yield store.read_part(folder, Part.from_json(json.loads(text)))
 
 
 # -- on the driver
@@ -227,11 +228,11 @@ def _num_parts(total: int) -> int:
 
 def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> None:
     """ValueError for more rejected rows than config.max_rejected_share, or no examples."""
-    info, address = examples.info, store.address(examples.folder, "rejected")
-    rejected, read = info["rejected"], info["rows_read"]
+    corpus, address = CorpusView(examples), store.address(examples.folder, "rejected")
+    rejected, read = corpus.rejected, corpus.rows_read
     most = "; ".join(
         f"{name} ({count:,}; first at {place})"
-        for name, count, place in info["rejected_reasons"][:3]
+        for name, count, place in corpus.rejected_reasons[:3]
     )
     if rejected > config.max_rejected_share * read:
         raise ValueError(
@@ -239,8 +240,8 @@ def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> No
             f"corpus.max_rejected_share {config.max_rejected_share:.1%}; most common: {most}; "
             f"rejected rows: {address}"
         )
-    if not info["examples"]:
+    if not corpus.examples:
         raise ValueError(
-            f"corpus: no examples in {read:,} rows of {len(info['files']):,} files "
-            f"({rejected:,} rejected, {info['heldout']:,} held out){': ' + most if most else ''}"
+            f"corpus: no examples in {read:,} rows of {len(corpus.files):,} files "
+            f"({rejected:,} rejected, {corpus.heldout:,} held out){': ' + most if most else ''}"
         )

@@ -154,7 +154,7 @@ def tokenize(
     """
     return run_units(
         store,
-        [{"unit": part.unit, "part": part.__dict__} for part in examples.parts],
+        [{"unit": part.unit, "part": part.to_json()} for part in examples.parts],
         _Tokenize,
         (store, examples.folder, tokenizer_folder, prompt, marker),
         folder=folder,
@@ -178,7 +178,9 @@ class _Tokenize:
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         examples = self.store.read_part(
-            self.folder, Part(**unit["part"]), columns=["example_id", "turns", "file", "row"]
+            self.folder,
+            Part.from_json(unit["part"]),
+            columns=["example_id", "turns", "file", "row"],
         )
         refused: dict[int, str] = {}
         table = encode_table(examples, self.prompt, self.tokenizer, self.marker, refused)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from s2l_ray.store.checksums import checksum_of
@@ -21,6 +21,13 @@ class Part:
     bytes: int
     checksum: str
     stats: dict[str, Any] = field(default_factory=dict)  # the unit's own account of itself (JSON)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Part:
+        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ def manifest_of(folder: str, data: dict[str, Any]) -> Manifest:
     """Of a manifest's JSON; KeyError, TypeError or ValueError for anything else."""
     for name, kind in {"format": int, "fingerprint": str, "parts": list, "info": dict}.items():
         _check_type(name, data[name], kind)
-    parts = [Part(**part) for part in data["parts"]]
+    parts = [Part.from_json(part) for part in data["parts"]]
     for part in parts:
         for name in ("unit", "file", "checksum"):
             _check_type(name, getattr(part, name), str)

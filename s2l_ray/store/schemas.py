@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
@@ -37,6 +39,72 @@ TOKENS = pa.schema(
 
 LOSSES = pa.schema(
     [("example_id", pa.int64()), ("loss", pa.float32()), ("num_label_tokens", pa.int32())]
+)
+
+
+def signals(names: Iterable[str], width: int) -> pa.Schema:
+    """The schema of losses with signals beside them (the stages `details/`), by name.
+
+    width: of `features`, the only signal that is a vector.
+    """
+    of = {"features": pa.list_(pa.float32(), width)}
+    return pa.schema([*LOSSES, *((name, of.get(name, pa.float32())) for name in sorted(names))])
+
+
+def trajectories(width: int) -> pa.Schema:
+    """The schema of trajectories, and of what is clustered in their place (falls, features).
+
+    width: numbers per example; for trajectories the checkpoints, in step order.
+    """
+    return pa.schema(
+        [
+            ("example_id", pa.int64()),
+            ("source", pa.string()),
+            ("losses", pa.list_(pa.float32(), width)),
+            ("num_label_tokens", pa.int32()),
+        ]
+    )
+
+
+CLUSTERS = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("cluster_id", pa.int32()),  # unique over all sources
+        ("distance", pa.float32()),  # to the center, Euclidean
+    ]
+)
+
+
+def centers(width: int) -> pa.Schema:
+    """The schema of `centers.arrow`, a row per cluster in cluster_id order."""
+    return pa.schema(
+        [
+            ("cluster_id", pa.int32()),
+            ("source", pa.string()),  # null if the cluster crosses sources
+            ("center", pa.list_(pa.float64(), width)),
+        ]
+    )
+
+
+GROUPS = pa.schema([("example_id", pa.int64()), ("group", pa.int32())])
+
+
+RANKING = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("score", pa.float64()),  # smallest first
+        ("group", pa.int32()),
+    ]
+)
+
+
+SUBSET = pa.schema(
+    [
+        *EXAMPLES,
+        ("rank", pa.int64()),
+        ("cluster_id", pa.int32()),  # null if the selector draws from no clusters
+        ("reason", pa.string()),
+    ]
 )
 
 

@@ -1,0 +1,186 @@
+"""Typed views of manifests: what a stage says about itself, by attribute instead of by string.
+
+A manifest keeps a stage's own account as JSON: `info` for the stage, `stats` for each part. A view
+names the keys of one kind of stage and reads them when asked: `TokensView(manifest).trainable`.
+A missing key raises ValueError with the manifest's folder, unless the view gives it a default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, overload
+
+from s2l_ray.store.manifest import Manifest
+
+T = TypeVar("T")
+
+
+class View:
+    """A manifest, and the keys of its kind of stage as attributes."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.manifest.folder!r})"
+
+    def has(self, name: str) -> bool:
+        """Whether the stage's info has a key of this name."""
+        return name in self.manifest.info
+
+
+class _Key(Generic[T]):
+    """The value of the attribute's own name in the manifest's info."""
+
+    def __init__(self, *default: T) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type[View], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, view: None, owner: type[View]) -> _Key[T]: ...
+    @overload
+    def __get__(self, view: View, owner: type[View]) -> T: ...
+    def __get__(self, view: View | None, owner: type[View]) -> _Key[T] | T:
+        return self if view is None else self.read(view.manifest)
+
+    def read(self, manifest: Manifest) -> T:
+        return _value(manifest.info, self.name, manifest.folder, self.default)
+
+
+class _Stats(_Key[list[T]]):
+    """A value of each part's stats, in the manifest's order."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.of = name
+
+    def read(self, manifest: Manifest) -> list[T]:
+        return [_value(part.stats, self.of, manifest.folder, ()) for part in manifest.parts]
+
+
+class _Sum(_Key[int]):
+    """The sum of a count over the parts' stats."""
+
+    def read(self, manifest: Manifest) -> int:
+        return sum(
+            _value(part.stats, self.name, manifest.folder, self.default) for part in manifest.parts
+        )
+
+
+def _value(found: dict[str, Any], name: str, folder: str, default: tuple[Any, ...]) -> Any:
+    if name in found:
+        return found[name]
+    if default:
+        return default[0]
+    raise ValueError(f"{folder}: its manifest has no {name!r}; it has {', '.join(found) or 'none'}")
+
+
+class CorpusView(View):
+    """A corpus, or another set of examples read by `corpus.ingest`."""
+
+    num_parts = _Key[int]()  # parts that ids are spread over; those without rows are not listed
+    rows_read = _Key[int]()
+    examples = _Key[int]()  # without the held-out ones
+    heldout = _Key[int](0)
+    duplicates = _Key[int]()
+    rejected = _Key[int]()
+    rejected_reasons = _Key[list[tuple[str, int, str]]]()  # reason, rows, "file:row" of the first
+    by_source = _Key[dict[str, int]]()
+    heldout_by_source = _Key[dict[str, int]]({})
+    files = _Key[list[str]]()
+
+
+class TokensView(View):
+    """Tokenized examples."""
+
+    tokenizer = _Key[str]()  # folder of the tokenizer, below the run directory
+    max_length = _Key[int](0)  # tokens; 0 if it is not known
+    trainable = _Sum()  # examples with a label token
+    trainable_tokens = _Sum()  # tokens of these examples
+    label_tokens = _Sum()
+    truncated = _Sum()
+    refused = _Sum(0)  # examples that the chat template has no place for
+    trainable_by_part = _Stats[int]("trainable")
+
+    @property
+    def refused_first(self) -> tuple[str, int, str] | None:
+        """File, row and reason of the first refused example."""
+        for part in self.manifest.parts:
+            if part.stats.get("refused"):
+                file, row, reason = part.stats["refused_first"]
+                return file, row, reason
+        return None
+
+
+class TrainingView(View):
+    """A fine-tuned model, or a resume point of one."""
+
+    step = _Key[int]()  # the last
+    workers = _Key[int]()
+    checkpoints = _Key[list[int]]()  # steps
+    history = _Key[list[tuple[int, float]]]()  # step, training loss
+    tokens = _Key[int]()
+    padded_tokens = _Key[int]()
+    seconds = _Key[float]()
+    waiting = _Key[float]()  # seconds of these spent waiting for batches
+
+
+class StepsView(View):
+    """Losses, signals (`details/`) and trajectories: the checkpoints they come from."""
+
+    steps = _Key[list[int]]()
+
+
+class ClustersView(View):
+    """Clusters of trajectories or of features. Lists have an entry per cluster id."""
+
+    sizes = _Key[list[int]]()
+    sources = _Key[list[str | None]]()  # None: the cluster crosses sources
+    inertia = _Key[float]()
+    n_iter = _Key[int]()
+    level_share = _Key[float | None]()  # of the variance, by the loss level; None: nothing varies
+    adjusted_rand = _Key[float | None]()  # with another seed; None: not measured
+    centers = _Key[str | None](None)  # checksum of centers.arrow
+
+
+class GroupsView(View):
+    """What a selector chooses from: clusters, a ranking, or trajectories (one group).
+
+    sources: of each group, None if it crosses sources. edges: between the bins of the score; None
+    if there is no score. ranked: how many examples have a place; None: all.
+    """
+
+    sources = _Key[list[str | None]]([None])
+    edges = _Key[list[float] | None](None)
+    ranked = _Key[int | None](None)
+
+
+class SelectionView(View):
+    """A finished selection."""
+
+    selector = _Key[str]()
+    budget = _Key[int | float | str]()
+    seed = _Key[int]()
+    examples = _Key[int]()
+    candidates = _Key[int]()
+    tokens = _Key[int]()
+    by_source = _Key[dict[str, int]]()
+    by_cluster = _Key[list[int] | None]()  # by cluster id; None if it draws from no clusters
+    groups_above_quota = _Key[float]()  # share
+    chosen = _Key[str]("")  # fingerprint of the chosen examples, whatever they are exported as
+
+
+class AnswersView(View):
+    """Answers that a target generated."""
+
+    of = _Key[int]()  # questions in the set, asked or not
+    correct = _Sum()
+    no_answer = _Sum()
+
+
+class LeaksView(View):
+    """An evaluation set without the rows that the corpus has too."""
+
+    in_corpus = _Key[int](0)
+    note = _Key[str | None](None)
