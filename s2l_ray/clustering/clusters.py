@@ -17,7 +17,7 @@ from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import Damaged, TooFew
 from s2l_ray.execution.parts import Stage, make_parts
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sources_of
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store import Manifest, Part, Store, schemas
 from s2l_ray.store.checksums import checksum_of
 
 
@@ -183,13 +183,8 @@ class _Label:
             labels[rows], distances[rows] = own + offset, np.sqrt(squared)
             offset += len(centers_KT)
         assert (labels >= 0).all(), "a source without centers"
-        out = pa.table(
-            {
-                "example_id": table["example_id"],
-                "cluster_id": pa.array(labels),
-                "distance": pa.array(distances.astype(np.float32)),
-            }
-        )
+        columns = [table["example_id"], labels, distances.astype(np.float32)]
+        out = pa.table(columns, schema=schemas.CLUSTERS)
         sizes = np.bincount(labels, minlength=offset).tolist()
         return out, {"sizes": sizes, "made_of": self.mark}
 
@@ -229,15 +224,8 @@ def _diagnose(
 
 def _centers_file(centers: list[tuple[str | None, np.ndarray]]) -> bytes:
     rows = [(source, center) for source, centers_KT in centers for center in centers_KT]
-    table = pa.table(
-        {
-            "cluster_id": pa.array(range(len(rows)), pa.int32()),
-            "source": pa.array([source for source, _ in rows], pa.string()),
-            "center": pa.array(
-                [center.tolist() for _, center in rows], pa.list_(pa.float64(), len(rows[0][1]))
-            ),
-        }
-    )
+    columns = [range(len(rows)), [source for source, _ in rows], [c.tolist() for _, c in rows]]
+    table = pa.table(columns, schema=schemas.centers(len(rows[0][1])))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)

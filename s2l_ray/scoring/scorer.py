@@ -17,7 +17,7 @@ from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.signals import detailed, width_of_features
 from s2l_ray.store import Part, Store
 from s2l_ray.store.checksums import checksum_of_folder
-from s2l_ray.store.schemas import LOSSES
+from s2l_ray.store.schemas import LOSSES, signals
 
 TOKENS_PER_BATCH = 2048  # on a CPU: what a batch leaves between two layers stays in its caches
 
@@ -107,11 +107,9 @@ def score_table(
                 f"number is wanted ({len(bad)} such examples in this part)"
             )
     columns = {name: pa.array(values_ND.reshape(-1)) for name, values_ND in found.items()}
-    losses = [tokens["example_id"], columns["loss"], tokens["num_label_tokens"]]
-    table = pa.Table.from_arrays(losses, schema=LOSSES)
-    for name in names[1:]:
-        column = columns[name]
-        if name == "features":
-            column = pa.FixedSizeListArray.from_arrays(column, widths[name])
-        table = table.append_column(name, column)
-    return table
+    if "features" in columns:
+        columns["features"] = pa.FixedSizeListArray.from_arrays(
+            columns["features"], widths["features"]
+        )
+    columns |= {name: tokens[name] for name in ("example_id", "num_label_tokens")}
+    return pa.table(columns, schema=signals(details, widths.get("features", 0)))

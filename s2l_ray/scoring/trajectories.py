@@ -21,7 +21,7 @@ from s2l_ray.clustering.nearest import thread_pools
 from s2l_ray.config import ClustersConfig, TrajectoriesConfig
 from s2l_ray.execution.parts import make_parts, run_units
 from s2l_ray.scoring.losses import Scoring, _how, _make_scorer
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store import Manifest, Part, Store, schemas
 
 logger = logging.getLogger(__name__)
 
@@ -190,12 +190,5 @@ class _Assemble:
         losses = pa.FixedSizeListArray.from_arrays(
             pa.array(losses_NT.reshape(-1), pa.float32()), losses_NT.shape[1]
         )
-        table = pa.table(
-            {
-                "example_id": ids,
-                "source": source,
-                "losses": losses,
-                "num_label_tokens": tables[0]["num_label_tokens"],
-            }
-        )
-        return table, {}
+        columns = [ids, source, losses, tables[0]["num_label_tokens"]]
+        return pa.table(columns, schema=schemas.trajectories(losses_NT.shape[1])), {}

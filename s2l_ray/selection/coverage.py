@@ -17,6 +17,7 @@ from s2l_ray.execution.progress import Progress
 from s2l_ray.selection.selectors import BINS
 from s2l_ray.selection.selectors.coverage import COVERS, grid, on_grid
 from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.schemas import RANKING
 
 _CHUNK_ROWS = 2048  # that an actor works on at a time; at most, a chunk is of one part
 
@@ -242,5 +243,4 @@ class _Place:
         at_N = np.searchsorted(self.sorted_B, ids_N).clip(max=len(self.order) - 1)
         chosen_N = self.sorted_B[at_N] == ids_N
         score_N = np.where(chosen_N, self.order[at_N], len(self.order)).astype(np.float64)
-        columns = {"example_id": ids_N, "score": score_N, "group": np.zeros(len(ids_N), np.int32)}
-        return pa.table(columns), {}
+        return pa.table([ids_N, score_N, np.zeros(len(ids_N), np.int32)], schema=RANKING), {}

@@ -16,6 +16,7 @@ from s2l_ray.scoring.trajectories import SAMPLE_ROWS, losses_array, sampled, sou
 from s2l_ray.selection.selectors import BINS, SELECTORS, Selector
 from s2l_ray.selection.selectors.scores import Known
 from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.schemas import GROUPS, RANKING
 
 
 def rank(
@@ -144,7 +145,8 @@ class _Rank:
                 score_N = _from_the_median(score_N, self.sample_N)
             if self.selector.order != "draw":
                 columns["score"] = pa.array(score_N)
-        return pa.table(columns | {"group": pa.array(groups)}), {}
+        columns["group"] = pa.array(groups)
+        return pa.table(columns, schema=RANKING if "score" in columns else GROUPS), {}
 
 
 class _Falls:

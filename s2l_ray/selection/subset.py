@@ -21,14 +21,9 @@ import ray
 from s2l_ray.config import SelectionConfig
 from s2l_ray.selection.exports import export_row
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.schemas import EXAMPLES
+from s2l_ray.store.schemas import EXAMPLES, SUBSET
 
 SUBSET_ROWS = 50_000  # examples in one part of the subset
-
-
-SUBSET = pa.schema(
-    [*EXAMPLES, ("rank", pa.int64()), ("cluster_id", pa.int32()), ("reason", pa.string())]
-)
 
 
 @dataclass(frozen=True)
