@@ -13,6 +13,7 @@ from s2l_ray.config.evaluation import (
     ReportConfig,
 )
 from s2l_ray.config.identity import fingerprint
+from s2l_ray.config.inspection import Setting, resolve, schema
 from s2l_ray.config.loading import load, validate
 from s2l_ray.config.run import RunConfig
 from s2l_ray.config.selection import ClustersConfig, SelectionConfig, TrajectoriesConfig
@@ -35,6 +36,7 @@ __all__ = [
     "Section",
     "SelectionConfig",
     "SelectorName",
+    "Setting",
     "StorageConfig",
     "TrainingConfig",
     "TrajectoriesConfig",
@@ -42,5 +44,7 @@ __all__ = [
     "fingerprint",
     "load",
     "parse_budget",
+    "resolve",
+    "schema",
     "validate",
 ]

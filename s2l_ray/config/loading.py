@@ -22,10 +22,18 @@ from s2l_ray.errors import ConfigError
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
-    """Read one YAML file, apply `key.path=value` overrides (values are YAML), validate.
+    """Read a YAML file, apply `key.path=value` overrides (values are YAML) and validate.
 
-    Raises ConfigError with every fault found, a line each.
+    Raises ConfigError with every fault found, one per line.
     """
+    data = read_file(path)
+    for override in overrides:
+        apply_override(data, override)
+    return validate(data, origin=str(path))
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file as a mapping that is not validated yet."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
@@ -36,9 +44,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunCo
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: wanted a mapping of settings, found {type(data).__name__}")
-    for override in overrides:
-        _override(data, override)
-    return validate(data, origin=str(path))
+    return data
 
 
 def validate(data: dict[str, Any], *, origin: str = "config") -> RunConfig:
@@ -50,7 +56,8 @@ def validate(data: dict[str, Any], *, origin: str = "config") -> RunConfig:
         raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def apply_override(data: dict[str, Any], override: str) -> tuple[tuple[str, ...], Any]:
+    """Set one `key.path=value` in `data`; return its path and value."""
     key, equals, value = override.partition("=")
     *parents, last = names = key.strip().split(".")
     if not equals or not all(names) or len(names) > MAX_DEPTH:
@@ -66,6 +73,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         node[last] = parse_yaml(value)
     except ValueError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+    return tuple(names), node[last]
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[Section] | None:
