@@ -18,18 +18,49 @@ class CorpusConfig(Section):
     """Where the examples come from and how a row becomes an example."""
 
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
-        description="file, glob or folder (local or s3://), several of them, or hf://owner/dataset"
+        description="Where the examples are: a file, folder or glob (local or `s3://`), a list of "
+        "these, or `hf://owner/dataset`."
     )
-    format: Literal["auto", "jsonl", "parquet"] = "auto"  # of files
-    split: str = "train"  # of a Hugging Face dataset
-    # Our field -> the column's name; fields left out are detected. source: null, if the column of
-    # that name tells none.
-    columns: dict[Literal["instruction", "input", "output", "messages", "source"], str | None] = {}
-    source: str | None = None  # for rows without a source column; else "default"
-    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
-    duplicates: Literal["drop", "number"] = "drop"
-    heldout_share: Share = 0.0  # set aside for evaluation before the proxy sees the corpus
-    num_parts: Annotated[int, Field(ge=1, le=10_000)] | None = None  # unless set: about 64 MB each
+    format: Literal["auto", "jsonl", "parquet"] = Field(
+        "auto",
+        description="Format of the files. `auto` reads JSON lines (`.jsonl`, `.ndjson`, `.json`, "
+        "also with `.gz` or `.zst`) and Parquet, by the ending; the others read only their own.",
+    )
+    split: str = Field(
+        "train",
+        description="Split to read from `hf://` datasets and from saved datasets with several "
+        "splits.",
+    )
+    columns: dict[Literal["instruction", "input", "output", "messages", "source"], str | None] = (
+        Field(
+            {},
+            description="Column names by field, such as `{instruction: question, output: answer}`. "
+            "Fields left out are detected; `source: null` ignores a column named `source`.",
+        )
+    )
+    source: str | None = Field(
+        None, description="Source of the rows that name none. `null` means `default`."
+    )
+    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01,
+        description="Share of unusable rows, from 0 to 1, above which the run stops. Unusable rows "
+        "are kept in `corpus/rejected` with the reason.",
+    )
+    duplicates: Literal["drop", "number"] = Field(
+        "drop",
+        description="What to do with a row that repeats the source and text of another: `drop` "
+        "removes and counts it, `number` keeps it under its own id.",
+    )
+    heldout_share: Share = Field(
+        0.0,
+        description="Share of the examples, from 0 to below 1, that is set aside for evaluation "
+        "before the proxy sees the corpus.",
+    )
+    num_parts: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None,
+        description="Number of parts that the corpus is stored in. `null` aims at 64 MB per part, "
+        "and at up to 32 parts for small corpora.",
+    )
 
     @field_validator("columns")
     @classmethod
@@ -43,12 +74,28 @@ class CorpusConfig(Section):
 
 
 class PromptConfig(Section):
-    """How an example becomes text: a named template or one's own, and where it is cut."""
+    """How an example becomes text, and where it is cut."""
 
-    template: Literal["alpaca", "radiology", "plain", "chat", "custom"] = "alpaca"
-    prompt: str | None = None  # custom: text with {instruction}, used without an input
-    prompt_with_input: str | None = None  # custom: text with {instruction} and {input}
-    max_length: Annotated[int, Field(ge=2)] = 512
+    template: Literal["alpaca", "radiology", "plain", "chat", "custom"] = Field(
+        "alpaca",
+        description="Prompt template: `alpaca` and `radiology` (those of the S2L authors), `plain` "
+        "(the instruction alone), `chat` (the tokenizer's chat template) or `custom`.",
+    )
+    prompt: str | None = Field(
+        None,
+        description="Text of the `custom` template, with `{instruction}`, for examples without an "
+        "input. `null` for the other templates.",
+    )
+    prompt_with_input: str | None = Field(
+        None,
+        description="Text of the `custom` template, with `{instruction}` and `{input}`, for "
+        "examples with an input. `null` puts the input on a new line after the instruction.",
+    )
+    max_length: Annotated[int, Field(ge=2)] = Field(
+        512,
+        description="Maximum length of an example in tokens, prompt included. Longer examples are "
+        "cut at the end.",
+    )
 
     @model_validator(mode="after")
     def _custom(self) -> PromptConfig:

@@ -26,19 +26,50 @@ from s2l_ray.config.values import (
 
 
 class EvaluationConfig(Section):
-    """Held-out response loss, exact match of answers, and the comparison that tells whether
-    selection helped."""
+    """What targets are evaluated on, and what `pipeline` compares the selection with."""
 
-    # name -> a file with the corpus's columns (but the source), beside the held-out share
-    files: dict[FileName, Location] = {}
-    split: str = "test"  # of files and answers: of hf://, and of saved datasets of several splits
-    answer_marker: Annotated[str, Field(min_length=1)] | None = None  # loss after it alone, as well
-    answers: dict[FileName, Location] = {}  # name -> a file of questions with answers: exact match
-    answers_at_most: Positive | None = None  # questions of each set
-    max_new_tokens: Positive = 256  # of a generated answer
-    baselines: list[SelectorName] = [BASELINE]
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1]
-    targets_at_once: Positive = 1  # trained side by side, each with its workers; more wait
+    files: dict[FileName, Location] = Field(
+        {},
+        description="Held-out examples by name, such as `{exam: exam.jsonl}`: files with the "
+        "corpus's columns. Rows that the corpus has too are left out.",
+    )
+    split: str = Field(
+        "test",
+        description="Split to read for `files` and `answers` from `hf://` datasets and from saved "
+        "datasets with several splits.",
+    )
+    answer_marker: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Text before the answer in a response, such as `The answer is`. Sets a second "
+        "loss, of what follows its last occurrence; `null` evaluates whole responses only.",
+    )
+    answers: dict[FileName, Location] = Field(
+        {},
+        description="Question sets for exact match, by name: files with the columns `question` and "
+        "`answer`. Questions that the corpus asks too are left out.",
+    )
+    answers_at_most: Positive | None = Field(
+        None,
+        description="Maximum number of questions asked per set, a random sample that is the same "
+        "for every target. `null` asks all.",
+    )
+    max_new_tokens: Positive = Field(
+        256, description="Maximum length of a generated answer, in tokens."
+    )
+    baselines: list[SelectorName] = Field(
+        [BASELINE],
+        description="Selectors that `pipeline` compares the run's own with. `random` must be one "
+        "of them.",
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        [0, 1],
+        description="Seeds of the comparison in `pipeline`. Each gives every selector a subset and "
+        "a target; all share the run's proxy.",
+    )
+    targets_at_once: Positive = Field(
+        1,
+        description="Number of targets trained at the same time, each with workers of its own.",
+    )
 
     @field_validator("seeds", "baselines")
     @classmethod
@@ -61,24 +92,48 @@ class EvaluationConfig(Section):
 
 
 class CompareConfig(Section):
-    """jobs/compare.py: selectors x budgets x seeds, each a target trained and evaluated."""
+    """What `compare` trains and evaluates: a target for each selector, budget and seed."""
 
-    selectors: list[SelectorName] = ["s2l", "random_balanced", "loss_strata", "random"]
-    budgets: Annotated[list[Budget], Field(min_length=1)] = [0.11]
-    # What is equal to random's at a budget: examples, their tokens, or the tokens trained on.
-    match: Annotated[list[Literal["examples", "tokens", "compute"]], Field(min_length=1)] = [
-        "examples"
-    ]
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2, 3, 4]  # a proxy each
-    also: list[SelectorName] = []  # compared with the first also_seeds seeds alone
-    also_seeds: Positive = 2
-    # Targets on each subset, each with initial weights (from scratch) and an order of its own.
-    trainings: Positive = 1
-    full: list[Literal["compute", "epochs"]] = ["compute"]  # the whole corpus beside the subsets
-    difference: Annotated[float, Field(gt=0)] | None = None  # nats: how many runs would show it?
+    selectors: list[SelectorName] = Field(
+        ["s2l", "random_balanced", "loss_strata", "random"],
+        description="Selectors to compare. `random` must be one of them: the others are compared "
+        "with it.",
+    )
+    budgets: Annotated[list[Budget], Field(min_length=1)] = Field(
+        [0.11], description="Budgets to compare at, each in a form that `selection.budget` takes."
+    )
+    match: Annotated[list[Literal["examples", "tokens", "compute"]], Field(min_length=1)] = Field(
+        ["examples"],
+        description="What a selector's subset has in common with `random`'s: the number of "
+        "`examples`, the `tokens` of the subset, or `compute` (the tokens trained on).",
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        [0, 1, 2, 3, 4],
+        description="Seeds, each with a proxy, clusters and subsets of its own. A verdict needs "
+        "five.",
+    )
+    also: list[SelectorName] = Field(
+        [], description="Selectors to compare with the first `also_seeds` seeds only."
+    )
+    also_seeds: Positive = Field(2, description="Number of seeds that the selectors in `also` get.")
+    trainings: Positive = Field(
+        1,
+        description="Targets trained on each subset, each with its own data order and, from "
+        "scratch, its own initial weights.",
+    )
+    full: list[Literal["compute", "epochs"]] = Field(
+        ["compute"],
+        description="Trainings on the whole corpus to compare with: for as much `compute` as a "
+        "subset takes, or for as many `epochs`.",
+    )
+    difference: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Difference in loss, in nats per token, to plan for: the job prints how many "
+        "seeds would show it. `null` prints none.",
+    )
 
     def selectors_with(self, number: int) -> list[SelectorName]:
-        """Those compared with the seed at the place `number` of seeds, from 0."""
+        """Return the selectors to compare with the seed at index `number` of seeds."""
         return self.selectors + (self.also if number < self.also_seeds else [])
 
     @field_validator("selectors", "also", "budgets", "match", "seeds", "full")
@@ -104,15 +159,31 @@ class CompareConfig(Section):
 
 
 class DiagnoseConfig(Section):
-    """jobs/diagnose.py: the run's S2L selection beside those of variants of the run."""
+    """What `diagnose` varies to tell how stable the run's S2L selection is."""
 
-    seeds: list[Seed] | None = None  # of other proxies; unless set: the two after the run's own
-    checkpoints: list[Annotated[int, Field(ge=2)]] = [3, 6]  # evenly spaced among those scored
-    n_clusters: list[Positive] | None = None  # unless set: half as many and twice as many
-    proxies: dict[FileName, ModelConfig] = {}  # others, trained with the proxy's settings
-    # Of a target, on clusters and on the baselines' subsets; for small targets: the driver holds 8
-    # bytes a weight for each subset, 5 of a selector, 10 of one that draws from clusters.
-    gradients: bool = False
+    seeds: list[Seed] | None = Field(
+        None,
+        description="Seeds of other proxies to compare with. `null` takes the two after the run's "
+        "own seed.",
+    )
+    checkpoints: list[Annotated[int, Field(ge=2)]] = Field(
+        [3, 6],
+        description="Numbers of checkpoints to cluster by instead of all, evenly spaced among "
+        "those scored.",
+    )
+    n_clusters: list[Positive] | None = Field(
+        None,
+        description="Other numbers of clusters. `null` takes half and twice `clusters.n_clusters`.",
+    )
+    proxies: dict[FileName, ModelConfig] = Field(
+        {}, description="Other proxy models by name, trained with the proxy's settings."
+    )
+    gradients: bool = Field(
+        False,
+        description="Measure how alike a target's gradients are within clusters and between "
+        "subsets and corpus. Needs a small target: the driver holds 8 bytes per weight and subset, "
+        "with 5 subsets per selector, or 10 for one that draws from clusters.",
+    )
 
     @field_validator("seeds", "checkpoints", "n_clusters")
     @classmethod
@@ -121,5 +192,9 @@ class DiagnoseConfig(Section):
 
 
 class ReportConfig(Section):
-    examples: bool = True  # show corpus text in the report
-    examples_per_cluster: Annotated[int, Field(ge=1, le=50)] = 4
+    """What the report shows."""
+
+    examples: bool = Field(True, description="Show texts of the corpus in the report.")
+    examples_per_cluster: Annotated[int, Field(ge=1, le=50)] = Field(
+        4, description="Number of examples shown per cluster, from 1 to 50."
+    )

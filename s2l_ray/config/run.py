@@ -21,24 +21,55 @@ from s2l_ray.config.values import Location, Seed
 
 
 class RunConfig(Section):
-    """A run: `python jobs/pipeline.py CONFIG.yaml`."""
+    """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
-    run_dir: Location
-    seed: Seed = 42
-    corpus: CorpusConfig
-    prompt: PromptConfig = PromptConfig()
-    proxy: TrainingConfig
-    trajectories: TrajectoriesConfig = TrajectoriesConfig()
-    clusters: ClustersConfig = ClustersConfig()
-    selection: SelectionConfig = SelectionConfig()
-    target: TrainingConfig | None = None
-    target_prompt: PromptConfig | None = None  # unless set: the same as prompt
-    evaluation: EvaluationConfig = EvaluationConfig()
-    compare: CompareConfig = CompareConfig()
-    diagnose: DiagnoseConfig = DiagnoseConfig()
-    report: ReportConfig = ReportConfig()
-    storage: StorageConfig = StorageConfig()
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = Field(
+        "run", description="Title of the run in its reports: letters, digits, `_`, `.` and `-`."
+    )
+    run_dir: Location = Field(
+        description="Folder of everything that the run makes: a local path, which every node must "
+        "see, or `s3://bucket/prefix`."
+    )
+    seed: Seed = Field(
+        42,
+        description="Seed of the proxy's training, of initial weights and of the held-out draw. "
+        "`clusters.random_state` and `selection.seed` are separate.",
+    )
+    corpus: CorpusConfig = Field(description="The examples to select from.")
+    prompt: PromptConfig = Field(
+        PromptConfig(), description="How an example becomes text for the proxy."
+    )
+    proxy: TrainingConfig = Field(
+        description="The small model, fine-tuned on the whole corpus, whose losses are recorded. "
+        "Needs at least 2 checkpoints."
+    )
+    trajectories: TrajectoriesConfig = Field(
+        TrajectoriesConfig(),
+        description="How examples are scored at the checkpoints; evaluation uses these settings "
+        "too.",
+    )
+    clusters: ClustersConfig = Field(
+        ClustersConfig(), description="How trajectories are clustered."
+    )
+    selection: SelectionConfig = Field(
+        SelectionConfig(), description="Which examples are chosen, and how many."
+    )
+    target: TrainingConfig | None = Field(
+        None,
+        description="The large model to fine-tune on the subset. `null` if the run only selects.",
+    )
+    target_prompt: PromptConfig | None = Field(
+        None, description="How an example becomes text for the target. `null` means as in `prompt`."
+    )
+    evaluation: EvaluationConfig = Field(
+        EvaluationConfig(), description="Held-out examples, question sets and baselines."
+    )
+    compare: CompareConfig = Field(CompareConfig(), description="What `compare` compares.")
+    diagnose: DiagnoseConfig = Field(DiagnoseConfig(), description="What `diagnose` varies.")
+    report: ReportConfig = Field(ReportConfig(), description="Content of the report.")
+    storage: StorageConfig = Field(
+        StorageConfig(), description="How the object store of an `s3://` run_dir is reached."
+    )
 
     @field_validator("run_dir")
     @classmethod

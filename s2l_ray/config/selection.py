@@ -15,16 +15,37 @@ from s2l_ray.config.values import Budget, Positive, Seed, SelectorName
 
 
 class TrajectoriesConfig(Section):
-    """Scoring: the loss of every example at every checkpoint. dtype, tokens_per_batch and workers
-    are those of the evaluation's losses and answers too, workers of diagnose.gradients."""
+    """Scoring: the loss of every example at every checkpoint."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    tokens_per_batch: Positive | None = None  # padded, in a forward pass; 8192 on GPU, 2048 on CPU
-    while_training: bool = False  # score a checkpoint as soon as it exists, where there is room
-    # Stop once two more checkpoints each leave the clusters at this adjusted Rand index or above.
-    stop_when_stable: Annotated[float, Field(gt=0, lt=1)] | None = None
-    workers: WorkersConfig = WorkersConfig()  # num_workers: actors at the start
-    max_workers: Positive | None = None  # the actor pool may grow to this
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Precision of the model that scores. Evaluation and answers use it too.",
+    )
+    tokens_per_batch: Positive | None = Field(
+        None,
+        description="Tokens per forward pass, padding included. Lower it if memory runs out; "
+        "`null` means 8192 on a GPU and 2048 on a CPU.",
+    )
+    while_training: bool = Field(
+        False,
+        description="Score a checkpoint as soon as it is saved, beside the proxy's training, if "
+        "the cluster has room for another actor.",
+    )
+    stop_when_stable: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Stop scoring once two checkpoints in a row leave the clusters at this "
+        "adjusted Rand index or above. `null` scores all checkpoints.",
+    )
+    workers: WorkersConfig = Field(
+        WorkersConfig(),
+        description="Actors that score, `num_workers` of them at the start. Evaluation, answers "
+        "and `diagnose.gradients` use them too.",
+    )
+    max_workers: Positive | None = Field(
+        None,
+        description="Number of actors that the pool may grow to. `null` keeps "
+        "`workers.num_workers`.",
+    )
 
     @model_validator(mode="after")
     def _one_after_the_other(self) -> TrajectoriesConfig:
@@ -44,25 +65,47 @@ class TrajectoriesConfig(Section):
 
 
 class ClustersConfig(Section):
-    """k-means over trajectories (kmeans.KMeans: scikit-learn's names)."""
+    """k-means over trajectories, with scikit-learn's names."""
 
-    n_clusters: Positive = 100
-    max_iter: Positive = 300
-    tol: Annotated[float, Field(ge=0)] = 1e-4  # how far centers move, or what the inertia loses
-    random_state: Seed = 42
-    num_actors: Positive | None = None  # unless set: one per CPU of the cluster
-    stability: bool = True  # cluster once more with another seed and report the agreement
+    n_clusters: Positive = Field(
+        100, description="Number of clusters; for `s2l_official`, at most so many per source."
+    )
+    max_iter: Positive = Field(300, description="Maximum number of k-means iterations.")
+    tol: Annotated[float, Field(ge=0)] = Field(
+        1e-4,
+        description="k-means stops once the centers move by less than this, relative to the "
+        "variance of the data, or once an iteration lowers the inertia by less than this share.",
+    )
+    random_state: Seed = Field(42, description="Seed of the initial centers and of samples.")
+    num_actors: Positive | None = Field(
+        None,
+        description="Number of actors, of one CPU each. `null` takes one per CPU of the cluster.",
+    )
+    stability: bool = Field(
+        True,
+        description="Cluster a sample again with another seed and report the adjusted Rand index.",
+    )
 
 
 class SelectionConfig(Section):
-    """Which examples, how many, and how they come out."""
+    """Which examples are chosen, how many, and in which formats they are written."""
 
-    selector: SelectorName = "s2l"
-    budget: Budget = 0.11
-    seed: Seed = 0
-    # Whose source shares random_shares has, and whose tokens random_tokens.
-    like: SelectorName = "s2l"
-    export: list[Literal["alpaca", "prompt_response", "messages"]] = []  # JSONL beside Parquet
+    selector: SelectorName = Field("s2l", description="Selection method.")
+    budget: Budget = Field(
+        0.11,
+        description="Size of the subset: a number of examples (`1000`), a share (`0.11`, `11%`) or "
+        "tokens of the proxy's tokenizer (`2M tokens`). Examples without a label token do not "
+        "count.",
+    )
+    seed: Seed = Field(0, description="Seed of the draws within groups, and of ties.")
+    like: SelectorName = Field(
+        "s2l",
+        description="Selector whose shares of sources `random_shares` copies, and whose number of "
+        "tokens `random_tokens` copies.",
+    )
+    export: list[Literal["alpaca", "prompt_response", "messages"]] = Field(
+        [], description="JSON lines formats to write the subset in, in addition to Parquet."
+    )
 
     @model_validator(mode="after")
     def _like_another(self) -> SelectionConfig:

@@ -14,22 +14,49 @@ from s2l_ray.config.base import Section
 
 
 class StorageConfig(Section):
-    """How the object store of an s3:// run_dir or corpus is reached (addressing is the run_dir's).
+    """How the object store of an `s3://` run_dir or corpus is reached.
 
-    Credentials are no setting: they come from the standard chain of the AWS libraries alone.
+    Credentials are not a setting: they come from the standard chain of the AWS libraries.
     """
 
-    endpoint: str | None = None  # http(s)://host:port; unset: AWS, or AWS_ENDPOINT_URL
-    region: str | None = None  # unset: AWS_DEFAULT_REGION, or the profile's
-    addressing: Literal["auto", "path", "virtual"] = "auto"  # of the bucket in URLs
-    # when_required for stores that refuse or keep the checksums that clients add by themselves
-    checksums: Literal["when_supported", "when_required"] = "when_supported"
-    encryption: Literal["AES256", "aws:kms"] | None = None  # unset: the bucket's own
-    kms_key: str | None = None
-    lease_seconds: Annotated[int, Field(ge=3)] = 60  # a run that shows no life so long is dead
+    endpoint: str | None = Field(
+        None,
+        description="Address of the store, `http(s)://host:port`. `null` means AWS, or "
+        "`AWS_ENDPOINT_URL` if it is set.",
+    )
+    region: str | None = Field(
+        None,
+        description="Region of the bucket. `null` means `AWS_DEFAULT_REGION` or the profile's "
+        "region.",
+    )
+    addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        description="Where the run_dir's bucket stands in URLs: in the `path`, in the host name "
+        "(`virtual`), or `auto`. It does not apply to the corpus.",
+    )
+    checksums: Literal["when_supported", "when_required"] = Field(
+        "when_supported",
+        description="When clients add checksums to requests. Set `when_required` for stores that "
+        "refuse them or store them as content.",
+    )
+    encryption: Literal["AES256", "aws:kms"] | None = Field(
+        None,
+        description="Server-side encryption of what the run writes. `null` leaves it to the "
+        "bucket.",
+    )
+    kms_key: str | None = Field(
+        None,
+        description="Id of the KMS key for `encryption: aws:kms`. `null` means the account's "
+        "default key.",
+    )
+    lease_seconds: Annotated[int, Field(ge=3)] = Field(
+        60,
+        description="Seconds without a sign of life after which another run may take over the "
+        "run_dir.",
+    )
 
     def environment(self) -> dict[str, str]:
-        """The same for libraries that ask the environment (pyarrow, where it reads a corpus)."""
+        """Return these settings as environment variables, for pyarrow, which reads the corpus."""
         found = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_DEFAULT_REGION": self.region}
         if self.checksums == "when_required":
             found["AWS_REQUEST_CHECKSUM_CALCULATION"] = self.checksums

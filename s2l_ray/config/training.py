@@ -14,14 +14,37 @@ from s2l_ray.config.values import Positive, Share
 
 
 class ModelConfig(Section):
-    """A causal language model: a hub name or folder, or an architecture to start from scratch."""
+    """A causal language model: pretrained (name), or to train from scratch (architecture)."""
 
-    name: str | None = None  # hub name or folder in Hugging Face format
-    revision: str | None = None
-    architecture: dict[str, Any] | None = None  # from scratch: model_type and its config's fields
-    tokenizer_vocab: Annotated[int, Field(ge=300)] | None = None  # train a BPE on the corpus
-    tokenizer: str | None = None  # from scratch with an existing tokenizer: hub name or folder
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    name: str | None = Field(
+        None,
+        description="Pretrained model: a name on the Hugging Face Hub, or a folder in its format. "
+        "`null` if `architecture` is set.",
+    )
+    revision: str | None = Field(
+        None,
+        description="Branch, tag or commit of the model and tokenizer on the hub. `null` means the "
+        "main branch.",
+    )
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="Model to train from scratch: `model_type`, and the fields of that type's "
+        "Hugging Face config. `null` if `name` is set.",
+    )
+    tokenizer_vocab: Annotated[int, Field(ge=300)] | None = Field(
+        None,
+        description="From scratch: vocabulary size of a byte-level BPE tokenizer to train on the "
+        "corpus. `null` if `tokenizer` is set.",
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="From scratch: an existing tokenizer, by hub name or folder. `null` if "
+        "`tokenizer_vocab` is set.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Precision of training. `bfloat16` keeps float32 master weights.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> ModelConfig:
@@ -38,35 +61,95 @@ class ModelConfig(Section):
 
 
 class WorkersConfig(Section):
-    """Ray resources of a stage: how many workers or actors, and what each asks for."""
+    """Ray resources of a stage."""
 
-    num_workers: Positive = 1
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    accelerator_type: str | None = None
+    num_workers: Positive = Field(1, description="Number of workers or actors.")
+    cpus_per_worker: Annotated[float, Field(gt=0)] = Field(
+        1, description="CPUs that each worker reserves."
+    )
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
+        0,
+        description="GPUs that each worker reserves: 0 or 1 in training, from 0 to 1 in scoring.",
+    )
+    accelerator_type: str | None = Field(
+        None,
+        description="Ray's name of the GPU that a node must have, such as `A100`. `null` takes any "
+        "node.",
+    )
 
 
 class TrainingConfig(Section):
-    """One fine-tuning job. `zero_stage: null` is DDP, 0 to 3 is DeepSpeed ZeRO."""
+    """One fine-tuning job, with AdamW."""
 
-    model: ModelConfig
-    epochs: Annotated[float, Field(gt=0)] = 3
-    max_steps: Positive | None = None  # instead of epochs
-    global_batch_size: Positive = 128
-    micro_batch_size: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    warmup_share: Share = 0.03
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    offload_optimizer: bool = False  # DeepSpeed: optimizer state to CPU memory; slow, untried
-    gradient_checkpointing: bool = False
-    num_checkpoints: Positive | None = None  # evenly spaced, the last at the end
-    checkpoint_every: Positive | None = None  # or every n steps
-    resume_every: Positive = 500  # steps between resume points beside the checkpoints
-    max_failures: Annotated[int, Field(ge=-1)] = 3  # in a row, without a new resume point; -1: any
-    workers: WorkersConfig = WorkersConfig()
-    max_workers: Positive | None = None  # DDP takes up to so many where the cluster has them
+    model: ModelConfig = Field(description="The model to fine-tune.")
+    epochs: Annotated[float, Field(gt=0)] = Field(
+        3, description="Passes over the examples; a fraction is allowed."
+    )
+    max_steps: Positive | None = Field(
+        None, description="Number of optimizer steps. `null` trains for `epochs`."
+    )
+    global_batch_size: Positive = Field(
+        128, description="Examples per optimizer step, over all workers."
+    )
+    micro_batch_size: Positive = Field(
+        8,
+        description="Examples per forward and backward pass of a worker. Lower it if memory runs "
+        "out.",
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        2e-5, description="Learning rate after warm-up; half a cosine then lowers it to 0."
+    )
+    warmup_share: Share = Field(
+        0.03,
+        description="Share of the steps, from 0 to below 1, over which the learning rate rises.",
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay.")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Norm that larger gradients are clipped to."
+    )
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = Field(
+        None,
+        description="DeepSpeed's ZeRO stage, from 0 to 3. `null` trains with DDP, without "
+        "DeepSpeed.",
+    )
+    offload_optimizer: bool = Field(
+        False,
+        description="Keep the optimizer state in CPU memory: slow, and untested on GPUs. Needs "
+        "`zero_stage` 1, 2 or 3.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute activations again in the backward pass, which saves memory and costs "
+        "time.",
+    )
+    num_checkpoints: Positive | None = Field(
+        None,
+        description="Number of checkpoints to keep, evenly spaced, the last one at the end. "
+        "`null` follows `checkpoint_every`; with neither, only the last step is kept.",
+    )
+    checkpoint_every: Positive | None = Field(
+        None,
+        description="Steps between checkpoints; the last step is kept too. `null` follows "
+        "`num_checkpoints`.",
+    )
+    resume_every: Positive = Field(
+        500,
+        description="Steps between resume points, from which a stopped training continues. Every "
+        "checkpoint is one too.",
+    )
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        3,
+        description="Number of failures in a row, with no resume point between them, that training "
+        "survives. `-1` sets no limit.",
+    )
+    workers: WorkersConfig = Field(
+        WorkersConfig(), description="Workers that train, each with an equal share of the batch."
+    )
+    max_workers: Positive | None = Field(
+        None,
+        description="DDP only: number of workers that training grows to if the cluster has room. "
+        "`null` keeps `workers.num_workers`.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingConfig:

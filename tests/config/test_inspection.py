@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from s2l_ray.config import load, resolve, schema
+from s2l_ray.config import RunConfig, Section, load, resolve, schema
 from s2l_ray.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -83,3 +84,27 @@ def test_the_schema_is_json_and_has_every_section():
     assert {"corpus", "proxy", "run_dir"} == set(found["required"])
     assert found["additionalProperties"] is False
     assert "n_clusters" in found["$defs"]["ClustersConfig"]["properties"]
+
+
+def sections(section, found):
+    """The section and all below it, each once."""
+    if section not in found:
+        found.append(section)
+        for info in section.model_fields.values():
+            for kind in (info.annotation, *get_args(info.annotation)):
+                if isinstance(kind, type) and issubclass(kind, Section):
+                    sections(kind, found)
+    return found
+
+
+@pytest.mark.parametrize("section", sections(RunConfig, []), ids=lambda each: each.__name__)
+def test_every_field_has_a_description(section):
+    assert section.__doc__
+    for name, info in section.model_fields.items():
+        text = info.description
+        assert text and text[0] == text.lstrip()[0] and text.endswith("."), name
+        assert "  " not in text and text.count("`") % 2 == 0, name
+    # In the schema too, the sections' own included.
+    found = schema()
+    properties = found if section is RunConfig else found["$defs"][section.__name__]
+    assert all(each.get("description") for each in properties["properties"].values())
