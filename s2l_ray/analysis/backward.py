@@ -19,7 +19,7 @@ from torch import Tensor
 from s2l_ray.analysis.gradients import Weighted, Window
 from s2l_ray.config import WorkersConfig
 from s2l_ray.models.batch import Example, examples_of, pad, token_batches
-from s2l_ray.models.loading import device_of, load_model
+from s2l_ray.models.held import HeldModel
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.store import Part, Store
 
@@ -156,4 +156,4 @@ def _places(parameters: list[torch.nn.Parameter], seed: int, width: int) -> list
 
 
 def _load(store: Store, checkpoint: str, workers: WorkersConfig) -> LabelLoss:
-    return LabelLoss(load_model(store.download(checkpoint)).to(device_of(workers)))
+    return HeldModel(store, workers, advice="use a larger GPU").load(checkpoint)

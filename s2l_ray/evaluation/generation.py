@@ -14,10 +14,9 @@ from s2l_ray.corpus.tokenization import end_tokens, prompts_of
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.evaluation.answers import extract, wanted_of
 from s2l_ray.evaluation.exact_match import judge
-from s2l_ray.models.loading import device_of, load_model, memory_told
-from s2l_ray.scoring.scorer import SMALLER
+from s2l_ray.models.held import HeldModel
+from s2l_ray.models.loading import explain_out_of_memory
 from s2l_ray.store import Part, Store
-from s2l_ray.store.checksums import checksum_of_folder
 from s2l_ray.store.schemas import ANSWERS
 
 TOKENS_AT_ONCE = 8192  # of a batch, prompts and new tokens, padded: 1 GB of keys and values or so
@@ -38,26 +37,19 @@ class Answerer:
         self.max_new_tokens = max_new_tokens
         self.tokenizer = load_tokenizer(store, tokenizer_folder)
         self.ends = end_tokens(prompt, self.tokenizer)
-        self.device = device_of(config.workers)
-        self.name = self.mark = ""
-        self.model: PreTrainedModel | None = None
+        self.held = HeldModel(store, config.workers, dtype=config.dtype)
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        if self.model is None or unit["model"] != self.name:
-            self.model = None  # before the next one comes: two may not fit
-            local = self.store.download(unit["model"])
-            with memory_told(unit["model"], "its weights", SMALLER):
-                self.model = load_model(local, dtype=self.config.dtype).to(self.device)
-            self.name, self.mark = unit["model"], checksum_of_folder(local)
+        model = self.held.load(unit["model"]).model
         columns = ["example_id", "turns"]
         table = self.store.read_part(unit["questions"], Part(**unit["part"]), columns)
         questions = table.slice(0, unit["rows"])
         examples = questions["turns"].to_pylist()
         at_once = self.config.tokens_per_batch or TOKENS_AT_ONCE
-        what = f"answers in batches of {at_once} tokens"
-        with memory_told(unit["model"], what, "lower trajectories.tokens_per_batch"):
+        doing = f"generating answers in batches of {at_once} tokens"
+        with explain_out_of_memory(unit["model"], doing, "lower trajectories.tokens_per_batch"):
             new = generate(
-                self.model,
+                model,
                 prompts_of(examples, self.prompt, self.tokenizer),
                 ends=self.ends,
                 max_new_tokens=self.max_new_tokens,
@@ -72,7 +64,7 @@ class Answerer:
         return pa.Table.from_arrays(arrays, schema=ANSWERS), {
             "correct": sum(correct),
             "no_answer": extracted.count(None),
-            "made_of": self.mark,
+            "made_of": self.held.checksum,
         }
 
 

@@ -32,12 +32,12 @@ def no_tf32() -> None:
 
 
 @contextmanager
-def memory_told(where: str, what: str, advice: str) -> Iterator[None]:
-    """A GPU without memory as a ValueError that says for what, and what to do."""
+def explain_out_of_memory(where: str, doing: str, advice: str) -> Iterator[None]:
+    """Raise torch's out-of-memory error as a ValueError that says where and what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ValueError(f"{where}: no memory on the GPU for {what} ({error}); {advice}") from error
+        raise ValueError(f"{where}: out of GPU memory while {doing} ({error}); {advice}") from error
 
 
 def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:

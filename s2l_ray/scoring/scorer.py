@@ -12,17 +12,14 @@ import torch
 
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.models.batch import examples_of, pad, token_batches
-from s2l_ray.models.loading import device_of, load_model, memory_told
+from s2l_ray.models.held import HeldModel
+from s2l_ray.models.loading import explain_out_of_memory
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.signals import detailed, width_of_features
 from s2l_ray.store import Part, Store
-from s2l_ray.store.checksums import checksum_of_folder
 from s2l_ray.store.schemas import LOSSES, signals
 
 TOKENS_PER_BATCH = 2048  # on a CPU: what a batch leaves between two layers stays in its caches
-
-
-SMALLER = "take a larger GPU, or trajectories.dtype: bfloat16"
 
 
 KEPT_BYTES = 1 << 28  # of token parts in memory, which the next checkpoint needs again
@@ -33,11 +30,9 @@ class Scorer:
 
     def __init__(self, store: Store, config: TrajectoriesConfig) -> None:
         self.store, self.config = store, config
-        self.device = device_of(config.workers)
-        default = 8192 if self.device.type == "cuda" else TOKENS_PER_BATCH
+        self.held = HeldModel(store, config.workers, dtype=config.dtype)
+        default = 8192 if self.held.device.type == "cuda" else TOKENS_PER_BATCH
         self.tokens_per_batch = config.tokens_per_batch or default
-        self.model = self.mark = ""
-        self.loss: LabelLoss | None = None
         self.kept: dict[tuple[str, str], pa.Table] = {}
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
@@ -45,24 +40,18 @@ class Scorer:
             part = Part(**known["part"])
             losses = self.store.read_part(known["folder"], part, LOSSES.names)
             return losses, {"made_of": part.stats["made_of"]}
-        if self.loss is None or unit["model"] != self.model:
-            self.loss = None  # before the next one comes: two may not fit
-            local = self.store.download(unit["model"])
-            with memory_told(unit["model"], "its weights", SMALLER):
-                model = load_model(local, dtype=self.config.dtype).to(self.device)
-                self.loss = LabelLoss(model)
-            self.model, self.mark = unit["model"], checksum_of_folder(local)
+        loss = self.held.load(unit["model"])
         tokens = self._tokens(unit["tokens"], Part(**unit["part"]))
         details = unit.get("details", ())
-        what = f"batches of {self.tokens_per_batch} tokens"
-        with memory_told(unit["model"], what, "lower trajectories.tokens_per_batch"):
+        doing = f"scoring batches of {self.tokens_per_batch} tokens"
+        with explain_out_of_memory(unit["model"], doing, "lower trajectories.tokens_per_batch"):
             try:
                 table = score_table(
-                    tokens, self.loss, tokens_per_batch=self.tokens_per_batch, details=details
+                    tokens, loss, tokens_per_batch=self.tokens_per_batch, details=details
                 )
             except ValueError as error:
                 raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
-        return table, {"made_of": self.mark}
+        return table, {"made_of": self.held.checksum}
 
     def _tokens(self, folder: str, part: Part) -> pa.Table:
         if (folder, part.file) in self.kept:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from s2l_ray.config import TrainingConfig
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.models.batch import Example, pad
-from s2l_ray.models.loading import initial_model, load_model, memory_told, no_tf32
+from s2l_ray.models.loading import explain_out_of_memory, initial_model, load_model, no_tf32
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.properties import learned_positions, steady_positions
 from s2l_ray.store import Manifest, Store
@@ -85,7 +85,7 @@ def run(job: dict[str, Any]) -> None:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     module = LabelLoss(model, anew=config.gradient_checkpointing)
-    with memory_told(folder, "weights and optimizer", LESS_TO_HOLD):
+    with explain_out_of_memory(folder, "creating weights and optimizer", LESS_TO_HOLD):
         engine = make_engine(module, config, device, world)
         if resume and state["step"] < steps:
             engine.load(resume)
@@ -117,11 +117,11 @@ def run(job: dict[str, Any]) -> None:
             leaving = ray.train.get_preemption_info() is not None  # the same on all workers
             last_asked = time.monotonic()
         due = time.monotonic() - last_asked > NOTICE_SECONDS
-        what = (
-            f"step {step + 1}, micro-batches of {config.micro_batch_size} examples of up to "
-            f"{max(len(ids) for ids, _ in batch)} tokens"
+        doing = (
+            f"training step {step + 1} with micro-batches of {config.micro_batch_size} examples "
+            f"of up to {max(len(ids) for ids, _ in batch)} tokens"
         )
-        with memory_told(folder, what, LESS_MEMORY):
+        with explain_out_of_memory(folder, doing, LESS_MEMORY):
             loss, norm, real, padded, ask = _step(
                 engine, batch, config, rank, world, device, rate, due
             )

@@ -16,6 +16,7 @@ import torch
 from support.models import SHAPES, random_tokens, small_model
 
 from s2l_ray.config import ClustersConfig, TrajectoriesConfig
+from s2l_ray.models import held
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.scoring import scorer
 from s2l_ray.scoring.losses import Scoring, score, score_ahead
@@ -121,10 +122,12 @@ def test_a_gpu_that_the_weights_alone_fill_is_told(store, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     small_model("gpt_neox").save_pretrained(store.address("proxy/checkpoint-000003"))
-    monkeypatch.setattr(scorer, "load_model", load)
+    monkeypatch.setattr(held, "load_model", load)
     part = store.write_part(random_tokens(12), "tokens", "part-00000")
     unit = {"tokens": "tokens", "model": "proxy/checkpoint-000003", "part": part.__dict__}
-    with pytest.raises(ValueError, match=r"000003: no memory .* for its weights \(.*bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"000003: out of GPU memory while loading the weights \(.*bfloat16"
+    ):
         Scorer(store, TrajectoriesConfig())(unit)
 
 
