@@ -33,10 +33,10 @@ import pyarrow as pa
 from benchmarks import machine, planted_corpus
 from benchmarks.planted_corpus import LARGE, SMALL, WRONG_SHARE, Row, kind_of
 from s2l_ray.analysis import paired as comparison
-from s2l_ray.analysis.paired import plus_minus
 from s2l_ray.analysis.statistics import interval
 from s2l_ray.config import RunConfig, SelectionConfig, validate
 from s2l_ray.execution import connect as driver
+from s2l_ray.formatting import plus_minus
 from s2l_ray.pipeline.comparison import compare, seeded
 from s2l_ray.pipeline.proxy import make_trajectories
 from s2l_ray.pipeline.run import Run

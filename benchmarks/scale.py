@@ -33,11 +33,11 @@ import ray
 
 from benchmarks import machine
 from benchmarks.kmeans import Memory, losses_like
-from s2l_ray.analysis.paired import plural
 from s2l_ray.clustering.clusters import cluster, read_centers
 from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.config import ClustersConfig, SelectionConfig
 from s2l_ray.execution import connect as driver
+from s2l_ray.formatting import plural
 from s2l_ray.selection.choose import choose
 from s2l_ray.selection.subset import SUBSET_ROWS
 from s2l_ray.store import Manifest, Part, Store

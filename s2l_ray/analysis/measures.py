@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from s2l_ray.analysis.paired import plural
+from s2l_ray.formatting import plural
 
 Record = Mapping[str, Any]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, Interval, Seeds, holm, interval
+from s2l_ray.formatting import plural, signed
 
 Verdict = Literal["better", "worse", "not distinguishable", "no verdict"]
 
@@ -212,22 +213,3 @@ def _numbers(row: Row) -> str:
         words.insert(1, f"95% interval {signed(low)} to {signed(high)}")
         words.append("p < 0.001" if row.adjusted_p < 0.001 else f"p = {row.adjusted_p:.3g}")
     return ", ".join(words)
-
-
-def plus_minus(mean: float | None, error: float | None, digits: int = 4) -> str:
-    if mean is None:
-        return "–"
-    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-
-def signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
-
-
-def plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def span(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"

@@ -8,6 +8,8 @@ import threading
 import time
 from types import TracebackType
 
+from s2l_ray.formatting import duration
+
 INTERVAL = 15.0  # seconds between lines when the output is not a terminal
 
 
@@ -62,7 +64,8 @@ class Progress:
         if rate > 0:
             line += f", {rate:,.1f}/s" if rate >= 0.1 else f", {60 * rate:.1f}/min"
             left = (self.total - self.done) / rate
-            line += f", {clock(seconds)} taken" if final else f", {clock(left)} left"
+            shown, word = (seconds, "taken") if final else (left, "left")
+            line += f", {duration(shown, decimals=0)} {word}"
         if self.note:
             line += f", {self.note}"
         with _terminal:
@@ -78,13 +81,3 @@ class Progress:
                     width = shutil.get_terminal_size().columns - 1
                     sys.stderr.write("\r\033[K" + "  ".join(_live.values())[:width])
             sys.stderr.flush()
-
-
-def clock(seconds: float) -> str:
-    """42 s, 3 min 5 s, 2 h 10 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -14,10 +14,11 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from s2l_ray.analysis.measures import Metric, Record, metrics_of, value_of
-from s2l_ray.analysis.paired import Outcome, Row, in_words, plural, plus_minus, signed, span, table
+from s2l_ray.analysis.paired import Outcome, Row, in_words, table
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed, spreads
 from s2l_ray.config import BASELINE, RunConfig
 from s2l_ray.execution import machine
+from s2l_ray.formatting import plural, plus_minus, signed, span
 from s2l_ray.report.page import environment, printable
 
 if TYPE_CHECKING:

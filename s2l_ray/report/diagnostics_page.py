@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from s2l_ray.analysis.paired import plural
 from s2l_ray.analysis.theorem import in_words as gradients_in_words
 from s2l_ray.execution import machine
+from s2l_ray.formatting import plural
 from s2l_ray.report.page import environment, printable
 
 if TYPE_CHECKING:

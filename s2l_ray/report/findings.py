@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from s2l_ray.analysis.paired import paired, plural, plus_minus, signed, span
+from s2l_ray.analysis.paired import paired
 from s2l_ray.analysis.statistics import MIN_UNITS, interval
+from s2l_ray.formatting import plural, plus_minus, signed, span
 
 if TYPE_CHECKING:
     from s2l_ray.report.data import Arm, ReportData

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.analysis.paired import signed
 from s2l_ray.config import BASELINE
+from s2l_ray.formatting import MISSING, duration, percent, signed
 from s2l_ray.report.findings import diagnostics, means, summarize, verdict
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ def environment() -> Any:
     found.filters.update(
         count=lambda n: f"{n:,}",
         sentence=lambda words: words[:1].upper() + words[1:],
-        share=_share,
+        share=percent,
         number=_number,
-        signed=_signed,
-        seconds=_seconds,
-        flops=_flops,
+        signed=lambda value: MISSING if value is None else signed(value),
+        seconds=lambda value: MISSING if value is None else duration(value),
+        scientific=_scientific,
     )
     return found
 
@@ -160,32 +160,12 @@ def _cut(text: str) -> str:
     return f"{text}… [{missing:,} more characters]" if missing > 0 else text
 
 
-def _share(part: float, whole: float = 1) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
-
-
 def _number(value: float | None, digits: int = 4) -> str:
     """Fixed digits, for losses; "–" for None, "not finite" for NaN and infinities."""
     if value is None:
-        return "–"
+        return MISSING
     return f"{value:.{digits}f}" if abs(value) < float("inf") else "not finite"
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else signed(value)
-
-
-def _flops(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2e}"
-
-
-def _seconds(value: float | None) -> str:
-    """A duration as people read it: "0.8 s", "45 s", "12 min 05 s", "3 h 20 min"."""
-    if value is None:
-        return "–"
-    if value < 60:
-        return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"
-    minutes, seconds = divmod(round(value), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds:02d} s"
-    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+def _scientific(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2e}"

@@ -18,7 +18,7 @@ from s2l_ray.errors import NodeFull
 from s2l_ray.execution import parts as units_module
 from s2l_ray.execution import progress
 from s2l_ray.execution.parts import run_units
-from s2l_ray.execution.progress import Progress, clock
+from s2l_ray.execution.progress import Progress
 from s2l_ray.store import Store
 
 
@@ -203,7 +203,7 @@ def test_progress_off_the_terminal_is_a_line_now_and_then(clocked, monkeypatch):
     lines = out.getvalue().splitlines()
     assert len(lines) == 9  # 125 s: one each 15 s, and the last
     assert lines[0] == "[score] 1,120 of 2,000 parts, 8.0/s, 1 min 50 s left, loss 2.1"
-    assert lines[-1] == "[score] 2,000 of 2,000 parts, 8.0/s, 2 min 5 s taken, loss 2.1"
+    assert lines[-1] == "[score] 2,000 of 2,000 parts, 8.0/s, 2 min 05 s taken, loss 2.1"
     assert "\r" not in out.getvalue() and "\033" not in out.getvalue()
 
 
@@ -214,7 +214,7 @@ def test_progress_of_a_slow_stage_and_of_a_failed_one(clocked, monkeypatch):
         clocked(40)
         shown.advance(1)
         raise KeyError
-    assert out.getvalue() == "[slow] 1 of 4 parts, 1.5/min, 2 min 0 s left\n"
+    assert out.getvalue() == "[slow] 1 of 4 parts, 1.5/min, 2 min 00 s left\n"
 
 
 def test_progress_on_a_terminal_is_one_live_line(clocked, monkeypatch):
@@ -226,9 +226,3 @@ def test_progress_on_a_terminal_is_one_live_line(clocked, monkeypatch):
             shown.advance(1)
     assert out.getvalue().count("\n") == 1 and out.getvalue().endswith("3 s taken\n")
     assert len(re.findall("\r\033\\[K", out.getvalue())) == 4
-
-
-def test_clock():
-    assert [clock(s) for s in (0.4, 59.4, 59.6, 3599, 3600, 93784)] == [
-        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "26 h 3 min",
-    ]  # fmt: skip

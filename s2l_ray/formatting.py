@@ -1,0 +1,47 @@
+"""Numbers as text, the same in log lines, terminal summaries and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MISSING = "–"
+
+
+def plural(n: int, noun: str) -> str:
+    """Return such as "1 pair" or "1,200 pairs"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def span(values: Sequence[int]) -> str:
+    """Return such as "40", or "40–44" if the values differ."""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def signed(value: float) -> str:
+    """Return the value with its sign; the minus is as wide as the plus."""
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def plus_minus(mean: float | None, error: float | None, digits: int = 4) -> str:
+    """Return the mean, with its standard error if there is one."""
+    if mean is None:
+        return MISSING
+    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def percent(part: float, whole: float = 1) -> str:
+    return f"{part / whole:.1%}" if whole else MISSING
+
+
+def duration(seconds: float, *, decimals: int = 1) -> str:
+    """Return such as "0.8 s", "45 s", "12 min 05 s" or "3 h 20 min".
+
+    `decimals` are those below ten seconds.
+    """
+    if seconds < 59.5:
+        return f"{seconds:.{decimals if seconds < 9.95 else 0}f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"

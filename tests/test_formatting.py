@@ -1,0 +1,23 @@
+from s2l_ray.formatting import duration, percent, plural, plus_minus, signed, span
+
+
+def test_counts():
+    assert (plural(1, "pair"), plural(0, "pair"), plural(1200, "pair")) == (
+        "1 pair", "0 pairs", "1,200 pairs",
+    )  # fmt: skip
+    assert (span([40, 40]), span([1044, 40])) == ("40", "40–1,044")
+
+
+def test_numbers_with_signs_and_errors():
+    assert (signed(-0.02), signed(0.0)) == ("−0.0200", "+0.0000")
+    assert plus_minus(1.0, 0.25) == "1.0000 ± 0.2500"
+    assert (plus_minus(1.0, None, digits=1), plus_minus(None, None)) == ("1.0", "–")
+    assert (percent(0.123), percent(1, 3), percent(1, 0)) == ("12.3%", "33.3%", "–")
+
+
+def test_durations():
+    seconds = (0.4, 9.94, 9.96, 59.4, 59.6, 3599, 3600, 93784)
+    assert [duration(each) for each in seconds] == [
+        "0.4 s", "9.9 s", "10 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "26 h 03 min",
+    ]  # fmt: skip
+    assert [duration(each, decimals=0) for each in (0.4, 9.6)] == ["0 s", "10 s"]
