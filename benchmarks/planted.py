@@ -41,7 +41,7 @@ from s2l_ray.pipeline.comparison import compare, seeded
 from s2l_ray.pipeline.proxy import make_trajectories
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import choose_subset
-from s2l_ray.report import comparison_page
+from s2l_ray.report import comparison_text
 from s2l_ray.report.comparison_page import difference
 from s2l_ray.scoring.trajectories import losses_array
 from s2l_ray.selection.selectors import SELECTORS
@@ -216,7 +216,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         paths = planted_corpus.write(Path(name), corpus, heldout)
         with Run.start(settings(Path(name), *paths, arguments)) as run:
-            records = run.finish(lambda run: compare(run, comparison_page.say_so_far))
+            records = run.finish(lambda run: compare(run, comparison_text.say_so_far))
             records = [record for record in records if "too_few" not in record]
             found, proxies = look(run, corpus, records)
     of_small, of_large = losses_of(records, SMALL), losses_of(records, LARGE)
@@ -234,7 +234,7 @@ def main() -> None:
     ))  # fmt: skip
     print(machine.table(rows, list(dict.fromkeys(column for row in rows for column in row))))
     for kind, losses in (("small", of_small), ("large", of_large)):
-        print(f"loss on held-out examples of the {kind} patterns:", *comparison.in_words(losses))
+        print(f"loss on held-out examples of the {kind} patterns:", *comparison.conclusions(losses))
     machine.write(
         arguments.json, vars(arguments), rows, found=found, proxy_losses=proxies, records=records
     )

@@ -12,13 +12,13 @@ from s2l_ray.config import RunConfig
 def work(config: RunConfig) -> None:
     from s2l_ray.pipeline import comparison
     from s2l_ray.pipeline import subset as pipeline
-    from s2l_ray.report import comparison_page as page
+    from s2l_ray.report import comparison_page, comparison_text
 
     with pipeline.Run.start(config) as run:
-        print(page.plan(config, comparison.num_targets(config), comparison.known(run)))
-        records = run.finish(lambda run: comparison.compare(run, page.say_so_far))
-        print(page.as_text(records))
-        print(f"report: {page.write(run, records)}")
+        print(comparison_text.plan(config, comparison.num_targets(config), comparison.known(run)))
+        records = run.finish(lambda run: comparison.compare(run, comparison_text.say_so_far))
+        print(comparison_text.as_text(records))
+        print(f"report: {comparison_page.write(run, records)}")
 
 
 if __name__ == "__main__":

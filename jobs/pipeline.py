@@ -13,8 +13,7 @@ def work(config: RunConfig) -> None:
     from s2l_ray.pipeline import subset as pipeline
     from s2l_ray.pipeline import targets
     from s2l_ray.report import gather
-    from s2l_ray.report.findings import others_in_words
-    from s2l_ray.report.page import verdict
+    from s2l_ray.report.verdict import other_measures, verdict
 
     def everything(run: pipeline.Run) -> str:
         pipeline.prepare(run)
@@ -23,7 +22,7 @@ def work(config: RunConfig) -> None:
         arms = targets.compare_baselines(run)
         page = gather.write(run, selection, arms)
         shown = gather.arms_of(arms)
-        said = [verdict(shown, main=config.selection.selector), *others_in_words(shown)]
+        said = [verdict(shown, main=config.selection.selector), *other_measures(shown)]
         return "\n".join([*said, f"selection: {selection.path}", f"report: {page}"])
 
     with pipeline.Run.start(config) as run:

@@ -71,7 +71,7 @@ class Cost:
         return training_flops(self.parameters, self.epochs * tokens)
 
     @property
-    def in_words(self) -> str:
+    def summary(self) -> str:
         lead = f"The selection took {self.flops:.2e} floating-point operations."
         if self.epochs is None:
             return f"{lead} The target trains for a fixed number of steps: a subset spares none."

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from s2l_ray.formatting import plural
 
-Record = Mapping[str, Any]
+ArmRecord = Mapping[str, Any]
 
 
 class Metric(NamedTuple):
@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     lower_is_better: bool = True
 
 
-def metrics_of(records: Sequence[Record]) -> list[Metric]:
+def metrics_of(records: Sequence[ArmRecord]) -> list[Metric]:
     """The metrics that every record has."""
     known = [
         Metric("loss", "held-out loss, nats per response token"),
@@ -41,7 +41,7 @@ def metrics_of(records: Sequence[Record]) -> list[Metric]:
     return [metric for metric in known if all(_has(record, metric.key) for record in records)]
 
 
-def value_of(record: Record, key: str) -> float:
+def value_of(record: ArmRecord, key: str) -> float:
     """NaN where the record has none."""
     if not _has(record, key):
         return math.nan
@@ -52,6 +52,6 @@ def value_of(record: Record, key: str) -> float:
     return float(record[name][inner] if inner else record[name])
 
 
-def _has(record: Record, key: str) -> bool:
+def _has(record: ArmRecord, key: str) -> bool:
     name, _, inner = key.partition("/")
     return record.get(name) is not None and (not inner or inner in record[name])

@@ -161,7 +161,7 @@ def _verdict(difference: Interval, adjusted_p: float, lower_is_better: bool) -> 
     return "better" if (difference.mean < 0) == lower_is_better else "worse"
 
 
-def in_words(rows: Sequence[Row]) -> list[str]:
+def conclusions(rows: Sequence[Row]) -> list[str]:
     """What a table says: which methods are better than the baseline, which worse, which cannot be
     told apart from it, about which nothing is said, and what narrows that down."""
     baseline = next(row.method for row in rows if row.verdict is None)

@@ -6,25 +6,22 @@ Records are those of comparison.compare, one a target. A table is of one budget,
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from s2l_ray.analysis.measures import Metric, Record, metrics_of, value_of
-from s2l_ray.analysis.paired import Outcome, Row, in_words, table
-from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed, spreads
-from s2l_ray.config import BASELINE, RunConfig
+from s2l_ray.analysis.measures import ArmRecord, Metric, metrics_of, value_of
+from s2l_ray.analysis.paired import Outcome, Row, conclusions, table
+from s2l_ray.analysis.statistics import MIN_UNITS, spreads
+from s2l_ray.config import BASELINE
 from s2l_ray.execution import machine
-from s2l_ray.formatting import plural, plus_minus, signed, span
-from s2l_ray.report.page import environment, printable
+from s2l_ray.formatting import plural, signed, span
+from s2l_ray.report.html import environment, printable
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
-
-logger = logging.getLogger(__name__)
 
 
 CONTROLS = {  # what is held against the selection that it was made for
@@ -58,96 +55,22 @@ class Group(NamedTuple):
     too_few: list[str]  # sentences: which selectors had too few examples to choose from
 
 
-def groups_of(records: Sequence[Record]) -> list[Group]:
+def groups_of(records: Sequence[ArmRecord]) -> list[Group]:
     keys = dict.fromkeys((record["budget"], record["match"]) for record in records)
     return [_group(*key, [r for r in records if (r["budget"], r["match"]) == key]) for key in keys]
 
 
-def plan(config: RunConfig, targets: int, seen: Sequence[Record]) -> str:
-    """What is about to be run, and how small a difference it can show by the spread seen so far."""
-    compare = config.compare
-    seeds = len(compare.seeds)
-    judged = compare.also if compare.also_seeds >= MIN_UNITS else []
-    tests = max(1, len(compare.selectors) - 1 + len(judged) + len(compare.full))
-    also = ""
-    if compare.also:
-        also = f" and {len(compare.also)} more with the first {plural(compare.also_seeds, 'seed')}"
-    lines = [
-        f"compare: {plural(len(compare.selectors), 'selector')}{also}, "
-        f"{plural(len(compare.budgets), 'budget')}, {plural(seeds, 'seed')} (a proxy each), "
-        f"{plural(compare.trainings, 'training')} on each subset: at most {targets:,} targets"
-    ]
-    how = f"80% power, Holm's hardest step of {tests}"
-    if seeds < 2:
-        return "\n".join([*lines, "one seed shows no spread: no difference can be told from noise"])
-    if seeds < MIN_UNITS:
-        lines.append(f"{seeds} seeds give numbers, but no verdict: that takes {MIN_UNITS}")
-    planned = {(str(budget), match) for budget in compare.budgets for match in compare.match}
-    groups = [group for group in groups_of(seen) if (group.budget, group.match) in planned]
-    spread = [(group, sds) for group in groups if (sds := _spreads(group))]
-    for group, sds in spread:
-        sd = _pooled(list(sds.values()))
-        least = detectable(sd, seeds, alpha=ALPHA / tests)
-        text = (
-            f"budget {group.budget}, equal {group.match}: differences to {BASELINE} spread by "
-            f"{sd:.4f} nats (standard deviation over seeds so far{_range(sds)}); {seeds} seeds can "
-            f"show one of {least:.4f} ({how})"
-        )
-        if compare.difference is not None:
-            wanted = pairs_needed(sd, compare.difference, alpha=ALPHA / tests)
-            text += f"; one of {compare.difference:g} takes {wanted:,}"
-        lines.append(text)
-    if not spread:
-        least = detectable(1.0, seeds, alpha=ALPHA / tests)
-        lines.append(
-            f"no spread has been measured here yet: {seeds} seeds can show a difference of "
-            f"{least:.1f} standard deviations of the paired differences ({how})"
-        )
-    return "\n".join(lines)
-
-
-def say_so_far(records: Sequence[Record]) -> None:
-    """After each pair of seeds: the differences so far, a line a group."""
-    for group in groups_of(records):
-        rows = [row for row in group.tables[0].rows if row.difference.mean is not None]
-        shown = ", ".join(f"{row.method} {difference(row)}" for row in rows)
-        logger.info(
-            f"budget {group.budget}, equal {group.match}, held-out loss less {BASELINE}'s: {shown}"
-        )
-
-
-def as_text(records: Sequence[Record]) -> str:
-    """The tables of the held-out loss, what they say, and what is not evaluated on."""
-    lines = []
-    for group in groups_of(records):
-        first = group.tables[0]
-        width = max(len(row.method) for row in first.rows)
-        lines += ["", f"budget {group.budget}, equal {group.match}: {first.metric.words}"]
-        for row in first.rows:
-            cost = group.costs[row.method]
-            lines.append(
-                f"  {row.method:{width}}  {plus_minus(row.mean, row.standard_error)}  "
-                f"{difference(row):>22}  {row.runs} runs, {cost['examples']} examples"
-                + (f", {cost['shared']} of them {BASELINE}'s" if row.verdict else "")
-                + f", {cost['steps']} steps"
-                + (f"; {row.verdict}" if row.verdict else "")
-            )
-        lines += [f"  {each}" for each in first.sentences + first.controls + group.too_few]
-    lines += _left_out(records)
-    return "\n".join(lines[1:])
-
-
-def write(run: Run, records: Sequence[Record]) -> str:
+def write(run: Run, records: Sequence[ArmRecord]) -> str:
     """Render the page to report/comparison.html; returns its address."""
     page = render(run.config.name, run.store.uri, records)
     run.store.write_bytes(page.encode(), "report", "comparison.html")
     return run.store.address("report", "comparison.html")
 
 
-def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
+def render(title: str, run_dir: str, records: Sequence[ArmRecord]) -> str:
     from markupsafe import Markup
 
-    from s2l_ray.report.figures import forest
+    from s2l_ray.report.figures.comparison import forest
 
     groups = groups_of(records)
     page = (
@@ -163,7 +86,7 @@ def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
             groups=groups,
             figures=[Markup(forest(g.tables[0].rows, f"forest-{n}")) for n, g in enumerate(groups)],
             difference=difference,
-            left_out=_left_out(records),
+            left_out=left_out_of(records),
             versions=machine.versions(),
             hardware=machine.hardware(),
         )
@@ -171,7 +94,7 @@ def render(title: str, run_dir: str, records: Sequence[Record]) -> str:
     return printable(page)
 
 
-def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
+def _group(budget: str, match: str, records: Sequence[ArmRecord]) -> Group:
     too_few = [
         f"Not compared: {r['method']} with selection seed {r['selection_seed']}: {r['too_few']}."
         for r in records
@@ -207,7 +130,7 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
         if not any(sd is not None for pair in parts.values() for sd in pair):
             parts = {}
         errors = _errors(records, metric.key)
-        sentences = in_words(rows)
+        sentences = conclusions(rows)
         if errors:
             listed = ", ".join(f"{method} {error:.4f}" for method, error in errors.items())
             sentences.append(
@@ -220,7 +143,7 @@ def _group(budget: str, match: str, records: Sequence[Record]) -> Group:
 
 
 def _against_controls(
-    arms: Sequence[Outcome], records: Sequence[Record], metric: Metric
+    arms: Sequence[Outcome], records: Sequence[ArmRecord], metric: Metric
 ) -> list[str]:
     """Sentences: selections less their controls, in pairs."""
     likes = {record["method"]: record["like"] for record in records if "like" in record}
@@ -240,7 +163,7 @@ def _against_controls(
     return found
 
 
-def _errors(records: Sequence[Record], metric: str) -> dict[str, float]:
+def _errors(records: Sequence[ArmRecord], metric: str) -> dict[str, float]:
     """Method -> the median of its pairs' standard errors over held-out examples, where known."""
     found: dict[str, list[float]] = {}
     for record in records:
@@ -250,31 +173,9 @@ def _errors(records: Sequence[Record], metric: str) -> dict[str, float]:
     return {method: median(errors) for method, errors in found.items()}
 
 
-def _left_out(records: Sequence[Record]) -> list[str]:
+def left_out_of(records: Sequence[ArmRecord]) -> list[str]:
     """Sentences about what is not evaluated on, each once."""
     return list(dict.fromkeys(text for record in records for text in record.get("left_out", ())))
-
-
-def _spreads(group: Group) -> dict[str, tuple[float, int]]:
-    """Method -> standard deviation of a seed's difference of the loss, over all its trainings, and
-    its degrees of freedom; of those that show some."""
-    return {
-        row.method: (row.difference.standard_error * math.sqrt(row.units), row.units - 1)
-        for row in group.tables[0].rows
-        if row.units > 1 and row.difference.standard_error
-    }
-
-
-def _pooled(spreads: Sequence[tuple[float, int]]) -> float:
-    return math.sqrt(sum(sd**2 * freedom for sd, freedom in spreads) / sum(f for _, f in spreads))
-
-
-def _range(sds: Mapping[str, tuple[float, int]]) -> str:
-    """Of several methods, the least and the largest spread."""
-    if len(sds) < 2:
-        return ""
-    low, high = min(sds, key=sds.__getitem__), max(sds, key=sds.__getitem__)
-    return f", pooled over methods: of {low} {sds[low][0]:.4f}, of {high} {sds[high][0]:.4f}"
 
 
 def difference(row: Row) -> str:

@@ -65,7 +65,7 @@ class Rejection(NamedTuple):
     place: str = ""
 
 
-class Stage(NamedTuple):
+class Timing(NamedTuple):
     """One stage; `seconds` is wall clock of when it ran, None if that is not known."""
 
     name: str
@@ -126,7 +126,7 @@ class ReportData:
     arms: Sequence[Arm] = ()
     left_out: Sequence[str] = ()  # sentences: what is not evaluated on, or not compared, and why
 
-    stages: Sequence[Stage] = ()
+    timings: Sequence[Timing] = ()
     peak_memory_bytes: int | None = None  # of the driver
     cost: Cost | None = None  # of the selection, and what its subset spares
 

@@ -14,13 +14,13 @@ import numpy as np
 from s2l_ray.analysis.theorem import in_words as gradients_in_words
 from s2l_ray.execution import machine
 from s2l_ray.formatting import plural
-from s2l_ray.report.page import environment, printable
+from s2l_ray.report.html import environment, printable
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
 
 
-Record = Mapping[str, Any]
+Diagnosis = Mapping[str, Any]
 
 
 CHANGES = {  # what a variant changed -> how a sentence begins
@@ -40,15 +40,11 @@ GROUPS = {
 
 
 BEYOND_CHANCE = 3  # standard deviations
-
-
 SHARE = 10  # so many beyond chance, and a share of it is off by a tenth or so
-
-
 ALIKE = 0.05  # two indices or shares less than so far apart are called alike
 
 
-class Row(NamedTuple):
+class Variant(NamedTuple):
     """A variant in the table: indices against the run's groups and subset."""
 
     changed: str
@@ -62,7 +58,7 @@ class Row(NamedTuple):
     strata_jaccard: float
 
 
-def rows_of(record: Record) -> list[Row]:
+def variants_of(record: Diagnosis) -> list[Variant]:
     rows, kept_by_draw = [], 0.0
     for variant in record["stability"]:
         main, strata = (variant["subsets"][name] for name in ("s2l", "loss_strata"))
@@ -70,7 +66,7 @@ def rows_of(record: Record) -> list[Row]:
         if variant["changed"] == "draw" and beyond > SHARE * main["spread"]:
             kept_by_draw = beyond
         rows.append(
-            Row(
+            Variant(
                 changed=variant["changed"],
                 to=variant["to"],
                 adjusted_rand=main["adjusted_rand"],
@@ -85,9 +81,9 @@ def rows_of(record: Record) -> list[Row]:
     return rows
 
 
-def in_words(record: Record) -> list[str]:
+def sentences_of(record: Diagnosis) -> list[str]:
     """What the numbers say, and no more than they carry."""
-    rows = rows_of(record)
+    rows = variants_of(record)
     by_change = {
         changed: [row for row in rows if row.changed == changed]
         for changed in dict.fromkeys(row.changed for row in rows)
@@ -101,30 +97,30 @@ def in_words(record: Record) -> list[str]:
     return [*found, _purity(record["purity"]), *_gradients(record["gradients"] or [])]
 
 
-def as_text(record: Record) -> str:
+def as_text(record: Diagnosis) -> str:
     """The table of variants, and what it says."""
     lines = ["against the run's S2L subset (in brackets: loss strata)"]
-    for row in rows_of(record):
+    for row in variants_of(record):
         kept = "" if row.kept is None else f", {row.kept:.0%} of what the draw alone keeps"
         lines.append(
             f"  {f'{row.changed} {row.to}':24}  adjusted Rand {row.adjusted_rand:.2f} "
             f"({row.strata_adjusted_rand:.2f}), Jaccard {row.jaccard:.3f} "
             f"({row.strata_jaccard:.3f}), by chance {row.by_chance:.3f}{kept}"
         )
-    return "\n".join([*lines, *in_words(record)])
+    return "\n".join([*lines, *sentences_of(record)])
 
 
-def write(run: Run, record: Record) -> str:
+def write(run: Run, record: Diagnosis) -> str:
     """Render the page to report/diagnostics.html; returns its address."""
     page = render(run.config.name, run.store.uri, str(run.config.selection.budget), record)
     run.store.write_bytes(page.encode(), "report", "diagnostics.html")
     return run.store.address("report", "diagnostics.html")
 
 
-def render(title: str, run_dir: str, budget: str, record: Record) -> str:
+def render(title: str, run_dir: str, budget: str, record: Diagnosis) -> str:
     from markupsafe import Markup
 
-    from s2l_ray.report.figures import purities
+    from s2l_ray.report.figures.diagnosis import purities
 
     purity = record["purity"]
     page = (
@@ -135,8 +131,8 @@ def render(title: str, run_dir: str, budget: str, record: Record) -> str:
             run_dir=run_dir,
             budget=budget,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            sentences=in_words(record),
-            rows=rows_of(record),
+            sentences=sentences_of(record),
+            rows=variants_of(record),
             purity=purity,
             groups=GROUPS,
             figure=Markup(purities(purity)) if purity else "",
@@ -148,7 +144,7 @@ def render(title: str, run_dir: str, budget: str, record: Record) -> str:
     return printable(page)
 
 
-def _draw(row: Row) -> str:
+def _draw(row: Variant) -> str:
     lead = (
         f"Drawn once more from the same clusters, the subset has a Jaccard index of "
         f"{row.jaccard:.3f} with the run's; two uniform subsets of these sizes have "
@@ -164,7 +160,7 @@ def _draw(row: Row) -> str:
     return lead + "the clusters decide a little of what is in it, the draw nearly all."
 
 
-def _change(changed: str, rows: Sequence[Row], noise: float) -> str:
+def _change(changed: str, rows: Sequence[Variant], noise: float) -> str:
     """noise: the index that another seed of k-means alone gives."""
     rand = float(np.mean([row.adjusted_rand for row in rows]))
     reading = ", so the clusters depend strongly on it"
@@ -193,7 +189,7 @@ def _change(changed: str, rows: Sequence[Row], noise: float) -> str:
     return f"{text}, {share:.0%} of what the draw alone keeps beyond chance: {reading}."
 
 
-def _control(proxies: Sequence[Row], noise: float) -> str:
+def _control(proxies: Sequence[Variant], noise: float) -> str:
     """k-means that starts elsewhere already makes other clusters of the same trajectories, strata
     stay: so the clusters' index counts as it is, and as a share of what another start leaves."""
     clusters = float(np.mean([row.adjusted_rand for row in proxies]))
@@ -213,7 +209,7 @@ def _control(proxies: Sequence[Row], noise: float) -> str:
     )
 
 
-def _purity(purity: Record | None) -> str:
+def _purity(purity: Diagnosis | None) -> str:
     if purity is None:
         return "The corpus has one source: how pure clusters are in topic cannot be told."
     mine, features, random = (purity[name]["mean"] for name in GROUPS)
@@ -235,7 +231,7 @@ def _purity(purity: Record | None) -> str:
     )
 
 
-def _gradients(rows: Sequence[Record]) -> list[str]:
+def _gradients(rows: Sequence[Diagnosis]) -> list[str]:
     found = []
     for step in dict.fromkeys(row["step"] for row in rows):
         sentences = gradients_in_words([dict(row) for row in rows if row["step"] == step])

@@ -17,13 +17,13 @@ from s2l_ray.config import parse_budget
 from s2l_ray.execution import machine
 from s2l_ray.pipeline.cost import cost_of
 from s2l_ray.pipeline.subset import Run, Selection
-from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Stage
+from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Timing
 from s2l_ray.report.page import render
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sampled
 from s2l_ray.selection.selectors import SELECTORS
 from s2l_ray.store import Manifest
 
-BINS = 40
+LENGTH_BINS = 40
 
 
 def write(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) -> str:
@@ -88,7 +88,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         arms=arms_of(arms),
         left_out=list(dict.fromkeys(text for arm in arms for text in arm["left_out"])),
-        stages=_stages(run),
+        timings=_timings(run),
         cost=cost_of(run, selection.manifest),
         peak_memory_bytes=int(machine.peak_memory()),
         **clustered,
@@ -125,7 +125,7 @@ def _chosen_ids(selection: Selection) -> pa.Array:
 
 
 def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[int]]:
-    """Histogram of tokens an example: edges [BINS + 1], of the corpus, of the chosen [BINS].
+    """Histogram of tokens per example: edges [LENGTH_BINS + 1], of the corpus, of the chosen.
 
     Of a uniform sample of examples."""
     lengths, taken = [], []
@@ -134,7 +134,7 @@ def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[i
         lengths.append(pc.list_value_length(table["input_ids"]).to_numpy())
         taken.append(pc.is_in(table["example_id"], value_set=chosen).to_numpy())
     length, is_taken = np.concatenate(lengths), np.concatenate(taken)
-    edges = np.linspace(0, length.max() + 1, BINS + 1)
+    edges = np.linspace(0, length.max() + 1, LENGTH_BINS + 1)
     counts = (np.histogram(lengths, edges)[0] for lengths in (length, length[is_taken]))
     return edges.tolist(), *(count.tolist() for count in counts)
 
@@ -198,7 +198,7 @@ def _show(
         )
 
 
-def _stages(run: Run) -> list[Stage]:
+def _timings(run: Run) -> list[Timing]:
     found = []
     for entry in run.times:
         manifest = run.done[entry["stage"]]
@@ -210,7 +210,7 @@ def _stages(run: Run) -> list[Stage]:
         elif not (entry["reused"] or entry["resumed"]) and manifest.rows and seconds:
             throughput = f"{manifest.rows / seconds:,.0f} rows/s"
         took = None if entry["reused"] else seconds
-        found.append(Stage(entry["stage"], took, throughput, entry["reused"]))
+        found.append(Timing(entry["stage"], took, throughput, entry["reused"]))
     return found
 
 

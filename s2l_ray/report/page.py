@@ -11,25 +11,28 @@ Shape suffixes: N examples, T checkpoints, K clusters, H bins of a histogram, P 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s2l_ray.config import BASELINE
-from s2l_ray.formatting import MISSING, duration, percent, signed
-from s2l_ray.report.findings import diagnostics, means, summarize, verdict
+from s2l_ray.report.data import Example, ReportData, evaluated_sources
+from s2l_ray.report.findings import findings
+from s2l_ray.report.html import environment, printable
+from s2l_ray.report.verdict import means, summarize, verdict
 
-if TYPE_CHECKING:
-    pass
-from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Stage, evaluated_sources
-
-__all__ = ["Arm", "Curve", "Example", "Rejection", "ReportData", "Stage", "render", "verdict"]
+FIGURES = (
+    "comparison",
+    "differences_by_source",
+    "sources",
+    "clusters",
+    "lengths",
+    "losses",
+    "training",
+    "targets",
+)
 
 
 MAX_TEXT_CHARS = 600  # of one prompt or response
-
-
 MAX_EXAMPLES_BYTES = 3_000_000  # of all prompts and responses together, escaped, in UTF-8
 
 
@@ -37,17 +40,8 @@ def render(data: ReportData) -> str:
     """The page as HTML text (write it as UTF-8). Raises ValueError if two arms share a seed."""
     from markupsafe import Markup
 
-    from s2l_ray.report import figures
+    from s2l_ray.report.figures import run as figures
 
-    names: tuple[str, ...] = (
-        "comparison",
-        "differences_by_source",
-        "sources",
-        "clusters",
-        "lengths",
-        "losses",
-    )
-    names += ("training", "targets")
     shown, n_shown, n_offered = _examples_to_show(data.examples)
     page = (
         environment()
@@ -64,47 +58,16 @@ def render(data: ReportData) -> str:
                 ("Held-out loss by source", "Source", _losses_by_source(data)),
             ],
             clusters=_cluster_rows(data),
-            diagnostics=diagnostics(data),
+            findings=findings(data),
             examples=shown,
             n_shown=n_shown,
             n_offered=n_offered,
             max_text_chars=MAX_TEXT_CHARS,
-            longest_stage=max((s.seconds or 0 for s in data.stages), default=0) or 1,
-            figures={name: Markup(getattr(figures, name)(data)) for name in names},
+            longest=max((t.seconds or 0 for t in data.timings), default=0) or 1,
+            figures={name: Markup(getattr(figures, name)(data)) for name in FIGURES},
         )
     )
     return printable(page)
-
-
-def environment() -> Any:
-    """Of the templates: everything is escaped, and a name that is not there is an error."""
-    import jinja2
-
-    found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters.update(
-        count=lambda n: f"{n:,}",
-        sentence=lambda words: words[:1].upper() + words[1:],
-        share=percent,
-        number=_number,
-        signed=lambda value: MISSING if value is None else signed(value),
-        seconds=lambda value: MISSING if value is None else duration(value),
-        scientific=_scientific,
-    )
-    return found
-
-
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def printable(text: str) -> str:
-    """`text` with what HTML or UTF-8 cannot hold (controls, lone surrogates) made U+FFFD."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def _losses_by_source(data: ReportData) -> dict[str, list[tuple[float | None, float | None]]]:
@@ -158,14 +121,3 @@ def _cut(text: str) -> str:
     missing = len(text) - MAX_TEXT_CHARS
     text = printable(text[:MAX_TEXT_CHARS])
     return f"{text}… [{missing:,} more characters]" if missing > 0 else text
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    """Fixed digits, for losses; "–" for None, "not finite" for NaN and infinities."""
-    if value is None:
-        return MISSING
-    return f"{value:.{digits}f}" if abs(value) < float("inf") else "not finite"
-
-
-def _scientific(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2e}"

@@ -287,7 +287,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     assert cost.parameters == round(4 * 32 * 32 + 3 * 32 * 64 + 3 * 32 + head)
     assert (cost.epochs, cost.corpus_tokens) == (2, scored)
     assert cost.subset_tokens == selection.info["tokens"]
-    assert escape(cost.in_words) in page
+    assert escape(cost.summary) in page
 
     # And again: nothing is trained twice.
     run.lease.release()

@@ -10,6 +10,7 @@ from s2l_ray.analysis.statistics import detectable, pairs_needed
 from s2l_ray.config import validate
 from s2l_ray.pipeline import comparison
 from s2l_ray.report import comparison_page as page
+from s2l_ray.report import comparison_text as text
 from s2l_ray.store import Manifest
 
 HOSTILE = "<script>alert(1)</script>"
@@ -107,14 +108,14 @@ def test_the_page_escapes_and_shows_each_group(monkeypatch):
 
 
 def test_text_tells_numbers_and_verdict():
-    text = page.as_text(records())
-    [line] = [line for line in text.splitlines() if line.strip().startswith("s2l")]
+    said = text.as_text(records())
+    [line] = [line for line in said.splitlines() if line.strip().startswith("s2l")]
     mean = np.mean([r["loss"] for r in records() if r["method"] == "s2l"])
     assert f"{mean:.4f}" in line and "−0.1020" in line and line.endswith("better")
-    assert "left out" not in text
-    told = page.as_text([record | {"left_out": ["3 of 6 left out"]} for record in records()])
-    assert told == f"{text}\n3 of 6 left out"
-    few = page.as_text(records(seeds=3))
+    assert "left out" not in said
+    told = text.as_text([record | {"left_out": ["3 of 6 left out"]} for record in records()])
+    assert told == f"{said}\n3 of 6 left out"
+    few = text.as_text(records(seeds=3))
     assert "No verdict on s2l" in few and "at least 5 selection seeds" in few
 
 
@@ -124,26 +125,26 @@ def test_a_selector_with_too_few_examples_is_told_and_left_out(monkeypatch):
     short = {"method": "k_center", **where, "too_few": "40 examples, but only <7>"}
     found = [*records(), short, short | {"training_seed": 4}]
     wanted = "Not compared: k_center with selection seed 3: 40 examples, but only"
-    assert page.as_text(found).count(f"{wanted} <7>.") == 1
+    assert text.as_text(found).count(f"{wanted} <7>.") == 1
     assert f"{wanted} &lt;7&gt;." in page.render("t", "r", found)
     assert page.groups_of(found)[0].tables == page.groups_of(records())[0].tables
 
 
 def test_plan_says_what_the_seeds_can_show():
     settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], difference=0.001)
-    text = page.plan(settings, comparison.num_targets(settings), [])
-    assert "at most 15 targets" in text  # s2l, random, the whole corpus
-    assert f"{detectable(1.0, 5, alpha=0.05 / 2):.1f} standard deviations" in text
+    said = text.plan(settings, comparison.num_targets(settings), [])
+    assert "at most 15 targets" in said  # s2l, random, the whole corpus
+    assert f"{detectable(1.0, 5, alpha=0.05 / 2):.1f} standard deviations" in said
     seen = records()
-    text = page.plan(settings, 15, seen)
+    said = text.plan(settings, 15, seen)
     sd = np.std(0.001 * np.arange(5), ddof=1)
-    assert f"{sd:.4f} nats" in text
-    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in text
-    assert f"one of 0.001 takes {pairs_needed(sd, 0.001, alpha=0.025):,}" in text
+    assert f"{sd:.4f} nats" in said
+    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in said
+    assert f"one of 0.001 takes {pairs_needed(sd, 0.001, alpha=0.025):,}" in said
     other = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], budgets=["38%"])
-    assert "no spread has been measured here yet" in page.plan(other, 15, seen)
-    assert "one seed shows no spread" in page.plan(config(seeds=[1]), 1, [])
-    assert "4 seeds give numbers, but no verdict" in page.plan(config(seeds=[0, 1, 2, 3]), 1, [])
+    assert "no spread has been measured here yet" in text.plan(other, 15, seen)
+    assert "one seed shows no spread" in text.plan(config(seeds=[1]), 1, [])
+    assert "4 seeds give numbers, but no verdict" in text.plan(config(seeds=[0, 1, 2, 3]), 1, [])
 
 
 def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
@@ -155,7 +156,7 @@ def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
     ]
     settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], trainings=2)
     sd = np.std(0.001 * np.arange(5), ddof=1)
-    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in page.plan(settings, 30, twice)
+    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in text.plan(settings, 30, twice)
     # Another method with the first two seeds alone: one degree of freedom beside four.
     also = [
         record | {"method": "longest", "loss": record["loss"] + 0.01 * record["selection_seed"]}
@@ -164,9 +165,9 @@ def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
     ]
     other = 0.009 / math.sqrt(2)  # of -0.1 and -0.091
     pooled = math.sqrt((4 * sd**2 + other**2) / 5)
-    text = page.plan(settings, 30, records() + also)
-    assert f"spread by {pooled:.4f} nats" in text
-    assert f"pooled over methods: of s2l {sd:.4f}, of longest {other:.4f})" in text
+    said = text.plan(settings, 30, records() + also)
+    assert f"spread by {pooled:.4f} nats" in said
+    assert f"pooled over methods: of s2l {sd:.4f}, of longest {other:.4f})" in said
 
 
 def test_the_spread_seen_is_of_as_many_trainings_and_of_the_same_held_out_share():
@@ -209,8 +210,8 @@ def test_a_selection_is_held_against_its_controls():
         "[−0.0440, −0.0400], 5 pairs, not corrected.",
     ]
     assert page.groups_of(records())[0].tables[0].controls == []
-    text = page.as_text(found)
-    assert "s2l less random_shares" in text and "40 examples, 30–34% of them random's, 4 st" in text
+    said = text.as_text(found)
+    assert "s2l less random_shares" in said and "40 examples, 30–34% of them random's, 4 st" in said
 
 
 def test_an_error_over_examples_is_of_the_difference_to_its_own_budget_s_baseline(monkeypatch):

@@ -53,17 +53,17 @@ def record():
 
 
 def test_what_is_kept_is_a_share_of_what_the_draw_keeps(record):
-    rows = page.rows_of(record)
+    rows = page.variants_of(record)
     assert [row.kept for row in rows] == pytest.approx([1, 0.95, 0.6, 0.2, 0.3, 1])
     # Within ten deviations of chance, a share of it would be mostly noise.
     for jaccard, told in ((0.129, "cannot be told from chance"), (0.18, "the draw nearly all")):
         record["stability"][0]["subsets"]["s2l"]["jaccard"] = jaccard
-        assert [row.kept for row in page.rows_of(record)] == [None] * 6
-        assert told in page.in_words(record)[0]
+        assert [row.kept for row in page.variants_of(record)] == [None] * 6
+        assert told in page.sentences_of(record)[0]
 
 
 def test_words_say_what_the_numbers_say(record):
-    draw, kmeans, number, seed, proxy, control, topics = page.in_words(record)
+    draw, kmeans, number, seed, proxy, control, topics = page.sentences_of(record)
     assert "0.300" in draw and "0.100 ± 0.010" in draw and "decide some of what is in it" in draw
     assert "(43)" in kmeans and "index 0.50, so the clusters depend strongly on it" in kmeans
     assert "95%" in kmeans and "as steady as its draw lets it be" in kmeans
@@ -96,7 +96,7 @@ def test_noise_of_k_means_is_not_laid_on_trajectories(record, start, proxy, stra
         if variant["changed"] == "proxy seed":
             variant["subsets"]["s2l"]["adjusted_rand"] = proxy
             variant["subsets"]["loss_strata"]["adjusted_rand"] = strata
-    assert told in page.in_words(record)[5]
+    assert told in page.sentences_of(record)[5]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_noise_of_k_means_is_not_laid_on_trajectories(record, start, proxy, stra
 def test_noise_of_k_means_is_not_laid_on_what_was_changed(record, rand, told):
     [proxy] = [each for each in record["stability"] if each["changed"] == "proxy"]
     proxy["subsets"]["s2l"]["adjusted_rand"] = rand
-    assert told in page.in_words(record)[4]
+    assert told in page.sentences_of(record)[4]
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_words_where_the_draw_is_all(record):
     for variant in noise["stability"]:
         variant["subsets"]["s2l"]["jaccard"] = 0.12
     noise["purity"] = None
-    draw, kmeans, number, topics = page.in_words(noise)
+    draw, kmeans, number, topics = page.sentences_of(noise)
     assert "cannot be told from chance" in draw
     assert kmeans.endswith("Jaccard index 0.120.") and number.endswith("Jaccard index 0.120.")
     assert "one source" in topics
@@ -134,7 +134,7 @@ def test_words_where_the_draw_is_all(record):
 
 def test_clusters_as_pure_as_random_groups(record):
     record["purity"]["trajectories"] = groups(0.62, 0.62)
-    assert "they do not follow the topics" in page.in_words(record)[-1]
+    assert "they do not follow the topics" in page.sentences_of(record)[-1]
 
 
 def render(record):
@@ -148,7 +148,7 @@ def test_the_page_escapes_and_shows_every_row(record):
     assert html.count("<svg") == 1 and html.count('<th scope="row">') == 6 + 3
     for shown in ("0.290", "95.0%", "85.0%", "0.750"):
         assert shown in html
-    for sentence in page.in_words(record)[:4]:
+    for sentence in page.sentences_of(record)[:4]:
         assert sentence.replace("'", "&#39;") in html
 
 
@@ -167,7 +167,7 @@ def test_gradients_of_a_target(record):
             mean | {"weighted": True, "distance": 0.1111},
         )
     ]
-    pair_words, mean_words = page.in_words(record)[-2:]
+    pair_words, mean_words = page.sentences_of(record)[-2:]
     assert pair_words.startswith("Step 1,500 of a target: Gradients within a cluster are more")
     assert "32.2% ± 1.2%" in mean_words and "is at 11.1%" in mean_words
     html = render(record)

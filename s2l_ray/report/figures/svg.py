@@ -18,17 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from s2l_ray.report.page import printable
+from s2l_ray.report.html import printable
 
 INK = "#333333"
-
-
 WIDTH = 6.0  # inches; the page scales it, from a phone to half a desktop's width
-
-
 MAX_LABEL_CHARS = 26
-
-
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "s2l_ray",

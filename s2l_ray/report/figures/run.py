@@ -1,44 +1,42 @@
-"""The figures of the report.
+"""The figures of a run's page.
 
 Every function takes the whole `ReportData` and returns an `<svg>` element as text, or "" if the
-run has nothing to draw. Okabe and Ito's palette and viridis suit any kind of colour vision.
+run has nothing to draw.
 
 Shape suffixes: T checkpoints, K clusters, P points of a curve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from s2l_ray.analysis.paired import Row, paired
-from s2l_ray.analysis.statistics import interval
+from s2l_ray.analysis.paired import paired
 from s2l_ray.config import BASELINE
 from s2l_ray.report.data import Curve, ReportData, evaluated_sources
-from s2l_ray.report.findings import differences
-from s2l_ray.report.svg import INK, label, to_svg
-
-MAIN, WORSE, GREY = "#0072B2", "#D55E00", "#8a8a8a"
-
-
-OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
-
+from s2l_ray.report.figures.axes import (
+    GREY,
+    MAIN,
+    OTHERS,
+    WORSE,
+    finite,
+    legend,
+    log_axis,
+    loss_axis,
+    mean_and_error,
+    name_rows,
+)
+from s2l_ray.report.figures.svg import INK, label, to_svg
+from s2l_ray.report.verdict import differences
 
 MAX_POINTS = 200  # of one training curve
-
-
 MANY_CURVES = 12  # training curves drawn thinner
-
-
 MAX_DIRECT = 40  # clusters drawn as single lines; more are a dense plot
-
-
 QUANTILE_LINES = (  # row of loss_quantiles_5T, label, line style, line width
     (2, "median of all examples", "--", 2.0),
     (1, "25% and 75%", "-", 1.2),
@@ -46,9 +44,6 @@ QUANTILE_LINES = (  # row of loss_quantiles_5T, label, line style, line width
     (0, "5% and 95%", ":", 1.6),
     (4, None, ":", 1.6),
 )
-
-
-MAX_DECADES_LINEAR = 1.3  # losses that span more are drawn on a logarithmic axis
 
 
 def comparison(data: ReportData) -> str:
@@ -59,14 +54,14 @@ def comparison(data: ReportData) -> str:
 
     def draw(axes: Axes) -> None:
         for row, selector in enumerate(selectors):
-            loss = _finite([arm.loss for arm in data.arms if arm.selector == selector])
+            loss = finite([arm.loss for arm in data.arms if arm.selector == selector])
             loss = loss[~np.isnan(loss)]
             color = _color(data, selector)
             axes.plot(
                 loss, [row + 0.2] * len(loss), "o", color=color, alpha=0.45, markeredgewidth=0
             )
-            _mean_and_error(axes, loss, row, color)
-        _rows(axes, selectors)
+            mean_and_error(axes, loss, row, color)
+        name_rows(axes, selectors)
         axes.set_xlabel("held-out loss (nats per token), lower is better")
 
     height = 1.1 + 0.42 * len(selectors)
@@ -84,65 +79,12 @@ def differences_by_source(data: ReportData) -> str:
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=INK, linewidth=1)
         for row, values in enumerate(found.values()):
-            _mean_and_error(axes, values, row, MAIN if sum(values) < 0 else WORSE)
-        _rows(axes, list(found))
+            mean_and_error(axes, values, row, MAIN if sum(values) < 0 else WORSE)
+        name_rows(axes, list(found))
         axes.set_xlabel(f"loss of {label(data.selector)} − loss of {BASELINE}")
 
     aria_label = f"Held-out loss of {data.selector} minus that of {BASELINE}, by source"
     return to_svg(draw, name="differences", height=1.0 + 0.27 * len(found), aria_label=aria_label)
-
-
-def forest(rows: Sequence[Row], name: str) -> str:
-    """Paired differences of methods to the baseline, with their 95% intervals."""
-    shown = [
-        (row, row.difference.mean)
-        for row in rows
-        if row.verdict is not None and row.difference.mean is not None
-    ]
-    if not shown:
-        return ""
-    colors = {"better": MAIN, "worse": WORSE}
-
-    def draw(axes: Axes) -> None:
-        axes.axvline(0, color=INK, linewidth=1)
-        for place, (row, mean) in enumerate(shown):
-            low, high = row.difference.low, row.difference.high
-            reach = None if low is None or high is None else [[mean - low], [high - mean]]
-            axes.errorbar(
-                mean, place, xerr=reach, fmt="D", color=colors.get(row.verdict or "", GREY),
-                capsize=4, linewidth=2, markersize=7,
-            )  # fmt: skip
-        _rows(axes, [row.method for row, _ in shown])
-        axes.set_xlabel("difference to the baseline (nats per token)")
-
-    aria_label = "Difference of each method to the baseline"
-    return to_svg(draw, name=name, height=1.0 + 0.36 * len(shown), aria_label=aria_label)
-
-
-def purities(purity: Mapping[str, Any]) -> str:
-    """Share of the most common topic in each group of examples, the purest groups first, as wide
-    as they are large. purity: of diagnosis.diagnose."""
-    groups = (
-        ("trajectories", "clusters of trajectories", MAIN),
-        ("features", "clusters of features", OTHERS[2]),
-        ("random", "random groups", GREY),
-    )
-
-    def draw(axes: Axes) -> None:
-        for name, text, color in groups:
-            shares_K, sizes_K = (np.asarray(purity[name][key]) for key in ("shares_K", "sizes_K"))
-            order = np.argsort(-shares_K, kind="stable")
-            edges = np.cumsum([0, *sizes_K[order]]) / sizes_K.sum()
-            line = axes.stairs(100 * shares_K[order], 100 * edges, baseline=None, label=text)
-            line.set(color=color, linewidth=2)
-        axes.axhline(100 * purity["largest"], color=INK, linestyle=":", label="whole corpus")
-        axes.set(xlim=(0, 100), ylim=(0, 102))
-        axes.set_xlabel("share of examples, those in the purest groups first (%)")
-        axes.set_ylabel("most common topic (%)")
-        _legend(axes)
-
-    aria_label = "Share of the most common topic in clusters and in random groups"
-    return to_svg(draw, name="purities", height=3.4, aria_label=aria_label)
 
 
 def sources(data: ReportData) -> str:
@@ -160,10 +102,10 @@ def sources(data: ReportData) -> str:
         axes.hlines(rows, corpus_shares, subset_shares, color="#c4c4c4", linewidth=2.5)
         axes.plot(corpus_shares, rows, "o", color=GREY, markersize=7, label="corpus")
         axes.plot(subset_shares, rows, "D", color=MAIN, markersize=6, label="subset")
-        _rows(axes, names)
+        name_rows(axes, names)
         axes.set_xlim(left=0)
         axes.set_xlabel("share of examples (%)")
-        _legend(axes)
+        legend(axes)
 
     aria_label = "Share of each source in corpus and subset"
     return to_svg(draw, name="sources", height=1.25 + 0.27 * len(names), aria_label=aria_label)
@@ -181,11 +123,11 @@ def clusters(data: ReportData) -> str:
         axes.plot([0, top], [0, top], color=GREY, linestyle="--", label="all of the cluster")
         points = axes.plot(sizes_K, chosen_K, "o", color=MAIN, markeredgewidth=0)[0]
         points.set(markersize=7 if few else 4, alpha=0.85 if few else 0.4)
-        _log_axis(axes, "x", max(1, sizes_K.min()), max(1, sizes_K.max()))
-        _log_axis(axes, "y", chosen_K.min(), top)
+        log_axis(axes, "x", max(1, sizes_K.min()), max(1, sizes_K.max()))
+        log_axis(axes, "y", chosen_K.min(), top)
         axes.set_xlabel("examples in the cluster")
         axes.set_ylabel("chosen")
-        _legend(axes)
+        legend(axes)
 
     aria_label = "Chosen examples against size of each cluster"
     return to_svg(draw, name="clusters", height=3.2, aria_label=aria_label)
@@ -206,7 +148,7 @@ def lengths(data: ReportData) -> str:
         axes.set_xlim(edges[0], edges[-1])
         axes.set_xlabel("tokens per example")
         axes.set_ylabel("share of examples (%)")
-        _legend(axes)
+        legend(axes)
 
     return to_svg(draw, name="lengths", height=3.2, aria_label="Token lengths of corpus and subset")
 
@@ -215,8 +157,8 @@ def losses(data: ReportData) -> str:
     """Mean loss of each cluster over the proxy's checkpoints, coloured by its level."""
     if data.steps is None or data.centers_KT is None or not len(data.centers_KT):
         return ""
-    steps_T, centers_KT = np.asarray(data.steps), _finite(data.centers_KT)
-    quantiles_5T = None if data.loss_quantiles_5T is None else _finite(data.loss_quantiles_5T)
+    steps_T, centers_KT = np.asarray(data.steps), finite(data.centers_KT)
+    quantiles_5T = None if data.loss_quantiles_5T is None else finite(data.loss_quantiles_5T)
     few = len(centers_KT) <= MAX_DIRECT
 
     def draw(axes: Axes) -> None:
@@ -236,9 +178,9 @@ def losses(data: ReportData) -> str:
                 dark: dict[str, Any] = {"color": "black", "linestyle": style, "linewidth": width}
                 axes.plot(steps_T, quantiles_5T[row], label=text, **dark)
                 shown.append(quantiles_5T[row])
-            _legend(axes)
+            legend(axes)
         axes.autoscale_view()
-        _loss_axis(axes, np.concatenate(shown))
+        loss_axis(axes, np.concatenate(shown))
         axes.set_xlabel("optimizer step of the proxy")
 
     aria_label = f"Mean loss of {len(centers_KT):,} clusters over the checkpoints of the proxy"
@@ -270,10 +212,10 @@ def _training(data: ReportData, curves: Sequence[Curve], whose: str) -> str:
             line = axes.plot(steps_P, losses_P, color=color, marker=marker, label=text)[0]
             line.set(linewidth=width, alpha=0.7)
             named.add(name)
-        _loss_axis(axes, np.concatenate([losses_P for _, _, losses_P in thinned]))
+        loss_axis(axes, np.concatenate([losses_P for _, _, losses_P in thinned]))
         axes.set_xlabel("optimizer step")
         if whose == "targets":
-            _legend(axes)
+            legend(axes)
 
     aria_label = f"Training loss of the {whose} over optimizer steps"
     return to_svg(draw, name=f"training-{whose}", height=3.2, aria_label=aria_label)
@@ -283,50 +225,8 @@ def _thin(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     """Steps [P] and losses [P], P <= MAX_POINTS, as means over equal windows of the curve."""
     starts = np.arange(0, len(curve.steps), -(-len(curve.steps) // MAX_POINTS))
     sizes = np.diff([*starts, len(curve.steps)])
-    steps, values = np.asarray(curve.steps, float), _finite(curve.losses)
+    steps, values = np.asarray(curve.steps, float), finite(curve.losses)
     return np.add.reduceat(steps, starts) / sizes, np.add.reduceat(values, starts) / sizes
-
-
-def _mean_and_error(axes: Axes, values: Sequence[float], row: int, color: str) -> None:
-    mean, error, *_ = interval(values)
-    if mean is not None:
-        bar: dict[str, Any] = {"capsize": 4, "linewidth": 2, "markersize": 7, "markeredgewidth": 2}
-        axes.errorbar(mean, row, xerr=error, fmt="D", color=color, **bar)
-
-
-def _rows(axes: Axes, names: Sequence[str]) -> None:
-    """Named rows, the first on top."""
-    axes.set_yticks(range(len(names)), [label(name) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
-
-
-def _legend(axes: Axes) -> None:
-    """A legend above the plot, where it hides nothing."""
-    handles, texts = axes.get_legend_handles_labels()
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    ncols = 2 if max(map(len, texts), default=0) > 12 else 3
-    for line in axes.legend(handles, texts, ncols=ncols, **place).get_lines():
-        line.set_alpha(1)
-
-
-def _loss_axis(axes: Axes, losses: np.ndarray) -> None:
-    """Logarithmic where losses span too much for a linear axis."""
-    axes.set_ylabel("loss (nats per token)")
-    low, high = np.nanmin([*losses, np.inf]), np.nanmax([*losses, 0])
-    if 0 < low < high and np.log10(high / low) > MAX_DECADES_LINEAR:
-        _log_axis(axes, "y", low, high)
-
-
-def _log_axis(axes: Axes, which: str, low: float, high: float) -> None:
-    """Make the axis "x" or "y" logarithmic with readable ticks; linear below 1 if `low` is 0."""
-    axes.set(**{f"{which}scale": "log" if low > 0 else "symlog"})
-    axes.set(**{f"{which}lim": (low / 1.5, high * 1.5)})
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    if low > 0:
-        decades = np.log10(high / low)
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _color(data: ReportData, selector: str) -> str:
@@ -336,12 +236,6 @@ def _color(data: ReportData, selector: str) -> str:
     names = [*(arm.selector for arm in data.arms), *(curve.name for curve in data.curves)]
     others = sorted(set(names) - {data.selector, BASELINE, "proxy"})
     return OTHERS[others.index(selector) % len(OTHERS)]
-
-
-def _finite(values: Sequence) -> np.ndarray:
-    """As floats, infinities as NaN, which a plot leaves out."""
-    array = np.asarray(values, dtype=float)
-    return np.where(np.isinf(array), np.nan, array)
 
 
 def _percent(counts: Sequence[int]) -> np.ndarray:
