@@ -14,7 +14,9 @@ import boto3
 import pytest
 import ray
 from support.ceph import PACKAGES, Ceph
+from support.runs import corpus, settings
 
+import s2l_ray
 from s2l_ray.execution import connect as driver
 from s2l_ray.store import Store
 
@@ -103,6 +105,36 @@ def s3_uri(ceph, monkeypatch):
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def finished(local_ray, tmp_path_factory):
+    """A run as `select` leaves it: its directory and the selection. Tests read it; to go on with
+    it they take a `copy`."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, s2l_ray.select(corpus(), settings(folder))
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished run, which can go on: no file in a run directory holds its path."""
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
+
+
+@pytest.fixture
+def start():
+    """Start runs; their leases are released after the test."""
+    from s2l_ray.pipeline.run import Run  # not at the top: it loads torch
+
+    runs = []
+
+    def begin(config):
+        runs.append(Run.start(config))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.lease.release()
 
 
 def pytest_terminal_summary(terminalreporter):

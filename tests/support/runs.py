@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from s2l_ray.config import validate
@@ -97,3 +98,9 @@ def stages_run(folder):
     times = json.loads((Path(folder) / "run.json").read_text())["times"]
     made = [entry["stage"] for entry in times if not entry["reused"]]
     return made, [entry["stage"] for entry in times if entry["reused"]]
+
+
+def ids_of(store, manifest):
+    """The example ids of a stage, part after part."""
+    tables = [store.read_part(manifest.folder, part, ["example_id"]) for part in manifest.parts]
+    return pa.concat_tables(tables)["example_id"].to_pylist()

@@ -1,0 +1,141 @@
+"""Comparisons of selectors over budgets, seeds and ways to match them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.runs import MARK, corpus, settings
+
+import s2l_ray
+from s2l_ray.pipeline import comparison
+from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.pipeline.proxy import make_trajectories
+from s2l_ray.report import comparison_page
+from s2l_ray.selection.choose import examples_for
+from s2l_ray.store import Manifest, Part
+
+
+@pytest.mark.slow
+def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
+    compare = {
+        "selectors": ["longest", "random"],
+        "also": ["facility_location"],
+        "budgets": [30, "20%"],
+        "match": ["examples", "tokens", "compute"],
+        "seeds": [42],  # of the finished run: its proxy is found
+        "full": ["compute", "epochs"],
+    }
+    config = settings(copy, compare=compare)
+    run = start(config)
+    s2l_ray.select(corpus(), config, run=run)
+    selectors = config.compare.selectors_with(0)
+    view = run.view(comparison.seeded(config, 42, selectors))
+    make_trajectories(view)
+    assert view.done["proxy"] == run.done["proxy"]
+    assert view.done["corpus"] is run.done["corpus"]
+    arms, short = comparison._arms(view, selectors, 7)
+    assert not short
+    assert len({arm.name for arm in arms}) <= comparison.num_targets(config) < len(arms)
+    candidates = view.done["trajectories"].rows
+    for budget, count in (("30", 30), ("20%", round(0.2 * candidates))):
+        of = {(a.match, a.method): a for a in arms if a.budget == budget}
+        assert len(of) == 3 * 5
+        base = of["examples", "random"]
+        assert base == replace(of["tokens", "random"], match="examples")
+        assert base.count == count and base.steps == -(-2 * count // 20)
+        assert {a.training_seed for a in of.values()} == {7}
+        longest = of["examples", "longest"]
+        assert longest.count == count and longest.tokens > base.tokens
+        assert longest.examples.info["examples"] == count
+        # Equal tokens: one more example would be too many.
+        tokens = of["tokens", "longest"]
+        assert tokens.count < count
+        assert base.tokens - 48 < tokens.tokens <= base.tokens
+        # Equal compute: as many tokens trained on, to half a step.
+        seen = base.steps * base.tokens / base.count
+        for arm in (of["compute", "longest"], of["examples", comparison.FULL_COMPUTE]):
+            step = arm.tokens / arm.count
+            assert abs(arm.steps * step - seen) <= step / 2
+        assert of["compute", "longest"].examples == longest.examples
+        full = of["examples", comparison.FULL_EPOCHS]
+        assert full.count == candidates and full.steps == -(-2 * candidates // 20)
+
+
+def test_the_full_arm_has_the_tokens_of_what_can_be_trained_on(monkeypatch):
+    """By hand: 4 of 10 examples have no label token, and 900 of 1,200 tokens."""
+    compare = {"selectors": ["random"], "budgets": [3], "full": ["compute"]}
+    config = settings("run", compare=compare, target__epochs=40)
+    stats = {"trainable": 6, "trainable_tokens": 300}
+    tokens = Manifest("tokens/t", "t", [Part("part-00000", "f", 10, 1, "c", stats)])
+    base = Manifest("selections/r", "r", [], {"examples": 3, "tokens": 90})
+    monkeypatch.setattr(comparison, "choose_subset", lambda *_: pipeline.Selection(None, base))
+    view = pipeline.Run(config, None, None, {"tokens": tokens, "corpus": base})
+    (_, full), _ = comparison._arms(view, ["random"], 0)
+    assert (full.method, full.count, full.tokens) == (comparison.FULL_COMPUTE, 6, 300)
+    # 40 epochs of 3 in batches of 20: 6 steps of 20 x 30 tokens; an example of the corpus has 50.
+    assert full.steps == round(6 * 30 / 50)
+
+
+def test_a_selector_with_too_few_examples_is_left_out_and_told(monkeypatch, said):
+    compare = {"selectors": ["prune_then_cluster", "random"], "budgets": ["50%"], "full": []}
+    stats = {"trainable": 6, "trainable_tokens": 60}
+    tokens = Manifest("tokens/t", "t", [Part("part-00000", "f", 6, 1, "c", stats)])
+    base = Manifest("selections/r", "r", [], {"examples": 3, "tokens": 30})
+
+    def choose(_, choice):
+        if choice.selector == "random":
+            return pipeline.Selection(None, base)
+        examples_for(choice.budget, 2, None, tokens)  # two have a loss that falls
+        raise AssertionError
+
+    monkeypatch.setattr(comparison, "choose_subset", choose)
+    config = settings("run", compare=compare)
+    view = pipeline.Run(config, None, None, {"tokens": tokens, "corpus": base})
+    [arm], short = comparison._arms(view, config.compare.selectors, 7)
+    assert (arm.method, arm.count) == ("random", 3)
+    told = "selection.budget: 3 examples, but only 2 can be chosen"
+    assert short == [
+        {"method": "prune_then_cluster", "budget": "50%", "match": "examples",
+         "selection_seed": config.seed, "training_seed": 7, "too_few": told}
+    ]  # fmt: skip
+    assert f"prune_then_cluster is left out: {told}" in said()
+
+
+@pytest.mark.slow
+def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
+    compare = {
+        "selectors": ["s2l", "random"], "budgets": [40], "match": ["examples", "tokens"],
+        "seeds": [42, 1], "also": ["loss_strata"], "also_seeds": 1, "full": ["compute"],
+    }  # fmt: skip
+    config = settings(copy, compare=compare, evaluation__targets_at_once=2)
+    run = start(config)
+    lengths = []
+    records = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
+    assert lengths == [8, 14]
+    assert comparison.known(run) == records
+    other = settings(copy, compare=compare, clusters__n_clusters=4)
+    assert comparison.known(replace(run, config=other)) == []  # of other settings it says nothing
+    by = {(r["method"], r["match"], r["selection_seed"]): r for r in records}
+    assert len(by) == 14
+    assert {seed for method, _, seed in by if method == "loss_strata"} == {42}
+    for seed in (42, 1):
+        random = by["random", "examples", seed]
+        assert random["loss"] == by["random", "tokens", seed]["loss"]
+        assert random["examples"] == by["s2l", "examples", seed]["examples"] == 40
+        assert by["s2l", "tokens", seed]["tokens"] <= random["tokens"]
+        full = by[comparison.FULL_COMPUTE, "examples", seed]
+        assert full["examples"] > 150
+        assert full["trained_tokens"] == pytest.approx(random["trained_tokens"], rel=0.3)
+    assert by["s2l", "examples", 42]["loss"] != by["s2l", "examples", 1]["loss"]
+    losses = [r["loss"] for r in records if (r["method"], r["match"]) == ("s2l", "examples")]
+    page = Path(comparison_page.write(run, records)).read_text()
+    assert f"{np.mean(losses):.4f}" in page and MARK not in page
+    # run.json tells of the run's own stages alone.
+    assert json.loads((copy / "run.json").read_text())["config"]["seed"] == 42
+
+    run.lease.release()
+    again = start(config)
+    assert comparison.compare(again, lambda so_far: None, corpus()) == records
+    assert all(entry["reused"] for entry in again.times)

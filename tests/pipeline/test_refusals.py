@@ -1,0 +1,114 @@
+"""What cannot work is refused before anything is trained."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.corpora import write_corpus
+from support.runs import architecture, corpus, settings
+
+import s2l_ray
+from s2l_ray.pipeline import comparison, targets
+from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.store import Manifest, Part, Store
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"selection__budget": 1000}, "selection.budget: 1,000 examples, but only 2.. can be"),
+        ({"selection__budget": "1M tokens"}, "selection.budget: '1M tokens', but only"),
+        ({"clusters__n_clusters": 500}, "clusters.n_clusters: 500, but there are only 2.. exam"),
+        (
+            {"proxy__num_checkpoints": None, "proxy__checkpoint_every": 500},
+            "needs 2 checkpoints or more, and of a training of 7 steps one is kept: lower proxy.ch",
+        ),
+    ],
+)
+def test_what_the_corpus_is_too_small_for_is_refused_before_training(
+    finished, copy, changes, message
+):
+    shutil.rmtree(copy / "proxy")
+    with pytest.raises(ValueError, match=message):
+        s2l_ray.select(corpus(), settings(copy, **changes))
+    assert not (copy / "proxy").exists()
+
+
+def test_nothing_held_out_is_refused_before_any_target(local_ray, tmp_path, start):
+    config = settings(tmp_path / "run", corpus__heldout_share=0)
+    run = start(config)
+    pipeline.prepare(run, corpus())
+    with pytest.raises(ValueError, match=r"corpus\.heldout_share .* or evaluation\.files"):
+        targets.compare_baselines(run)
+
+    # So is what has nothing left to be scored once it is cut.
+    exam = tmp_path / "exam.jsonl"
+    for row, marker, why in (
+        ({"instruction": "x " * 99, "output": "4"}, None, "no held-out example has a response"),
+        ({"instruction": "x", "output": "y " * 99 + "so: 4"}, "so:", "'so:' stands before a label"),
+    ):
+        exam.write_text(json.dumps(row) + "\n")
+        run.lease.release()
+        config = settings(
+            tmp_path / "run",
+            corpus__heldout_share=0,
+            evaluation__files={"exam": str(exam)},
+            evaluation__answer_marker=marker,
+        )
+        run = start(config)
+        with pytest.raises(ValueError, match=why):
+            comparison.compare(run, print, corpus())
+    assert not (tmp_path / "run/proxy").exists() and not (tmp_path / "run/targets").exists()
+
+
+def test_prompts_that_fill_the_length_leave_nothing_to_learn(tmp_path):
+    config, stats = settings(tmp_path / "run"), {"trainable": 0, "trainable_tokens": 0}
+    tokens = Manifest("tokens/t", "t", [Part("part-00000", "f", 3, 1, "c", stats)])
+    with pytest.raises(ValueError, match=r"prompt\.max_length: none of 3 examples"):
+        pipeline.check_reachable(config, Store(tmp_path / "run"), tokens)
+
+
+def test_corpus_of_rejected_rows(local_ray, tmp_path):
+    bad = [{"instruction": "", "output": "", "source": "a"}] * 5
+    with pytest.raises(ValueError, match=r"5 of 5 rows .* rejected, more than corpus"):
+        s2l_ray.select(corpus(bad), settings(tmp_path / "run"))
+    with pytest.raises(ValueError, match="no examples in 5 rows"):
+        s2l_ray.select(corpus(bad), settings(tmp_path / "run", corpus__max_rejected_share=1))
+
+
+def test_an_export_that_a_chat_has_no_shape_for_is_refused_before_the_proxy(store):
+    chat = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    turns = [{"role": role, "text": text} for role, text in chat]
+    made = {"corpus": write_corpus(store, [{"source": "s", "turns": turns}], num_parts=1)}
+    for export in ([], ["messages"]):
+        config = settings("run", selection__export=export)
+        pipeline._check_export(pipeline.Run(config, store, None, made))
+    config = settings("run", selection__export=["messages", "alpaca"])
+    wanted = r"selection\.export: test\.jsonl:1: a chat of turns user, .* is no alpaca row"
+    with pytest.raises(ValueError, match=wanted):
+        pipeline._check_export(pipeline.Run(config, store, None, made))
+
+
+def test_a_target_that_cannot_be_tuned_is_refused_before_the_proxy_trains(
+    finished, copy, start, monkeypatch
+):
+    monkeypatch.setattr(targets, "select", lambda *_, **__: pytest.fail("selected"))
+    prepare = pipeline.prepare
+    monkeypatch.setattr(targets, "prepare", lambda run: prepare(run, corpus()))
+    tokenizer = str(next(Path(copy, "tokenizers").iterdir()))
+    plain = {"architecture": architecture("llama"), "tokenizer": tokenizer}
+    for changes, why in (
+        ({"target__model": {"name": "/no/such/model"}}, "'/no/such/model' cannot be used"),
+        ({"target__model": plain, "target_prompt": {"template": "chat"}}, "template is not set"),
+    ):
+        run = start(settings(copy, **changes))
+        with pytest.raises(ValueError, match=why):
+            targets.finetune_selected(run)
+        run.lease.release()
+
+
+def test_a_comparison_that_cannot_be_is_refused_before_it_trains(finished, copy, start):
+    config = settings(copy, compare={"selectors": ["random"], "budgets": [9999]})
+    with pytest.raises(ValueError, match="9,999 examples, but only"):
+        comparison.compare(start(config), print, corpus())

@@ -1,0 +1,56 @@
+"""A run's record of its stages, its owner, and files that are damaged."""
+
+import shutil
+
+import pytest
+from support.runs import contents_of, corpus, ids_of, settings
+
+from s2l_ray import evaluation
+from s2l_ray.errors import LeaseLost
+from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.store.store import lease_name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", [False, True])
+def test_held_out_examples_that_are_damaged_are_made_again(finished, copy, start, gone):
+    run = start(settings(copy))
+    pipeline.prepare(run, corpus())
+    folder = copy / run.done["corpus"].folder / "heldout"
+    before = contents_of(folder, "part-", "manifest.json")
+    if gone:
+        shutil.rmtree(folder)
+    else:
+        part = next(folder.glob("part-*"))
+        part.write_bytes(part.read_bytes()[:-7])
+
+    def held_out(run):
+        pipeline.prepare(run, corpus())
+        config = run.config
+        found = evaluation.heldout_examples(
+            run.store, run.done["corpus"], config.evaluation, config.corpus
+        )
+        return ids_of(run.store, found["heldout"])
+
+    assert len(run.finish(held_out)) == run.done["corpus"].info["heldout"]
+    assert contents_of(folder, "part-", "manifest.json") == before
+
+
+def test_a_training_that_goes_on_is_told_as_resumed(store):
+    store.write_json({}, "proxy/f/resume/step-000005-lease-000001", "state.json")
+    run = pipeline.Run(settings("run"), store, None, recorded=False)
+    for name, resumed in (("proxy", True), ("tokens", False)):
+        run.stage(name, "f", lambda **stage: store.commit(*stage.values(), [], {}))
+        assert (run.times[-1]["stage"], run.times[-1]["resumed"]) == (name, resumed)
+
+
+def test_a_run_that_was_followed_tells_nothing_more(store):
+    store.epoch = 1
+    store.write_json({"host": "h", "job": "j", "pid": 1, "since": "now"}, "lease", lease_name(2))
+    run = pipeline.Run(settings("run"), store, None)
+    store.epoch = None
+    store.commit("tokens/f", "f", [], {})
+    store.epoch = 1
+    with pytest.raises(LeaseLost, match="taken over by h"):
+        run.stage("tokens", "f", lambda **_: pytest.fail("made"))
+    assert not store.exists("run.json")
