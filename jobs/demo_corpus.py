@@ -1,13 +1,15 @@
-"""Write the demo's corpus: python jobs/demo_corpus.py PATH.jsonl"""
+"""Write the demo's corpus: python jobs/demo_corpus.py PATH.jsonl
+
+The same as `s2l-ray demo-corpus`. `--help` says what it writes.
+"""
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # see select.py
+# In place of this folder, whose select.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from s2l_ray.corpus import demo
+from s2l_ray import cli
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python jobs/demo_corpus.py PATH.jsonl")
-    print(demo.write(sys.argv[1]))
+    cli.job("demo-corpus")

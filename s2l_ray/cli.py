@@ -1,40 +1,83 @@
-"""What the commands in jobs/ share: configuration, overrides, errors without a traceback."""
+"""The `s2l-ray` command, also `python -m s2l_ray.cli`. jobs/ run the same commands.
+
+Exit status: 0; 1 if the run failed (stderr says what and where); 2 for a faulty configuration or
+command line; 130 if interrupted.
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from s2l_ray.config import RunConfig, load
+from s2l_ray import __version__
+from s2l_ray.commands import COMMANDS, Command
 from s2l_ray.errors import ConfigError
 
+if TYPE_CHECKING:
+    from s2l_ray.config import RunConfig
 
-def main(
-    description: str,
-    work: Callable[[RunConfig], None],
-    *,
-    needs_target: bool = False,
-    needs_heldout: bool = False,
-) -> None:
-    """Parse `CONFIG.yaml [key.path=value …]`, refuse what is wrong with it, then do the work.
+DESCRIPTION = """\
+Select the part of a fine-tuning corpus that is worth training on, and measure whether it was.
 
-    Exit status 2: the configuration; 1: what the run met (the message says what, and where).
-    """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("config", metavar="CONFIG.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value")
-    arguments = parser.parse_args()
+One YAML file describes a run, and run_dir holds everything that the run makes. The same command
+again reuses what is finished and continues what was interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `s2l-ray COMMAND …`."""
+    parser = argparse.ArgumentParser(
+        prog="s2l-ray",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS.values():
+        _fill(commands.add_parser(command.name, help=_help_of(command).splitlines()[0]), command)
+    _run(parser.parse_args(arguments))
+
+
+def job(name: str) -> None:
+    """Run jobs/NAME.py."""
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=f"python jobs/{name.replace('-', '_')}.py")
+    _fill(parser, command)
+    _run(parser.parse_args())
+
+
+def _help_of(command: Command) -> str:
+    return inspect.getdoc(command.work) or ""
+
+
+def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    parser.description = _help_of(command)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    if command.takes == "path":
+        parser.usage = "%(prog)s PATH.jsonl"
+        parser.add_argument("paths", nargs="*", metavar="PATH.jsonl", help="the file to write")
+    else:
+        parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration of the run")
+        parser.add_argument(
+            "overrides", nargs="*", metavar="key.path=value",
+            help="replace one value of it, for example seed=7; the value is YAML",
+        )  # fmt: skip
+    parser.set_defaults(command=command, parser=parser)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    command: Command = arguments.command
+    if command.takes == "path":
+        if len(arguments.paths) != 1:
+            sys.exit(arguments.parser.format_usage().strip())
+        _work(lambda: command.work(arguments.paths[0]))
+        return
     try:
-        config = load(arguments.config, arguments.overrides)
-        if needs_target and config.target is None:
-            raise ConfigError(f"{arguments.config}: target: missing, this command fine-tunes one")
-        if needs_heldout and not (config.corpus.heldout_share or config.evaluation.files):
-            raise ConfigError(
-                f"{arguments.config}: corpus.heldout_share: 0, and no evaluation.files: nothing "
-                f"to evaluate on"
-            )
+        config = _load(command, arguments.config, arguments.overrides)
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -42,13 +85,34 @@ def main(
     lines.setFormatter(logging.Formatter("[run] %(message)s"))
     logging.getLogger("s2l_ray").addHandler(lines)
     logging.getLogger("s2l_ray").setLevel(logging.INFO)
+    _work(lambda: command.work(config))
+
+
+def _load(command: Command, path: str, overrides: list[str]) -> RunConfig:
+    from s2l_ray.config import load
+
+    config = load(path, overrides)
+    if command.needs_target and config.target is None:
+        raise ConfigError(f"{path}: target: missing, this command fine-tunes one")
+    if command.needs_heldout and not (config.corpus.heldout_share or config.evaluation.files):
+        raise ConfigError(
+            f"{path}: corpus.heldout_share: 0, and no evaluation.files: nothing to evaluate on"
+        )
+    return config
+
+
+def _work(work: Callable[[], None]) -> None:
     try:
-        work(config)
+        work()
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    # What a user can mend; anything else is a bug and keeps its trace.
+    # What a user can fix. Anything else is a bug and keeps its trace.
     except (ValueError, OSError) as error:
         # Ray gives an error of a task the task's whole trace; the error itself is its cause.
         print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The commands: what each does, and its `--help`. cli.py makes `s2l-ray` and jobs/ from them.
+
+A command is declared once: a function, whose docstring is its help and starts with a one-line
+summary. Heavy modules are imported inside the functions, so `--help` is fast and a faulty
+configuration is refused at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from s2l_ray.config import RunConfig
+    from s2l_ray.pipeline.run import Run
+
+Takes = Literal["run", "path"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """work is called with what the command takes: a validated configuration, or a path."""
+
+    name: str
+    work: Callable[..., None]
+    takes: Takes
+    needs_target: bool
+    needs_heldout: bool
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(
+    name: str, takes: Takes = "run", *, needs_target: bool = False, needs_heldout: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declare a function as a command."""
+
+    def declare(work: Callable[..., None]) -> Callable[..., None]:
+        COMMANDS[name] = Command(name, work, takes, needs_target, needs_heldout)
+        return work
+
+    return declare
+
+
+@command("select")
+def select(config: RunConfig) -> None:
+    """Select the part of a corpus that is worth training on.
+
+    Fine-tunes the proxy on the whole corpus, scores every example at each
+    checkpoint, and draws the subset from the loss trajectories as
+    selection.selector says.
+
+    Reads:    corpus.path
+    Writes:   corpus, tokens, proxy, losses, trajectories, what the selector draws
+              from, selections/NAME, report/index.html and run.json in run_dir
+    Prints:   the folder of the selection, the path of the report
+    Example:  %(prog)s my.yaml selection.budget=0.05
+    """
+    from s2l_ray.pipeline import subset as pipeline
+    from s2l_ray.report import gather
+
+    def selected(run: Run) -> str:
+        selection = pipeline.select(None, config, run=run)
+        page = gather.write(run, selection)
+        return f"selection: {selection.path}\nreport: {page}"
+
+    with pipeline.Run.start(config) as run:
+        print(run.finish(selected))
+
+
+@command("finetune", needs_target=True)
+def finetune(config: RunConfig) -> None:
+    """Fine-tune the target on the selected subset.
+
+    Makes the selection first if run_dir does not have it.
+
+    Reads:    corpus.path; selections/NAME in run_dir
+    Writes:   targets/NAME in run_dir, and the stages of `select`
+    Prints:   the folder of the fine-tuned model, in Hugging Face format
+    Example:  %(prog)s my.yaml target.epochs=2
+    """
+    from s2l_ray.pipeline import targets
+    from s2l_ray.pipeline.run import Run
+
+    with Run.start(config) as run:
+        target, _ = run.finish(targets.finetune_selected)
+        print(f"model: {targets.model_path(run, target)}")
+
+
+@command("evaluate", needs_target=True, needs_heldout=True)
+def evaluate(config: RunConfig) -> None:
+    """Evaluate the fine-tuned target on held-out examples and questions.
+
+    Measures the loss per response token, by source. With evaluation.answers, also
+    generates answers and counts exact matches. Makes the selection and the target
+    first if run_dir does not have them.
+
+    Reads:    corpus.path, evaluation.files, evaluation.answers; targets/NAME in
+              run_dir
+    Writes:   evaluations/NAME in run_dir, and the stages of `finetune`
+    Prints:   the losses and the counts
+    Example:  %(prog)s my.yaml evaluation.files.exam=exam.jsonl
+    """
+    from s2l_ray.pipeline import subset as pipeline
+    from s2l_ray.pipeline import targets
+    from s2l_ray.pipeline.run import Run
+
+    def evaluated(run: Run) -> dict[str, Any]:
+        pipeline.prepare(run)
+        targets.prepare_evaluation(run)
+        target, name = targets.finetune_selected(run)
+        return targets.evaluate(run, {name: target})[name]
+
+    with Run.start(config) as run:
+        result = run.finish(evaluated)
+    for source, loss in result["by_source"].items():
+        print(f"{loss:8.4f}  {source}")
+    print(f"{result['loss']:8.4f}  all, nats per response token, {result['label_tokens']:,} tokens")
+    print(f"{result['macro']:8.4f}  mean over sources")
+    if "answer_loss" in result:
+        print(
+            f"{result['answer_loss']:8.4f}  after {config.evaluation.answer_marker!r}, "
+            f"{result['answer_label_tokens']:,} tokens, "
+            f"{result['answer_left_out']:,} examples without it"
+        )
+    for name, of in result.get("exact_match", {}).items():
+        print(
+            f"{of['correct'] / of['questions']:8.1%}  {name}: {of['correct']:,} correct of "
+            f"{of['questions']:,} questions ({of['of']:,} in the set), "
+            f"{of['no_answer']:,} without an answer"
+        )
+    for sentence in result["left_out"]:
+        print(sentence)
+
+
+@command("pipeline", needs_target=True, needs_heldout=True)
+def pipeline(config: RunConfig) -> None:
+    """Select, fine-tune, compare with the baselines, and report.
+
+    For each of evaluation.seeds, fine-tunes a target on the subset of the selector
+    and on that of each of evaluation.baselines, and evaluates all of them on the
+    same held-out examples. One proxy serves all of them.
+
+    Reads:    corpus.path, evaluation.files, evaluation.answers
+    Writes:   the stages of `select`; selections/NAME, targets/NAME and
+              evaluations/NAME for each selector and seed; report/index.html and
+              run.json in run_dir
+    Prints:   the verdict, the folder of the selection, the path of the report
+    Example:  %(prog)s my.yaml run_dir=s3://bucket/prefix
+    """
+    from s2l_ray.pipeline import subset, targets
+    from s2l_ray.report import gather
+    from s2l_ray.report.findings import others_in_words
+    from s2l_ray.report.page import verdict
+
+    def compared(run: Run) -> str:
+        subset.prepare(run)
+        targets.prepare_evaluation(run)
+        selection = subset.select(None, config, run=run)
+        arms = targets.compare_baselines(run)
+        page = gather.write(run, selection, arms)
+        shown = gather.arms_of(arms)
+        said = [verdict(shown, main=config.selection.selector), *others_in_words(shown)]
+        return "\n".join([*said, f"selection: {selection.path}", f"report: {page}"])
+
+    with subset.Run.start(config) as run:
+        print(run.finish(compared))
+
+
+@command("compare", needs_target=True, needs_heldout=True)
+def compare(config: RunConfig) -> None:
+    """Compare selectors over budgets and seeds, with intervals and verdicts.
+
+    Fine-tunes a target for each of compare.selectors, compare.budgets and
+    compare.seeds, with one proxy per seed. Run it again with more seeds or
+    selectors to add to the comparison.
+
+    Reads:    corpus.path, evaluation.files, evaluation.answers
+    Writes:   the stages of each target; report/comparison.json,
+              report/comparison.html and run.json in run_dir
+    Prints:   the number of targets before it starts; then the differences from
+              random selection, the path of the report
+    Example:  %(prog)s my.yaml compare.budgets=[0.05,0.11]
+    """
+    from s2l_ray.pipeline import comparison
+    from s2l_ray.pipeline.run import Run
+    from s2l_ray.report import comparison_page as page
+
+    with Run.start(config) as run:
+        print(page.plan(config, comparison.num_targets(config), comparison.known(run)))
+        records = run.finish(lambda run: comparison.compare(run, page.say_so_far))
+        print(page.as_text(records))
+        print(f"report: {page.write(run, records)}")
+
+
+@command("diagnose")
+def diagnose(config: RunConfig) -> None:
+    """Measure how much of the S2L selection is signal and how much is noise.
+
+    Compares the subset with those of variants of the run. Each variant changes one
+    thing: the draw, the k-means seed, the number of clusters, the number of
+    checkpoints, the proxy's seed, or the proxy. With diagnose.gradients, also
+    compares the gradients of subsets with those of the corpus.
+
+    Reads:    corpus.path
+    Writes:   the stages of each variant; report/diagnostics.json,
+              report/diagnostics.html and run.json in run_dir
+    Prints:   the overlaps, the findings, the path of the report
+    Example:  %(prog)s my.yaml diagnose.n_clusters=[50,200]
+    """
+    from s2l_ray.pipeline import diagnosis
+    from s2l_ray.pipeline.run import Run
+    from s2l_ray.report import diagnostics_page as page
+
+    with Run.start(config) as run:
+        record = run.finish(diagnosis.diagnose)
+        print(page.as_text(record))
+        print(f"report: {page.write(run, record)}")
+
+
+@command("demo-corpus", takes="path")
+def demo_corpus(path: str) -> None:
+    """Write the corpus of the demo: 6,000 made-up examples from 16 sources.
+
+    Five broken lines among them show how rejected rows are reported.
+
+    Writes:   PATH.jsonl, one {"instruction", "output", "source"} per line
+    Prints:   the path
+    Example:  %(prog)s runs/demo-corpus/corpus.jsonl
+    """
+    from s2l_ray.corpus import demo
+
+    print(demo.write(path))

@@ -1,0 +1,181 @@
+"""The command line: its help, its exit statuses, and what it does not import."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+from support.head import REPOSITORY, command, environment
+from support.runs import settings
+
+from s2l_ray import __version__, cli
+from s2l_ray.commands import COMMANDS, Command
+from s2l_ray.config import RunConfig, load
+
+RUNS = [name for name, each in COMMANDS.items() if each.takes == "run"]
+
+
+@pytest.fixture
+def s2l_ray(capsys):
+    """Call the command: its exit status, stdout and stderr."""
+
+    def call(*arguments):
+        status = 0
+        try:
+            cli.main([*map(str, arguments)])
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def help_of(s2l_ray):
+    def text(name):
+        status, out, _ = s2l_ray(*name.split(), "--help")
+        assert status == 0
+        return out
+
+    return text
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    data = settings(folder / "run").model_dump(mode="json", exclude_unset=True)
+    (folder / "my.yaml").write_text(yaml.safe_dump(data))
+    return folder / "my.yaml"
+
+
+def test_the_list_of_commands_says_what_each_is_for(s2l_ray):
+    _, text, _ = s2l_ray("--help")
+    for name, each in COMMANDS.items():
+        summary = each.work.__doc__.splitlines()[0]
+        assert re.search(rf"^    {name}\s+{summary[:20]}", text, re.M), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_tells_what_a_command_reads_writes_and_an_example(name, help_of, config):
+    text = help_of(name)
+    assert re.search(r"^Prints: ", text, re.M)
+    takes_run = COMMANDS[name].takes == "run"
+    for label in ("Reads", "Writes") if takes_run else ():
+        assert re.search(rf"^{label}: ", text, re.M), label
+    (example,) = re.findall(r"^Example:  s2l-ray (.+)", text, re.M)
+    assert example.startswith(name + " ")
+    if takes_run:
+        given, *overrides = shlex.split(example.removeprefix(name))
+        assert given == "my.yaml"
+        load(config, overrides)  # refuses a key that no longer exists
+    assert max(map(len, COMMANDS[name].work.__doc__.splitlines())) <= 84
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_help_names_fields_that_exist(name):
+    for section, field in re.findall(r"\b([a-z_]+)\.([a-z_]+)\b", COMMANDS[name].work.__doc__):
+        if section in RunConfig.model_fields and field not in ("html", "json"):
+            assert field in type(getattr(BARE, section)).model_fields, f"{section}.{field}"
+
+
+BARE = settings("run")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_job_has_the_help_of_its_command(name, help_of, monkeypatch, capsys):
+    expected = help_of(name)
+    job = f"jobs/{name.replace('-', '_')}.py"
+    monkeypatch.setattr(sys, "argv", [job, "--help"])
+    monkeypatch.setattr(sys, "path", [str(REPOSITORY / "jobs"), *sys.path])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / job), run_name="__main__")
+    assert not ended.value.code
+    usage, text = expected.replace(f"s2l-ray {name}", f"python {job}").split("\n\n", 1)
+    found_usage, found = capsys.readouterr().out.split("\n\n", 1)
+    assert found == text
+    assert found_usage.split() == usage.split()
+
+
+def test_each_job_is_a_command():
+    jobs = {path.stem.replace("_", "-") for path in (REPOSITORY / "jobs").glob("*.py")}
+    assert jobs == set(COMMANDS)
+
+
+def test_version(s2l_ray):
+    assert s2l_ray("--version") == (0, f"s2l-ray {__version__}\n", "")
+
+
+def test_no_command_is_a_fault_of_the_command_line(s2l_ray):
+    status, out, said = s2l_ray()
+    assert status == 2 and "COMMAND" in said and not out
+
+
+def test_a_faulty_configuration_is_refused_as_by_the_job(config, s2l_ray):
+    job = command("select", config, "clusters.n_cluster=3")
+    assert s2l_ray("select", config, "clusters.n_cluster=3") == (2, "", job.stderr)
+    assert job.returncode == 2 and "clusters.n_cluster: unknown key" in job.stderr
+
+
+def test_the_demo_corpus_is_written_and_its_path_printed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "s2l_ray.cli", "demo-corpus", tmp_path / "new/corpus.jsonl"],
+        cwd=REPOSITORY, env=environment(), text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == f"{tmp_path}/new/corpus.jsonl\n", done.stderr
+    assert len((tmp_path / "new/corpus.jsonl").read_text().splitlines()) == 6005
+
+
+def test_a_demo_corpus_nowhere_is_refused(s2l_ray):
+    assert s2l_ray("demo-corpus") == ("usage: s2l-ray demo-corpus PATH.jsonl", "", "")
+
+
+def test_a_corpus_that_cannot_be_written_is_one_line(tmp_path, s2l_ray):
+    (tmp_path / "file").touch()
+    status, _, said = s2l_ray("demo-corpus", tmp_path / "file/corpus.jsonl")
+    assert status == 1 and said.startswith("error: ")
+    assert said.count("\n") == 1 and str(tmp_path / "file") in said
+
+
+@pytest.mark.parametrize("statement", [
+    "import s2l_ray.config",
+    "from s2l_ray.cli import main; main(['--help'])",
+    "from s2l_ray.cli import main; main(['--version'])",
+    "from s2l_ray.cli import main; main(['compare', '--help'])",
+])  # fmt: skip
+def test_nothing_heavy_is_imported(statement):
+    code = f"import atexit, sys\natexit.register(lambda: print(*sys.modules))\n{statement}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY, env=environment(), text=True, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "s2l_ray" in imported
+    assert not imported & {"numpy", "ray", "torch", "pyarrow", "transformers"}
+
+
+@pytest.mark.parametrize("error, status, said", [
+    (ValueError("budget: 3"), 1, "error: budget: 3\n"),
+    (OSError("disk: full"), 1, "error: disk: full\n"),
+    (KeyboardInterrupt(), 130, "stopped; "),
+])  # fmt: skip
+def test_an_error_that_a_user_can_fix_has_no_traceback(monkeypatch, s2l_ray, error, status, said):
+    monkeypatch.setitem(COMMANDS, "broken", raises(error))
+    found, _, text = s2l_ray("broken", "path")
+    assert found == status and text.startswith(said)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setitem(COMMANDS, "broken", raises(AssertionError("a bug")))
+    with pytest.raises(AssertionError, match="a bug"):
+        cli.main(["broken", "path"])
+
+
+def raises(error):
+    def work(path):
+        """Raise an error."""
+        raise error
+
+    return Command("broken", work, "path", False, False)
