@@ -1,15 +1,22 @@
-"""The selectors on a corpus, by the held-out loss of targets: jobs/compare.py on models that know
-the language of the corpus already.
+"""Compare the selectors on a corpus by the held-out loss of pretrained targets.
 
     python benchmarks/comparison.py math_pool.jsonl runs/comparison
 
-A third of the corpus, drawn by the text of the instruction, is kept from selection, and a proxy and
-a target from scratch are trained on it (warm-up): what is compared is fine-tuning of a model that
-has been trained, and all targets start from the same weights. The rest is the corpus of the
-comparison, 5% of it held out. A stopped run goes on; DIR/compare.yaml is its configuration,
-DIR/run/report/comparison.html its page. Settings of that configuration may follow DIR:
-`compare.also=[]` leaves all but the main selectors out, `clusters.n_clusters=20` tries another way
-of selecting, on the same models.
+1. A third of the corpus, chosen by a hash of the instruction, is set aside. A proxy and a target
+   are trained on it from scratch (warm-up). All later models start from these weights, so the
+   comparison is one of fine-tuning.
+2. The rest is the corpus of the comparison; 5% of it is held out. jobs/compare.py runs on it.
+
+A stopped run continues. DIR/compare.yaml is the configuration, DIR/run/report/comparison.html the
+page. Overrides may follow DIR: `compare.also=[]` keeps the main selectors only,
+`clusters.n_clusters=20` changes the selection and keeps the models.
+
+- `runs`: seeds; each has its own proxy, draw and target.
+- `shared`: how much of the subset random's subset contains too, in percent.
+- `loss`: held-out loss in nats per response token. `macro`: the mean over sources.
+- `− random`: the paired difference, with its 95% interval over seeds.
+- `error over examples`: standard error of one pair's difference over the held-out examples.
+- `p (Holm)`: corrected over the methods of a table; a verdict takes five seeds.
 """
 
 from __future__ import annotations
@@ -44,7 +51,7 @@ TWO = {"num_workers": 2}
 
 
 def split(corpus: str, folder: Path) -> None:
-    """corpus.jsonl and, of a third of the instructions, warmup.jsonl."""
+    """Write warmup.jsonl with a third of the instructions, and corpus.jsonl with the rest."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(corpus) as lines, open(folder / "warmup.jsonl", "w") as warm, \
             open(folder / "rest.jsonl", "w") as rest:  # fmt: skip
@@ -55,7 +62,7 @@ def split(corpus: str, folder: Path) -> None:
 
 
 def warm_up(folder: Path) -> dict[str, str]:
-    """Folders of a trained proxy and target."""
+    """Train a proxy and a target; return their folders."""
     from s2l_ray.pipeline.run import Run
     from s2l_ray.pipeline.subset import prepare
     from s2l_ray.pipeline.targets import finetune, model_path
@@ -113,8 +120,8 @@ def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
 
 
 def results(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a budget and method: held-out loss, and how it differs from random's; the same of its
-    mean over sources (macro), whose p stands uncorrected among the other metrics."""
+    """One row per budget and method: held-out loss and macro loss (the mean over sources), and
+    their differences from random. `of other metrics` holds uncorrected p values."""
     rows = []
     for group in groups_of(records):
         for row in group.tables[0].rows:
@@ -147,7 +154,7 @@ def main() -> None:
     parser.add_argument("corpus", help="JSON lines: instruction, output, source")
     parser.add_argument("folder", metavar="DIR", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     split(arguments.corpus, folder)
@@ -164,7 +171,7 @@ def main() -> None:
         for sentence in table.controls
     ]
     print(machine.table(rows, list(rows[0])[:-1]))
-    told = {"corpus": arguments.corpus, "settings": " ".join(arguments.overrides) or "as they are"}
+    told = {"corpus": arguments.corpus, "settings": " ".join(arguments.overrides) or "defaults"}
     machine.write(arguments.json, told, rows, controls=controls, records=records)
 
 

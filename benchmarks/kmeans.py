@@ -1,15 +1,19 @@
 """k-means on loss trajectories: ours with one and two actors beside scikit-learn and faiss.
 
-    python benchmarks/kmeans.py --rows 1000000            # made up, with heavy tails
-    python benchmarks/kmeans.py --trajectories RUN_DIR    # those of a run
+    python benchmarks/kmeans.py --rows 1000000            # synthetic, heavy-tailed
+    python benchmarks/kmeans.py --trajectories RUN_DIR    # from a run
 
-Every fit runs in a process of its own on the same rows (float32), with all CPUs; each with
-`--seeds` seeds, of which medians are shown. `seconds` are those of the fit; ours contain the start
-of the actors and the way of the rows, an array as for the others, into Ray's object store (of a
-run's parts: scale.py). Inertia is computed for all alike, in float64 over all rows. `iterations` of
-ours are those over all rows. `peak GB` is the most memory of all processes of the fit and of
-Ray's object store, less that of before it, looked at every 0.1 s and at the end. faiss comes with
-the extra `bench`.
+Every fit runs in its own process, on the same rows (float32), with all CPUs. Each method runs with
+`--seeds` seeds; medians are shown.
+
+- `seconds`: the fit. Ours includes starting the actors and moving the rows, an array as for the
+  others, into Ray's object store. (scale.py starts from the parts of a run.)
+- `inertia`: computed in the same way for all, in float64 over all rows.
+- `iterations`: ours counts iterations over all rows; earlier ones run on samples.
+- `peak GB`: the peak memory of all processes of the fit and of Ray's object store, minus the
+  memory before the fit; sampled every 0.1 s.
+
+faiss comes with the extra `bench`.
 """
 
 from __future__ import annotations
@@ -85,13 +89,13 @@ def fit(name: str, X: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarra
     import faiss
 
     points = {"max_points_per_centroid": -(-len(X) // n_clusters)} if "all" in name else {}
-    index = faiss.Kmeans(X.shape[1], n_clusters, seed=seed + 1, **points)  # it takes 0 for its own
+    index = faiss.Kmeans(X.shape[1], n_clusters, seed=seed + 1, **points)  # 0 means its own default
     index.train(X)
     return np.array(index.centroids), len(index.iteration_stats or [])
 
 
 class Memory:
-    """The most memory that this process and those below it have, while the block runs."""
+    """The peak memory of this process and its children while the block runs."""
 
     def __enter__(self) -> Memory:
         self.start = self.peak = self._now()
@@ -110,7 +114,7 @@ class Memory:
             self.peak = max(self.peak, self._now())
 
     def _now(self) -> int:
-        """Private memory of all, and Ray's object store."""
+        """Private memory of all processes, plus Ray's object store."""
         private, store = 0, Path("/dev/shm")
         here = psutil.Process()
         for process in [here, *here.children(recursive=True)]:
@@ -152,11 +156,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=int, default=12)
-    parser.add_argument("--trajectories", metavar="RUN_DIR", help="of a run, instead of made up")
+    parser.add_argument(
+        "--trajectories", metavar="RUN_DIR", help="use those of a run instead of synthetic ones"
+    )
     parser.add_argument("--n-clusters", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     parser.add_argument("--one", nargs=3, metavar=("NAME", "FILE", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -190,7 +196,9 @@ def main() -> None:
                 if peer := next((r for r in rows if r["k-means"] == "scikit-learn KMeans"), None):
                     row["inertia ratio"] = row["inertia"] / peer["inertia"]
                     row["time ratio"] = row["seconds"] / peer["seconds"]
-            machine.write(arguments.json, settings, rows)  # so far: all of them may take hours
+            machine.write(
+                arguments.json, settings, rows
+            )  # results so far: the whole may take hours
     print(machine.table(rows, ["k-means", "seconds", "time ratio", "inertia", "inertia ratio",
                                "iterations", "peak GB"]))  # fmt: skip
 

@@ -1,10 +1,12 @@
-"""What a benchmark ran on, and how its results are written: a table, and JSON beside it."""
+"""Describe the machine of a benchmark, and write its results as a table and as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +16,11 @@ import psutil
 
 from s2l_ray.execution.machine import versions
 
-VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # what matrix products go by
+VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # what speeds up matrix products
 
 
 def describe() -> dict[str, Any]:
-    about: dict[str, str] = {}  # of the first CPU
+    about: dict[str, str] = {}  # the first CPU
     if (info := Path("/proc/cpuinfo")).is_file():
         for line in info.read_text().splitlines():
             name, _, value = line.partition(":")
@@ -35,7 +37,7 @@ def describe() -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    """Markdown; numbers with three digits that count."""
+    """A Markdown table; numbers with four significant digits."""
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
         lines.append("| " + " | ".join(shown(row.get(name, "")) for name in columns) + " |")
@@ -50,12 +52,21 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def command() -> str:
+    """The command line of this process, without folders and without --json."""
+    words = [Path(word).name if os.path.exists(word) else word for word in sys.argv[1:]]
+    if "--json" in words:
+        place = words.index("--json")
+        del words[place : place + 2]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
 def write(
     path: str | None, settings: dict[str, Any], rows: Sequence[dict[str, Any]], **beside: Any
 ) -> None:
-    """JSON to a file, where one was asked for; of paths in the settings it has the last name.
+    """Write results to a JSON file, if one is given. Paths in the settings keep their last name.
 
-    beside: what else was found, by name.
+    beside: further findings, by name.
     """
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -64,5 +75,5 @@ def write(
             for name, value in settings.items()
             if name != "json" and value is not None
         }
-        result = {"machine": describe(), "settings": told, "rows": list(rows)} | beside
-        Path(path).write_text(json.dumps(result, indent=1) + "\n")
+        result = {"command": command(), "machine": describe(), "settings": told, "rows": list(rows)}
+        Path(path).write_text(json.dumps(result | beside, indent=1) + "\n")

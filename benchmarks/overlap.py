@@ -1,14 +1,17 @@
-"""Scoring while the proxy trains: wall time on two nodes and on one, against one after the other.
+"""Scoring while the proxy trains, on two nodes and on one, against scoring after the training.
 
     python benchmarks/overlap.py math_pool.jsonl
 
-Nodes are Ray's own, of one CPU each, as processes of this machine, which needs two CPUs for it.
-The proxy trains on one CPU, each actor scores on one. `of the longer` holds the seconds against
-training alone or scoring by one actor alone, whichever is longer; `of its training` the time to the
-last part of the losses against that to the last checkpoint of the same run, which comes later where
-the machine's other CPU is at work too. The timeline shows, from the start of the proxy's stage on,
-when a checkpoint was written (training) and when a part of the losses was (scoring), five seconds a
-character.
+The nodes are Ray nodes of one CPU each, as processes of this machine, which needs two CPUs. The
+proxy trains on one CPU; each actor scores on one.
+
+- `÷ longer stage`: seconds divided by those of training alone or of scoring with one actor alone,
+  whichever is longer.
+- `÷ own training`: time to the last part of the losses, divided by the time to the last checkpoint
+  of the same run. Training is slower while the other CPU works too.
+
+The timeline starts with the proxy stage; one character is five seconds. `#` marks a written
+checkpoint (training) or a written part of the losses (scoring).
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from s2l_ray.store import Store
 SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
          "num_attention_heads": 4, "intermediate_size": 256,
          "max_position_embeddings": 256}  # fmt: skip
-SECONDS = 5.0  # a character of the timeline
+SECONDS = 5.0  # per character of the timeline
 
 
 def settings(
@@ -67,7 +70,7 @@ def settings(
 
 
 def run(nodes: int, config: Any) -> dict[str, float]:
-    """Seconds of each stage by name; scoring's are of what is left after the training."""
+    """Seconds of each stage by name; for scoring, what is left after the training."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(nodes):
         cluster.add_node(num_cpus=1)
@@ -83,8 +86,8 @@ def run(nodes: int, config: Any) -> dict[str, float]:
 
 
 def timeline(run_dir: Path) -> tuple[dict[str, str], float]:
-    """For training and scoring a character per SECONDS: # where a file of it was written then; and
-    how long both took as a multiple of the time to the last checkpoint."""
+    """One character per SECONDS for training and scoring, # where a file was written; and the time
+    that both took, divided by the time to the last checkpoint."""
     written = {
         "training": [p.stat().st_mtime for p in run_dir.glob("proxy/*/checkpoint-*/*.safetensors")],
         "scoring": [p.stat().st_mtime for p in run_dir.glob("losses/*/step-*/*.arrow")],
@@ -104,7 +107,7 @@ def main() -> None:
     parser.add_argument("corpus", help="JSON lines")
     parser.add_argument("--examples", type=int, default=6000)
     parser.add_argument("--epochs", type=float, default=6)
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     arguments = parser.parse_args()
     driver.quiet()
     rows: list[dict[str, Any]] = []
@@ -114,8 +117,8 @@ def main() -> None:
             out.writelines(islice(lines, arguments.examples))
         longer = 0.0
         for way, nodes, ahead, actors in (
-            ("one after the other, 2 nodes, 1 actor", 2, False, 1),
-            ("one after the other, 2 nodes, 2 actors", 2, False, 2),
+            ("sequential, 2 nodes, 1 actor", 2, False, 1),
+            ("sequential, 2 nodes, 2 actors", 2, False, 2),
             ("while training, 2 nodes", 2, True, 2),
             ("while training, 1 node", 1, True, 1),
         ):
@@ -127,9 +130,17 @@ def main() -> None:
             marked, of_its_training = timeline(folder)
             shown = [f"{name:8} {marks}" for name, marks in marked.items()]
             print(way, *shown, sep="\n  ", flush=True)
-            rows.append({"way": way, "training": took["proxy"], "scoring after": took["losses"],
-                         "seconds": both, "of the longer": both / longer,
-                         "of its training": of_its_training, "timeline": shown})  # fmt: skip
+            rows.append(
+                {
+                    "way": way,
+                    "training": took["proxy"],
+                    "scoring after training": took["losses"],
+                    "seconds": both,
+                    "÷ longer stage": both / longer,
+                    "÷ own training": of_its_training,
+                    "timeline": shown,
+                }
+            )
     print(machine.table(rows, list(rows[0])[:-1]))
     machine.write(arguments.json, vars(arguments), rows)
 

@@ -1,18 +1,21 @@
-"""Where the truth is known: selectors compared on a corpus of planted patterns.
+"""Compare selectors on a corpus of planted patterns, where the truth is known.
 
     python benchmarks/planted.py --seeds 5
 
-The corpus is planted_corpus.py's: three large patterns of near-duplicates, 24 small ones, 5% wrong
-answers, in sources that are coarser. A tenth of it is chosen, by proxies from scratch, for targets
-from scratch; there is one corpus, and for each seed a proxy, a draw and a target. What a corpus
-shows can be confirmed on another (--corpus-seed).
+planted_corpus.py makes the corpus: three large patterns of near-duplicates, 24 small ones, and 5%
+wrong answers; its sources are coarser than the patterns. A selector takes a tenth. Proxies and
+targets train from scratch. The corpus is fixed; each seed has its own proxy, draw and target.
+Confirm a finding on another corpus with --corpus-seed.
 
-Of each selector: the chosen examples by kind; how many of the small patterns have COVERED right
-examples or more among them; the loss on held-out examples of the small and of the large patterns,
-the mean over patterns, in nats per response token, and its difference to that of random in pairs.
-A response whose letters are guessed costs 2.08 (6 ln 16 / 8). Why it is so: the proxy's mean loss
-by kind, and, of clusters, their purity (the share of examples that are of the most common pattern
-in their cluster) and how many of them hold mainly each kind.
+Columns:
+
+- `large`, `small`, `wrong`: chosen examples by kind.
+- `small patterns covered`: small patterns of which at least COVERED correct examples were chosen.
+- `loss, small` and `loss, large`: loss on held-out examples of these patterns, the mean over
+  patterns, in nats per response token; `− random` is the paired difference with its 95% interval.
+  Guessing the letters costs 2.08 nats (6 ln 16 / 8).
+- `purity`: the share of examples that belong to the most common pattern in their cluster.
+- `clusters of mostly …`: how many clusters hold mainly each kind.
 """
 
 from __future__ import annotations
@@ -91,7 +94,7 @@ def settings(folder: Path, corpus: Path, heldout: Path, arguments: argparse.Name
 
 
 class Truth:
-    """The rows of a corpus stage by example_id, with what is known of them."""
+    """The rows of a corpus stage by example_id, with their pattern and kind."""
 
     def __init__(self, run: Run, rows: Sequence[Row]) -> None:
         self.store = run.store
@@ -108,7 +111,7 @@ class Truth:
         return [self.rows[example_id] for example_id in table["example_id"].to_pylist()]
 
     def of_subset(self, subset: Manifest) -> Mapping[str, float]:
-        """Chosen examples by kind, and small patterns that are covered."""
+        """Count chosen examples by kind, and covered small patterns."""
         chosen = self.of(self.read(subset, "example_id"))
         kinds = Counter(map(kind_of, chosen))
         right = Counter(row["pattern"] for row in chosen if not row["wrong"])
@@ -116,7 +119,7 @@ class Truth:
         return {kind: kinds[kind] for kind in KINDS} | {"covered": covered}
 
     def of_clusters(self, clusters: Manifest) -> dict[str, float]:
-        """purity, and for each kind how many clusters hold more of it than of another."""
+        """purity, and for each kind the number of clusters that hold mainly this kind."""
         table = self.read(clusters, "example_id", "cluster_id")
         patterns: dict[int, Counter[str]] = {}
         kinds: dict[int, Counter[str]] = {}
@@ -128,7 +131,7 @@ class Truth:
         return {"purity": most / table.num_rows} | {f"mainly {k}": mainly[k] for k in KINDS}
 
     def of_losses(self, trajectories: Manifest) -> dict[str, list[float]]:
-        """The mean loss of each kind that there is, at each checkpoint."""
+        """Mean loss of each kind present, at each checkpoint."""
         table = self.read(trajectories, "example_id", "losses")
         losses_NT, kinds = losses_array(table), [kind_of(row) for row in self.of(table)]
         return {
@@ -141,8 +144,8 @@ class Truth:
 def look(
     run: Run, rows: Sequence[Row], records: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, Any]]]:
-    """What the subsets and the clusters of a finished comparison hold, by selector a dictionary for
-    each seed; and for each seed the proxy's losses."""
+    """Contents of the subsets and clusters of a finished comparison (selector -> one dictionary per
+    seed), and the proxy's losses per seed."""
     truth, config = Truth(run, rows), run.config
     found: dict[str, list[dict[str, float]]] = {name: [] for name in config.compare.selectors}
     losses = []
@@ -161,7 +164,7 @@ def look(
 
 
 def losses_of(records: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> list[Any]:
-    """The held-out loss of these patterns, a row (report.comparison) a selector."""
+    """The held-out loss on these patterns, one table row per selector."""
     arms = [
         comparison.Outcome(
             record["method"], record["budget"], record["selection_seed"], record["training_seed"],
@@ -175,28 +178,28 @@ def losses_of(records: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> 
 def row_of(
     name: str, held: Sequence[Mapping[str, float]], small: comparison.Row, large: comparison.Row
 ) -> dict[str, Any]:
-    """A selector's row: means over seeds ± standard error, differences with their 95% interval."""
+    """A selector's row: means ± standard errors over seeds, differences with 95% intervals."""
 
     def mean(figure: str) -> str:
         values = [each[figure] for each in held]
         return plus_minus(*interval(values)[:2], digits=1)
 
     row = {"selector": name} | {kind: mean(kind) for kind in KINDS}
-    row[f"small patterns with {COVERED}"] = mean("covered")
+    row["small patterns covered"] = mean("covered")
     for kind, losses in (("small", small), ("large", large)):
         row[f"loss, {kind}"] = plus_minus(losses.mean, losses.standard_error)
-        row[f"loss, {kind}, less random's"] = difference(losses)
+        row[f"loss, {kind} − random"] = difference(losses)
     if "purity" in held[0]:
         row["purity"] = f"{fmean(each['purity'] for each in held):.2f}"
         counts = [f"{fmean(each[f'mainly {kind}'] for each in held):.0f}" for kind in KINDS]
-        row["clusters mainly large/small/wrong"] = "/".join(counts)
+        row["clusters of mostly large/small/wrong"] = "/".join(counts)
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--examples", type=int, default=6000)
-    parser.add_argument("--seeds", type=int, default=3, help="5 or more for a verdict")
+    parser.add_argument("--seeds", type=int, default=3, help="a verdict takes 5 or more")
     parser.add_argument("--corpus-seed", type=int, default=0)
     parser.add_argument("--clusters", type=int, default=100)
     parser.add_argument("--selectors", nargs="+", metavar="NAME", default=DEFAULT)
@@ -204,7 +207,7 @@ def main() -> None:
         "--pattern-as-source", action="store_true", help="sources as fine as the patterns"
     )
     parser.add_argument("--wrong-share", type=float, default=WRONG_SHARE)
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     arguments = parser.parse_args()
     corpus, heldout = planted_corpus.generate(
         arguments.examples,

@@ -1,14 +1,15 @@
-"""A corpus whose truth is known: large patterns, small patterns, wrong answers.
+"""A corpus with known truth: large patterns, small patterns, wrong answers.
 
-A pattern, named by its keyword, writes a letter (a to p) for each of six, by a table of its own:
+A pattern is named by its keyword. It maps each of six letters (a to p) to another, by its own
+table:
 
     weave k e d f c a
     = m h f n b o
 
-Nothing but the pattern's examples tells the table. The few large patterns are near-duplicates: one
-list of letters each, with two of them drawn anew. In the many small ones all letters are drawn. A
-wrong answer is wrong in every letter. Sources are coarser than patterns: each has a large one and
-eight small ones.
+Only the examples of a pattern reveal its table. The few large patterns are near-duplicates: each
+repeats one list of letters with two letters redrawn. In the many small patterns all letters are
+drawn. A wrong answer is wrong in every letter. Sources are coarser than patterns: each source has
+one large pattern and eight small ones.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ SMALL = [
     "splice", "weave",
 ]  # fmt: skip
 LETTERS = "abcdefghijklmnop"
-LENGTH, CHANGED = 6, 2  # letters of an example, and those of a large pattern's that are drawn
+LENGTH, CHANGED = 6, 2  # letters per example; letters redrawn in a large pattern
 SMALL_SHARE, WRONG_SHARE = 0.25, 0.05
-HELDOUT = 20  # examples of each pattern
-SMALLEST, LARGEST = 600, 12_000  # corpora: beyond, large patterns run out of near-duplicates
+HELDOUT = 20  # examples per pattern
+SMALLEST, LARGEST = 600, 12_000  # examples; beyond, large patterns run out of near-duplicates
 
 Row = dict[str, Any]
 
 
 def kind_of(row: Row) -> str:
-    """The pattern's, large or small, or (of either) wrong."""
+    """large or small by the row's pattern; wrong for a wrong answer of either."""
     return "wrong" if row["wrong"] else "large" if row["pattern"] in LARGE else "small"
 
 
 def sizes(num_examples: int) -> dict[str, int]:
-    """Examples of each pattern: the small ones' rise evenly from a half to one and a half of their
-    mean, the large ones share the rest."""
+    """Examples per pattern: those of small patterns rise evenly from half to one and a half times
+    their mean; large patterns share the rest."""
     mean = SMALL_SHARE * num_examples / len(SMALL)
     small = [round(mean * (0.5 + place / (len(SMALL) - 1))) for place in range(len(SMALL))]
     rest, more = divmod(num_examples - sum(small), len(LARGE))

@@ -1,13 +1,13 @@
-"""Put the tables of results (the JSON files that benchmarks wrote) into README.md.
+"""Write the tables of benchmarks/results/ into RESULTS.md, and the headlines into README.md.
 
-python benchmarks/readme.py benchmarks/results/*.json
+python benchmarks/readme.py
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +15,167 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import machine
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-BEGIN, END = "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TITLES = {  # of the tables, in their order
+    "comparison": "Math problems, 11%, seeds 0 to 4",
+    "comparison-fresh": "Math problems, 11%, seeds 5 to 9",
+    "comparison-tokens": "Math problems, 11%, with equal tokens",
+    "comparison-k20": "Math problems, 11%, 20 clusters",
+    "comparison-3-checkpoints": "Math problems, 11%, three checkpoints",
+    "comparison-3": "Math problems, 3%",
+    "comparison-38": "Math problems, 38%",
+    "comparison-also": "Math problems, 11%, all other selectors, two seeds",
+    "planted-right": "Planted patterns, no wrong answers",
+    "planted-right-2": "Planted patterns, no wrong answers, second corpus",
+    "planted-right-3": "Planted patterns, no wrong answers, third corpus",
+    "planted": "Planted patterns, 5% wrong answers",
+    "scoring": "Scoring, fp32",
+    "scoring-bf16": "Scoring, fp32 and bf16",
+    "trajectory": "Scoring stage, twelve checkpoints",
+    "trajectory-2": "Scoring stage, two checkpoints",
+    "overlap": "Scoring while training",
+    "training": "Training",
+    "kmeans-10M": "k-means, 10,000,000 rows",
+    "kmeans-1M": "k-means, 1,000,000 rows",
+    "kmeans-200k": "k-means, 200,000 rows",
+    "kmeans-pool": "k-means, the trajectories of a run",
+    "scale": "Clustering and selection at scale",
+    "selection": "Selection by coverage",
+}
+
+Result = dict[str, Any]
+Row = dict[str, Any]
 
 
-def section(name: str, result: dict[str, Any]) -> str:
-    about = result["machine"]
-    what = ", ".join(
-        f"{key.replace('_', ' ')} {machine.shown(value)}"
-        for key, value in result["settings"].items()
-        if isinstance(value, str | int | float)
+def read(folder: Path = RESULTS) -> dict[str, Result]:
+    """The results by file name, in the order of TITLES; files without a title come last."""
+    stems = sorted(path.stem for path in folder.glob("*.json"))
+    known = [stem for stem in TITLES if stem in stems]
+    return {
+        stem: json.loads((folder / f"{stem}.json").read_text())
+        for stem in known + [stem for stem in stems if stem not in TITLES]
+    }
+
+
+def section(stem: str, result: Result) -> str:
+    """One result: heading, command, machine, tables, remarks."""
+    about, script = result["machine"], f"{stem.partition('-')[0]}.py"
+    settings = ", ".join(
+        f"{name.replace('_', ' ')} {machine.shown(value)}"
+        for name, value in result["settings"].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     )
-    where = (
+    blocks = [
+        f"### {TITLES.get(stem, stem)}",
+        f"```sh\n{result['command']}\n```",
         f"{about['date']}, {about['cpu']}, {about['cpus']} CPUs, {about['memory_gib']:.0f} GiB, "
-        f"torch {about['versions']['torch']}, Ray {about['versions']['ray']}"
-    )
-    columns = [  # single figures; what lies behind them is in the file
-        column
-        for column in dict.fromkeys(column for row in result["rows"] for column in row)
-        if not any(isinstance(row.get(column), list) for row in result["rows"])
+        f"torch {about['versions']['torch']}, Ray {about['versions']['ray']}. "
+        f"Data: [{stem}.json](results/{stem}.json). Columns: head of [{script}]({script}).",
     ]
-    drawn = "".join(
-        f"    {row['way']}\n" + "".join(f"      {line}\n" for line in row["timeline"])
-        for row in result["rows"]
-        if "timeline" in row
-    )
-    title = f"**`benchmarks/{name.partition('-')[0]}.py`** ({what}; {where})"
-    words = result.get("a billion") or "\n".join(f"- {each}" for each in result.get("controls", []))
-    beside = "".join(f"{each}\n\n" for each in (drawn.rstrip(), words) if each)
-    return f"{title}\n\n{machine.table(result['rows'], columns)}\n\n{beside}"
+    if settings:
+        blocks.append(f"Settings: {settings}.")
+    rows = comparison_rows(result["rows"]) if script == "comparison.py" else result["rows"]
+    columns = [  # single values; lists are in the file
+        column
+        for column in dict.fromkeys(column for row in rows for column in row)
+        if not any(isinstance(row.get(column), list) for row in rows)
+    ]
+    blocks.append(machine.table(rows, columns))
+    drawn = [line for row in rows if "timeline" in row for line in [row["way"], *row["timeline"]]]
+    if drawn:
+        blocks.append("```text\n" + "\n".join(drawn) + "\n```")
+    if result.get("controls"):
+        blocks.append("\n".join(f"- {sentence}" for sentence in result["controls"]))
+    if "projection" in result:
+        blocks.append(result["projection"])
+    return "\n\n".join(blocks) + "\n"
+
+
+def comparison_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows of a comparison with each interval in one column."""
+    found = []
+    for row in rows:
+        shown = {name: row[name] for name in ("selector", "budget", "runs")}
+        shown |= {name: row[name] for name in ("tokens trained on", "shared") if name in row}
+        for metric, prefix in (("loss", ""), ("macro", "macro ")):
+            shown[metric] = f"{row[metric]:.4f}"
+            shown[f"{metric} − random"] = interval(row, prefix)
+            error = f"{prefix}over examples"
+            if error in row:
+                value = row[error]
+                shown[f"{metric}, error over examples"] = "" if value is None else f"{value:.4f}"
+            if metric == "loss":
+                shown |= {"p (Holm)": row["p (Holm)"], "verdict": row["verdict"]}
+        found.append(shown)
+    return found
+
+
+def interval(row: Row, prefix: str = "") -> str:
+    """A difference with its 95% interval, such as −0.0025 [−0.0096, +0.0045]."""
+    names = (f"{prefix}difference", f"{prefix}from", f"{prefix}to")
+    if row[names[0]] is None:
+        return ""
+    mean, low, high = (f"{row[name]:+.4f}".replace("-", "−") for name in names)
+    return f"{mean} [{low}, {high}]"
+
+
+def headlines(results: dict[str, Result]) -> str:
+    """The README's table: what was asked, and what was measured."""
+
+    def row(stem: str, name: str) -> Row:
+        return next(row for row in results[stem]["rows"] if name in row.values())
+
+    def loss(stem: str, name: str, prefix: str = "") -> str:
+        return interval(row(stem, name), prefix)
+
+    def rare(stem: str, name: str) -> str:
+        return row(stem, name)["loss, small − random"]
+
+    ours = row("scoring", "ours")
+    fit = row("kmeans-10M", "ours, 2 actors")
+    rows = [
+        ("Math problems, 11% chosen: `s2l` − `random`, held-out loss",
+         loss("comparison-fresh", "s2l")),
+        ("the same, mean over the five sources",
+         loss("comparison-fresh", "s2l", "macro ")),
+        ("the same for random examples in S2L's mix of sources (`random_shares`)",
+         loss("comparison-fresh", "random_shares", "macro ")),
+        ("the same for random examples, equal shares per source (`random_balanced`)",
+         loss("comparison-fresh", "random_balanced", "macro ")),
+        ("Planted corpus, clean: `s2l` − `random`, loss on rare patterns",
+         rare("planted-right", "s2l")),
+        ("Planted corpus, 5% wrong answers: `s2l`, then `prune_then_cluster`",
+         f"{rare('planted', 's2l')}, {rare('planted', 'prune_then_cluster')}"),
+        ("Scoring, fp32, beside the official code",
+         f"{ours['speedup over official']:.1f} times as fast, {ours['share of sustained']:.0%} of "
+         "the CPU's sustained rate"),
+        ("k-means, 10 million trajectories, beside scikit-learn",
+         f"{fit['seconds']:.0f} s, {1 / fit['time ratio']:.1f} times as fast, inertia "
+         f"{fit['inertia ratio']:.3f} times"),
+    ]  # fmt: skip
+    return machine.table([{"question": ask, "measured": found} for ask, found in rows],
+                         ["question", "measured"]) + "\n"  # fmt: skip
+
+
+def put(text: str, name: str, block: str) -> str:
+    """The text with `block` between the lines <!-- NAME --> and <!-- /NAME -->."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"expected the lines {begin.strip()} and {end.strip()}, found none")
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "results", nargs="+", type=Path, help="NAME.json or NAME-size.json of benchmarks/NAME.py"
-    )
-    found = sorted(parser.parse_args().results)
-    tables = "".join(section(path.stem, json.loads(path.read_text())) for path in found)
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise SystemExit(f"{README}: no lines {BEGIN.strip()} and {END.strip()}")
-    README.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
+    results = read()
+    tables = "\n".join(section(stem, result) for stem, result in results.items())
+    for file, name, block in (
+        (ROOT / "benchmarks" / "RESULTS.md", "tables", tables),
+        (ROOT / "README.md", "headlines", headlines(results)),
+    ):
+        file.write_text(put(file.read_text(), name, block))
 
 
 if __name__ == "__main__":

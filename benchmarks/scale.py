@@ -1,13 +1,16 @@
-"""Clusters and selection of many made-up examples, from Arrow parts to the subset: time and memory.
+"""Cluster and select many synthetic examples, from Arrow parts to the subset: time and memory.
 
     python benchmarks/scale.py --rows 1000000 3000000 10000000
 
-Each size runs in a process of its own, with all CPUs, on a run directory that it first fills with
-trajectories, tokens and a corpus of texts of 500 characters, 62,500 rows a part. `cluster` holds
-k-means, labels and diagnostics, `select` the cut at 11% and the subset's parts. `cluster GB` is the
-most memory of all processes and of the object store while it clusters, less that of before;
-`driver MB` the most resident memory that the driver's process ever had. Below the table: what a
-billion would need, from the figures of the first and the last size.
+Each size runs in its own process, with all CPUs, on a run directory filled beforehand with
+trajectories, tokens and a corpus of texts of 500 characters, 62,500 rows per part.
+
+- `cluster`: seconds for k-means, labels and diagnostics. `select`: seconds for the cut at 11% and
+  the parts of the subset.
+- `cluster GB`: peak memory of all processes and of the object store while clustering, minus the
+  memory before. `driver MB`: peak resident memory of the driver.
+
+Below the table: what a billion examples would need, extrapolated from the first and last size.
 """
 
 from __future__ import annotations
@@ -45,8 +48,8 @@ from s2l_ray.store.schemas import EXAMPLES, TOKENS
 
 PART_ROWS = 62_500
 BILLION = 10**9
-CPUS = 16  # of a node
-SECONDS = 30  # of an iteration over a billion rows
+CPUS = 16  # per node
+SECONDS = 30  # per iteration over a billion rows
 
 
 @ray.remote(num_cpus=1)
@@ -102,7 +105,7 @@ def fill(store: Store, num_rows: int, checkpoints: int) -> list[Manifest]:
 
 
 def one(num_rows: int, checkpoints: int, n_clusters: int, folder: str) -> dict[str, Any]:
-    """In a process of its own: one size."""
+    """Measure one size; runs in its own process."""
     driver.connect()
     store = Store(folder)
     corpus, tokens, trajectories = fill(store, num_rows, checkpoints)
@@ -133,12 +136,12 @@ def one(num_rows: int, checkpoints: int, n_clusters: int, folder: str) -> dict[s
 
 
 def pass_seconds(store: Store, trajectories: Manifest, centers_KT: np.ndarray) -> float:
-    """Of one iteration over all rows, all actors at work: the median of four."""
+    """Seconds of one iteration over all rows with all actors busy: the median of four."""
     files = [store.address("trajectories/made", part.file) for part in trajectories.parts]
     data = ray.data.from_arrow_refs([ray.put(read_losses(file)) for file in files])
     times: list[float] = []
     model = KMeans(len(centers_KT), init=centers_KT, max_iter=6, tol=0.0)
-    with warnings.catch_warnings(action="ignore"):  # it is not to converge
+    with warnings.catch_warnings(action="ignore"):  # it must not converge
         model.fit(data, keep=lambda _: times.append(time.perf_counter()))
     return float(np.median(np.diff(times)))
 
@@ -149,8 +152,9 @@ def read_losses(file: str) -> pa.Table:
 
 
 def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int) -> str:
-    """By the last size's times, and by the memory that it took beyond the first's (the driver's is
-    told where it took more: small sizes are lost beside Ray itself)."""
+    """Extrapolate from the times of the last size and from the memory it took beyond the first.
+
+    The driver's growth is given only if it is positive: at small sizes Ray itself dominates."""
     start, found = rows[0], rows[-1]
     gigabytes, driver_gb = (
         (found[name] - start[name]) / (found["rows"] - start["rows"]) * BILLION / scale
@@ -165,17 +169,18 @@ def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int)
     nodes = math.ceil(cpu_seconds / (SECONDS * CPUS))
     each = gigabytes / nodes + CPUS * start["cluster GB"] / start["cpus"]
     driver = (
-        f"has {driver_gb:.0f} GB more than at {start['rows']:,} rows"
+        f"needs {driver_gb:.0f} GB more than at {start['rows']:,} rows"
         if driver_gb > 0
-        else f"has no more at {found['rows']:,} rows than at {start['rows']:,}"
+        else f"needs no more at {found['rows']:,} rows than at {start['rows']:,}"
     )
     return (
-        f"A billion examples: {data:.0f} GB of losses, for which nodes take {gigabytes:.0f} GB; "
-        f"an iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends {moved:.1f} GB "
-        f"of partial sums to the driver, all of clustering {whole / 3600:.0f} CPU hours. For at "
-        f"most {SECONDS} s an iteration: {plural(nodes, 'node')} of {CPUS} CPUs and {each:.0f} GB. "
-        f"The driver, which holds the chosen ids, {driver}. Of selecting nothing is shown: it "
-        f"makes a piece for each part of the corpus and each of the subset, {pieces:,} here."
+        f"Extrapolated to a billion examples: {data:.0f} GB of losses take {gigabytes:.0f} GB of "
+        f"node memory. One iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends "
+        f"{moved:.1f} GB of partial sums to the driver; clustering takes {whole / 3600:.0f} CPU "
+        f"hours in all. For {SECONDS} s per iteration: {plural(nodes, 'node')} of {CPUS} CPUs and "
+        f"{each:.0f} GB. The driver, which holds the chosen ids, {driver}. Selection is not "
+        f"extrapolated: it makes one piece per part of the corpus and part of the subset, "
+        f"{pieces:,} here."
     )
 
 
@@ -184,7 +189,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 3_000_000, 10_000_000])
     parser.add_argument("--checkpoints", type=int, default=12)
     parser.add_argument("--n-clusters", type=int, default=100)
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     parser.add_argument("--one", nargs=2, metavar=("ROWS", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     shape = arguments.checkpoints, arguments.n_clusters
@@ -202,10 +207,10 @@ def main() -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         for name in ("cluster", "select"):
             each = rows[-1][name] / rows[-1]["rows"]
-            rows[-1][f"{name} us a row"] = each * 1e6
-    print(machine.table(rows, ["rows", "cluster", "cluster us a row", "select", "select us a row",
+            rows[-1][f"{name} µs/row"] = each * 1e6
+    print(machine.table(rows, ["rows", "cluster", "cluster µs/row", "select", "select µs/row",
                                "iterations", "cluster GB", "driver MB"]))  # fmt: skip
-    beside = {"a billion": for_a_billion(rows, *shape)} if len(rows) > 1 else {}
+    beside = {"projection": for_a_billion(rows, *shape)} if len(rows) > 1 else {}
     print(*beside.values())
     settings = {"checkpoints": shape[0], "n_clusters": shape[1]}
     machine.write(arguments.json, settings, rows, **beside)

@@ -1,17 +1,20 @@
-"""Losses of examples under one model: ours, the official code's way, padded batches, the floor.
+"""Losses of examples under one model: ours, the official code's, padded batches, products alone.
 
     python benchmarks/scoring.py CORPUS.jsonl
 
-A model of Pythia-70M's shape with random weights; `--examples` drawn from a JSONL, tokenised by a
-BPE trained on it. In each round every way runs once, in one process with the same threads and with
-the settings of the C library that a run gives its workers; medians are shown. The floor is what the
-matrix products alone would take (those of every layer, causal attention, and the output head where
-there is a label) at the best rate of a product of two 2048 x 2048 matrices of the same dtype, and
-the sustained one at such products' mean rate over some seconds, which a machine's neighbours and
-its heat lower as they do for the ways; both are measured before and after each way. `of floor` and
-`of sustained` are a way's shares of those rates, `difference` the largest of its losses from the
-official way's in fp32, relative to max(1, loss). `padding` is the share of our batches: there is
-little of it among many examples, since those of one length share a batch.
+The model has Pythia-70M's shape and random weights. `--examples` examples are drawn from the JSON
+lines and tokenised by a BPE trained on them. Every way runs once per round, in one process, with
+the same threads and the C library settings that a run gives its workers; medians are shown.
+
+- `products at peak`: the time of the necessary matrix products (every layer, causal attention, the
+  output head at label tokens) at the best rate of a 2048 x 2048 product in this dtype.
+- `products sustained`: the same at the mean rate over some seconds, which neighbours and heat lower
+  for the ways too. Both rates are measured before and after each way.
+- `share of peak`, `share of sustained`: a way's share of these rates.
+- `difference`: the largest difference of a loss from the official fp32 loss, relative to
+  max(1, loss).
+- `padding`: the share of padding in our batches; small with many examples, because examples of
+  equal length share a batch.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ from s2l_ray.scoring import scorer
 from s2l_ray.store.schemas import EXAMPLES
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BATCH = 8  # of the padded way, as transformers evaluates
+BATCH = 8  # of the padded way; transformers' default in evaluation
 
 
 def pythia(seed: int = 0) -> Any:
@@ -64,7 +67,7 @@ def pythia(seed: int = 0) -> Any:
 
 
 def examples_of(path: str) -> Iterator[tuple[str, Turns]]:
-    """Of a JSONL, without the rows that a run would set aside."""
+    """Examples of a JSON lines file, without the rows that a run would reject."""
     records = []
     with open(path, "rb") as file:
         for line in file:
@@ -78,7 +81,7 @@ def examples_of(path: str) -> Iterator[tuple[str, Turns]]:
 
 
 def tokens_of(path: str, count: int, max_length: int) -> pa.Table:
-    """The tokens of `count` examples of a JSONL, drawn at random (seed 0)."""
+    """Tokens of `count` random examples of a JSON lines file (seed 0)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     parsed = list(examples_of(path))
@@ -141,7 +144,7 @@ def ours(model: Any, tokens: pa.Table) -> np.ndarray:
 
 
 def padding_of(tokens: pa.Table) -> float:
-    """The share of padding in our batches."""
+    """Share of padding in our batches."""
     examples = scorer.examples_of(tokens)
     lengths = np.array([len(ids) for ids, _ in examples])
     batches = scorer.token_batches(examples, scorer.TOKENS_PER_BATCH)
@@ -164,9 +167,9 @@ def products(model: Any, tokens: pa.Table) -> float:
 
 
 def rates(dtype: torch.dtype, size: int = 2048, seconds: float = 3.0) -> tuple[float, float]:
-    """Operations a second in a large matrix product, as a linear layer takes it (in bf16 a CPU
-    without instructions for it takes 9 times as long for a @ b): the best of five products, and the
-    mean of as many as take so many seconds."""
+    """Operations per second in a large matrix product: the best of five, and the mean over
+    `seconds`. The product is that of a linear layer: in bf16, a @ b takes 9 times as long on a CPU
+    without bf16 instructions."""
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     taken: list[float] = []
     while len(taken) < 5 or sum(taken) < seconds:
@@ -182,11 +185,13 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=256)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES),
-                        help="of the ways beside the official one")  # fmt: skip
+                        help="dtypes of all ways but the official one")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--profile", action="store_true", help="where ours spends its time, too")
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument(
+        "--profile", action="store_true", help="also show where ours spends its time"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
@@ -222,20 +227,28 @@ def main() -> None:
     best, mean = ({name: statistics.median(pair[i] for pair in measured[name])
                    for name in measured} for i in range(2))  # fmt: skip
     for name in measured:
-        floors = {("floor", name): work / best[name], ("sustained floor", name): work / mean[name]}
+        floors = {
+            ("products at peak", name): work / best[name],
+            ("products sustained", name): work / mean[name],
+        }
         medians = floors | {key: statistics.median(taken) for key, taken in seconds.items()}
         for (way, dtype), median in medians.items():
             if dtype != name:
                 continue
-            row = {"way": way, "dtype": dtype, "seconds": median, "tokens/s": count / median,
-                   "times official": slowest / median, "of floor": work / best[name] / median,
-                   "of sustained": work / mean[name] / median}  # fmt: skip
+            row = {
+                "way": way,
+                "dtype": dtype,
+                "seconds": median,
+                "tokens/s": count / median,
+                "speedup over official": slowest / median,
+                "share of peak": work / best[name] / median,
+                "share of sustained": work / mean[name] / median,
+            }
             if (way, dtype) in losses:
                 off = np.abs(losses[way, dtype] - wanted) / np.maximum(1, wanted)
                 row["difference"] = float(off.max())
             rows.append(row)
-    print(machine.table(rows, ["way", "dtype", "seconds", "tokens/s", "times official", "of floor",
-                               "of sustained", "difference"]))  # fmt: skip
+    print(machine.table(rows, list(dict.fromkeys(column for row in rows for column in row))))
     if arguments.profile:
         with profile(activities=[ProfilerActivity.CPU]) as seen:
             ours(models[arguments.dtypes[0]], tokens)

@@ -2,11 +2,13 @@
 
     python benchmarks/selection.py math_pool.jsonl
 
-Of each size, as many lines are drawn from the corpus, one proxy is trained on them, and each
-selector then takes 11%, the stages that it shares with one before made once. `scoring` are the
-passes that it needs: S2L losses at all checkpoints, the others features at the last one.
-`grouping` is what it makes of them: k-means, or the greedy order. `drawing` is the subset. What
-all need, `proxy`, stands beside them.
+For each size, that many lines are drawn from the corpus and one proxy is trained on them. Each
+selector then takes 11%; stages that selectors share are made once.
+
+- `scoring`: the passes a selector needs (S2L: losses at all checkpoints; the others: features at
+  the last one).
+- `grouping`: k-means, or the greedy order. `drawing`: the subset.
+- `proxy`: the training that all need.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def settings(folder: Path, corpus: Path, arguments: argparse.Namespace) -> RunCo
 
 
 def seconds_of(run: Run, selector: str) -> dict[str, Any]:
-    """Choose with a selector; the row of it."""
+    """Choose with a selector; return its row."""
     choice = SelectionConfig(selector=selector, budget="11%")
     info = choose_subset(run, choice).info
     took = {entry["stage"]: entry["seconds"] for entry in run.times}
@@ -80,7 +82,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, nargs="+", default=[10_000, 28_930])
     parser.add_argument("--checkpoints", type=int, default=8)
     parser.add_argument("--n-clusters", type=int, default=100)
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     arguments = parser.parse_args()
     driver.quiet()
     with open(arguments.corpus) as file:

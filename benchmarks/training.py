@@ -1,12 +1,16 @@
-"""Training beside its peers: our loop under Ray Train and a bare torch loop, with the same batches;
-our DeepSpeed job and a script under the `deepspeed` launcher. The peers have the settings of the C
-library that a run gives its workers; a worker alone trains without DDP.
+"""Training beside bare torch and the `deepspeed` launcher, on the same batches.
 
     python benchmarks/training.py math_pool.jsonl
 
-Seconds are those of the steps, from before the first batch to the end of the last update. `ours /
-this` is our rate over that way's, `padding` the share of our tokens that are none, `waiting` the
-share of our seconds without a batch.
+Our loop runs under Ray Train. Its peers are a bare torch loop and, for our DeepSpeed job, a script
+under the `deepspeed` launcher.
+
+The peers get the C library settings that a run gives its workers. A single worker trains without
+DDP. `seconds` cover the steps, from before the first batch to the end of the last update.
+
+- `speedup of ours`: our rate divided by that way's rate.
+- `padding`: the share of padding among our tokens.
+- `waiting`: the share of our seconds spent waiting for a batch.
 """
 
 from __future__ import annotations
@@ -90,7 +94,7 @@ def batches_of(store: Store, tokens: Manifest, config: TrainingConfig) -> list[l
 
 
 def bare(folder: Path, config: TrainingConfig, loss: str) -> dict[str, Any]:
-    """What somebody would write for this training alone. With DeepSpeed, one of its processes."""
+    """The loop one would write for this training alone; with DeepSpeed, one of its processes."""
     torch.set_num_threads(int(config.workers.cpus_per_worker))
     batches: list[list[Example]] = pickle.loads((folder / "batches").read_bytes())
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).train()
@@ -145,7 +149,7 @@ def bare(folder: Path, config: TrainingConfig, loss: str) -> dict[str, Any]:
 
 
 def run_bare(folder: Path, config: TrainingConfig, loss: str) -> float:
-    """Seconds of a process (or of DeepSpeed's two) that does nothing else."""
+    """Seconds of the bare loop in its own process (with DeepSpeed, two processes)."""
     (folder / "config.json").write_text(config.model_dump_json())
     command = [str(Path(__file__).resolve()), str(folder), "--bare", loss]
     start = [sys.executable]
@@ -168,7 +172,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     parser.add_argument("--bare", choices=["label tokens", "all tokens"], help=argparse.SUPPRESS)
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # of DeepSpeed's launcher
     arguments = parser.parse_args()
@@ -219,14 +223,14 @@ def main() -> None:
                 median = statistics.median(taken)
                 row = {"training": "plain, 1 worker" if zero_stage is None else "ZeRO-2, 2 workers",
                        "way": way, "seconds": median, "tokens/s": count / median,
-                       "ours / this": median / ours}  # fmt: skip
+                       "speedup of ours": median / ours}  # fmt: skip
                 if way == "ours":
                     row["padding"] = 1 - count / infos[-1]["padded_tokens"]
                     waiting = [info["waiting"] / info["seconds"] for info in infos]
                     row["waiting"] = statistics.median(waiting)
                 rows.append(row)
     ray.shutdown()
-    columns = ["training", "way", "seconds", "tokens/s", "ours / this", "padding", "waiting"]
+    columns = ["training", "way", "seconds", "tokens/s", "speedup of ours", "padding", "waiting"]
     print(machine.table(rows, columns))
     machine.write(arguments.json, vars(arguments) | {"tokens": count}, rows)
 

@@ -1,13 +1,17 @@
-"""Losses of a corpus at all checkpoints of a proxy: the stage beside bare forward passes.
+"""Losses of a corpus at all checkpoints of a proxy: the scoring stage beside bare forward passes.
 
     python benchmarks/trajectory.py math_pool.jsonl
 
-Checkpoints are models of the math pool's proxy with random weights. Bare: processes that read their
-share of the token parts once, load each checkpoint and run its forward passes, by the same
-function; of these alone are the seconds, the slower process's. Ours: the scoring stage, from its
-call to its manifest, so with the start of Ray's actors, reading, writing and checksums. `overhead`
-is against as many bare processes. An actor has one CPU, as in a run unless set otherwise: two with
-a thread each score more than one with two threads.
+Checkpoints are models of the proxy's shape with random weights.
+
+- Bare: processes that read their share of the token parts once, load each checkpoint and run its
+  forward passes with the same function. Only the passes are timed; the slower process counts.
+- Ours: the scoring stage from its call to its manifest, with starting Ray's actors, reading,
+  writing and checksums.
+- `overhead`: against as many bare processes.
+
+An actor has one CPU, the default of a run: two single-threaded actors score more than one with two
+threads.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
 
 
 def models(store: Store, config: TrainingConfig, count: int) -> dict[int, str]:
-    """step -> folder of a checkpoint."""
+    """Write `count` checkpoints; return step -> folder."""
     tokenizer = load_tokenizer(store, "tokenizer")
     folders = {step: f"checkpoints/checkpoint-{step:06d}" for step in range(1, count + 1)}
     for step, folder in folders.items():
@@ -53,7 +57,7 @@ def models(store: Store, config: TrainingConfig, count: int) -> dict[int, str]:
 
 
 def bare(store: Store, tokens: Manifest, folders: list[str], rank: int, world: int) -> float:
-    """Seconds of the forward passes of one of `world` processes."""
+    """Seconds of the forward passes in one of `world` processes."""
     torch.set_num_threads(1)
     tables = [store.read_part(tokens.folder, part) for part in tokens.parts[rank::world]]
     seconds = 0.0
@@ -86,7 +90,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=12)
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2], help="at most the CPUs")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     parser.add_argument("--bare", nargs=2, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.bare:
