@@ -66,12 +66,12 @@ class Rejection(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """One stage; `seconds` is wall clock of when it ran, None if that is not known."""
+    """What one stage took in this run; `seconds` is wall clock, None if it was reused."""
 
     name: str
     seconds: float | None
     throughput: str = ""
-    reused: bool = False
+    state: str = "run"  # or "reused", "resumed"; a repaired stage: "run, 2 times"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         arms=arms_of(arms),
         left_out=list(dict.fromkeys(text for arm in arms for text in arm["left_out"])),
-        timings=_timings(run),
+        timings=timings_of(run),
         cost=cost_of(run, selection.manifest),
         peak_memory_bytes=int(machine.peak_memory()),
         **clustered,
@@ -198,20 +198,32 @@ def _show(
         )
 
 
-def _timings(run: Run) -> list[Timing]:
-    found = []
+def timings_of(run: Run) -> list[Timing]:
+    """Return one row per stage, in the order in which they were first met.
+
+    A stage that was damaged and repaired has an entry for each time it was made or found.
+    """
+    by_stage: dict[str, list[dict[str, Any]]] = {}
     for entry in run.times:
-        manifest = run.done[entry["stage"]]
-        seconds = entry["seconds"]
-        throughput = ""
-        if "padded_tokens" in manifest.info:
-            rate = manifest.info["tokens"] / max(manifest.info["seconds"], 1e-9)
-            throughput = f"{rate:,.0f} tokens/s while training"
-        elif not (entry["reused"] or entry["resumed"]) and manifest.rows and seconds:
-            throughput = f"{manifest.rows / seconds:,.0f} rows/s"
-        took = None if entry["reused"] else seconds
-        found.append(Timing(entry["stage"], took, throughput, entry["reused"]))
-    return found
+        by_stage.setdefault(entry["stage"], []).append(entry)
+    return [_timing(run.done.get(stage), stage, found) for stage, found in by_stage.items()]
+
+
+def _timing(manifest: Manifest | None, stage: str, entries: Sequence[dict[str, Any]]) -> Timing:
+    """`manifest` is None if the stage was not needed again after a repair."""
+    made = [entry for entry in entries if not entry["reused"]]
+    throughput = ""
+    if manifest is not None and "padded_tokens" in manifest.info:
+        rate = manifest.info["tokens"] / max(manifest.info["seconds"], 1e-9)
+        throughput = f"{rate:,.0f} tokens/s while training"
+    elif manifest is not None and made and not made[-1]["resumed"] and made[-1]["seconds"]:
+        throughput = f"{manifest.rows / made[-1]['seconds']:,.0f} rows/s" if manifest.rows else ""
+    if not made:
+        return Timing(stage, None, throughput, "reused")
+    state = "resumed" if made[-1]["resumed"] else "run"
+    if len(made) > 1:
+        state += f", {len(made)} times"
+    return Timing(stage, sum(entry["seconds"] for entry in made), throughput, state)
 
 
 def _budget_in_words(budget: int | float | str) -> str:

@@ -111,7 +111,7 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
         adjusted_rand=0.5,
         examples=[[example] * 5 for _ in range(K)],
         arms=arms,
-        timings=[Timing("tokens", 3.2, "9,000 examples/s"), Timing("proxy", 4000.0, reused=True)],
+        timings=[Timing("tokens", 3.2, "9,000 examples/s"), Timing("proxy", None, state="reused")],
         peak_memory_bytes=400_000_000,
         cost=Cost(
             steps=[
