@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray.train
 import ray.train.torch
 import torch
@@ -111,7 +112,7 @@ def run(job: dict[str, Any]) -> None:
         asked = time.monotonic()
         batch = next(batches)
         state["waiting"] += time.monotonic() - asked
-        torch.manual_seed(hash((seed, step, rank)))  # dropout, where a model has it
+        torch.manual_seed(dropout_seed(seed, step, rank))
         rate = learning_rate(config, step, steps)
         if ask:
             leaving = ray.train.get_preemption_info() is not None  # the same on all workers
@@ -202,6 +203,14 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
         return config.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Derive the seed of a worker's random numbers in a step, 64 bits. Only dropout draws any.
+
+    numpy's SeedSequence, which never changes what it derives, mixes the three.
+    """
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
 
 
 def _save(

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from s2l_ray.scoring.scorer import score_table
 from s2l_ray.store import Store
 from s2l_ray.training.batches import BatchStream
 from s2l_ray.training.checkpoints import checkpoint_steps, checkpoints_of, num_steps
-from s2l_ray.training.loop import learning_rate
+from s2l_ray.training.loop import dropout_seed, learning_rate
 from s2l_ray.training.resume import last_resume_point
 from s2l_ray.training.train import train
 
@@ -432,6 +432,16 @@ def test_learning_rate_is_the_cosine_schedule():
         np.testing.assert_allclose(ours[warmup:], theirs[warmup:steps])
         assert max(ours) == pytest.approx(3e-4)
         assert min(ours) > 0  # every step learns
+
+
+def test_dropout_seeds_are_pinned_and_differ():
+    """By seed, step and worker; a change of the derivation changes trainings with dropout."""
+    assert dropout_seed(42, 0, 0) == 11465652750463011511
+    assert dropout_seed(42, 1000, 3) == 1336381383001961137
+    seeds = {dropout_seed(*key) for key in product((0, 1, 42), range(40), range(4))}
+    assert len(seeds) == 3 * 40 * 4
+    torch.manual_seed(max(seeds))  # takes all 64 bits
+    assert max(seeds) > 2**63
 
 
 def test_steps_and_checkpoints():
