@@ -58,6 +58,11 @@ def read(folder: Path = RESULTS) -> dict[str, Result]:
     }
 
 
+def tables(results: dict[str, Result]) -> str:
+    """The tables of RESULTS.md."""
+    return "\n".join(section(stem, result) for stem, result in results.items())
+
+
 def section(stem: str, result: Result) -> str:
     """One result: heading, command, machine, tables, remarks."""
     about, script = result["machine"], f"{stem.partition('-')[0]}.py"
@@ -170,9 +175,8 @@ def put(text: str, name: str, block: str) -> str:
 
 def main() -> None:
     results = read()
-    tables = "\n".join(section(stem, result) for stem, result in results.items())
     for file, name, block in (
-        (ROOT / "benchmarks" / "RESULTS.md", "tables", tables),
+        (ROOT / "benchmarks" / "RESULTS.md", "tables", tables(results)),
         (ROOT / "README.md", "headlines", headlines(results)),
     ):
         file.write_text(put(file.read_text(), name, block))
