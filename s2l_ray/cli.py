@@ -10,8 +10,8 @@ import argparse
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray import __version__
 from s2l_ray.commands import COMMANDS, Command
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from s2l_ray.config import RunConfig
 
 DESCRIPTION = """\
-Select the part of a fine-tuning corpus that is worth training on, and measure whether it was.
+Select the part of a fine-tuning corpus that is worth training on, and measure
+whether it was.
 
-One YAML file describes a run, and run_dir holds everything that the run makes. The same command
-again reuses what is finished and continues what was interrupted.
+One YAML file describes a run, and its run_dir holds all that the run makes.
+Repeat a command to continue it: finished stages are reused.
 """
+GROUPS = {"config": "Show a resolved configuration, or the schema of configurations."}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    groups = {"": parser.add_subparsers(title="commands", metavar="COMMAND", required=True)}
     for command in COMMANDS.values():
-        _fill(commands.add_parser(command.name, help=_help_of(command).splitlines()[0]), command)
+        group, _, name = command.name.rpartition(" ")
+        if group not in groups:
+            inner = groups[""].add_parser(group, help=GROUPS[group], description=GROUPS[group])
+            groups[group] = inner.add_subparsers(metavar="COMMAND", required=True)
+        summary = _help_of(command).splitlines()[0]
+        _fill(groups[group].add_parser(name, help=summary), command)
     _run(parser.parse_args(arguments))
 
 
@@ -60,7 +67,7 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
     if command.takes == "path":
         parser.usage = "%(prog)s PATH.jsonl"
         parser.add_argument("paths", nargs="*", metavar="PATH.jsonl", help="the file to write")
-    else:
+    if command.takes in ("run", "settings"):
         parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration of the run")
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value",
@@ -71,39 +78,13 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     command: Command = arguments.command
-    if command.takes == "path":
-        if len(arguments.paths) != 1:
-            sys.exit(arguments.parser.format_usage().strip())
-        _work(lambda: command.work(arguments.paths[0]))
-        return
     try:
-        config = _load(command, arguments.config, arguments.overrides)
+        given = _given(command, arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    lines = logging.StreamHandler()
-    lines.setFormatter(logging.Formatter("[run] %(message)s"))
-    logging.getLogger("s2l_ray").addHandler(lines)
-    logging.getLogger("s2l_ray").setLevel(logging.INFO)
-    _work(lambda: command.work(config))
-
-
-def _load(command: Command, path: str, overrides: list[str]) -> RunConfig:
-    from s2l_ray.config import load
-
-    config = load(path, overrides)
-    if command.needs_target and config.target is None:
-        raise ConfigError(f"{path}: target: missing, this command fine-tunes one")
-    if command.needs_heldout and not (config.corpus.heldout_share or config.evaluation.files):
-        raise ConfigError(
-            f"{path}: corpus.heldout_share: 0, and no evaluation.files: nothing to evaluate on"
-        )
-    return config
-
-
-def _work(work: Callable[[], None]) -> None:
     try:
-        work()
+        command.work(*given)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -112,6 +93,37 @@ def _work(work: Callable[[], None]) -> None:
         # Ray gives an error of a task the task's whole trace; the error itself is its cause.
         print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
+    """What the command's function takes. ConfigError for a faulty configuration."""
+    if command.takes == "nothing":
+        return ()
+    if command.takes == "path":
+        if len(arguments.paths) != 1:
+            sys.exit(arguments.parser.format_usage().strip())
+        return (arguments.paths[0],)
+
+    from s2l_ray.config import load, resolve
+
+    config = load(arguments.config, arguments.overrides)
+    if command.takes == "settings":
+        return config, resolve(arguments.config, arguments.overrides)
+    _check(command, config, arguments.config)
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("[run] %(message)s"))
+    logging.getLogger("s2l_ray").addHandler(lines)
+    logging.getLogger("s2l_ray").setLevel(logging.INFO)
+    return (config,)
+
+
+def _check(command: Command, config: RunConfig, path: str) -> None:
+    if command.needs_target and config.target is None:
+        raise ConfigError(f"{path}: target: missing, this command fine-tunes one")
+    if command.needs_heldout and not (config.corpus.heldout_share or config.evaluation.files):
+        raise ConfigError(
+            f"{path}: corpus.heldout_share: 0, and no evaluation.files: nothing to evaluate on"
+        )
 
 
 if __name__ == "__main__":

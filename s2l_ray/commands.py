@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from s2l_ray.config import RunConfig
+    from s2l_ray.config import RunConfig, Setting
     from s2l_ray.pipeline.run import Run
 
-Takes = Literal["run", "path"]
+Takes = Literal["run", "settings", "path", "nothing"]
 
 
 @dataclass(frozen=True)
 class Command:
-    """work is called with what the command takes: a validated configuration, or a path."""
+    """work gets what the command takes: run, a RunConfig; settings, a RunConfig and a list of each
+    Setting; path, a string; nothing, no argument."""
 
     name: str
     work: Callable[..., None]
@@ -233,3 +234,36 @@ def demo_corpus(path: str) -> None:
     from s2l_ray.corpus import demo
 
     print(demo.write(path))
+
+
+@command("config show", takes="settings")
+def config_show(config: RunConfig, settings: list[Setting]) -> None:
+    """Print the resolved configuration, and where each value comes from.
+
+    The output is a valid configuration: defaults and overrides are filled in.
+
+    Reads:    CONFIG.yaml
+    Prints:   YAML; a comment after each value says default, override, or the
+              file it is from
+    Example:  %(prog)s my.yaml selection.budget=0.05
+    """
+    from s2l_ray.config.rendering import as_yaml
+
+    print(as_yaml(config, settings), end="")
+
+
+@command("config schema", takes="nothing")
+def config_schema() -> None:
+    """Print the JSON schema of configurations, with a description of each field.
+
+    Editors complete and check YAML with it. For those that use the YAML language
+    server, start the file with `# yaml-language-server: $schema=schema.json`.
+
+    Prints:   JSON
+    Example:  %(prog)s > schema.json
+    """
+    import json
+
+    from s2l_ray.config import schema
+
+    print(json.dumps(schema(), indent=2, ensure_ascii=False))

@@ -1,5 +1,6 @@
 """The command line: its help, its exit statuses, and what it does not import."""
 
+import json
 import re
 import runpy
 import shlex
@@ -13,8 +14,9 @@ from support.runs import settings
 
 from s2l_ray import __version__, cli
 from s2l_ray.commands import COMMANDS, Command
-from s2l_ray.config import RunConfig, load
+from s2l_ray.config import RunConfig, load, schema
 
+AS_JOBS = {name: each for name, each in COMMANDS.items() if " " not in name}
 RUNS = [name for name, each in COMMANDS.items() if each.takes == "run"]
 
 
@@ -53,7 +55,7 @@ def config(tmp_path_factory):
 
 def test_the_list_of_commands_says_what_each_is_for(s2l_ray):
     _, text, _ = s2l_ray("--help")
-    for name, each in COMMANDS.items():
+    for name, each in AS_JOBS.items():
         summary = each.work.__doc__.splitlines()[0]
         assert re.search(rf"^    {name}\s+{summary[:20]}", text, re.M), name
 
@@ -61,13 +63,12 @@ def test_the_list_of_commands_says_what_each_is_for(s2l_ray):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_tells_what_a_command_reads_writes_and_an_example(name, help_of, config):
     text = help_of(name)
-    assert re.search(r"^Prints: ", text, re.M)
-    takes_run = COMMANDS[name].takes == "run"
-    for label in ("Reads", "Writes") if takes_run else ():
+    labels = ["Prints"] + ["Reads", "Writes"] * (COMMANDS[name].takes == "run")
+    for label in labels:
         assert re.search(rf"^{label}: ", text, re.M), label
     (example,) = re.findall(r"^Example:  s2l-ray (.+)", text, re.M)
     assert example.startswith(name + " ")
-    if takes_run:
+    if COMMANDS[name].takes in ("run", "settings"):
         given, *overrides = shlex.split(example.removeprefix(name))
         assert given == "my.yaml"
         load(config, overrides)  # refuses a key that no longer exists
@@ -84,7 +85,7 @@ def test_help_names_fields_that_exist(name):
 BARE = settings("run")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", AS_JOBS)
 def test_a_job_has_the_help_of_its_command(name, help_of, monkeypatch, capsys):
     expected = help_of(name)
     job = f"jobs/{name.replace('-', '_')}.py"
@@ -101,7 +102,7 @@ def test_a_job_has_the_help_of_its_command(name, help_of, monkeypatch, capsys):
 
 def test_each_job_is_a_command():
     jobs = {path.stem.replace("_", "-") for path in (REPOSITORY / "jobs").glob("*.py")}
-    assert jobs == set(COMMANDS)
+    assert jobs == set(AS_JOBS)
 
 
 def test_version(s2l_ray):
@@ -128,6 +129,37 @@ def test_the_demo_corpus_is_written_and_its_path_printed(tmp_path):
     assert len((tmp_path / "new/corpus.jsonl").read_text().splitlines()) == 6005
 
 
+def test_config_show_is_the_configuration_with_sources(config, s2l_ray, tmp_path):
+    overrides = [
+        "seed=7",
+        "proxy.learning_rate=2e-5",
+        "prompt={template: custom, prompt: \"a # b: {instruction}\\n\\tcafé 'é' \\u2028\"}",
+        "evaluation.files={test.v1: '#x.jsonl', exam: 'a: b'}",
+        "diagnose.proxies={a.b: {name: 'no', revision: '007'}}",
+        "selection.budget=2M tokens",
+        'corpus.path=["a, b: [c]", "two\\nlines"]',
+    ]
+    status, text, said = s2l_ray("config", "show", config, *overrides)
+    assert (status, said) == (0, "")
+    lines = [re.sub(r"\s+", " ", line.strip()) for line in text.splitlines()]
+    assert "seed: 7 # override" in lines
+    assert f"name: tiny # {config}" in lines
+    assert "test.v1: '#x.jsonl' # override" in lines
+    assert "max_iter: 300 # default" in lines
+    (tmp_path / "shown.yaml").write_text(text)
+    assert load(tmp_path / "shown.yaml") == load(config, overrides)
+
+
+def test_config_show_refuses_a_faulty_configuration(config, s2l_ray):
+    status, text, said = s2l_ray("config", "show", config, "seed=-1")
+    assert (status, text) == (2, "") and f"{config}: seed: found -1" in said
+
+
+def test_config_schema_is_the_schema(s2l_ray):
+    status, text, _ = s2l_ray("config", "schema")
+    assert status == 0 and json.loads(text) == schema()
+
+
 def test_a_demo_corpus_nowhere_is_refused(s2l_ray):
     assert s2l_ray("demo-corpus") == ("usage: s2l-ray demo-corpus PATH.jsonl", "", "")
 
@@ -144,6 +176,7 @@ def test_a_corpus_that_cannot_be_written_is_one_line(tmp_path, s2l_ray):
     "from s2l_ray.cli import main; main(['--help'])",
     "from s2l_ray.cli import main; main(['--version'])",
     "from s2l_ray.cli import main; main(['compare', '--help'])",
+    "from s2l_ray.cli import main; main(['config', 'show', 'configs/demo.yaml'])",
 ])  # fmt: skip
 def test_nothing_heavy_is_imported(statement):
     code = f"import atexit, sys\natexit.register(lambda: print(*sys.modules))\n{statement}"
