@@ -1,6 +1,6 @@
 """S2L data selection for LLM fine-tuning, at cluster scale, on Ray.
 
-`select` and `KMeans` are the two things most programs need; the stages live in the modules.
+`load` a configuration, `connect` to Ray, `select`: docs/library.md. The stages are in the folders.
 """
 
 from __future__ import annotations
@@ -10,20 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s2l_ray.clustering.kmeans import KMeans
+    from s2l_ray.config import load
+    from s2l_ray.execution.connect import connect
     from s2l_ray.pipeline.subset import Selection, select
 
-__all__ = ["KMeans", "Selection", "select"]
+__all__ = ["KMeans", "Selection", "connect", "load", "select"]
 __version__ = "0.1.0"
 
 _HOME = {
     "KMeans": "s2l_ray.clustering.kmeans",
     "Selection": "s2l_ray.pipeline.subset",
+    "connect": "s2l_ray.execution.connect",
+    "load": "s2l_ray.config",
     "select": "s2l_ray.pipeline.subset",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Ray and torch are imported on first use: a faulty configuration is refused without them.
+    # On first use, so that `--help` and the refusal of a faulty configuration need no Ray or torch.
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 's2l_ray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
