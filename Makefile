@@ -1,16 +1,16 @@
 # Everything runs in .venv, which the first target that needs it makes. `make help` lists targets.
 PYTHON ?= python3
+VENV ?= .venv
 RUN_DIR ?= runs/demo
 CORPUS ?= $(RUN_DIR)-corpus/corpus.jsonl
 BENCH ?= runs/bench
-SUITE ?= not slow and not faults
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-INSTALLED := .venv/.installed
+INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults soak bench lint format types check clean
+.PHONY: help install demo test test-all slice faults soak bench lint format types check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##/\1:/' | column -t -s: 2>/dev/null \
@@ -24,9 +24,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: Python 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old: 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
 	@command -v g++ >/dev/null || { echo "make: g++ not found: DeepSpeed may compile operators (Debian, Ubuntu: apt-get install g++)" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: .venv has $$($(BIN)/python --version): remove it, 3.11 or newer is needed" >&2; exit 1; }
-	@echo "installing into .venv (some minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(VENV) has $$($(BIN)/python --version): remove it, 3.11 or newer is needed" >&2; exit 1; }
+	@echo "installing into $(VENV) (some minutes the first time)"
 	@$(PIP) install --quiet -c constraints.txt torch
 	@$(PIP) install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
@@ -35,13 +35,19 @@ demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
 	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR) corpus.path=$(CORPUS)
 
-test: $(INSTALLED)  ## the tests (SUITE="not faults and not soak" for the slow ones too)
-	$(BIN)/python -m pytest tests -m "$(SUITE)"
+test: $(INSTALLED)  ## the quick tests
+	$(BIN)/python -m pytest tests -m "not slow and not faults"
 
-faults: $(INSTALLED)  ## runs whose processes, store and files meet with accidents
+test-all: $(INSTALLED)  ## every test
+	$(BIN)/python -m pytest tests
+
+slice: $(INSTALLED)  ## one slice of the slow tests, as CI runs it (SLICE=training; tests/slices.py)
+	$(BIN)/python -m pytest tests --slice=$(SLICE)
+
+faults: $(INSTALLED)  ## runs whose processes, store and files fail
 	$(BIN)/python -m pytest tests -m "faults and not soak"
 
-soak: $(INSTALLED)  ## the same, each death three times, and what takes many minutes
+soak: $(INSTALLED)  ## the same with each death three times, and the tests left out of CI
 	ROUNDS=3 $(BIN)/python -m pytest tests -m "faults or soak"
 
 bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)

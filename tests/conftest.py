@@ -13,6 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 import ray
+import slices
 from support.ceph import PACKAGES, Ceph
 from support.runs import corpus, settings
 
@@ -135,6 +136,30 @@ def start():
     yield begin
     for run in runs:
         run.lease.release()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--slice", choices=slices.SLICES, help="run the tests of one slice alone (tests/slices.py)"
+    )
+
+
+COLLECTED = pytest.StashKey()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m takes tests away
+def pytest_collection_modifyitems(config, items):
+    config.stash[COLLECTED] = list(items)
+    if name := config.getoption("slice"):
+        kept = [item for item in items if slices.in_slice(item, name)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+
+
+@pytest.fixture
+def collected(request):
+    """All tests that pytest found, those that it will not run too."""
+    return request.config.stash[COLLECTED]
 
 
 def pytest_terminal_summary(terminalreporter):
