@@ -1,7 +1,5 @@
 """One local Ray for all tests that need it; small artifacts made as the stages make them."""
 
-import difflib
-import json
 import logging
 import os
 import shutil
@@ -15,6 +13,7 @@ import pytest
 import ray
 import slices
 from support.ceph import PACKAGES, Ceph
+from support.golden import compare
 from support.runs import corpus, settings
 
 import s2l_ray
@@ -138,9 +137,21 @@ def start():
         run.lease.release()
 
 
+@pytest.fixture
+def golden(request):
+    """Compare a value with tests/golden/NAME.json; --update-golden writes it there instead."""
+    update = request.config.getoption("--update-golden")
+    return lambda name, found: compare(TESTS / "golden" / f"{name}.json", found, update)
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--slice", choices=slices.SLICES, help="run the tests of one slice alone (tests/slices.py)"
+    )
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what the golden tests find to tests/golden instead of comparing it",
     )
 
 
@@ -151,9 +162,8 @@ COLLECTED = pytest.StashKey()
 def pytest_collection_modifyitems(config, items):
     config.stash[COLLECTED] = list(items)
     if name := config.getoption("slice"):
-        kept = [item for item in items if slices.in_slice(item, name)]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        config.hook.pytest_deselected(items=[i for i in items if not slices.in_slice(i, name)])
+        items[:] = [item for item in items if slices.in_slice(item, name)]
 
 
 @pytest.fixture
@@ -169,46 +179,3 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("faults")
         for line in faults.report():
             terminalreporter.line(line)
-
-
-def pytest_addoption(parser):
-    parser.addoption(
-        "--update-golden",
-        action="store_true",
-        help="write what the golden tests find to tests/golden, in place of comparing it",
-    )
-
-
-@pytest.fixture
-def golden(request):
-    """Hold a value (JSON) against tests/golden/NAME.json; written there only where asked for."""
-    update = request.config.getoption("--update-golden")
-
-    def check(name, found):
-        path = Path(__file__).parent / "golden" / f"{name}.json"
-        found = json.loads(json.dumps(found, sort_keys=True))
-        if update:
-            path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-            return
-        wanted = json.loads(path.read_text()) if path.exists() else {}
-        if wanted == found:
-            return
-        lines = [list(_leaves(value)) for value in (wanted, found)]
-        changes = list(difflib.unified_diff(*lines, path.name, "found", lineterm="", n=0))
-        more = [f"… {len(changes) - 60} lines more"] if len(changes) > 60 else []
-        hint = "where that is meant: python -m pytest tests/golden/test_golden.py --update-golden"
-        pytest.fail("\n".join([*changes[:60], *more, hint]), pytrace=False)
-
-    return check
-
-
-def _leaves(value, place=""):
-    """Of a JSON value: a line each, with the keys that lead there."""
-    if isinstance(value, dict) and value:
-        for key in sorted(value):
-            yield from _leaves(value[key], f"{place}{key}: ")
-    elif isinstance(value, list) and value:
-        for item in value:
-            yield from _leaves(item, place)
-    else:
-        yield place + json.dumps(value, ensure_ascii=False)

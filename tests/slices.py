@@ -21,7 +21,7 @@ RECENT = timedelta(hours=6)  # what counts as one push if CI_BASE does not name 
 class Slice:
     minutes: int  # on two cores
     tests: tuple[str, ...]  # files and folders of tests/
-    area: tuple[str, ...]  # a change in these files and folders also runs the slice
+    area: tuple[str, ...]  # a change in these files and folders, or in `tests`, runs the slice too
 
 
 SLICES = {
@@ -47,7 +47,7 @@ SLICES = {
     ),
     "commands": Slice(
         9,
-        ("jobs", "execution", "cluster", "config", "store"),
+        ("jobs", "execution", "cluster", "config", "store", "golden"),
         (
             "s2l_ray/cli.py",
             "s2l_ray/execution",
@@ -57,7 +57,16 @@ SLICES = {
             "cluster.yaml",
         ),
     ),
-    "faults": Slice(9, ("faults",), ("s2l_ray/store", "tests/support/faults.py")),
+    "deaths": Slice(
+        9,
+        ("faults/test_deaths.py",),
+        ("s2l_ray/store", "tests/support/faults.py"),
+    ),
+    "nodes": Slice(
+        9,
+        ("faults/test_node_deaths.py", "faults/test_store_faults.py"),
+        ("s2l_ray/store", "s2l_ray/execution", "tests/support/faults.py"),
+    ),
     OTHER_PYTHON: Slice(13, (), ("pyproject.toml", "constraints.txt")),
 }
 
@@ -99,7 +108,7 @@ def chosen(count, changed, minutes):
     minutes -= SLICES[first].minutes
     left_out = []
     for name in others:
-        files = [file for file in changed if _within(file, SLICES[name].area)]
+        files = [file for file in changed if _in_area(file, name)]
         if not files:
             continue
         if SLICES[name].minutes <= minutes:
@@ -110,8 +119,10 @@ def chosen(count, changed, minutes):
     return run, left_out
 
 
-def _within(file, area):
-    return any(file == path or file.startswith(f"{path}/") for path in area)
+def _in_area(file, name):
+    if file.startswith("tests/") and slices_of(file.removeprefix("tests/")) == [name]:
+        return True
+    return any(file == path or file.startswith(f"{path}/") for path in SLICES[name].area)
 
 
 def changed_files(base=None):

@@ -34,15 +34,17 @@ def test_turns_go_round_and_each_slice_has_its_time():
 
 def test_a_change_in_an_area_runs_its_slice_if_there_is_time():
     count = list(SLICES).index("training")
-    changed = ["README.md", "s2l_ray/store/store.py", "s2l_ray/stores.py", "s2l_ray/training/a.py"]
+    changed = ["README.md", "jobs/select.py", "jobs.py", "s2l_ray/training/loop.py"]
     run, left_out = chosen(count, changed, 60)
-    assert list(run) == ["training", "faults"] and left_out == []
-    assert run["faults"].endswith("s2l_ray/store/store.py")
-    enough = SLICES["training"].minutes + SLICES["faults"].minutes
-    assert list(chosen(count, changed, enough)[0]) == ["training", "faults"]
+    assert list(run) == ["training", "commands"] and left_out == []
+    assert run["commands"].endswith("jobs/select.py")
+    enough = SLICES["training"].minutes + SLICES["commands"].minutes
+    assert list(chosen(count, changed, enough)[0]) == ["training", "commands"]
     run, left_out = chosen(count, changed, enough - 1)
-    assert list(run) == ["training"] and left_out == ["faults"]
+    assert list(run) == ["training"] and left_out == ["commands"]
     assert list(chosen(count, changed, 0)[0]) == ["training"]  # its turn, in any case
+    run, _ = chosen(count, ["tests/jobs/test_jobs.py", "tests/test_slices.py"], 60)
+    assert list(run) == ["training", "commands"]
 
 
 @pytest.fixture

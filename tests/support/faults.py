@@ -1,13 +1,14 @@
-"""Runs in processes of their own, and faults that strike what they are made of (test_faults.py)."""
+"""Runs in processes of their own, and faults that strike what they are made of (tests/faults)."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ ACTORS = {
     "training worker": "RayTrainWorker",
 }
 DEATHS = ("driver", "node")
+ROUNDS = int(os.environ.get("ROUNDS", "1"))  # how often each death is tried
 LIMIT = 600  # seconds for one start of a command
 AWAY = 20  # seconds that the store is stopped
 
@@ -349,6 +351,25 @@ def disturbed(command, faults, ceph, draw, undisturbed=None):
             alike = sum(other.done and other.stage == fault.stage for other in faults)
             lost = command.spent[fault.stage] - undisturbed[fault.stage]
             TABLE[fault.kind, fault.stage].seconds += lost / alike
+
+
+def survives(command, wanted, ceph, draw, undisturbed):
+    """Check that the run finishes under these faults, with the selection of `undisturbed`."""
+    # What lasts is felt when more is wanted, at once or later.
+    lasting = ("full disk", "out of memory")
+    wanted = [
+        replace(fault) for fault in wanted for _ in range(1 if fault.kind in lasting else ROUNDS)
+    ]
+    for fault in wanted:
+        alike = sum(other.stage == fault.stage for other in wanted)
+        if fault.kind not in lasting:
+            fault.delay = draw.uniform(0, (undisturbed.spent.get(fault.stage) or 10) / alike)
+    disturbed(command, wanted, ceph, draw, undisturbed.spent)
+    check(command.store)
+    assert selected(command.store) == selected(undisturbed.store)
+    survived(wanted)
+    missed = [fault for fault in wanted if not fault.done]
+    assert len(missed) <= len(wanted) // 4, missed  # a stage can be over before its fault comes
 
 
 def survived(faults):
