@@ -27,10 +27,10 @@ TOKENS_PER_BATCH = 2048  # padded, in a forward and backward pass
 
 
 def sum_window(
+    window: Window,
     store: Store,
     checkpoint: str,
     folder: str,
-    window: Window,
     sets: Sequence[Weighted | None],
     workers: WorkersConfig,
 ) -> dict[int, tuple[int, float, np.ndarray]]:
@@ -61,11 +61,11 @@ def sum_window(
 
 
 def sketch_examples(
+    part: Part,
+    example_id: np.ndarray,
     store: Store,
     checkpoint: str,
     folder: str,
-    part: Part,
-    example_id: np.ndarray,
     seed: int,
     workers: WorkersConfig,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

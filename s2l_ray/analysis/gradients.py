@@ -9,16 +9,13 @@ N examples, K clusters, P weights of the model, D width of a sketch.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import ray
 
 from s2l_ray.config import WorkersConfig
-from s2l_ray.execution.progress import Progress
+from s2l_ray.execution.parts import fold_parts
 from s2l_ray.scoring.trajectories import sampled
 from s2l_ray.selection.cut import cut
 from s2l_ray.store import Manifest, Part, Store
@@ -87,11 +84,10 @@ def sketch(
         for mine in [np.flatnonzero(unit == name)]
         for first in range(0, len(mine), SKETCHES)
     ]
-    calls = [
-        (store, checkpoint, tokens.folder, part, example_id[rows], seed, workers)
-        for part, rows in batches
-    ]
-    results = _in_order(_sketch, calls, workers, "gradients of examples")
+    mine = [(part, example_id[rows]) for part, rows in batches]
+    args = store, checkpoint, tokens.folder, seed, workers
+    label = "gradients of examples"
+    results = fold_parts(_sketch, mine, *args, label=label, workers=workers)
     kept, norms, sketches = [], [], []
     for (_, rows), (labelled, norm_N, sketch_ND) in zip(batches, results, strict=True):
         kept.append(rows[labelled])
@@ -117,16 +113,15 @@ def mean_gradients(
     ValueError for a gradient that is not finite, or a set without an example that has a label.
     """
     names: list[Any] = ["the corpus", *sets]
-    wanted = ray.put([None, *sets.values()])
     windows = [
         Window(part, first, min(WINDOW_ROWS, part.rows - first))
         for part in tokens.parts
         for first in range(0, part.rows, WINDOW_ROWS)
     ]
-    calls = [(store, checkpoint, tokens.folder, window, wanted, workers) for window in windows]
+    args = store, checkpoint, tokens.folder, [None, *sets.values()], workers
     counts, weights = [0] * len(names), [0.0] * len(names)
     sums: list[np.ndarray] = [np.zeros(0)] * len(names)
-    for found in _in_order(_sum, calls, workers, "mean gradients"):
+    for found in fold_parts(_sum, windows, *args, label="mean gradients", workers=workers):
         for place, (count, weight, sum_P) in found.items():
             sums[place] = sums[place] + sum_P if counts[place] else sum_P.astype(np.float64)
             counts[place] += count
@@ -162,39 +157,14 @@ def _draw(
     return unit[rows], example_id[rows], group[rows], weight_K[group[rows]]
 
 
-def _in_order(
-    task: Any, calls: list[tuple[Any, ...]], workers: WorkersConfig, label: str
-) -> Iterator[Any]:
-    """The results of calls in their order; workers.num_workers of them are under way at a time, so
-    that not many more wait. A ValueError arrives as what it was."""
-    kind = {"accelerator_type": workers.accelerator_type} if workers.accelerator_type else {}
-    submit = task.options(
-        num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker, **kind
-    ).remote
-    todo = iter(calls)
-    under_way = deque(submit(*call) for call in islice(todo, workers.num_workers))
-    with Progress(label, total=len(calls), unit="parts") as progress:
-        while under_way:
-            try:
-                result = ray.get(under_way.popleft())
-            except ValueError as error:  # Ray's own class: show what the user did
-                raise getattr(error, "cause", error) from None
-            under_way.extend(submit(*call) for call in islice(todo, 1))
-            progress.advance(1)
-            yield result
+def _sketch(batch: tuple[Part, np.ndarray], *args: Any) -> Any:
+    # Imported by the tasks alone: the driver starts without torch.
+    from s2l_ray.analysis.backward import sketch_examples
+
+    return sketch_examples(*batch, *args)
 
 
-@ray.remote
-def _sketch(*args: Any) -> Any:
-    from s2l_ray.analysis.backward import (
-        sketch_examples,  # here alone: the driver starts without torch
-    )
-
-    return sketch_examples(*args)
-
-
-@ray.remote
-def _sum(*args: Any) -> Any:
+def _sum(window: Window, *args: Any) -> Any:
     from s2l_ray.analysis.backward import sum_window
 
-    return sum_window(*args)
+    return sum_window(window, *args)

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from scipy.stats import hypergeom
 
-from s2l_ray.execution.remote import results
+from s2l_ray.execution.parts import fold_parts
 from s2l_ray.scoring.trajectories import sources_of
 from s2l_ray.store import Manifest, Part, Store
 
@@ -26,6 +25,10 @@ RANDOM_GROUPS = 1000  # at least so many tell what chance gives
 
 
 _REACH = 12  # standard deviations beyond which a count is as good as impossible
+
+
+# (folder, part) of two stages, for the same examples.
+PartPair = tuple[tuple[str, Part], tuple[str, Part]]
 
 
 class Overlap(NamedTuple):
@@ -58,11 +61,8 @@ def agreement(store: Store, one: Manifest, other: Manifest) -> float:
             f"names: they are of different corpora, wanted one"
         )
     counts = np.zeros((len(one.info["sources"]), len(other.info["sources"])), np.int64)
-    for part_counts in results(
-        _joint_counts.remote(store, counts.shape, (one.folder, part),
-                             (other.folder, parts[part.unit]))
-        for part in one.parts
-    ):  # fmt: skip
+    pairs = [((one.folder, part), (other.folder, parts[part.unit])) for part in one.parts]
+    for part_counts in fold_parts(_joint_counts, pairs, store, counts.shape):
         counts += part_counts
     if not counts.any():
         raise ValueError(
@@ -121,11 +121,11 @@ def topics_by_cluster(
     topics = [source for source in sources_of(store, trajectories) if source is not None]
     counts_KS = np.zeros((len(clusters.info["sources"]), len(topics)), np.int64)
     parts = {part.unit: part for part in trajectories.parts}
-    for part_counts in results(
-        _topic_counts.remote(store, len(counts_KS), topics, (clusters.folder, part),
-                             (trajectories.folder, parts[part.unit]))
+    pairs = [
+        ((clusters.folder, part), (trajectories.folder, parts[part.unit]))
         for part in clusters.parts
-    ):  # fmt: skip
+    ]
+    for part_counts in fold_parts(_topic_counts, pairs, store, len(counts_KS), topics):
         counts_KS += part_counts
     return counts_KS, topics
 
@@ -164,24 +164,16 @@ def _labels(store: Store, folder: str, part: Part) -> tuple[np.ndarray, np.ndarr
     return table["example_id"].to_numpy(), table[column].to_numpy()
 
 
-@ray.remote(num_cpus=1)
-def _joint_counts(
-    store: Store, shape: tuple[int, int], one: tuple[str, Part], other: tuple[str, Part]
-) -> np.ndarray:
+def _joint_counts(pair: PartPair, store: Store, shape: tuple[int, int]) -> np.ndarray:
+    one, other = pair
     (ids, labels), (other_ids, other_labels) = _labels(store, *one), _labels(store, *other)
     _, at, other_at = np.intersect1d(ids, other_ids, assume_unique=True, return_indices=True)
     places = labels[at].astype(np.int64) * shape[1] + other_labels[other_at]
     return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-@ray.remote(num_cpus=1)
-def _topic_counts(
-    store: Store,
-    num_clusters: int,
-    topics: list[str],
-    clusters: tuple[str, Part],
-    trajectories: tuple[str, Part],
-) -> np.ndarray:
+def _topic_counts(pair: PartPair, store: Store, num_clusters: int, topics: list[str]) -> np.ndarray:
+    clusters, trajectories = pair
     ids, labels = _labels(store, *clusters)
     table = store.read_part(*trajectories, ["example_id", "source"])
     at = pc.index_in(pa.array(ids), value_set=table["example_id"])
@@ -195,12 +187,11 @@ def _topic_counts(
     return np.bincount(places, minlength=num_clusters * len(topics)).reshape(num_clusters, -1)
 
 
-@ray.remote(num_cpus=1)
-def _part_ids(store: Store, folder: str, part: Part) -> np.ndarray:
+def _part_ids(part: Part, store: Store, folder: str) -> np.ndarray:
     return store.read_part(folder, part, ["example_id"])["example_id"].to_numpy()
 
 
 def _chosen(store: Store, selection: Manifest) -> np.ndarray:
     """Ids of the chosen examples."""
-    parts = [_part_ids.remote(store, selection.folder, part) for part in selection.parts]
-    return np.concatenate(ray.get(parts))
+    found = fold_parts(_part_ids, selection.parts, store, selection.folder)
+    return np.concatenate([*found])

@@ -15,7 +15,8 @@ from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.clustering.nearest import assign
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import Damaged, TooFew
-from s2l_ray.execution.parts import Stage, make_parts
+from s2l_ray.execution.parts import StageParts, fold_parts, make_parts, units_of
+from s2l_ray.execution.remote import plain_errors
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sources_of
 from s2l_ray.store import Manifest, Part, Store, schemas
 from s2l_ray.store.checksums import checksum_of
@@ -50,15 +51,16 @@ def cluster(
         if by_source:
             n_clusters = min(n_clusters, _distinct(store, trajectories, source, n_clusters))
         state = _Resume(store, folder, number)
-        fits.append(
-            KMeans(
-                n_clusters,
-                max_iter=config.max_iter,
-                tol=config.tol,
-                random_state=config.random_state,
-                num_actors=config.num_actors,
-            ).fit(_dataset(store, trajectories, source), state=state.read(), keep=state.keep)
+        kmeans = KMeans(
+            n_clusters,
+            max_iter=config.max_iter,
+            tol=config.tol,
+            random_state=config.random_state,
+            num_actors=config.num_actors,
         )
+        with plain_errors():  # of the tasks that read the trajectories
+            X = _dataset(store, trajectories, source)
+            fits.append(kmeans.fit(X, state=state.read(), keep=state.keep))
     centers = [(s, fit.cluster_centers_) for s, fit in zip(sources, fits, strict=True)]
     info = {
         "inertia": sum(fit.inertia_ for fit in fits),
@@ -68,10 +70,8 @@ def cluster(
     data = _centers_file(centers)
     store.write_bytes(data, folder, "centers.arrow")
     mark = checksum_of(data)
-    units = [
-        {"unit": part.unit, "part": part.__dict__, "made_of": mark} for part in trajectories.parts
-    ]
-    below = Stage(f"{folder}/labels", fingerprint, units, {})
+    units = units_of(trajectories, made_of=mark)
+    below = StageParts(f"{folder}/labels", fingerprint, units, {})
     args = (store, trajectories.folder, centers, mark)
     labelled = make_parts(store, [below], _Label, args, label="cluster", suffix="parquet")
     found = labelled[below.folder]
@@ -129,14 +129,13 @@ def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
 
 
 def _dataset(store: Store, trajectories: Manifest, source: str | None) -> ray.data.Dataset:
-    refs = [
-        _read_losses.remote(store, trajectories.folder, part, source) for part in trajectories.parts
-    ]
+    read = ray.remote(num_cpus=1)(_read_losses)
+    parts = trajectories.parts
+    refs = [read.remote(part, store, trajectories.folder, source) for part in parts]
     return ray.data.from_arrow_refs(refs)
 
 
-@ray.remote(num_cpus=1)
-def _read_losses(store: Store, folder: str, part: Part, source: str | None) -> pa.Table:
+def _read_losses(part: Part, store: Store, folder: str, source: str | None) -> pa.Table:
     table = store.read_part(folder, part, ["source", "losses"])
     bad = np.flatnonzero(~np.isfinite(losses_array(table)).all(axis=1))
     if len(bad):
@@ -149,18 +148,20 @@ def _read_losses(store: Store, folder: str, part: Part, source: str | None) -> p
     return table.select(["losses"])
 
 
-@ray.remote(num_cpus=1)
-def _distinct_rows(table: pa.Table, at_most: int) -> np.ndarray:
-    return np.unique(losses_array(table), axis=0)[:at_most]
-
-
 def _distinct(store: Store, trajectories: Manifest, source: str | None, at_most: int) -> int:
-    folder = trajectories.folder
-    rows = [
-        _distinct_rows.remote(_read_losses.remote(store, folder, part, source), at_most)
-        for part in trajectories.parts
-    ]
-    return len(np.unique(np.concatenate(ray.get(rows)), axis=0))
+    """How many distinct trajectories a source has, as far as `at_most`."""
+    found: np.ndarray | None = None
+    args = store, trajectories.folder, source, at_most
+    for rows_NT in fold_parts(_distinct_rows, trajectories.parts, *args):
+        both_NT = rows_NT if found is None else np.concatenate([found, rows_NT])
+        found = np.unique(both_NT, axis=0)[:at_most]
+    return 0 if found is None else len(found)
+
+
+def _distinct_rows(
+    part: Part, store: Store, folder: str, source: str | None, at_most: int
+) -> np.ndarray:
+    return np.unique(losses_array(_read_losses(part, store, folder, source)), axis=0)[:at_most]
 
 
 class _Label:
@@ -171,7 +172,7 @@ class _Label:
         self.store, self.folder, self.centers, self.mark = store, folder, centers, mark
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        table = self.store.read_part(self.folder, unit["part"])
         losses_NT = losses_array(table)
         sources = table["source"].to_numpy(zero_copy_only=False)
         labels = np.full(len(losses_NT), -1, np.int32)

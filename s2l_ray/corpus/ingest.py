@@ -21,7 +21,7 @@ from s2l_ray.corpus.identity import hash63
 from s2l_ray.corpus.parsing import settle, tabulate
 from s2l_ray.corpus.sources import MIB, SourceFile, fingerprint_of, records, resolve
 from s2l_ray.execution.progress import Progress
-from s2l_ray.execution.remote import plain_rows
+from s2l_ray.execution.remote import rows_of
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, REJECTED
 from s2l_ray.store.views import CorpusView
@@ -85,7 +85,7 @@ def ingest(
     counts = {name: Counter[str]() for name in ("duplicates", "", "/heldout")}
     reasons: dict[str, list[Any]] = {}  # category -> [count, first file, its row]
     with Progress("corpus", total=num_parts, unit="parts") as progress:
-        for row in plain_rows(summaries):
+        for row in rows_of(summaries):
             summary = json.loads(row["summary"])
             for place, part in summary["parts"].items():
                 parts[place].append(Part.from_json(part))
@@ -164,7 +164,7 @@ def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]
         batch_format="pyarrow",
         fn_kwargs={"config": config, "names": dataset.columns() or []},
     )
-    found = list(plain_rows(digests))
+    found = list(rows_of(digests))
     total = {name: sum(int(row[name]) for row in found) for name in ("rows", "ids", "bytes")}
     return total | {"ids": total["ids"] % 2**63}
 

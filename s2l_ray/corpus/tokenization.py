@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from s2l_ray.config import PromptConfig
 from s2l_ray.corpus.templates import ONE_TURN, TemplateRefuses, Turn, segments
 from s2l_ray.corpus.tokenizer import load_tokenizer
-from s2l_ray.execution.parts import run_units
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.execution.parts import map_parts, units_of
+from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import TOKENS
 
 ROWS_AT_ONCE = 1000  # tokenised together: a tokenizer takes 150 bytes a token for the time
@@ -152,9 +152,9 @@ def tokenize(
 
     marker: as `encode` has it.
     """
-    return run_units(
+    return map_parts(
         store,
-        [{"unit": part.unit, "part": part.to_json()} for part in examples.parts],
+        units_of(examples),
         _Tokenize,
         (store, examples.folder, tokenizer_folder, prompt, marker),
         folder=folder,
@@ -178,9 +178,7 @@ class _Tokenize:
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         examples = self.store.read_part(
-            self.folder,
-            Part.from_json(unit["part"]),
-            columns=["example_id", "turns", "file", "row"],
+            self.folder, unit["part"], columns=["example_id", "turns", "file", "row"]
         )
         refused: dict[int, str] = {}
         table = encode_table(examples, self.prompt, self.tokenizer, self.marker, refused)

@@ -15,7 +15,7 @@ from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, Traject
 from s2l_ray.corpus.ingest import ingest_once
 from s2l_ray.evaluation.answers import is_right
 from s2l_ray.evaluation.leaks import without_corpus
-from s2l_ray.execution.parts import Stage, run_stages
+from s2l_ray.execution.parts import Actors, StageParts, map_stages
 from s2l_ray.store import Manifest, Store
 
 PARTS = 32  # of a set of questions: units to spread, each generated in minutes on a CPU
@@ -37,7 +37,7 @@ class Answering:
     made_of: str | None = None
     at_most: int | None = None
 
-    def stage(self) -> Stage:
+    def stage(self) -> StageParts:
         units: list[dict[str, Any]] = []
         left = self.questions.rows if self.at_most is None else self.at_most
         for part in self.questions.parts:  # in the order of ids
@@ -46,14 +46,14 @@ class Answering:
                     {
                         "unit": part.unit,
                         "questions": self.questions.folder,
-                        "part": part.__dict__,
+                        "part": part,
                         "rows": min(left, part.rows),
                         "model": self.model,
                         "made_of": self.made_of,
                     }
                 )
                 left -= part.rows
-        return Stage(self.folder, self.fingerprint, units, {"of": self.questions.rows})
+        return StageParts(self.folder, self.fingerprint, units, {"of": self.questions.rows})
 
 
 def answer_sets(store: Store, examples: Manifest, config: EvaluationConfig) -> dict[str, Manifest]:
@@ -94,14 +94,13 @@ def answer(
     Parts as those of the questions, schema `store.ANSWERS`.
     """
     stages = [answering.stage() for answering in answerings]
-    return run_stages(
+    return map_stages(
         store,
         stages,
         _make_answerer,
         (store, config, tokenizer_folder, prompt, max_new_tokens),
         label="answer",
-        workers=config.workers,
-        max_workers=config.max_workers,
+        actors=Actors(config.workers, config.max_workers, setting="trajectories.workers"),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-import ray
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -14,9 +13,10 @@ from s2l_ray.corpus.tokenization import end_tokens, prompts_of
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.evaluation.answers import extract, wanted_of
 from s2l_ray.evaluation.exact_match import judge
+from s2l_ray.execution.remote import get
 from s2l_ray.models.held import HeldModel
 from s2l_ray.models.loading import explain_out_of_memory
-from s2l_ray.store import Part, Store
+from s2l_ray.store import Store
 from s2l_ray.store.schemas import ANSWERS
 
 TOKENS_AT_ONCE = 8192  # of a batch, prompts and new tokens, padded: 1 GB of keys and values or so
@@ -42,7 +42,7 @@ class Answerer:
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         model = self.held.load(unit["model"]).model
         columns = ["example_id", "turns"]
-        table = self.store.read_part(unit["questions"], Part(**unit["part"]), columns)
+        table = self.store.read_part(unit["questions"], unit["part"], columns)
         questions = table.slice(0, unit["rows"])
         examples = questions["turns"].to_pylist()
         at_once = self.config.tokens_per_batch or TOKENS_AT_ONCE
@@ -58,7 +58,7 @@ class Answerer:
         generated = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         extracted = [extract(text) for text in generated]
         wanted = [wanted_of(turns[-1]["text"]) for turns in examples]
-        correct = ray.get(judge.remote(extracted, wanted))
+        correct = get(judge.remote(extracted, wanted))
         rows = [questions["example_id"].combine_chunks(), generated, extracted, correct]
         arrays = [pa.array(row, field.type) for row, field in zip(rows, ANSWERS, strict=True)]
         return pa.Table.from_arrays(arrays, schema=ANSWERS), {

@@ -8,17 +8,13 @@ question: the text of any user's turn, or of any input, in the corpus.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from s2l_ray.config import fingerprint
 from s2l_ray.corpus.identity import content_of, hash63
-from s2l_ray.execution.parts import Stage, Work, make_parts
-from s2l_ray.execution.progress import Progress
-from s2l_ray.execution.remote import results
+from s2l_ray.execution.parts import StageParts, Work, fold_parts, make_parts, units_of
 from s2l_ray.store import Manifest, Part, Store
 
 Places = dict[int, tuple[str, int]]  # hash of a content -> file and row, the first that has it
@@ -35,8 +31,8 @@ def without_corpus(
     stages = {}
     for name, given in sets.items():
         mark = fingerprint(given.fingerprint, examples.fingerprint)
-        units = [{"unit": part.unit, "part": asdict(part)} for part in given.parts]
-        stages[name] = Stage(f"{given.folder}/apart/{mark}", mark, units, {})
+        folder = f"{given.folder}/apart/{mark}"
+        stages[name] = StageParts(folder, mark, units_of(given), {})
     checked = {name: store.manifest(stage.folder) for name, stage in stages.items()}
     missing = [name for name, found in checked.items() if found is None]
     if missing:
@@ -83,21 +79,15 @@ def _places(
 ) -> Places:
     """Of all contents in a manifest's parts, or of the wanted ones; a Ray task a part."""
     found: Places = {}
-    shared = ray.put(wanted)
-    tasks = [
-        _part_places.remote(store, manifest.folder, part, kind, shared) for part in manifest.parts
-    ]
-    with Progress(label, total=len(tasks), unit="parts") as progress:
-        for places in results(tasks):
-            for content, place in places.items():
-                found[content] = min(found.get(content, place), place)
-            progress.advance(1)
+    args = store, manifest.folder, kind, wanted
+    for places in fold_parts(_part_places, manifest.parts, *args, label=label):
+        for content, place in places.items():
+            found[content] = min(found.get(content, place), place)
     return found
 
 
-@ray.remote(num_cpus=1)
 def _part_places(
-    store: Store, folder: str, part: Part, kind: str, wanted: frozenset[int] | None
+    part: Part, store: Store, folder: str, kind: str, wanted: frozenset[int] | None
 ) -> Places:
     found: Places = {}
     table = store.read_part(folder, part, ["turns", "file", "row"])
@@ -120,7 +110,7 @@ def _contents(turns: list[dict[str, str]], kind: str) -> list[int]:
 
 def _leave_out(store: Store, folder: str, kind: str, shared: set[int]) -> Work:
     def work(unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        table = store.read_part(folder, Part(**unit["part"]))
+        table = store.read_part(folder, unit["part"])
         kept = [shared.isdisjoint(_contents(turns, kind)) for turns in table["turns"].to_pylist()]
         return table.filter(pa.array(kept, pa.bool_())), {}
 

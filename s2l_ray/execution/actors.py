@@ -17,6 +17,9 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
+from s2l_ray.execution.nodes import num_cpus
+from s2l_ray.execution.remote import get
+
 logger = logging.getLogger(__name__)
 
 
@@ -54,7 +57,7 @@ class Pool:
     def each_chunk(self, method: str, *args: Any) -> list[Any]:
         """actor.run([chunk], method, *args) for every chunk: the results in the order of chunks.
 
-        Raises the ValueError of a chunk as it was, and Ray's error where actors die again and again
+        Raises an error that a user can fix as it was, and Ray's error if actors die again and again
         and nothing is done.
         """
         # Small ones travel with the call; the others are sent once to each node.
@@ -75,9 +78,7 @@ class Pool:
                 [call], _ = ray.wait(list(calls))
                 actor, mine = calls.pop(call)
                 try:
-                    found = ray.get(call)
-                except ValueError as error:  # Ray's own class: show what the user did
-                    raise getattr(error, "cause", error) from None
+                    found = get(call)
                 except (RayActorError, OutOfMemoryError) as error:
                     if actor in self.ready:  # else it was let go
                         self.ready.remove(actor)
@@ -104,7 +105,7 @@ class Pool:
         """Ask for the actors that are wanted and take in those that have started, at least one."""
         before, seconds = len(self.ready), 0.0 if self.ready else _START_SECONDS
         while True:
-            have = _num_cpus()
+            have = num_cpus()
             wanted = min(self.num_actors or have, len(self.chunks))
             if self.spare:
                 wanted = min(wanted, have - self.spare)
@@ -146,9 +147,5 @@ class Pool:
         for actor in self.starting.values():
             ray.kill(actor)
         self.starting = {}
-        while len(self.ready) > max(1, _num_cpus() - self.spare):
+        while len(self.ready) > max(1, num_cpus() - self.spare):
             ray.kill(self.ready.pop())
-
-
-def _num_cpus() -> int:
-    return int(ray.cluster_resources().get("CPU", 1))

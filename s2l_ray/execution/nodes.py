@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.util import placement_group_table, remove_placement_group
@@ -73,6 +74,17 @@ def check_room(
     if own_ray():
         raise ValueError(f"{text}: ask for less")
     logger.info(f"{text}: waiting for nodes")
+
+
+def num_cpus() -> int:
+    """The CPUs of all nodes that are there now."""
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def resources_of(workers: WorkersConfig) -> dict[str, Any]:
+    """What one worker takes, as options of a Ray task or actor."""
+    kind = {"accelerator_type": workers.accelerator_type} if workers.accelerator_type else {}
+    return {"num_cpus": workers.cpus_per_worker, "num_gpus": workers.gpus_per_worker} | kind
 
 
 def _room_for(workers: WorkersConfig, besides: Container[str] = ()) -> int:

@@ -1,19 +1,23 @@
-"""Runs the units of a stage with Ray Data: each unit yields one part, the manifest goes last.
+"""The two ways in which work runs on Ray: map over parts, and fold over parts.
 
-A unit is the restart unit of a stage (a part; in scoring a checkpoint and a part). Whole parts
-that an earlier run left behind are kept; only what is missing is made.
+map_parts: one part in, one part out. It can be restarted: whole parts that an earlier run left
+behind are kept, and only what is missing is made.
+fold_parts: a small result per part, in part order, for the driver to combine.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import pickle
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -21,24 +25,32 @@ from ray.data import ActorPoolStrategy
 
 from s2l_ray.config import WorkersConfig
 from s2l_ray.errors import NodeFull
-from s2l_ray.execution.nodes import besides, check_room, own_disk
+from s2l_ray.execution.nodes import besides, check_room, num_cpus, own_disk, resources_of
 from s2l_ray.execution.progress import Progress
-from s2l_ray.execution.remote import plain_rows
+from s2l_ray.execution.remote import get, rows_of
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.preflight import check_node
 
 logger = logging.getLogger(__name__)
 
-# What a unit's work returns: the part's rows, and its stats (JSON) for the manifest.
+Result = TypeVar("Result")
+
+# Makes one part from what its unit names: the rows, and the stats (JSON) for the manifest.
 Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
 
-
-FULL_PAUSE = 5.0  # seconds that a full node waits with a unit, lest it takes all of them
+FULL_PAUSE = 5.0  # seconds that a full node keeps a part, or it would fail all of them at once
+TASKS_PER_CPU = 2  # that fold_parts has submitted at a time: a new node finds work waiting
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage to make: its folder, its fingerprint, its units, and the info of its manifest."""
+class StageParts:
+    """The parts of one stage to make.
+
+    units: a dict for each part, pickled on its way to the worker. "unit" is the part's name in the
+    stage, which may hold a folder ("step-000500/part-00000"). "made_of", if there, must equal
+    stats["made_of"] of a part that an earlier run left; another part is made again. The rest is for
+    the work. info: of the stage's manifest.
+    """
 
     folder: str
     fingerprint: str
@@ -46,7 +58,24 @@ class Stage:
     info: dict[str, Any]
 
 
-def run_units(
+@dataclass(frozen=True)
+class Actors:
+    """A pool of actors instead of tasks: from workers.num_workers up to max_workers of them.
+
+    setting: the config field that `workers` is, for messages.
+    """
+
+    workers: WorkersConfig
+    max_workers: int | None
+    setting: str
+
+
+def units_of(manifest: Manifest, **more: Any) -> list[dict[str, Any]]:
+    """One unit per part of a stage, with the same name; the part is under "part"."""
+    return [{"unit": part.unit, "part": part} | more for part in manifest.parts]
+
+
+def map_parts(
     store: Store,
     units: list[dict[str, Any]],
     make_work: Callable[..., Work],
@@ -54,45 +83,27 @@ def run_units(
     *,
     folder: str,
     fingerprint: str,
-    label: str,
-    suffix: str = "arrow",
-    workers: WorkersConfig | None = None,
-    max_workers: int | None = None,
     info: dict[str, Any] | None = None,
+    **how: Any,
 ) -> Manifest:
-    """Run `make_work(*args)(unit)` for each unit and commit the stage `folder`.
+    """Run `make_work(*args)(unit)` for each unit (see StageParts) and commit the stage `folder`.
 
-    Each unit is a dict with a name under "unit"; the name may hold a folder ("step-000500/part-0").
-    One with "made_of" takes no part of an earlier run whose stats have another there.
-    Without `workers` the units are Ray tasks of one CPU; with it they go to a pool of actors, each
-    of which calls `make_work` once (to load a model, say), from workers.num_workers up to
-    max_workers. A part without rows is listed like any other.
+    how: as `make_parts` has it. A part without rows is listed like any other.
     """
-    stage = Stage(folder, fingerprint, units, info or {})
-    [manifest] = run_stages(
-        store,
-        [stage],
-        make_work,
-        args,
-        label=label,
-        suffix=suffix,
-        workers=workers,
-        max_workers=max_workers,
+    [manifest] = map_stages(
+        store, [StageParts(folder, fingerprint, units, info or {})], make_work, args, **how
     )
     return manifest
 
 
-def run_stages(
+def map_stages(
     store: Store,
-    stages: list[Stage],
+    stages: list[StageParts],
     make_work: Callable[..., Work],
     args: tuple[Any, ...] = (),
     **how: Any,
 ) -> list[Manifest]:
-    """run_units for several stages of one kind at once, in one pool; the manifests in order.
-
-    how: as make_parts has it.
-    """
+    """Like map_parts for several stages of one kind at once; return the manifests in order."""
     parts = make_parts(store, stages, make_work, args, **how)
     return [
         store.commit(stage.folder, stage.fingerprint, parts[stage.folder], stage.info)
@@ -102,20 +113,21 @@ def run_stages(
 
 def make_parts(
     store: Store,
-    stages: list[Stage],
+    stages: list[StageParts],
     make_work: Callable[..., Work],
     args: tuple[Any, ...] = (),
     *,
     label: str,
     suffix: str = "arrow",
-    workers: WorkersConfig | None = None,
-    max_workers: int | None = None,
+    actors: Actors | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, list[Part]]:
-    """The parts of these stages by folder, made or found; the stages are left unfinished.
+    """Like map_stages, but commit nothing: return the parts of each stage by its folder.
 
-    What a node with a full disk could not do goes to the other nodes. Once `stop` is set,
-    no more than the next part; what other actors have under way is thrown away.
+    label: of the progress line. actors: call `make_work` once per actor (to load a model, say);
+    without it each part is a Ray task of one CPU. Parts that a node with a full disk could not
+    write go to the other nodes; NodeFull if there are none. Once `stop` is set, return after the
+    next part; what other actors have under way is lost.
     """
     parts: dict[str, list[Part]] = {}
     todo = []
@@ -126,63 +138,97 @@ def make_parts(
             unit | {"folder": stage.folder, "found": found.get(unit["unit"])}
             for unit in stage.units
         ]
-    if workers is not None and todo:
-        check_room(f"{label}: trajectories.workers", workers)
+    workers = actors.workers if actors else None
+    if actors is not None and todo:
+        check_room(actors.setting, actors.workers)
     constructor, full = (store, suffix, make_work, args), dict[str, NodeFull]()
     with Progress(label, total=len(todo), unit="parts") as progress:
         while todo:
-            dataset = _dataset(todo, constructor, workers, max_workers, besides(full, workers))
+            dataset = _dataset(todo, constructor, actors, besides(full, workers))
             todo = []
-            for row in plain_rows(dataset):
-                unit = json.loads(row["unit"])
-                if row["full"]:
-                    error = NodeFull(*json.loads(row["full"]))
-                    if error.node not in full:
-                        logger.info(f"{label}: {error}; its parts go to other nodes")
-                    full[error.node] = error
+            for row in rows_of(dataset):
+                unit, made = pickle.loads(row["made"])
+                if isinstance(made, NodeFull):
+                    if made.node not in full:
+                        logger.info(f"{label}: {made}; its parts go to other nodes")
+                    full[made.node] = made
                     todo.append(unit)
                 else:
-                    parts[unit["folder"]].append(Part(**json.loads(row["part"])))
+                    parts[unit["folder"]].append(made)
                     progress.advance(1)
                 if stop is not None and stop.is_set():
                     return parts
     return parts
 
 
+def fold_parts(
+    function: Callable[..., Result],
+    parts: Iterable[Any],
+    *args: Any,
+    label: str = "",
+    workers: WorkersConfig | None = None,
+) -> Iterator[Result]:
+    """Yield `function(part, *args)` for each part in order, each from a Ray task.
+
+    The results must be small (a count, a histogram, some ids). The driver holds those of few parts
+    at a time, so combine them as they come. `args` are sent to each node once.
+    label: shows progress. workers: the resources of a task (by default one CPU), of which
+    num_workers run at a time.
+    """
+    todo = list(parts)
+    shared = ray.put((function, args))
+    resources = resources_of(workers or WorkersConfig())
+    submit = _apply.options(name=function.__name__, **resources).remote
+    rest, under_way = iter(todo), deque[ray.ObjectRef]()
+    shown = Progress(label, total=len(todo), unit="parts") if label else nullcontext()
+    with shown as progress:
+        while True:
+            most = workers.num_workers if workers else TASKS_PER_CPU * num_cpus()
+            room = max(0, most - len(under_way))
+            under_way.extend(submit(shared, part) for part in islice(rest, room))
+            if not under_way:
+                return
+            result = get(under_way.popleft())
+            if progress is not None:
+                progress.advance(1)
+            yield result
+
+
+@ray.remote
+def _apply(shared: tuple[Callable[..., Any], tuple[Any, ...]], part: Any) -> Any:
+    function, args = shared
+    with own_disk():
+        return function(part, *args)
+
+
 def _dataset(
     units: list[dict[str, Any]],
     constructor: tuple[Any, ...],
-    workers: WorkersConfig | None,
-    max_workers: int | None,
+    actors: Actors | None,
     label_selector: dict[str, str],
 ) -> ray.data.Dataset:
-    items = [{"unit": json.dumps(unit)} for unit in units]
+    items = [{"unit": pickle.dumps(unit)} for unit in units]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    if workers is None:
-        return dataset.map_batches(
-            _run_once,
-            fn_args=constructor,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=1,
-            label_selector=label_selector,
-        )
+    how: dict[str, Any] = {
+        "batch_size": 1, "batch_format": "pyarrow", "label_selector": label_selector
+    }  # fmt: skip
+    if actors is None:
+        return dataset.map_batches(_run_once, fn_args=constructor, num_cpus=1, **how)
+    workers = actors.workers
     least = min(workers.num_workers, len(units))
-    most = min(max(max_workers or 0, workers.num_workers), len(units))
+    most = min(max(actors.max_workers or 0, workers.num_workers), len(units))
     return dataset.map_batches(
-        _Worker,
+        _PartWorker,
         fn_constructor_args=constructor,
-        batch_size=1,
-        batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=least, max_size=most),
-        num_cpus=workers.cpus_per_worker,
-        num_gpus=workers.gpus_per_worker,
-        label_selector=label_selector,
-        **({"accelerator_type": workers.accelerator_type} if workers.accelerator_type else {}),
+        **resources_of(workers),
+        **how,
     )
 
 
-class _Worker:
+class _PartWorker:
+    """Makes parts in a process of its own: a Ray task, or an actor of a pool."""
+
     def __init__(
         self,
         store: Store,
@@ -190,26 +236,26 @@ class _Worker:
         make_work: Callable[..., Work],
         args: tuple[Any, ...],
     ) -> None:
-        check_node(store)
         self.store, self.suffix = store, suffix
         self.make_work = partial(make_work, *args)
-        self.work: Work | None = None  # not made for units that are found done
+        self.work: Work | None = None  # not made for parts that are found done
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        parts, full = [], []
-        for text in batch["unit"].to_pylist():
-            try:
-                with own_disk():
-                    parts.append(json.dumps(asdict(self._part(json.loads(text)))))
-                full.append("")
-            except NodeFull as error:
-                time.sleep(FULL_PAUSE)
-                parts.append("")
-                full.append(json.dumps(error.args))
-        return pa.table({"unit": batch["unit"], "part": parts, "full": full})
+        units = [pickle.loads(data) for data in batch["unit"].to_pylist()]
+        return pa.table({"made": [pickle.dumps((unit, self.make(unit))) for unit in units]})
+
+    def make(self, unit: dict[str, Any]) -> Part | NodeFull:
+        """The part of a unit, made or found; NodeFull if there is no room on this node's disk."""
+        check_node(self.store)  # not in __init__: its error would reach the driver as text
+        try:
+            with own_disk():
+                return self._part(unit)
+        except NodeFull as error:
+            time.sleep(FULL_PAUSE)
+            return error
 
     def _part(self, unit: dict[str, Any]) -> Part:
-        folder, found = unit.pop("folder"), unit.pop("found")
+        folder, found = unit["folder"], unit["found"]
         if found and (part := self.store.found_part(folder, found)):
             made_of = unit.get("made_of")
             if made_of is None or part.stats.get("made_of") == made_of:
@@ -221,4 +267,4 @@ class _Worker:
 
 
 def _run_once(batch: pa.Table, *constructor: Any) -> pa.Table:
-    return _Worker(*constructor)(batch)
+    return _PartWorker(*constructor)(batch)

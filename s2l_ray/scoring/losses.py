@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from s2l_ray.config import TrajectoriesConfig
-from s2l_ray.execution.parts import Stage, make_parts, run_stages
+from s2l_ray.execution.parts import Actors, StageParts, make_parts, map_stages
 from s2l_ray.store import Manifest, Store
 
 
@@ -31,18 +31,18 @@ class Scoring:
     details: tuple[str, ...] = ()
     known: dict[int, Manifest] = field(default_factory=dict)
 
-    def stage(self) -> Stage:
+    def stage(self) -> StageParts:
         known = dict[str, dict[str, Any]]()
         for step, stage in self.known.items():
             for part in stage.parts:
                 if part.stats["made_of"] == self.marks.get(step):
-                    known[part.unit] = {"folder": stage.folder, "part": part.__dict__}
+                    known[part.unit] = {"folder": stage.folder, "part": part}
         units = [
             {
                 "unit": (unit := f"step-{step:06d}/{part.unit}"),
                 "model": model,
                 "tokens": self.tokens.folder,
-                "part": part.__dict__,
+                "part": part,
                 "made_of": self.marks.get(step),
                 "details": self.details,
                 "losses": known.get(unit),
@@ -51,7 +51,7 @@ class Scoring:
             for part in self.tokens.parts
         ]
         info = {"steps": sorted(self.checkpoints)}
-        return Stage(self.folder, self.fingerprint, units, info)
+        return StageParts(self.folder, self.fingerprint, units, info)
 
 
 def score(
@@ -63,7 +63,8 @@ def score(
     `tokens` without the examples that have no label token. ValueError for what is not finite.
     """
     stages = [scoring.stage() for scoring in scorings]
-    return run_stages(store, stages, _make_scorer, (store, config), **_how(config, label))
+    actors = _actors(config)
+    return map_stages(store, stages, _make_scorer, (store, config), label=label, actors=actors)
 
 
 def score_ahead(
@@ -72,15 +73,17 @@ def score_ahead(
     """Losses at some checkpoints of stages, until `stop` is set; `score` will find them."""
     # Room was found for one actor; more begin as there is room for them.
     most = max(config.workers.num_workers, config.max_workers or 0)
-    how = _how(config, "score meanwhile") | {
-        "workers": config.workers.model_copy(update={"num_workers": 1}), "max_workers": most,
-    }  # fmt: skip
+    one = config.workers.model_copy(update={"num_workers": 1})
+    actors = replace(_actors(config), workers=one, max_workers=most)
     stages = [scoring.stage() for scoring in scorings]
-    make_parts(store, stages, _make_scorer, (store, config), stop=stop, **how)
+    make_parts(
+        store, stages, _make_scorer, (store, config),
+        label="score meanwhile", actors=actors, stop=stop,
+    )  # fmt: skip
 
 
-def _how(config: TrajectoriesConfig, label: str) -> dict[str, Any]:
-    return {"label": label, "workers": config.workers, "max_workers": config.max_workers}
+def _actors(config: TrajectoriesConfig) -> Actors:
+    return Actors(config.workers, config.max_workers, setting="trajectories.workers")
 
 
 def _make_scorer(store: Store, config: TrajectoriesConfig) -> Any:

@@ -37,11 +37,11 @@ class Scorer:
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         if known := unit.get("losses"):
-            part = Part(**known["part"])
+            part = known["part"]
             losses = self.store.read_part(known["folder"], part, LOSSES.names)
             return losses, {"made_of": part.stats["made_of"]}
         loss = self.held.load(unit["model"])
-        tokens = self._tokens(unit["tokens"], Part(**unit["part"]))
+        tokens = self._tokens(unit["tokens"], unit["part"])
         details = unit.get("details", ())
         doing = f"scoring batches of {self.tokens_per_batch} tokens"
         with explain_out_of_memory(unit["model"], doing, "lower trajectories.tokens_per_batch"):
@@ -50,7 +50,7 @@ class Scorer:
                     tokens, loss, tokens_per_batch=self.tokens_per_batch, details=details
                 )
             except ValueError as error:
-                raise ValueError(f"{unit['model']}, {unit['part']['file']}: {error}") from None
+                raise ValueError(f"{unit['model']}, {unit['part'].file}: {error}") from None
         return table, {"made_of": self.held.checksum}
 
     def _tokens(self, folder: str, part: Part) -> pa.Table:

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import ray
 
 from s2l_ray.clustering.nearest import thread_pools
 from s2l_ray.config import ClustersConfig, TrajectoriesConfig
-from s2l_ray.execution.parts import make_parts, run_units
-from s2l_ray.scoring.losses import Scoring, _how, _make_scorer
+from s2l_ray.execution.parts import fold_parts, make_parts, map_parts
+from s2l_ray.scoring.losses import Scoring, _actors, _make_scorer
 from s2l_ray.store import Manifest, Part, Store, schemas
 
 logger = logging.getLogger(__name__)
@@ -45,8 +44,10 @@ def score_until_stable(
     done = 0
     while done < len(steps) and (len(agreement) < 2 or min(agreement[-2:]) < wanted):
         one = replace(scoring, checkpoints={steps[done]: scoring.checkpoints[steps[done]]}).stage()
-        how = _how(config, f"score {done + 1} of {len(steps)}")
-        made = make_parts(store, [one], _make_scorer, (store, config), **how)[one.folder]
+        label = f"score {done + 1} of {len(steps)}"
+        made = make_parts(
+            store, [one], _make_scorer, (store, config), label=label, actors=_actors(config)
+        )[one.folder]
         parts += made
         done += 1
         index = prefix.add(_sample(store, one.folder, made))
@@ -103,12 +104,12 @@ def assemble(
     units = [
         {
             "unit": part.unit,
-            "corpus": part.__dict__,
-            "losses": [by_unit[f"step-{step:06d}/{part.unit}"].__dict__ for step in steps],
+            "corpus": part,
+            "losses": [by_unit[f"step-{step:06d}/{part.unit}"] for step in steps],
         }
         for part in corpus.parts
     ]
-    return run_units(
+    return map_parts(
         store,
         units,
         _Assemble,
@@ -149,16 +150,15 @@ def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE
     return pa.concat_tables(tables).slice(0, rows)
 
 
-@ray.remote(num_cpus=1)
-def _part_sources(store: Store, folder: str, part: Part) -> list[str]:
-    return store.read_part(folder, part, ["source"])["source"].unique().to_pylist()
-
-
 def sources_of(store: Store, trajectories: Manifest) -> list[str | None]:
-    found = ray.get(
-        [_part_sources.remote(store, trajectories.folder, part) for part in trajectories.parts]
-    )
-    return sorted({source for names in found for source in names})
+    found = set[str]()
+    for sources in fold_parts(_sources, trajectories.parts, store, trajectories.folder):
+        found.update(sources)
+    return [*sorted(found)]
+
+
+def _sources(part: Part, store: Store, folder: str) -> list[str]:
+    return store.read_part(folder, part, ["source"])["source"].unique().to_pylist()
 
 
 class _Assemble:
@@ -166,10 +166,8 @@ class _Assemble:
         self.store, self.corpus_folder, self.losses_folder = store, corpus_folder, losses_folder
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        corpus = self.store.read_part(
-            self.corpus_folder, Part(**unit["corpus"]), ["example_id", "source"]
-        )
-        tables = [self.store.read_part(self.losses_folder, Part(**p)) for p in unit["losses"]]
+        corpus = self.store.read_part(self.corpus_folder, unit["corpus"], ["example_id", "source"])
+        tables = [self.store.read_part(self.losses_folder, part) for part in unit["losses"]]
         ids = tables[0]["example_id"]
         if any(not table["example_id"].equals(ids) for table in tables):
             raise ValueError(f"{unit['unit']}: the checkpoints' losses are of different examples")
@@ -183,7 +181,7 @@ class _Assemble:
         if len(bad):
             row, checkpoint = bad[0]
             raise ValueError(
-                f"{self.store.address(self.losses_folder, unit['losses'][checkpoint]['file'])}: "
+                f"{self.store.address(self.losses_folder, unit['losses'][checkpoint].file)}: "
                 f"the loss of example_id {ids[row]} is {losses_NT[row, checkpoint]}, a finite "
                 f"number is wanted"
             )

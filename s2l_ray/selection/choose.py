@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import ray
 
 from s2l_ray.config import SelectionConfig, parse_budget
 from s2l_ray.errors import TooFew
-from s2l_ray.execution.remote import results
+from s2l_ray.execution.parts import fold_parts
 from s2l_ray.selection.cut import cut, keys
 from s2l_ray.selection.selectors import BINS, SELECTORS, Quotas, Selector
 from s2l_ray.selection.subset import Chosen, lengths_of, trainable_tokens, write_subset
@@ -207,9 +206,8 @@ def _read_groups(
     return ids, group, score
 
 
-@ray.remote(num_cpus=1)
 def _part_histogram(
-    store: Store, folder: str, part: Part, num_groups: int, order: _Order
+    part: Part, store: Store, folder: str, num_groups: int, order: _Order
 ) -> tuple[np.ndarray, np.ndarray]:
     """The places (group x BINS + bin) that have examples, and how many."""
     ids, group, score = _read_groups(store, folder, part, order)
@@ -221,9 +219,8 @@ def _part_histogram(
     return np.unique(group * np.int64(BINS) + order.bins(ids, score), return_counts=True)
 
 
-@ray.remote(num_cpus=1)
 def _part_candidates(
-    store: Store, folder: str, part: Part, last_bin: np.ndarray, order: _Order
+    part: Part, store: Store, folder: str, last_bin: np.ndarray, order: _Order
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ids, group, score = _read_groups(store, folder, part, order)
     near = order.bins(ids, score) <= last_bin[group]
@@ -232,10 +229,8 @@ def _part_candidates(
 
 def _histogram(store: Store, groups: Manifest, num_groups: int, order: _Order) -> np.ndarray:
     total = np.zeros(num_groups * BINS, np.int64)
-    for places, counts in results(
-        _part_histogram.remote(store, groups.folder, part, num_groups, order)
-        for part in groups.parts
-    ):
+    args = store, groups.folder, num_groups, order
+    for places, counts in fold_parts(_part_histogram, groups.parts, *args):
         total[places] += counts
     return total.reshape(num_groups, BINS)
 
@@ -250,9 +245,6 @@ def _candidates(
     """Ids, groups, scores of all examples up to the bin in which their group's quota is filled."""
     reached_GX = histogram_GX.cumsum(axis=1) >= quotas[:, None]
     last_bin = np.where(quotas > 0, reached_GX.argmax(axis=1), -1)
-    found = [
-        _part_candidates.remote(store, groups.folder, part, last_bin, order)
-        for part in groups.parts
-    ]
-    ids, group, score = (np.concatenate(each) for each in zip(*ray.get(found), strict=True))
+    found = fold_parts(_part_candidates, groups.parts, store, groups.folder, last_bin, order)
+    ids, group, score = (np.concatenate(each) for each in zip(*found, strict=True))
     return ids, group, score

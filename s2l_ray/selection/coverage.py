@@ -3,7 +3,7 @@ actors. N examples, D features, U rows of a block."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import ray
 
 from s2l_ray.clustering.nearest import thread_pools
 from s2l_ray.execution.actors import Pool
-from s2l_ray.execution.parts import run_units
+from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.selection.selectors import BINS
 from s2l_ray.selection.selectors.coverage import COVERS, grid, on_grid
@@ -65,9 +65,9 @@ def cover(
         ids_N = np.concatenate(ids)
         rows, info = COVERS[rule](pool.each_chunk, ids_N, budget, seed, progress.advance)
     edges = (budget * np.arange(1, BINS) / (BINS - 1)).tolist()  # the last one: budget itself
-    return run_units(
+    return map_parts(
         store,
-        [{"unit": part.unit, "part": asdict(part)} for part in features.parts],
+        units_of(features),
         _Place,
         (store, features.folder, ids_N[rows]),
         folder=folder,
@@ -238,8 +238,8 @@ class _Place:
         self.sorted_B = chosen_B[self.order]
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        part = Part(**unit["part"])
-        ids_N = self.store.read_part(self.folder, part, ["example_id"])["example_id"].to_numpy()
+        table = self.store.read_part(self.folder, unit["part"], ["example_id"])
+        ids_N = table["example_id"].to_numpy()
         at_N = np.searchsorted(self.sorted_B, ids_N).clip(max=len(self.order) - 1)
         chosen_N = self.sorted_B[at_N] == ids_N
         score_N = np.where(chosen_N, self.order[at_N], len(self.order)).astype(np.float64)

@@ -4,18 +4,17 @@ that draw from sources or strata, choose by. N examples, T checkpoints."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from s2l_ray.errors import TooFew
-from s2l_ray.execution.parts import run_units
+from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.scoring.trajectories import SAMPLE_ROWS, losses_array, sampled, sources_of
 from s2l_ray.selection.selectors import BINS, SELECTORS, Selector
 from s2l_ray.selection.selectors.scores import Known
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import GROUPS, RANKING
 
 
@@ -54,7 +53,7 @@ def rank(
         seen_N = _from_the_median(sample_N, sample_N) if chosen.order == "middle" else sample_N
         if chosen.order != "draw":
             edges = np.quantile(seen_N, np.arange(1, BINS) / BINS).tolist()
-    return run_units(
+    return map_parts(
         store,
         units,
         _Rank,
@@ -73,9 +72,9 @@ def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str
     A variant of S2L, in our reading: what is not learned is dropped before clustering.
     TooFew if no loss fell.
     """
-    manifest = run_units(
+    manifest = map_parts(
         store,
-        [{"unit": part.unit, "part": asdict(part)} for part in trajectories.parts],
+        units_of(trajectories),
         _Falls,
         (store, trajectories.folder),
         folder=folder,
@@ -98,7 +97,7 @@ def features(
 
     S2L's rule with another embedding of the examples: it tells what the trajectories are worth.
     """
-    return run_units(
+    return map_parts(
         store,
         _units(trajectories, {"final": details}),
         _Features,
@@ -122,7 +121,7 @@ class _Rank:
         self.sources, self.sample_N = sources, sample_N
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        table = self.store.read_part(self.folder, unit["part"])
         groups = np.zeros(table.num_rows, np.int32)
         columns = {"example_id": table["example_id"]}
         if self.selector.groups == "sources":
@@ -134,7 +133,7 @@ class _Rank:
             bad = np.flatnonzero(~np.isfinite(score_N))
             if len(bad):
                 raise ValueError(
-                    f"{self.folder}, {unit['part']['file']}: the score of example_id "
+                    f"{self.folder}, {unit['part'].file}: the score of example_id "
                     f"{table['example_id'][bad[0]]} is {score_N[bad[0]]}, a finite number is wanted"
                 )
             if self.selector.groups == "strata":
@@ -154,7 +153,7 @@ class _Falls:
         self.store, self.folder = store, folder
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        table = self.store.read_part(self.folder, unit["part"])
         losses_NT = losses_array(table)
         fell_N = losses_NT[:, -1] < losses_NT[:, 0]
         falls_NT = (losses_NT[:, :-1] - losses_NT[:, 1:])[fell_N]
@@ -170,7 +169,7 @@ class _Features:
         self.store, self.folder = store, folder
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        table = self.store.read_part(self.folder, Part(**unit["part"]))
+        table = self.store.read_part(self.folder, unit["part"])
         found = _read_beside(self.store, table, unit["beside"]["final"], ("features",))
         place = table.schema.get_field_index("losses")
         return table.set_column(place, "losses", found["features"]), {}
@@ -180,13 +179,13 @@ def _units(trajectories: Manifest, beside: Mapping[str, Manifest]) -> list[dict[
     """A unit for each part of the trajectories; with it the part of each other stage, whose units
     are named alike but for the checkpoint before them."""
     parts = {
-        name: {part.unit.rpartition("/")[2]: asdict(part) for part in stage.parts}
+        name: {part.unit.rpartition("/")[2]: part for part in stage.parts}
         for name, stage in beside.items()
     }
     return [
         {
             "unit": part.unit,
-            "part": asdict(part),
+            "part": part,
             "beside": {
                 name: {"folder": stage.folder, "part": parts[name][part.unit]}
                 for name, stage in beside.items()
@@ -215,7 +214,7 @@ def _read_beside(
     store: Store, table: pa.Table, beside: Mapping[str, Any], names: Sequence[str]
 ) -> pa.Table:
     """These columns of the part of another stage; its rows are those of the table."""
-    folder, part = beside["folder"], Part(**beside["part"])
+    folder, part = beside["folder"], beside["part"]
     found = store.read_part(folder, part, ["example_id", *names])
     if not found["example_id"].equals(table["example_id"]):
         raise ValueError(f"{folder}, {part.file}: the losses are of different examples")
@@ -227,7 +226,7 @@ def _sample(
 ) -> np.ndarray:
     assert selector.score is not None
     found = []
-    parts = sampled([Part(**unit["part"]) for unit in units])
+    parts = sampled([unit["part"] for unit in units])
     for part, unit in zip(parts, units, strict=False):
         known = _known(store, store.read_part(folder, part), selector, unit["beside"])
         found.append(selector.score(known))

@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 import ray
 
 from s2l_ray.config import SelectionConfig
+from s2l_ray.execution.parts import fold_parts
+from s2l_ray.execution.remote import get
 from s2l_ray.selection.exports import export_row
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, SUBSET
@@ -66,7 +68,7 @@ def write_subset(
         for number, mine in enumerate(zip(*pieces, strict=True))
     ]
     parts, by_source = [], Counter[str]()
-    for part, counts in ray.get(written):
+    for part, counts in get(written):
         parts.append(part)
         by_source.update(counts)
     assert sum(part.rows for part in parts) == num_chosen, "chosen examples were lost"
@@ -140,7 +142,7 @@ def deal(store: Store, subset: Manifest, *, folder: str, fingerprint: str) -> Ma
         _write_dealt.remote(store, folder, number, *mine)
         for number, mine in enumerate(zip(*pieces, strict=True))
     ]
-    parts = ray.get(written)
+    parts = get(written)
     assert sum(part.rows for part in parts) == subset.rows, "rows were lost or added"
     return store.commit(folder, fingerprint, parts, {"num_parts": num_parts})
 
@@ -166,16 +168,15 @@ def lengths_of(
     """Tokens of each chosen example, in the order given. num_parts: of the corpus."""
     lengths = np.zeros(len(example_id), np.int64)
     shares = list(_by_part(tokens.parts, example_id, num_parts))
-    found = [
-        _part_lengths.remote(store, tokens.folder, part, example_id[mine]) for part, mine in shares
-    ]
-    for ref, (_, mine) in zip(found, shares, strict=True):
-        lengths[mine] = ray.get(ref)
+    mine = ((part, example_id[places]) for part, places in shares)
+    found = fold_parts(_part_lengths, mine, store, tokens.folder)
+    for (_, places), part_lengths in zip(shares, found, strict=True):
+        lengths[places] = part_lengths
     return lengths
 
 
-@ray.remote(num_cpus=1)
-def _part_lengths(store: Store, folder: str, part: Part, example_id: np.ndarray) -> np.ndarray:
+def _part_lengths(share: tuple[Part, np.ndarray], store: Store, folder: str) -> np.ndarray:
+    part, example_id = share
     table = store.read_part(folder, part, ["example_id", "input_ids"])
     at = _places(store, folder, part, table, example_id)
     return pc.list_value_length(table["input_ids"].take(at)).to_numpy()

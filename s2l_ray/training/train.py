@@ -22,11 +22,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import placement_group_table
 
 from s2l_ray.config import TrainingConfig
-from s2l_ray.errors import Damaged, NodeFull
+from s2l_ray.errors import NodeFull
 from s2l_ray.execution.board import make_board, watch
 from s2l_ray.execution.nodes import besides, check_room, own_disk, release
 from s2l_ray.execution.progress import Progress
-from s2l_ray.execution.remote import KNOWN
+from s2l_ray.execution.remote import fixable
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.training.checkpoints import num_steps
 from s2l_ray.training.resume import last_resume_point, resume_points
@@ -113,7 +113,7 @@ def _fit(job: dict[str, Any], label: str) -> None:
 
 
 def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
-    """TorchTrainer.fit(); an error of KNOWN, or NodeFull, of a worker arrives as what it was."""
+    """TorchTrainer.fit(); an error of a worker that a user can fix arrives as it was."""
     config: TrainingConfig = job["config"]
     workers = config.workers
     # Ray Train would have each worker in a folder of its own, where relative paths lead nowhere.
@@ -144,12 +144,8 @@ def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
     try:
         trainer.fit()
     except ray.train.WorkerGroupError as error:
-        failures = [failure for _, failure in sorted(error.worker_failures.items())]
-        for failure in failures:
-            if isinstance(failure, (Damaged, NodeFull)):
-                raise type(failure)(*failure.args) from error
-            if type(failure) in KNOWN:
-                raise type(failure)(str(failure)) from error
+        if found := fixable(error):
+            raise found from None
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

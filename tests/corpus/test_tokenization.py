@@ -279,7 +279,7 @@ def test_examples_that_the_template_refuses_are_left_out_and_named(local_ray, st
     work = tokenization._Tokenize(
         store, corpus.folder, "tokenizer", PromptConfig(template="chat"), None
     )
-    table, stats = work({"part": corpus.parts[0].__dict__})
+    table, stats = work({"part": corpus.parts[0]})
     assert table["example_id"].to_pylist() == [row["example_id"] for row in given]
     assert [n for n, ids in enumerate(table["input_ids"].to_pylist()) if not ids] == [bad]
     assert (stats["trainable"], stats["refused"]) == (19, 1)

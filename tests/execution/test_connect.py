@@ -12,9 +12,9 @@ from s2l_ray.execution.connect import DRIVER_ENVIRONMENT, WORKER_ENVIRONMENT
 PROGRAM = """
 import os
 import ray
-from s2l_ray import driver
+from s2l_ray.execution.connect import connect
 
-driver.connect()
+connect()
 print(dict(os.environ))
 print(ray.get(ray.remote(lambda: dict(os.environ)).remote()))
 """
@@ -22,9 +22,9 @@ DATASET = """
 import os
 import threading
 import ray
-from s2l_ray import driver
+from s2l_ray.execution.connect import connect
 
-driver.connect()
+connect()
 del os.environ["RAY_USAGE_STATS_ENABLED"]  # "0" of a Ray that is started here, not of a cluster
 ray.data.range(10).materialize()
 print([thread.name for thread in threading.enumerate()])

@@ -1,24 +1,22 @@
-"""Running a stage's units: tasks and actors, resume, errors; and how progress is shown."""
+"""Map over parts: tasks and actors, restart, errors. Fold over parts: order, few at a time."""
 
-import io
-import json
 import os
-import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from ray import cloudpickle
 
 from s2l_ray.config import WorkersConfig
 from s2l_ray.errors import NodeFull
-from s2l_ray.execution import parts as units_module
-from s2l_ray.execution import progress
-from s2l_ray.execution.parts import run_units
-from s2l_ray.execution.progress import Progress
+from s2l_ray.execution import connect
+from s2l_ray.execution import parts as parts_module
+from s2l_ray.execution.parts import TASKS_PER_CPU, Actors, fold_parts, map_parts
 from s2l_ray.store import Store
 
 
@@ -73,12 +71,16 @@ def square():
     cloudpickle.unregister_pickle_by_value(module)
 
 
+def actors(num_workers=1, max_workers=None):
+    return Actors(WorkersConfig(num_workers=num_workers), max_workers, setting="x.workers")
+
+
 def units(count=5):
     return [{"unit": f"step-{n % 2}/part-{n}", "n": n} for n in range(count)]
 
 
 def run(store, work, log, *, todo=None, fail_at=None, **more):
-    return run_units(
+    return map_parts(
         store, units() if todo is None else todo, work, (str(log), fail_at),
         folder="squares/f", fingerprint="f", label="square", **more,
     )  # fmt: skip
@@ -98,16 +100,16 @@ def traces(log, kind):
 WANTED = {f"step-{n % 2}/part-{n}": [n * n] * n for n in range(5)}  # the first has no rows
 
 
-@pytest.mark.parametrize("workers", [None, WorkersConfig(num_workers=2)], ids=["task", "actor"])
-def test_what_a_killed_process_had_in_hand_is_done_again(local_ray, tmp_path, square, workers):
+@pytest.mark.parametrize("pool", [None, actors(2)], ids=["task", "actor"])
+def test_what_a_killed_process_had_in_hand_is_done_again(local_ray, tmp_path, square, pool):
     store = Store(tmp_path / "run")
-    manifest = run(store, Deadly, tmp_path / "log", workers=workers)
+    manifest = run(store, Deadly, tmp_path / "log", actors=pool)
     assert (tmp_path / "log" / "killed").exists()
     assert squares(store, manifest) == WANTED
 
 
 def test_where_every_disk_is_full_the_node_is_named(local_ray, tmp_path, square, monkeypatch):
-    monkeypatch.setattr(units_module, "FULL_PAUSE", 0.0)
+    monkeypatch.setattr(parts_module, "FULL_PAUSE", 0.0)
     store = Store(tmp_path / "run")
     with pytest.raises(NodeFull, match=r"node \S+: .*No space left on device .* MiB free in /"):
         run(store, Full, tmp_path / "log")
@@ -116,9 +118,9 @@ def test_where_every_disk_is_full_the_node_is_named(local_ray, tmp_path, square,
 
 def test_units_as_tasks_and_as_actors(local_ray, tmp_path, square):
     made = {}
-    for mode, workers in (("tasks", None), ("actors", WorkersConfig(num_workers=2))):
+    for mode, pool in (("tasks", None), ("actors", actors(2, 3))):
         store, log = Store(tmp_path / mode), tmp_path / f"{mode}-log"
-        manifest = run(store, square, log, workers=workers, max_workers=3, info={"a": 1})
+        manifest = run(store, square, log, actors=pool, info={"a": 1})
         assert squares(store, manifest) == WANTED
         assert [part.unit for part in manifest.parts] == sorted(WANTED)
         assert {part.unit: part.stats for part in manifest.parts}["step-1/part-3"] == {"n": 3}
@@ -149,7 +151,7 @@ def test_whole_parts_of_an_unfinished_run_are_kept(local_ray, tmp_path, square, 
     names = store.found("squares/f").values()
     had = sum(store.found_part("squares/f", name) is not None for name in names)
     assert had >= 1
-    manifest = run(store, square, log, workers=WorkersConfig())
+    manifest = run(store, square, log, actors=actors())
     assert squares(store, manifest) == WANTED
     assert len(traces(log, "did")) == 5 - had
     assert any(name.startswith("did-0-") for name in traces(log, "did"))  # the damaged one
@@ -162,7 +164,7 @@ def test_whole_parts_of_an_unfinished_run_are_kept(local_ray, tmp_path, square, 
 
 def test_an_error_of_an_actor_arrives_as_it_was(local_ray, tmp_path, square):
     with pytest.raises(ValueError) as failure:
-        run(Store(tmp_path), square, tmp_path / "log", fail_at=3, workers=WorkersConfig())
+        run(Store(tmp_path), square, tmp_path / "log", fail_at=3, actors=actors())
     assert type(failure.value) is ValueError
     assert str(failure.value) == "unit step-1/part-3: n is 3, anything else is wanted"
 
@@ -172,57 +174,58 @@ def test_a_stage_without_units_is_finished(local_ray, tmp_path, square):
     assert (manifest.parts, manifest.rows) == ([], 0)
 
 
-def test_units_survive_json(local_ray, tmp_path, square):
-    """A unit is JSON on its way: numpy numbers in it are refused, not changed."""
-    with pytest.raises(TypeError, match="int64"):
-        run(Store(tmp_path), square, tmp_path / "log", todo=[{"unit": "a", "n": np.int64(1)}])
-    json.dumps(units())
+def test_units_arrive_as_they_were(local_ray, tmp_path):
+    """Objects and types too: a part of another stage, a numpy number."""
+    store = Store(tmp_path)
+    part = store.write_part(pa.table({"a": [1]}), "given/f", "part-0", stats={"n": [1, 2]})
+    given = {"unit": "a", "part": part, "number": np.int64(3), "pair": (1, 2)}
+
+    def make_work():
+        def work(unit):
+            assert unit["part"] == part and type(unit["part"]) is type(part)
+            assert type(unit["number"]) is np.int64 and unit["pair"] == (1, 2)
+            return pa.table({"a": [4]}), {"seen": True}
+
+        return work
+
+    made = map_parts(store, [given], make_work, folder="made/f", fingerprint="f", label="x")
+    assert made.parts[0].stats == {"seen": True}
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
+def touched(number, folder, seconds):
+    """Leave a trace, take a while, give the number back."""
+    (Path(folder) / f"begun-{number}").touch()
+    time.sleep(seconds if number == 0 else 0)
+    return number
 
 
-@pytest.fixture
-def clocked(monkeypatch):
-    """Time that passes when told to."""
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return lambda seconds: now.__setitem__(0, now[0] + seconds)
+def test_results_come_in_part_order_and_few_wait_on_the_driver(local_ray, tmp_path):
+    total, most = 60, TASKS_PER_CPU * int(ray.cluster_resources()["CPU"])
+    results = fold_parts(touched, range(total), tmp_path, 2.0)
+    assert traces(tmp_path, "begun") == []  # nothing runs before it is asked for
+    seen = []
+    for result in results:  # the first is the last to be ready
+        seen.append(result)
+        assert len(traces(tmp_path, "begun")) < len(seen) + most
+    assert seen == list(range(total))
 
 
-def test_progress_off_the_terminal_is_a_line_now_and_then(clocked, monkeypatch):
-    out = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", out)
-    with Progress("score", total=2000, unit="parts") as shown:
-        shown.resume_at(1000)
-        for _ in range(1000):
-            clocked(0.125)
-            shown.set(shown.done + 1, "loss 2.1")
-    lines = out.getvalue().splitlines()
-    assert len(lines) == 9  # 125 s: one each 15 s, and the last
-    assert lines[0] == "[score] 1,120 of 2,000 parts, 8.0/s, 1 min 50 s left, loss 2.1"
-    assert lines[-1] == "[score] 2,000 of 2,000 parts, 8.0/s, 2 min 05 s taken, loss 2.1"
-    assert "\r" not in out.getvalue() and "\033" not in out.getvalue()
+def test_a_fold_keeps_to_the_workers_it_is_given(local_ray, tmp_path):
+    results = fold_parts(touched, range(9), tmp_path, 0.0, workers=WorkersConfig(num_workers=2))
+    assert next(results) == 0
+    time.sleep(1)
+    assert len(traces(tmp_path, "begun")) == 2
+    assert list(results) == list(range(1, 9))
 
 
-def test_progress_of_a_slow_stage_and_of_a_failed_one(clocked, monkeypatch):
-    out = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", out)
-    with pytest.raises(KeyError), Progress("slow", total=4, unit="parts") as shown:
-        clocked(40)
-        shown.advance(1)
-        raise KeyError
-    assert out.getvalue() == "[slow] 1 of 4 parts, 1.5/min, 2 min 00 s left\n"
+def test_a_fold_over_nothing(local_ray, tmp_path, capfd):
+    assert list(fold_parts(touched, [], tmp_path, 0.0)) == []
+    assert list(fold_parts(touched, range(3), tmp_path, 0.0, label="look")) == [0, 1, 2]
+    assert "[look] 3 of 3 parts" in capfd.readouterr().err
 
 
-def test_progress_on_a_terminal_is_one_live_line(clocked, monkeypatch):
-    out = Terminal()
-    monkeypatch.setattr(sys, "stderr", out)
-    with Progress("score", total=3, unit="parts") as shown:
-        for _ in range(3):
-            clocked(1)
-            shown.advance(1)
-    assert out.getvalue().count("\n") == 1 and out.getvalue().endswith("3 s taken\n")
-    assert len(re.findall("\r\033\\[K", out.getvalue())) == 4
+def test_the_setting_that_asks_for_too_much_is_named(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(connect, "_started", [ray.get_runtime_context().get_node_id()])
+    large = Actors(WorkersConfig(cpus_per_worker=99), None, setting="my.setting")
+    with pytest.raises(ValueError, match=r"^my\.setting: wanted room for 1"):
+        run(Store(tmp_path), Square, tmp_path / "log", actors=large)

@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_example_and_the_checkpoint(sto
         "unit": "x",
         "tokens": "tokens",
         "model": "proxy/checkpoint-000003",
-        "part": part.__dict__,
+        "part": part,
     }
     with pytest.raises(ValueError, match=f"checkpoint-000003, part-00000.*example_id {hit[0]}"):
         Scorer(store, TrajectoriesConfig())(unit)
@@ -111,7 +111,7 @@ def test_a_gpu_without_memory_is_told_with_what_to_do(store, monkeypatch):
     monkeypatch.setattr(scorer, "score_table", score)
     small_model("gpt_neox").save_pretrained(store.address("proxy/checkpoint-000003"))
     part = store.write_part(random_tokens(12), "tokens", "part-00000")
-    unit = {"tokens": "tokens", "model": "proxy/checkpoint-000003", "part": part.__dict__}
+    unit = {"tokens": "tokens", "model": "proxy/checkpoint-000003", "part": part}
     wanted = r"000003: .* batches of 512 tokens \(CUDA .* GiB\); lower .*tokens_per_batch"
     with pytest.raises(ValueError, match=wanted):
         Scorer(store, TrajectoriesConfig(tokens_per_batch=512))(unit)
@@ -124,7 +124,7 @@ def test_a_gpu_that_the_weights_alone_fill_is_told(store, monkeypatch):
     small_model("gpt_neox").save_pretrained(store.address("proxy/checkpoint-000003"))
     monkeypatch.setattr(held, "load_model", load)
     part = store.write_part(random_tokens(12), "tokens", "part-00000")
-    unit = {"tokens": "tokens", "model": "proxy/checkpoint-000003", "part": part.__dict__}
+    unit = {"tokens": "tokens", "model": "proxy/checkpoint-000003", "part": part}
     with pytest.raises(
         ValueError, match=r"000003: out of GPU memory while loading the weights \(.*bfloat16"
     ):
@@ -142,7 +142,7 @@ def test_an_actor_reads_a_part_once_where_memory_allows(store, monkeypatch, room
     monkeypatch.setattr(store, "read_part", lambda *args: reads.append(args) or read(*args))
     work = Scorer(store, TrajectoriesConfig())
     for step, model in models.items():
-        unit = {"unit": "x", "tokens": "tokens", "model": f"proxy/{step}", "part": part.__dict__}
+        unit = {"unit": "x", "tokens": "tokens", "model": f"proxy/{step}", "part": part}
         table, _ = work(unit)
         assert_same_losses(table, naive_losses(random_tokens(12), model))
     assert len(reads) == (1 if room else 2)

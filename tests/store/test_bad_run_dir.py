@@ -272,8 +272,8 @@ def losses_stages(store, losses_NT):
     ]  # fmt: skip
     return corpus, {
         "unit": "part-00000",
-        "corpus": corpus.parts[0].__dict__,
-        "losses": [part.__dict__ for part in parts],
+        "corpus": corpus.parts[0],
+        "losses": parts,
     }
 
 
