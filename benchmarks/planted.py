@@ -237,7 +237,8 @@ def main() -> None:
     ))  # fmt: skip
     print(machine.table(rows, list(dict.fromkeys(column for row in rows for column in row))))
     for kind, losses in (("small", of_small), ("large", of_large)):
-        print(f"loss on held-out examples of the {kind} patterns:", *comparison.conclusions(losses))
+        told = [*comparison.conclusions(losses), *comparison.caveats(losses)]
+        print(f"loss on held-out examples of the {kind} patterns:", *told)
     machine.write(
         arguments.json, vars(arguments), rows, found=found, proxy_losses=proxies, records=records
     )

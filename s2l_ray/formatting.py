@@ -30,6 +30,13 @@ def plus_minus(mean: float | None, error: float | None, digits: int = 4) -> str:
     return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
+def with_interval(value: float, low: float | None, high: float | None) -> str:
+    """Return such as "−0.0200 [−0.0310, −0.0090]", or only the value without an interval."""
+    if low is None or high is None:
+        return signed(value)
+    return f"{signed(value)} [{signed(low)}, {signed(high)}]"
+
+
 def percent(part: float, whole: float = 1) -> str:
     return f"{part / whole:.1%}" if whole else MISSING
 

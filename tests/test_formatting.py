@@ -1,4 +1,4 @@
-from s2l_ray.formatting import duration, percent, plural, plus_minus, signed, span
+from s2l_ray.formatting import duration, percent, plural, plus_minus, signed, span, with_interval
 
 
 def test_counts():
@@ -10,6 +10,8 @@ def test_counts():
 
 def test_numbers_with_signs_and_errors():
     assert (signed(-0.02), signed(0.0)) == ("−0.0200", "+0.0000")
+    assert with_interval(-0.02, -0.04, 0.001) == "−0.0200 [−0.0400, +0.0010]"
+    assert with_interval(0.5, None, None) == "+0.5000"
     assert plus_minus(1.0, 0.25) == "1.0000 ± 0.2500"
     assert (plus_minus(1.0, None, digits=1), plus_minus(None, None)) == ("1.0", "–")
     assert (percent(0.123), percent(1, 3), percent(1, 0)) == ("12.3%", "33.3%", "–")

@@ -1,12 +1,15 @@
-"""What a selection cost, and what training on its subset spares.
+"""The cost of a selection, and what training on its subset saves.
 
-Floating-point operations of passes through a model alone: 6 for each weight and token trained on,
-2 for each scored (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Weights are those that a
-token is multiplied with (models.parameters_at_work): all but the input embeddings, and with the
-output head, which Kaplan et al. leave out and which is much of a small proxy, at label tokens; the
-share of those in the corpus holds for subsets and targets too. Left out: padding, the products of
-attention itself, k-means, coverage (facility_location, k_center), what details take beside the
-forward pass, and the draw.
+Costs are the floating-point operations of passes through a model: 6 per weight and trained token, 2
+per weight and scored token (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Weights are those
+that a token is multiplied with (models.properties.parameters_at_work): all but the input
+embeddings. The output head counts at label tokens only. Kaplan et al. leave it out, but it is a
+large part of a small proxy. Subsets and targets are assumed to have the corpus's share of label
+tokens.
+
+Not counted: padding, the products of queries with keys and of attention weights with values,
+k-means, coverage of features (facility_location, k_center), what signals take beyond the forward
+pass, and the draw.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from s2l_ray.formatting import percent
+
 
 class Step(NamedTuple):
-    """A stage of the selection. None: not known, or (flops) without a pass through a model.
+    """One stage of the selection. None is unknown; flops of None: no pass through a model.
 
-    cpu_seconds, gpu_seconds: of all its workers together, whether busy or not.
+    cpu_seconds, gpu_seconds: summed over the stage's workers, busy or idle.
     """
 
     stage: str
@@ -30,12 +35,14 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of a selection, against the training of a target.
+    """The cost of a selection, and of training the target on the subset and on the corpus.
 
-    Tokens are those of the proxy's tokenizer. epochs: of the target, on the subset and on the
-    corpus alike; None if it trains for a fixed number of steps. like_proxy: no target is
-    configured, and the epochs are the proxy's. parameters, seconds: of the target, once trained on
-    the subset, as `parameters_at_work` counts.
+    - Tokens are those of the proxy's tokenizer.
+    - epochs: of the target, the same on subset and corpus. None if it trains for a fixed number of
+      steps.
+    - like_proxy: no target is configured, so the epochs are the proxy's.
+    - parameters, seconds: of the target, if it was trained on the subset. Parameters are counted by
+      `parameters_at_work`.
     """
 
     steps: list[Step]
@@ -52,10 +59,10 @@ class Cost:
 
     @property
     def break_even(self) -> float | None:
-        """Parameters of the target from which on selection and training on the subset cost less
-        than training on the corpus; None if nothing is spared."""
-        spared = (self.epochs or 0.0) * (self.corpus_tokens - self.subset_tokens)
-        return self.flops / training_flops(1, spared) if spared > 0 else None
+        """The size of the target, in parameters, above which selection pays: selection and training
+        on the subset cost less than training on the corpus. None if the subset saves nothing."""
+        saved = (self.epochs or 0.0) * (self.corpus_tokens - self.subset_tokens)
+        return self.flops / training_flops(1, saved) if saved > 0 else None
 
     @property
     def on_subset(self) -> float | None:
@@ -74,21 +81,24 @@ class Cost:
     def summary(self) -> str:
         lead = f"The selection took {self.flops:.2e} floating-point operations."
         if self.epochs is None:
-            return f"{lead} The target trains for a fixed number of steps: a subset spares none."
+            return (
+                f"{lead} The target trains for a fixed number of steps, so a subset saves nothing."
+            )
         if self.break_even is None:
-            return f"{lead} The subset has all tokens of the corpus: it spares none."
-        whose = "the proxy's: no target is configured" if self.like_proxy else "the target's"
+            return f"{lead} The subset has all tokens of the corpus, so it saves nothing."
+        whose = "the proxy's, as no target is configured" if self.like_proxy else "the target's"
         text = (
-            f"{lead} For {self.epochs:.3g} epochs ({whose}) training on the subset takes "
-            f"{self.subset_tokens / self.corpus_tokens:.1%} of what the corpus takes: selection "
-            f"and training together cost less than training on the corpus for a target of more "
-            f"than {float(f'{self.break_even:.3g}'):,.0f} parameters."
+            f"{lead} Training on the subset takes {percent(self.subset_tokens, self.corpus_tokens)}"
+            f" of the operations of training on the corpus, with {self.epochs:.3g} epochs "
+            f"({whose}). Selection and training on the subset together cost less than training on "
+            f"the corpus if the target has more than {float(f'{self.break_even:.3g}'):,.0f} "
+            "parameters."
         )
         if self.on_subset is None or self.on_corpus is None:
             return text
-        spared = 1 - (self.flops + self.on_subset) / self.on_corpus
-        less = "less" if spared > 0 else "more"
-        return f"{text} For this one, of {self.parameters:,}, it is {abs(spared):.1%} {less}."
+        saved = 1 - (self.flops + self.on_subset) / self.on_corpus
+        less = "less" if saved > 0 else "more"
+        return f"{text} For this target ({self.parameters:,}) they cost {abs(saved):.1%} {less}."
 
 
 def training_flops(parameters: float, tokens: float) -> float:

@@ -1,6 +1,6 @@
-"""What records of targets (targets.evaluate) measure, by name.
+"""The metrics in the records of evaluated targets (pipeline.targets.evaluate).
 
-A key names a value of a record: "loss", or one of several "by_source/aqua".
+A key names a value of a record: "loss", or one of several, such as "by_source/aqua".
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Metric(NamedTuple):
 
 
 def metrics_of(records: Sequence[ArmRecord]) -> list[Metric]:
-    """The metrics that every record has."""
+    """Return the metrics that every record has."""
     known = [
-        Metric("loss", "held-out loss, nats per response token"),
+        Metric("loss", "held-out loss, nats per label token"),
         Metric("macro", "held-out loss, mean over sources"),
         Metric("answer_loss", "held-out loss on answer tokens"),
         Metric("answer_macro", "held-out loss on answer tokens, mean over sources"),
@@ -32,17 +32,17 @@ def metrics_of(records: Sequence[ArmRecord]) -> list[Metric]:
     known += [
         Metric(
             f"by_source/{source}",
-            f"held-out loss of {source} ({plural(first['examples_by_source'][source], 'example')})",
+            f"held-out loss on {source} ({plural(first['examples_by_source'][source], 'example')})",
         )
         for source in first["by_source"]
     ]
     for name in first.get("exact_match", {}):
-        known.append(Metric(f"exact_match/{name}", f"{name}, share answered right", False))
+        known.append(Metric(f"exact_match/{name}", f"{name}, share of correct answers", False))
     return [metric for metric in known if all(_has(record, metric.key) for record in records)]
 
 
 def value_of(record: ArmRecord, key: str) -> float:
-    """NaN where the record has none."""
+    """Return the record's value of a metric, NaN if it has none."""
     if not _has(record, key):
         return math.nan
     name, _, inner = key.partition("/")

@@ -1,7 +1,7 @@
-"""Selectors compared by their arms: pairs, a table of one budget and one metric, and its words.
+"""Paired comparison of selectors: pairs of arms, the table of one budget and metric, its verdicts.
 
-Arms are compared in pairs: those of two selectors with the same selection seed and the same
-training seed, which share their initial weights. A difference is always method − baseline.
+A pair is two arms with the same selection seed and training seed, and so the same initial weights.
+A difference is always method − baseline.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, Interval, Seeds, holm, interval
-from s2l_ray.formatting import plural, signed
+from s2l_ray.formatting import plural, with_interval
 
 Verdict = Literal["better", "worse", "not distinguishable", "no verdict"]
 
 
 class Outcome(NamedTuple):
-    """What one arm came to: a target trained on one selection with one seed, then evaluated."""
+    """The result of one arm: a target trained on one selection with one seed, then evaluated."""
 
     selector: str
     budget: int | float | str
@@ -31,23 +31,23 @@ class Outcome(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One method in the table of one budget and one metric; the baseline's has no verdict."""
+    """One method in the table of one budget and metric. The baseline's row has no verdict."""
 
     method: str
     runs: int
     mean: float | None
     standard_error: float | None
-    difference: Interval  # method − baseline; its p is not corrected
-    pairs: int  # in which both values are finite
-    left_out: int  # pairs in which one is not
-    selection_seeds: int  # different ones among the pairs
+    difference: Interval  # method − baseline; p before correction
+    pairs: int  # with two finite values
+    left_out: int  # pairs with a value that is not finite
+    selection_seeds: int  # distinct, among the pairs
     training_seeds: int
-    adjusted_p: float | None
+    adjusted_p: float | None  # after Holm's correction
     verdict: Verdict | None
 
     @property
     def units(self) -> int:
-        """Independent ones among the pairs: pairs that share a seed are not."""
+        """The number of independent pairs: pairs that share a seed count once."""
         return min(self.selection_seeds, self.training_seeds)
 
 
@@ -62,9 +62,10 @@ A = TypeVar("A", bound=_Arm)
 
 
 def paired(arms: Sequence[A], main: str, baseline: str) -> list[tuple[A, A]]:
-    """Pairs (main, baseline) of arms with the same seeds, by seeds; none of a selector with itself.
+    """Return the pairs (main, baseline) of arms with the same seeds, sorted by seeds.
 
-    Raises ValueError if a selector has two arms with the same seeds.
+    A selector has no pairs with itself. Raises ValueError if a selector has two arms with the same
+    seeds.
     """
     by_seeds: dict[str, dict[Seeds, A]] = {main: {}, baseline: {}}
     for arm in arms:
@@ -72,8 +73,8 @@ def paired(arms: Sequence[A], main: str, baseline: str) -> list[tuple[A, A]]:
             continue
         if arm.seeds in by_seeds[arm.selector]:
             raise ValueError(
-                f"two arms of selector {arm.selector!r} have selection seed {arm.seeds[0]} and "
-                f"training seed {arm.seeds[1]}"
+                f"found two arms of selector {arm.selector!r} with selection seed {arm.seeds[0]} "
+                f"and training seed {arm.seeds[1]}, expected one"
             )
         by_seeds[arm.selector][arm.seeds] = arm
     if main == baseline:
@@ -85,7 +86,7 @@ def paired(arms: Sequence[A], main: str, baseline: str) -> list[tuple[A, A]]:
 def paired_differences(
     arms: Sequence[Outcome], metric: str, method: str, baseline: str = "random"
 ) -> dict[Seeds, float]:
-    """Seeds -> `metric`, method − baseline, of the pairs in which both are finite."""
+    """Return seeds -> difference in `metric`, for the pairs with two finite values."""
     found = {
         mine.seeds: mine.metrics[metric] - other.metrics[metric]
         for mine, other in paired(arms, method, baseline)
@@ -96,25 +97,24 @@ def paired_differences(
 def table(
     arms: Sequence[Outcome], metric: str, baseline: str = "random", lower_is_better: bool = True
 ) -> list[Row]:
-    """One row per selector, in order of appearance, from the arms of one budget.
+    """Return one row per selector, in order of appearance, from the arms of one budget.
 
-    Means and standard errors are over all runs of a method, not finite if one of them is not. A
-    verdict takes `MIN_UNITS` selection seeds and as many training seeds among the pairs, and some
-    spread; p is adjusted by Holm's correction over the methods that have so many. Raises ValueError
-    for several budgets, no arm of the baseline, a metric that an arm lacks, two arms of a selector
-    with the same seeds.
+    Means and standard errors are over all runs of a method. They are not finite if a value is not.
+    A verdict needs `MIN_UNITS` selection seeds, as many training seeds, and some spread. p is after
+    Holm's correction over the methods that meet this. Raises ValueError for several budgets, a
+    missing baseline, an arm without the metric, or two arms of a selector with the same seeds.
     """
     methods = list(dict.fromkeys(arm.selector for arm in arms))
     if len(budgets := list(dict.fromkeys(arm.budget for arm in arms))) > 1:
-        raise ValueError(f"the arms of one table have one budget, found {budgets}")
+        raise ValueError(f"budget: found {budgets}, expected the arms of one budget")
     if baseline not in methods:
-        raise ValueError(f"no arm of the baseline {baseline!r}, found {methods}")
+        raise ValueError(f"baseline: found arms of {methods}, expected some of {baseline!r}")
     for arm in arms:
         if metric not in arm.metrics:
             raise ValueError(
-                f"metric {metric!r} is missing in the arm of {arm.selector!r} with selection seed "
-                f"{arm.selection_seed} and training seed {arm.training_seed}, which has "
-                f"{sorted(arm.metrics)}"
+                f"metrics of the arm of {arm.selector!r} with selection seed {arm.selection_seed} "
+                f"and training seed {arm.training_seed}: found {sorted(arm.metrics)}, expected "
+                f"{metric!r}"
             )
     rows = [_row(arms, metric, method, baseline) for method in methods]
     tested = {
@@ -155,16 +155,15 @@ def _row(arms: Sequence[Outcome], metric: str, method: str, baseline: str) -> Ro
 
 
 def _verdict(difference: Interval, adjusted_p: float, lower_is_better: bool) -> Verdict:
-    assert difference.mean is not None  # it has a p
+    assert difference.mean is not None  # since there is a p
     if adjusted_p > ALPHA:
         return "not distinguishable"
     return "better" if (difference.mean < 0) == lower_is_better else "worse"
 
 
 def conclusions(rows: Sequence[Row]) -> list[str]:
-    """What a table says: which methods are better than the baseline, which worse, which cannot be
-    told apart from it, about which nothing is said, and what narrows that down."""
-    baseline = next(row.method for row in rows if row.verdict is None)
+    """Return the verdicts of a table in sentences, with differences and 95% intervals."""
+    baseline = _baseline(rows)
     by_verdict = {
         verdict: [row for row in rows if row.verdict == verdict]
         for verdict in ("better", "worse", "not distinguishable", "no verdict")
@@ -176,40 +175,48 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
         found.append(f"Worse than {baseline}: {_listed(worse)}.")
     if alike := by_verdict["not distinguishable"]:
         found.append(
-            f"Not to be told apart from {baseline}, since the difference is within the noise: "
-            f"{_listed(alike)}. This does not show that they are equal."
+            f"Not distinguishable from {baseline}: {_listed(alike)}. This does not show that they "
+            "are equal."
         )
     if few := by_verdict["no verdict"]:
         found.append(
-            f"No verdict on {_listed(few)}: that takes pairs of finite values from at least "
-            f"{MIN_UNITS} selection seeds, with some spread among their differences; more "
-            "trainings on the subsets of one seed are no more seeds."
+            f"No verdict: {_listed(few)}. A verdict needs pairs from at least {MIN_UNITS} "
+            "selection seeds, with finite values and some spread. Further trainings on the subset "
+            "of one seed do not count as seeds."
         )
+    return found
+
+
+def caveats(rows: Sequence[Row]) -> list[str]:
+    """Return what narrows the verdicts of a table: the correction, and pairs without a value."""
+    found = []
     tested = [row for row in rows if row.adjusted_p is not None]
     if len(tested) > 1:
         found.append(
-            f"p is corrected for {len(tested)} comparisons (Holm) and has to be at most {ALPHA}; "
-            "the intervals are of each difference alone, so one may leave out zero and not count."
+            f"p is after Holm's correction for {len(tested)} comparisons; better and worse need "
+            f"p ≤ {ALPHA}. The 95% intervals are not corrected, so one may exclude zero at p > "
+            f"{ALPHA}."
         )
     for row in rows:
         if row.left_out:
             found.append(
-                f"Left out: {plural(row.left_out, 'pair')} of {row.method} and {baseline} in which "
-                "a value is not finite."
+                f"Left out because a value is not finite: {plural(row.left_out, 'pair')} of "
+                f"{row.method} and {_baseline(rows)}."
             )
     return found
 
 
+def _baseline(rows: Sequence[Row]) -> str:
+    return next(row.method for row in rows if row.verdict is None)
+
+
 def _listed(rows: Iterable[Row]) -> str:
-    return ", ".join(f"{row.method} ({_numbers(row)})" for row in rows)
+    return "; ".join(f"{row.method} {_numbers(row)}" for row in rows)
 
 
 def _numbers(row: Row) -> str:
     mean, _, low, high, _ = row.difference
-    words = [plural(row.pairs, "pair")]
-    if mean is not None:
-        words.insert(0, signed(mean))
-    if row.adjusted_p is not None and low is not None and high is not None:
-        words.insert(1, f"95% interval {signed(low)} to {signed(high)}")
-        words.append("p < 0.001" if row.adjusted_p < 0.001 else f"p = {row.adjusted_p:.3g}")
-    return ", ".join(words)
+    found = plural(row.pairs, "pair")
+    if row.adjusted_p is not None:
+        found += ", p < 0.001" if row.adjusted_p < 0.001 else f", p = {row.adjusted_p:.3g}"
+    return f"({found})" if mean is None else f"{with_interval(mean, low, high)} ({found})"

@@ -1,9 +1,8 @@
-"""The statistics behind a comparison: pure functions of numbers and of the seeds they came from.
+"""The statistics of a comparison: pure functions of values and the seeds they came from.
 
-Values that share a seed are not independent: with S selection and T training seeds, all crossed,
-the S·T values tell of no more than S draws and T trainings. `interval` allows for that. For a
-verdict, n pairs with a selection seed and a training seed each of their own say more than as many
-pairs crossed; `spreads`, on the other hand, needs them crossed.
+Values that share a seed are not independent. S selection seeds crossed with T training seeds give
+S·T values, but only S draws and T trainings. `interval` accounts for that. n pairs that each have
+their own two seeds are more informative than n crossed pairs; only `spreads` needs crossed seeds.
 """
 
 from __future__ import annotations
@@ -14,20 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-MIN_UNITS = 5  # independent pairs; below this no verdict about which selector is better
-
-
-ALPHA = 0.05  # of two-sided tests; intervals are of 95%
-
-
-SMALLEST_P = 1e-15  # of `interval`, where it has to search for p
-
+MIN_UNITS = 5  # independent pairs that a verdict needs
+ALPHA = 0.05  # two-sided; intervals are 95%
+SMALLEST_P = 1e-15  # lower end of the search for p in `interval`
 
 Seeds = tuple[int, int]  # selection seed, training seed
 
 
 class Interval(NamedTuple):
-    """A mean, its standard error, its 95% interval and the two-sided p of a mean of zero."""
+    """A mean, its standard error, its 95% interval, and the two-sided p against a mean of zero."""
 
     mean: float | None = None
     standard_error: float | None = None
@@ -45,27 +39,25 @@ class Spreads(NamedTuple):
 
 
 def interval(values: Iterable[float], seeds: Iterable[Seeds] | None = None) -> Interval:
-    """The mean of `values` with its 95% interval; `seeds` are those of each value.
+    """Return the mean of `values` with its 95% interval. `seeds` are those of each value.
 
-    Without `seeds`, and where no seed occurs twice, the values are independent: Student's t. If one
-    of the two seeds repeats, the independent units are its sums: the variance of the mean is
-    V = G/(G − 1) Σ_g (Σ_{i in g} e_i)² / n² over its G seeds, where e_i = value − mean of the n
-    values, with G − 1 degrees of freedom (for equal shares the t interval over the averages of the
-    seeds). If both repeat, the two V are added without taking off what they have in common
-    (Cameron, Gelbach and Miller 2011, Journal of Business & Economic Statistics 29:238, take it
-    off): the variance of a crossed table's mean, σ_a²/S + σ_b²/T + σ²/ST, plus once more σ²/ST. The
-    half width is sqrt(t_a² V_a + t_b² V_b), each t of its own degrees of freedom, which covers at
-    least the 95% (Banerjee 1960, Sankhyā 22:357); with Satterthwaite's degrees of freedom up to 12%
-    are missed (two seeds by ten). p is the level at which the interval ends at zero, here at least
-    `SMALLEST_P`.
+    - No `seeds`, or no seed twice: the values are independent, and the interval is Student's t.
+    - One kind of seed repeats: the G sums over its seeds are independent. The variance of the mean
+      is V = G/(G − 1) Σ_g (Σ_{i in g} e_i)² / n², where e_i = value − mean of the n values, with
+      G − 1 degrees of freedom. With equal group sizes this is the t interval over group means.
+    - Both kinds repeat: the two V are added. This counts their common part σ²/ST twice, which
+      Cameron, Gelbach and Miller (2011, Journal of Business & Economic Statistics 29:238) subtract,
+      so the interval is conservative. The half width is sqrt(t_a² V_a + t_b² V_b), each t with its
+      own degrees of freedom. It covers at least 95% (Banerjee 1960, Sankhyā 22:357). With
+      Satterthwaite's degrees of freedom up to 12% would be missed (two seeds by ten). p is the
+      level whose interval ends at zero, at least `SMALLEST_P`.
 
     Assumes additive normal effects of each seed and of the rest. Exact for independent values and
-    for equal shares of one seed, wider than needed for crossed seeds, approximate for tables with
-    holes. A seed that all values share is held fixed: the result is of this one, not of others.
+    for equal groups of one seed, conservative for crossed seeds, approximate for incomplete tables.
+    A seed that all values share is held fixed: the result holds for that seed only.
 
-    No value: all None. One value: the mean alone. Values without spread (standard error below a
-    billionth of the mean: the same number every time, up to rounding) hold no measure of noise:
-    standard error, but neither interval nor p; so with a value that is not finite.
+    No value: all None. One value: only the mean. Values without spread (a standard error below
+    1e-9 of the mean is rounding), or one that is not finite: no interval and no p.
     """
     values = list(values)
     if not values:
@@ -99,7 +91,7 @@ def interval(values: Iterable[float], seeds: Iterable[Seeds] | None = None) -> I
 def _standard_errors(
     errors: Sequence[float], seeds: Iterable[Seeds] | None
 ) -> tuple[list[float], list[int]]:
-    """Standard error of the mean and degrees of freedom, for each seed that repeats."""
+    """Return the standard error of the mean and degrees of freedom for each seed that repeats."""
     n = len(errors)
     kinds: list[Sequence[int]] = [] if seeds is None else list(zip(*seeds, strict=True))
     found, freedoms = [], []
@@ -114,29 +106,33 @@ def _standard_errors(
 
 
 def spreads(values: Mapping[Seeds, float]) -> Spreads:
-    """Split the variance of the values of one method: how much is of the selection's seed, of the
-    training's, and the rest.
+    """Split the variance of one method's values into selection seed, training seed and rest.
 
-    Two-way random effects, y = μ + a_selection + b_training + e, by the method of moments: half
-    the mean squared difference of two values is σ_b² + σ² if they share the selection seed and
-    σ_a² + σ² if they share the training seed; σ² is a quarter of the mean squared
-    y11 − y12 − y21 + y22 over rectangles of two seeds by two, in which a and b cancel. For a full
-    table these are the estimates of the analysis of variance (Searle, Casella and McCulloch 1992,
-    Variance Components, chapter 4); one with holes needs no other formula. Negative estimates are
-    cut at zero.
+    Two-way random effects, y = μ + a_selection + b_training + e, by the method of moments. Half the
+    mean squared difference of two values is σ_b² + σ² if they share the selection seed, and
+    σ_a² + σ² if they share the training seed. σ² is a quarter of the mean squared
+    y11 − y12 − y21 + y22 over rectangles of two seeds by two, in which a and b cancel. For a
+    complete table these are the estimates of the analysis of variance (Searle, Casella and
+    McCulloch 1992, Variance Components, chapter 4); an incomplete one needs no other formula.
+    Negative estimates become zero.
 
-    With one selection seed `selection` is None and `training` holds the rest, which is None; the
-    other way round likewise. Where every selection seed has training seeds of its own, `training`
-    holds the rest too, and `selection` is what half the mean squared difference of two values of
-    two selection seeds has beyond it. If both vary otherwise but there is no rectangle, all is in
-    `rest`. Less than two values: all None. Raises ValueError for a value that is not finite.
+    What cannot be separated:
+
+    - One selection seed: `training` includes the rest; `selection` and `rest` are None. One
+      training seed: the same with `selection`.
+    - Each selection seed has its own training seeds: `training` includes the rest, and `selection`
+      is half the mean squared difference between selection seeds minus `training`.
+    - Both vary, but without a rectangle: all is in `rest`.
+    - Fewer than two values: all None.
+
+    Raises ValueError for a value that is not finite.
     """
     rows: dict[int, dict[int, float]] = defaultdict(dict)  # by selection, then by training seed
     for (selection_seed, training_seed), value in values.items():
         if not math.isfinite(value):
             raise ValueError(
                 f"the value of selection seed {selection_seed} and training seed {training_seed} "
-                f"is {value}: leave it out, a variance is of finite values"
+                f"is {value}, expected a finite number: leave it out"
             )
         rows[selection_seed][training_seed] = value
     same_selection = [
@@ -171,12 +167,13 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p in the given order: those at most α are the ones that Holm's procedure rejects.
+    """Return p after Holm's correction, in the given order.
 
-    Holm (1979), Scandinavian Journal of Statistics 6:65. Raises ValueError for p outside 0..1.
+    Those of at most α are the ones that Holm's procedure rejects (Holm 1979, Scandinavian Journal
+    of Statistics 6:65). Raises ValueError for p outside 0..1.
     """
     if bad := [p for p in p_values if not 0 <= p <= 1]:
-        raise ValueError(f"p-values lie between 0 and 1, found {bad[0]}")
+        raise ValueError(f"p: found {bad[0]}, expected a number between 0 and 1")
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
@@ -185,34 +182,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable(sd: float, pairs: int, power: float = 0.8, alpha: float = ALPHA) -> float:
-    """The smallest true difference that a paired t test finds, on its side, with this power.
+    """Return the smallest true difference that a paired t test finds with this power.
 
-    `sd` is the standard deviation of the differences, `pairs` the number of independent pairs.
-    Where seeds are crossed, sd² is the sum of the `spreads` of the differences, and the number of
-    the seeds of which there are fewer (but more than one) stands in for `pairs`, on the safe side.
-    The test is two-sided at `alpha`; with m methods, alpha/m is the hardest step of Holm's
-    correction. Raises ValueError for fewer than two pairs.
+    `sd` is the standard deviation of the differences, `pairs` the number of independent pairs. For
+    crossed seeds, use the square root of the sum of the `spreads` of the differences, and the
+    smaller number of seeds that is above one; the result is then conservative. The test is
+    two-sided at `alpha`; with m methods, alpha/m is the strictest step of Holm's correction. Raises
+    ValueError for fewer than two pairs.
     """
     _check(sd, power, alpha)
     if pairs < 2:
-        raise ValueError(f"pairs must be at least 2, got {pairs}: one has no spread")
+        raise ValueError(f"pairs: found {pairs}, expected at least 2; one pair has no spread")
     from scipy.optimize import brentq
 
-    shift = 1.0  # of the t statistic: difference / (sd / sqrt(pairs))
+    shift = 1.0  # noncentrality: difference / (sd / sqrt(pairs))
     while _power(shift, pairs, alpha) < power:
         shift *= 2
     return brentq(lambda x: _power(x, pairs, alpha) - power, 0, shift) * sd / math.sqrt(pairs)
 
 
 def pairs_needed(sd: float, difference: float, power: float = 0.8, alpha: float = ALPHA) -> int:
-    """How many pairs a paired t test needs to find `difference`; at least `MIN_UNITS`.
+    """Return how many pairs a paired t test needs to find `difference`, at least `MIN_UNITS`.
 
-    The inverse of `detectable`: see there for `sd`, pairs and alpha. Raises ValueError for a
-    difference that is 0 or not finite.
+    The inverse of `detectable`; see there for the arguments. Raises ValueError for a difference
+    that is 0 or not finite.
     """
     _check(sd, power, alpha)
     if not 0 < abs(difference) < math.inf:
-        raise ValueError(f"difference must be finite and not 0, got {difference}")
+        raise ValueError(f"difference: found {difference}, expected a finite number other than 0")
 
     def enough(pairs: int) -> bool:
         return sd == 0 or _power(abs(difference) / sd * math.sqrt(pairs), pairs, alpha) >= power
@@ -228,13 +225,15 @@ def pairs_needed(sd: float, difference: float, power: float = 0.8, alpha: float 
 
 def _check(sd: float, power: float, alpha: float) -> None:
     if not 0 <= sd < math.inf:
-        raise ValueError(f"sd must be finite and at least 0, got {sd}")
+        raise ValueError(f"sd: found {sd}, expected a finite number of at least 0")
     if not 1e-5 <= alpha < power < 1:
-        raise ValueError(f"wanted 1e-5 <= alpha < power < 1, got alpha {alpha} and power {power}")
+        raise ValueError(
+            f"alpha and power: found {alpha} and {power}, expected 1e-5 <= alpha < power < 1"
+        )
 
 
 def _power(shift: float, pairs: int, alpha: float) -> float:
-    """P(T > t), T noncentral with n − 1 degrees of freedom, t the two-sided bound at `alpha`."""
+    """Return P(T > t) for a noncentral T with n − 1 degrees of freedom and t's bound at `alpha`."""
     from scipy.special import nctdtr, stdtrit
 
     below = nctdtr(pairs - 1, shift, -stdtrit(pairs - 1, alpha / 2))

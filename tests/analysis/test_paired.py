@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from s2l_ray.analysis.paired import Outcome, conclusions, paired_differences, table
+from s2l_ray.analysis.paired import Outcome, caveats, conclusions, paired_differences, table
 from s2l_ray.analysis.statistics import Interval, Seeds, holm
 
 
@@ -59,14 +59,14 @@ def test_table_and_its_words() -> None:
     assert (rows["broken"].pairs, rows["broken"].left_out) == (5, 1)
     assert math.isnan(rows["broken"].mean) and rows["random"].difference == Interval()
 
-    text = "\n".join(conclusions([*rows.values()]))
+    text = "\n".join([*conclusions([*rows.values()]), *caveats([*rows.values()])])
     low, high = (f"{x:.4f}".replace("-", "−") for x in s2l.difference[2:4])
-    assert f"Better than random: s2l (−0.1000, 95% interval {low} to {high}, 6 pairs, p" in text
-    assert "Worse than random: longest (+0.1000, " in text
-    assert "Not to be told apart from random" in text and "strata (+0.0010, " in text
-    assert "No verdict on early (" in text and "copies (−0.2500, 6 pairs): that takes" in text
-    assert "at least 5 selection seeds" in text and "corrected for 4 comparisons" in text
-    assert "Left out: 1 pair of broken and random in which a value is not finite" in text
+    assert f"Better than random: s2l −0.1000 [{low}, {high}] (6 pairs, p " in text
+    assert "; broken −0.0990 [" in text and "Worse than random: longest +0.1000 [" in text
+    assert "Not distinguishable from random: strata +0.0010 [" in text
+    assert "No verdict: early −0." in text and "copies −0.2500 (6 pairs). A verdict needs" in text
+    assert "at least 5 selection seeds" in text and "correction for 4 comparisons" in text
+    assert "because a value is not finite: 1 pair of broken and random." in text
 
 
 def test_higher_is_better_for_some_metrics() -> None:
@@ -74,7 +74,7 @@ def test_higher_is_better_for_some_metrics() -> None:
     assert [row.verdict for row in rows] == [None, "worse"]
     rows = table(outcomes(a=shifted(0.1), b=BASE), "loss", baseline="b", lower_is_better=False)
     assert [row.verdict for row in rows] == ["better", None]
-    assert conclusions(rows)[0].startswith("Better than b: a (")
+    assert conclusions(rows)[0].startswith("Better than b: a +0.1")
 
 
 def test_many_comparisons_need_more() -> None:
@@ -86,7 +86,7 @@ def test_many_comparisons_need_more() -> None:
     noise = {name: shifted(0.001) for name in "bcd"}
     assert verdict_on(a, **noise) == "not distinguishable"
     rows = table(outcomes(random=BASE, a=a, **noise), "loss")
-    assert rows[1].difference.high < 0 and "may leave out zero" in " ".join(conclusions(rows))
+    assert rows[1].difference.high < 0 and "may exclude zero" in " ".join(caveats(rows))
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_pairs_that_share_seeds_do_not_count_as_many() -> None:
 
 def test_tables_that_cannot_be_made() -> None:
     arms = outcomes(random=[1.0, 2.0], s2l=[1.0, 2.0])
-    with pytest.raises(ValueError, match=r"one budget, found \[100, '11%'\]"):
+    with pytest.raises(ValueError, match=r"found \[100, '11%'\], expected the arms of one budget"):
         table([*arms, arms[0]._replace(budget="11%")], "loss")
     with pytest.raises(
-        ValueError, match=r"no arm of the baseline 'rnd', found \['random', 's2l'\]"
+        ValueError, match=r"found arms of \['random', 's2l'\], expected some of 'rnd'"
     ):
         table(arms, "loss", baseline="rnd")
-    with pytest.raises(ValueError, match=r"'exact_match' is missing .*'random'.*\['loss'\]"):
+    with pytest.raises(ValueError, match=r"of 'random' .*found \['loss'\], expected 'exact_match'"):
         table(arms, "exact_match")
     for arm in (arms[0], arms[2]):
-        with pytest.raises(ValueError, match=f"'{arm.selector}' have selection seed 0"):
+        with pytest.raises(ValueError, match=f"'{arm.selector}' with selection seed 0"):
             table([*arms, arm], "loss")

@@ -1,4 +1,4 @@
-"""Intervals, tests and plans against scipy, definitions written out, textbooks and simulation."""
+"""Intervals, tests and sample sizes, checked by scipy, by hand, by textbooks and by simulation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from s2l_ray.analysis.statistics import (
     spreads,
 )
 
-# Effects that the simulations draw: standard deviations of selection seed, training seed, the rest.
+# Standard deviations of the simulated effects: selection seed, training seed, the rest.
 MIXED, OF_SELECTION, OF_TRAINING, OF_BOTH, OF_REST = (
     *((1.0, 1.0, 1.0), (1.0, 0.0, 0.3), (0.0, 1.0, 0.3), (1.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
 )
@@ -36,7 +36,7 @@ def draw(rng: np.random.Generator, seeds: list[Seeds], effects: tuple[float, ...
 
 
 @pytest.mark.parametrize("n", [2, 5, 40])
-def test_independent_values_as_scipy_has_them(n: int) -> None:
+def test_independent_values_agree_with_scipy(n: int) -> None:
     mine, other = np.random.default_rng(n).normal((0.3, 0.0), (1.0, 0.5), (n, 2)).T
     expected = stats.ttest_rel(mine, other)
     low, high = expected.confidence_interval(0.95)
@@ -45,7 +45,7 @@ def test_independent_values_as_scipy_has_them(n: int) -> None:
         assert interval(mine - other, seeds) == pytest.approx(wanted, rel=1e-9)
 
 
-def test_training_seeds_of_their_own_are_averaged_within_a_selection_seed() -> None:
+def test_nested_training_seeds_are_averaged_per_selection_seed() -> None:
     values = np.random.default_rng(1).normal(0.5, 1, (4, 3))
     expected = stats.ttest_1samp(values.mean(axis=1), 0)
     low, high = expected.confidence_interval(0.95)
@@ -135,27 +135,29 @@ def test_spreads_of_tables_with_holes_are_unbiased() -> None:
     assert np.mean(found, axis=0) == pytest.approx([9.0, 4.0, 1.0], rel=0.06)
 
 
-def test_spreads_that_cannot_be_told_apart() -> None:
+def test_spreads_that_cannot_be_separated() -> None:
     assert spreads({(1, 1): 2.0}) == Spreads(None, None, None)
     assert spreads({(1, 1): 2.0, (1, 2): 4.0, (1, 3): 6.0}) == Spreads(None, 4.0, None)
     assert spreads({(1, 1): 2.0, (2, 1): 4.0, (3, 1): 6.0}) == Spreads(4.0, None, None)
     assert spreads({(1, 1): 2.0, (2, 2): 4.0, (3, 3): 6.0}) == Spreads(None, None, 4.0)
-    # Training seeds of their own: within (2 - 4)^2 / 2 = 2; apart the mean of 8 and 2.
+    # Each selection seed has its own: within (2 - 4)^2 / 2 = 2; between, the mean of 8 and 2.
     assert spreads({(1, 1): 2.0, (1, 2): 4.0, (2, 3): 6.0}) == Spreads(3.0, 2.0, None)
     assert spreads({}) == Spreads(None, None, None)
-    with pytest.raises(ValueError, match="selection seed 1 and training seed 2 is nan"):
+    with pytest.raises(
+        ValueError, match="selection seed 1 and training seed 2 is nan, expected a finite"
+    ):
         spreads({(1, 1): 0.0, (1, 2): math.nan})
 
 
 def test_holm_by_hand() -> None:
-    # ascending: 4 x 0.005, 3 x 0.01, 2 x 0.03, then 0.04, which may not be less than the one before
+    # ascending: 4 x 0.005, 3 x 0.01, 2 x 0.03, then 0.04, raised to the one before
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([0.04]) == [0.04] and holm([]) == []
-    with pytest.raises(ValueError, match=r"between 0 and 1, found 1\.2"):
+    with pytest.raises(ValueError, match=r"p: found 1\.2, expected a number between 0 and 1"):
         holm([0.5, 1.2])
 
 
-def test_holm_rejects_as_the_procedure_does() -> None:
+def test_holm_rejects_what_the_procedure_rejects() -> None:
     rng = np.random.default_rng(3)
     for _ in range(300):
         p, alpha = rng.random(rng.integers(1, 7)) ** 4, rng.random() * 0.2
@@ -165,12 +167,12 @@ def test_holm_rejects_as_the_procedure_does() -> None:
         assert {i for i, adjusted in enumerate(holm(p)) if adjusted <= alpha} == rejected
 
 
-def test_pairs_needed_as_textbooks_have_them() -> None:
+def test_pairs_needed_agrees_with_textbooks() -> None:
     # Two-sided paired t test at 0.05: 80% power for d = 0.2, 0.5, 0.8, and 90 or 95% for 0.5.
     assert [pairs_needed(1.0, d) for d in (0.2, 0.5, 0.8)] == [199, 34, 15]
     assert [pairs_needed(3.0, -1.5, power=power) for power in (0.9, 0.95)] == [44, 54]
     assert pairs_needed(1.0, 50.0) == pairs_needed(0.0, 1.0) == 5
-    # So many pairs that t is normal: (1.959964 + 0.841621)^2 / d^2.
+    # With this many pairs t is normal: (1.959964 + 0.841621)^2 / d^2.
     assert pairs_needed(1.0, 1e-4) == pytest.approx(7.848879e8, rel=1e-6)
 
 
@@ -200,15 +202,21 @@ def test_detectable_by_simulation() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: detectable(1.0, 1), "pairs must be at least 2, got 1"),
-        (lambda: detectable(-1.0, 5), "sd must be finite and at least 0, got -1"),
-        (lambda: detectable(math.nan, 5), "sd must be finite"),
-        (lambda: pairs_needed(1.0, 0.0), "difference must be finite and not 0"),
+        (lambda: detectable(1.0, 1), "pairs: found 1, expected at least 2"),
+        (lambda: detectable(-1.0, 5), "sd: found -1.0, expected a finite number of at least 0"),
+        (lambda: detectable(math.nan, 5), "sd: found nan, expected a finite"),
+        (
+            lambda: pairs_needed(1.0, 0.0),
+            "difference: found 0.0, expected a finite number other than 0",
+        ),
         (
             lambda: pairs_needed(1.0, 0.1, power=1.0),
-            "alpha < power < 1, got alpha 0.05 and power 1",
+            "alpha and power: found 0.05 and 1.0, expected 1e-5 <= alpha < power < 1",
         ),
-        (lambda: detectable(1.0, 5, alpha=1e-6), "wanted 1e-5 <= alpha"),
+        (
+            lambda: detectable(1.0, 5, alpha=1e-6),
+            "alpha and power: found 1e-06 and 0.8, expected 1e-5 <= alpha",
+        ),
     ],
 )
 def test_impossible_plans(call: Callable[[], object], message: str) -> None:

@@ -57,10 +57,10 @@ def test_break_even_by_hand():
     assert found.break_even == 9e9 / (6 * 5 * 900)  # 333,333.3
     assert found.on_subset is None and found.on_corpus is None
     assert found.summary == (
-        "The selection took 9.00e+09 floating-point operations. For 5 epochs (the target's) "
-        "training on the subset takes 10.0% of what the corpus takes: selection and training "
-        "together cost less than training on the corpus for a target of more than 333,000 "
-        "parameters."
+        "The selection took 9.00e+09 floating-point operations. Training on the subset takes 10.0% "
+        "of the operations of training on the corpus, with 5 epochs (the target's). Selection and "
+        "training on the subset together cost less than training on the corpus if the target has "
+        "more than 333,000 parameters."
     )
     # At the break-even both ways cost the same.
     even = costs(parameters=found.break_even)
@@ -70,17 +70,17 @@ def test_break_even_by_hand():
 def test_a_trained_target_is_held_against_the_corpus():
     large = costs(parameters=1_000_000)
     assert (large.on_subset, large.on_corpus) == (3e9, 3e10)
-    assert large.summary.endswith("For this one, of 1,000,000, it is 60.0% less.")
+    assert large.summary.endswith("For this target (1,000,000) they cost 60.0% less.")
     small = costs(parameters=100_000)  # 9e9 + 3e8 against 3e9
-    assert small.summary.endswith("For this one, of 100,000, it is 210.0% more.")
+    assert small.summary.endswith("For this target (100,000) they cost 210.0% more.")
 
 
 def test_words_where_nothing_is_spared_or_no_target_is_configured():
-    assert "a fixed number of steps: a subset spares none" in costs(epochs=None).summary
-    assert "all tokens of the corpus: it spares none" in costs(subset_tokens=1000).summary
+    assert "a fixed number of steps, so a subset saves nothing" in costs(epochs=None).summary
+    assert "all tokens of the corpus, so it saves nothing" in costs(subset_tokens=1000).summary
     assert costs(epochs=None).break_even is costs(subset_tokens=1000).break_even is None
     text = costs(like_proxy=True, epochs=1.9997).summary
-    assert "For 2 epochs (the proxy's: no target is configured) training" in text
+    assert "with 2 epochs (the proxy's, as no target is configured). Selection" in text
 
 
 def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("random",), **scoring):
