@@ -1,7 +1,7 @@
-"""The comparison of selectors in words, as a table for the terminal and as a page.
+"""A comparison of selectors: from the records of its targets to tables, and the page.
 
-Records are those of comparison.compare, one a target. A table is of one budget, of what was matched
-(examples, tokens, compute) and of one metric.
+Records are those of pipeline.comparison.compare, one per target. Each table holds one budget, one
+match (what is equal to the baseline: examples, tokens or compute) and one metric.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from s2l_ray.analysis.measures import ArmRecord, Metric, metrics_of, value_of
-from s2l_ray.analysis.paired import Outcome, Row, conclusions, table
-from s2l_ray.analysis.statistics import MIN_UNITS, spreads
+from s2l_ray.analysis.paired import Outcome, Row, caveats, conclusions, table
+from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, spreads
 from s2l_ray.config import BASELINE
 from s2l_ray.execution import machine
-from s2l_ray.formatting import plural, signed, span
+from s2l_ray.formatting import MISSING, plural, span, with_interval
 from s2l_ray.report.html import environment, printable
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
 
 
-CONTROLS = {  # what is held against the selection that it was made for
-    "random_shares": "random examples in its shares of the sources",
-    "random_tokens": "as many tokens of random examples",
-    "loss_strata": "the same without clusters",
+CONTROLS = {  # selector that controls another -> what it is
+    "random_shares": "random examples, the same shares of sources",
+    "random_tokens": "random examples, as many tokens",
+    "loss_strata": "strata of the mean loss instead of clusters",
 }
 
 
@@ -36,38 +36,42 @@ class Table(NamedTuple):
 
     metric: Metric
     rows: list[Row]
-    sentences: list[str]
-    controls: list[str]  # sentences: selections less their controls
-    # Method -> standard deviation by selection and by training; empty where no seed repeats.
+    conclusions: list[str]  # the verdicts
+    caveats: list[str]
+    controls: list[str]  # differences between selections and their controls
+    # Method -> standard deviation over selection seeds and over training seeds; empty if they
+    # cannot be separated.
     spreads: dict[str, tuple[float | None, float | None]]
-    # Method -> standard error of a pair's difference over the held-out examples, the median of
-    # pairs; of the loss and its mean over sources.
+    # Method -> standard error of one pair's difference over the held-out examples, the median of
+    # its pairs. Known for the loss and its mean over sources.
     errors: dict[str, float]
 
 
 class Group(NamedTuple):
-    """The arms of one budget and match: what they cost, and a table for each metric."""
+    """The arms of one budget and match: what they trained on, and a table per metric."""
 
     budget: str
     match: str
-    costs: dict[str, dict[str, str]]  # method -> examples, shared, steps, trained tokens
+    costs: dict[str, dict[str, str]]  # method -> runs, examples, shared, steps, tokens
     tables: list[Table]
-    too_few: list[str]  # sentences: which selectors had too few examples to choose from
+    too_few: list[str]  # selectors with too few candidates, and why
 
 
 def groups_of(records: Sequence[ArmRecord]) -> list[Group]:
+    """Return a group per budget and match, in order of appearance."""
     keys = dict.fromkeys((record["budget"], record["match"]) for record in records)
     return [_group(*key, [r for r in records if (r["budget"], r["match"]) == key]) for key in keys]
 
 
 def write(run: Run, records: Sequence[ArmRecord]) -> str:
-    """Render the page to report/comparison.html; returns its address."""
+    """Write the page to report/comparison.html and return its address."""
     page = render(run.config.name, run.store.uri, records)
     run.store.write_bytes(page.encode(), "report", "comparison.html")
     return run.store.address("report", "comparison.html")
 
 
 def render(title: str, run_dir: str, records: Sequence[ArmRecord]) -> str:
+    """Return the page as HTML text, to be written as UTF-8."""
     from markupsafe import Markup
 
     from s2l_ray.report.figures.comparison import forest
@@ -81,10 +85,14 @@ def render(title: str, run_dir: str, records: Sequence[ArmRecord]) -> str:
             run_dir=run_dir,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             baseline=BASELINE,
+            alpha=ALPHA,
             min_units=MIN_UNITS,
             tables=sum(len(group.tables) for group in groups),
             groups=groups,
-            figures=[Markup(forest(g.tables[0].rows, f"forest-{n}")) for n, g in enumerate(groups)],
+            figures=[
+                Markup(forest(group.tables[0].rows, BASELINE, f"forest-{n}"))
+                for n, group in enumerate(groups)
+            ],
             difference=difference,
             left_out=left_out_of(records),
             versions=machine.versions(),
@@ -107,7 +115,9 @@ def _group(budget: str, match: str, records: Sequence[ArmRecord]) -> Group:
         costs[method] = {
             name: span([record[name] for record in mine])
             for name in ("examples", "steps", "trained_tokens")
-        } | {"shared": f"{span([round(100 * record['shared']) for record in mine])}%"}
+        }
+        costs[method]["shared"] = f"{span([round(100 * record['shared']) for record in mine])}%"
+        costs[method]["runs"] = f"{len(mine):,}"
     tables = []
     for metric in metrics_of(records):
         arms = [
@@ -129,23 +139,24 @@ def _group(budget: str, match: str, records: Sequence[ArmRecord]) -> Group:
             parts[row.method] = _root(found.selection), _root(found.training)
         if not any(sd is not None for pair in parts.values() for sd in pair):
             parts = {}
-        errors = _errors(records, metric.key)
-        sentences = conclusions(rows)
-        if errors:
-            listed = ", ".join(f"{method} {error:.4f}" for method, error in errors.items())
-            sentences.append(
-                "Intervals are over seeds, with these held-out examples. Over such examples the "
-                f"difference of one pair has a standard error, too: {listed}."
+        tables.append(
+            Table(
+                metric=metric,
+                rows=rows,
+                conclusions=conclusions(rows),
+                caveats=caveats(rows),
+                controls=_against_controls(arms, records, metric),
+                spreads=parts,
+                errors=_errors(records, metric.key),
             )
-        controls = _against_controls(arms, records, metric)
-        tables.append(Table(metric, rows, sentences, controls, parts, errors))
+        )
     return Group(budget, match, costs, tables, list(dict.fromkeys(too_few)))
 
 
 def _against_controls(
     arms: Sequence[Outcome], records: Sequence[ArmRecord], metric: Metric
 ) -> list[str]:
-    """Sentences: selections less their controls, in pairs."""
+    """Return sentences with the paired differences between selections and their controls."""
     likes = {record["method"]: record["like"] for record in records if "like" in record}
     controls = [(main, control) for control, main in ({"loss_strata": "s2l"} | likes).items()]
     found = []
@@ -157,14 +168,14 @@ def _against_controls(
             [row] = [row for row in rows if row.method == main]
             if row.pairs:
                 found.append(
-                    f"{main} less {control} ({CONTROLS[control]}): {difference(row)}, "
-                    f"{plural(row.pairs, 'pair')}, not corrected."
+                    f"{main} − {control} ({CONTROLS[control]}): {difference(row)} "
+                    f"({plural(row.pairs, 'pair')}, not corrected)."
                 )
     return found
 
 
 def _errors(records: Sequence[ArmRecord], metric: str) -> dict[str, float]:
-    """Method -> the median of its pairs' standard errors over held-out examples, where known."""
+    """Return method -> median over its pairs of the standard error over held-out examples."""
     found: dict[str, list[float]] = {}
     for record in records:
         error = record.get("errors_over_examples", {}).get(metric)
@@ -174,20 +185,16 @@ def _errors(records: Sequence[ArmRecord], metric: str) -> dict[str, float]:
 
 
 def left_out_of(records: Sequence[ArmRecord]) -> list[str]:
-    """Sentences about what is not evaluated on, each once."""
+    """Return what was left out of the evaluation, each sentence once."""
     return list(dict.fromkeys(text for record in records for text in record.get("left_out", ())))
 
 
 def difference(row: Row) -> str:
-    """To the baseline, with its interval."""
+    """Return the difference to the baseline with its 95% interval."""
     if row.verdict is None:
-        return "–"
+        return MISSING
     mean, _, low, high, _ = row.difference
-    if mean is None:
-        return "not finite"
-    if low is None or high is None:
-        return signed(mean)
-    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+    return "not finite" if mean is None else with_interval(mean, low, high)
 
 
 def _root(variance: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""A comparison of selectors on the terminal: the plan, the differences so far, the tables."""
+"""What a comparison of selectors prints: the plan, the differences so far, the tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from s2l_ray.analysis.measures import ArmRecord
+from s2l_ray.analysis.paired import Row
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed
 from s2l_ray.config import BASELINE, RunConfig
 from s2l_ray.formatting import plural, plus_minus
@@ -16,7 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def plan(config: RunConfig, targets: int, seen: Sequence[ArmRecord]) -> str:
-    """What is about to be run, and how small a difference it can show by the spread seen so far."""
+    """Say what will be trained, and the smallest difference that it can detect.
+
+    targets: how many will be trained, at most. seen: records of earlier comparisons with the same
+    settings, from which the spread is estimated.
+    """
     compare = config.compare
     seeds = len(compare.seeds)
     judged = compare.also if compare.also_seeds >= MIN_UNITS else []
@@ -26,14 +31,15 @@ def plan(config: RunConfig, targets: int, seen: Sequence[ArmRecord]) -> str:
         also = f" and {len(compare.also)} more with the first {plural(compare.also_seeds, 'seed')}"
     lines = [
         f"compare: {plural(len(compare.selectors), 'selector')}{also}, "
-        f"{plural(len(compare.budgets), 'budget')}, {plural(seeds, 'seed')} (a proxy each), "
-        f"{plural(compare.trainings, 'training')} on each subset: at most {targets:,} targets"
+        f"{plural(len(compare.budgets), 'budget')}, {plural(seeds, 'seed')} (one proxy per seed), "
+        f"{plural(compare.trainings, 'training')} per subset: at most {targets:,} targets"
     ]
-    how = f"80% power, Holm's hardest step of {tests}"
     if seeds < 2:
-        return "\n".join([*lines, "one seed shows no spread: no difference can be told from noise"])
+        lines.append(f"1 seed shows no spread and allows no verdict; a verdict needs {MIN_UNITS}")
+        return "\n".join(lines)
     if seeds < MIN_UNITS:
-        lines.append(f"{seeds} seeds give numbers, but no verdict: that takes {MIN_UNITS}")
+        lines.append(f"{seeds} seeds give differences but no verdict; a verdict needs {MIN_UNITS}")
+    how = f"80% power, strictest step of Holm's correction for {plural(tests, 'comparison')}"
     planned = {(str(budget), match) for budget in compare.budgets for match in compare.match}
     groups = [group for group in groups_of(seen) if (group.budget, group.match) in planned]
     spread = [(group, sds) for group in groups if (sds := _spreads(group))]
@@ -41,57 +47,73 @@ def plan(config: RunConfig, targets: int, seen: Sequence[ArmRecord]) -> str:
         sd = _pooled(list(sds.values()))
         least = detectable(sd, seeds, alpha=ALPHA / tests)
         text = (
-            f"budget {group.budget}, equal {group.match}: differences to {BASELINE} spread by "
-            f"{sd:.4f} nats (standard deviation over seeds so far{_range(sds)}); {seeds} seeds can "
-            f"show one of {least:.4f} ({how})"
+            f"budget {group.budget}, equal {group.match}: so far, differences to {BASELINE} have a "
+            f"standard deviation of {sd:.4f} nats over seeds{_range(sds)}; {seeds} seeds can "
+            f"detect a difference of {least:.4f} ({how})"
         )
         if compare.difference is not None:
-            wanted = pairs_needed(sd, compare.difference, alpha=ALPHA / tests)
-            text += f"; one of {compare.difference:g} takes {wanted:,}"
+            needed = pairs_needed(sd, compare.difference, alpha=ALPHA / tests)
+            text += f"; a difference of {compare.difference:g} needs {needed:,} seeds"
         lines.append(text)
     if not spread:
         least = detectable(1.0, seeds, alpha=ALPHA / tests)
         lines.append(
-            f"no spread has been measured here yet: {seeds} seeds can show a difference of "
-            f"{least:.1f} standard deviations of the paired differences ({how})"
+            f"no spread is known yet: {seeds} seeds can detect a difference of {least:.1f} "
+            f"standard deviations of the paired differences ({how})"
         )
     return "\n".join(lines)
 
 
 def say_so_far(records: Sequence[ArmRecord]) -> None:
-    """After each pair of seeds: the differences so far, a line a group."""
+    """Log the differences so far, one line per budget and match."""
     for group in groups_of(records):
         rows = [row for row in group.tables[0].rows if row.difference.mean is not None]
-        shown = ", ".join(f"{row.method} {difference(row)}" for row in rows)
+        shown = "; ".join(f"{row.method} {difference(row)}" for row in rows)
         logger.info(
-            f"budget {group.budget}, equal {group.match}, held-out loss less {BASELINE}'s: {shown}"
+            f"budget {group.budget}, equal {group.match}, held-out loss − {BASELINE}'s: {shown}"
         )
 
 
 def as_text(records: Sequence[ArmRecord]) -> str:
-    """The tables of the held-out loss, what they say, and what is not evaluated on."""
+    """Return the tables of the held-out loss, what they say, and what was not evaluated."""
     lines = []
     for group in groups_of(records):
         first = group.tables[0]
-        width = max(len(row.method) for row in first.rows)
         lines += ["", f"budget {group.budget}, equal {group.match}: {first.metric.words}"]
-        for row in first.rows:
-            cost = group.costs[row.method]
-            lines.append(
-                f"  {row.method:{width}}  {plus_minus(row.mean, row.standard_error)}  "
-                f"{difference(row):>22}  {row.runs} runs, {cost['examples']} examples"
-                + (f", {cost['shared']} of them {BASELINE}'s" if row.verdict else "")
-                + f", {cost['steps']} steps"
-                + (f"; {row.verdict}" if row.verdict else "")
+        lines += _aligned([_cells(row, group.costs[row.method]) for row in first.rows])
+        told = first.conclusions + first.caveats + first.controls + group.too_few
+        if first.errors:
+            listed = "; ".join(f"{method} {error:.4f}" for method, error in first.errors.items())
+            told.append(
+                "The intervals are over seeds, for these held-out examples. Standard error of one "
+                f"pair's difference over the examples: {listed}."
             )
-        lines += [f"  {each}" for each in first.sentences + first.controls + group.too_few]
+        lines += [f"  {each}" for each in told]
     lines += left_out_of(records)
     return "\n".join(lines[1:])
 
 
+def _cells(row: Row, cost: Mapping[str, str]) -> list[str]:
+    shared = f" ({cost['shared']} also in {BASELINE}'s)" if row.verdict else ""
+    return [
+        row.method,
+        plus_minus(row.mean, row.standard_error),
+        difference(row),
+        row.verdict or "baseline",
+        f"{cost['runs']} runs, {cost['examples']} examples{shared}, {cost['steps']} steps",
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in rows]
+
+
 def _spreads(group: Group) -> dict[str, tuple[float, int]]:
-    """Method -> standard deviation of a seed's difference of the loss, over all its trainings, and
-    its degrees of freedom; of those that show some."""
+    """Return method -> standard deviation of the loss difference over seeds, degrees of freedom.
+
+    A seed's difference is the mean over its trainings. Methods without spread are left out.
+    """
     return {
         row.method: (row.difference.standard_error * math.sqrt(row.units), row.units - 1)
         for row in group.tables[0].rows
@@ -100,12 +122,13 @@ def _spreads(group: Group) -> dict[str, tuple[float, int]]:
 
 
 def _pooled(spreads: Sequence[tuple[float, int]]) -> float:
+    """Pool standard deviations, weighted by their degrees of freedom."""
     return math.sqrt(sum(sd**2 * freedom for sd, freedom in spreads) / sum(f for _, f in spreads))
 
 
 def _range(sds: Mapping[str, tuple[float, int]]) -> str:
-    """Of several methods, the least and the largest spread."""
+    """Name the smallest and the largest standard deviation, if there are several."""
     if len(sds) < 2:
         return ""
     low, high = min(sds, key=sds.__getitem__), max(sds, key=sds.__getitem__)
-    return f", pooled over methods: of {low} {sds[low][0]:.4f}, of {high} {sds[high][0]:.4f}"
+    return f" (pooled; from {sds[low][0]:.4f} for {low} to {sds[high][0]:.4f} for {high})"

@@ -109,8 +109,6 @@ class ReportData:
     curves: Sequence[Curve] = ()
 
     steps: Sequence[int] | None = None  # [T], optimizer steps of the proxy's checkpoints
-    n_left_out: int = 0  # checkpoints not scored, since the clusters had stopped changing
-    agreement: float | None = None  # then: adjusted Rand index of the last two prefixes
     centers_KT: Sequence[Sequence[float]] | None = None  # [K, T], mean loss of each cluster
     cluster_sizes: Sequence[int] | None = None  # [K], examples
     cluster_chosen: Sequence[int] | None = None  # [K], chosen examples

@@ -56,7 +56,6 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         if groups in ("clusters", "clusters_by_source"):  # of others the centers are no losses
             clustered["explained_variance_level"] = clusters.info["level_share"]
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
-    losses = done["losses"].info
     trained = [("proxy", None, done["proxy"].info["history"])]
     trained += [(arm["selector"], arm["seed"], arm["history"]) for arm in arms]
     return ReportData(
@@ -83,8 +82,6 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         length_subset=of_subset,
         curves=[Curve(name, seed, *zip(*history, strict=True)) for name, seed, history in trained],
         steps=done["trajectories"].info["steps"],
-        n_left_out=len(losses.get("left_out", ())),
-        agreement=(losses.get("adjusted_rand") or [None])[-1],
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         arms=arms_of(arms),
         left_out=list(dict.fromkeys(text for arm in arms for text in arm["left_out"])),

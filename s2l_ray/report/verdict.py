@@ -1,4 +1,4 @@
-"""Did a run's selector beat the baseline? Arms paired by seed, as a table and in words."""
+"""The comparison of a run's selector with the baseline: arms paired by seed, table and verdict."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from s2l_ray.report.data import Arm
 
 
+MAX_TOKEN_GAP = 0.02  # of two subsets that count as equal in tokens
+
+
 class Summary(NamedTuple):
-    """One selector over its seeds; `difference` is paired by seed, selector − baseline."""
+    """One selector over its seeds. `difference` is selector − baseline, paired by seed."""
 
     selector: str
     n_seeds: int
@@ -31,7 +34,7 @@ class Summary(NamedTuple):
 
 
 def differences(pairs: Sequence[tuple[Arm, Arm]], source: str | None = None) -> list[float]:
-    """Held-out loss, main − baseline, of the pairs in which both are finite."""
+    """Return the differences in held-out loss, main − baseline, of pairs with finite losses."""
 
     def loss(arm: Arm) -> float:
         return arm.loss if source is None else arm.loss_by_source.get(source, math.nan)
@@ -41,7 +44,7 @@ def differences(pairs: Sequence[tuple[Arm, Arm]], source: str | None = None) -> 
 
 
 def summarize(arms: Sequence[Arm], baseline: str) -> list[Summary]:
-    """One row per selector, in order of appearance."""
+    """Return one row per selector, in order of appearance."""
     rows = []
     for selector in dict.fromkeys(arm.selector for arm in arms):
         mine = [arm for arm in arms if arm.selector == selector]
@@ -59,7 +62,7 @@ def summarize(arms: Sequence[Arm], baseline: str) -> list[Summary]:
 def means(
     arms: Sequence[Arm], values: Callable[[Arm], Mapping[str, float]]
 ) -> dict[str, list[tuple[float | None, float | None]]]:
-    """Name -> mean and standard error over seeds of each selector, in the order of `summarize`."""
+    """Return name -> mean and standard error of each selector, in the order of `summarize`."""
     selectors = list(dict.fromkeys(arm.selector for arm in arms))
     found: dict[str, dict[str, list[float]]] = {}
     for arm in arms:
@@ -69,7 +72,7 @@ def means(
 
 
 def other_measures(arms: Sequence[Arm]) -> list[str]:
-    """What else was measured, a line each: mean ± standard error over seeds of each selector."""
+    """Return one line per other metric, with mean ± standard error of each selector."""
     selectors = dict.fromkeys(arm.selector for arm in arms)
     found = []
     for name, cells in means(arms, lambda arm: arm.others).items():
@@ -79,71 +82,71 @@ def other_measures(arms: Sequence[Arm]) -> list[str]:
 
 
 def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
-    """Did `main` beat `baseline`? In plain words, with the numbers, and no more than they carry.
+    """Say whether `main` beat `baseline`, with the numbers.
 
-    From five pairs on, a difference counts if the 95% interval (Student's t over the pairs) leaves
-    out zero; with fewer, or with the same difference in all of them, which tells nothing of the
-    noise, the numbers are given without a verdict.
+    With `MIN_UNITS` pairs or more, the verdict is that of the 95% interval (Student's t over the
+    pairs). With fewer, or with the same difference in all pairs, there are numbers but no verdict.
     """
     if main == baseline:
-        return f"The selector of this run is {baseline}, the baseline: nothing to compare it with."
+        return f"The selector of this run is {baseline}, the baseline: there is no comparison."
     pairs = paired(arms, main, baseline)
     found = differences(pairs)
-    n, n_left_out = len(found), len(pairs) - len(found)
-    notes = _costs_note(pairs)
-    if len(pairs) > 1:
-        notes += " All pairs have one proxy; jobs/compare.py trains one for each seed."
-    if n_left_out:
-        notes += f" Left out: {plural(n_left_out, 'pair')} in which a loss is not finite."
+    n = len(found)
+    notes = " ".join(["", *_notes(pairs, len(pairs) - n)])
     mean, error, low, high, _ = interval(found)
     if mean is None:
         return (
-            f"Whether {main} helps was not measured: there is no pair of targets of {main} and "
-            f"{baseline} with the same seed and finite losses.{notes}"
+            f"Whether {main} helps was not measured: no pair of targets of {main} and {baseline} "
+            f"has the same seed and finite losses.{notes}"
         )
     size = f"{abs(mean):.4f}" + ("" if error is None else f" ± {error:.4f}")
-    heldout = "on the same held-out examples"
-    errors = [main.error_over_examples for main, _ in pairs]
-    known = [each for each in errors if each is not None and math.isfinite(each)]
-    if known:
-        heldout += f", over which one pair's difference has a standard error of {median(known):.4f}"
-    basis = f"mean ± standard error over {n} pairs of targets with the same seed, all {heldout}"
     direction = "lower" if mean < 0 else "higher"
+    basis = f"mean ± standard error over {n} pairs of targets with the same seed"
+    if n == 1:
+        basis = "one pair of targets with the same seed, so no standard error over seeds"
     if n < MIN_UNITS or error is None or low is None or high is None:
-        if n == 1:
-            basis = "one pair of targets with the same seed, so no standard error over seeds"
-            basis += f", {heldout}"
-        lead = f"{main} did not beat {baseline} here" if mean >= 0 else "No verdict"
+        lead = f"{main} did not beat {baseline} in this run" if mean >= 0 else "No verdict"
         gap = "the same as" if mean == 0 and not error else f"{size} {direction} than"
-        wanted = f"at least {MIN_UNITS}" if n < MIN_UNITS else "some spread among them"
+        needed = f"at least {MIN_UNITS} pairs" if n < MIN_UNITS else "some spread among the pairs"
         return (
-            f"{lead}: the held-out loss of {main} is {gap} that of {baseline} ({basis}). "
-            f"{'One pair' if n == 1 else f'{n} pairs'} cannot support a verdict about which of "
-            f"the two is better; that takes {wanted}.{notes}"
+            f"{lead}: the held-out loss of {main} is {gap} that of {baseline} ({basis}). A verdict "
+            f"needs {needed}.{notes}"
         )
-    reach = f"95% interval {signed(low)} to {signed(high)}"
-    if high < 0:
+    basis += f"; 95% interval {signed(low)} to {signed(high)}"
+    if low <= 0 <= high:
         return (
-            f"{main} beat {baseline}: its held-out loss is {size} lower ({basis}; {reach}).{notes}"
+            f"{main} is not distinguishable from {baseline}: its held-out loss differs by "
+            f"{signed(mean)} ± {error:.4f} ({basis}).{notes}"
         )
-    if low > 0:
-        return (
-            f"{main} did NOT beat {baseline}; it is worse: its held-out loss is {size} higher "
-            f"({basis}; {reach}).{notes}"
-        )
+    word = "better" if high < 0 else "worse"
     return (
-        f"{main} did not beat {baseline} beyond noise: its held-out loss differs by "
-        f"{signed(mean)} ± {error:.4f} ({basis}; {reach}, which holds zero).{notes}"
+        f"{main} is {word} than {baseline}: its held-out loss is {size} {direction} "
+        f"({basis}).{notes}"
     )
 
 
-def _costs_note(pairs: Sequence[tuple[Arm, Arm]]) -> str:
-    """What else differs between the two: steps at all, tokens by more than 2%."""
-    note = ""
+def _notes(pairs: Sequence[tuple[Arm, Arm]], n_left_out: int) -> list[str]:
+    """Return what to know beside the numbers: other examples, unequal training, shared proxy."""
+    found = []
+    errors = [main.error_over_examples for main, _ in pairs]
+    if known := [error for error in errors if error is not None and math.isfinite(error)]:
+        found.append(
+            "The held-out examples are the same for all targets; over them, one pair's difference "
+            f"has a standard error of {median(known):.4f}."
+        )
     if any(main.n_steps != baseline.n_steps for main, baseline in pairs):
-        mine, other = (span([pair[side].n_steps for pair in pairs]) for side in (0, 1))
-        note += f" Mind that they trained for unequal numbers of steps ({mine} against {other})."
-    if any(abs(main.n_tokens / baseline.n_tokens - 1) > 0.02 for main, baseline in pairs):
-        mine, other = (span([pair[side].n_tokens for pair in pairs]) for side in (0, 1))
-        note += f" Mind that their subsets have unequal numbers of tokens ({mine} against {other})."
-    return note
+        found.append(f"The targets differ in steps: {_both(pairs, 'n_steps')}.")
+    if any(abs(main.n_tokens / baseline.n_tokens - 1) > MAX_TOKEN_GAP for main, baseline in pairs):
+        found.append(f"The subsets differ in tokens: {_both(pairs, 'n_tokens')}.")
+    if len(pairs) > 1:
+        found.append("All pairs share one proxy; jobs/compare.py trains one per seed.")
+    if n_left_out:
+        found.append(f"Left out because a loss is not finite: {plural(n_left_out, 'pair')}.")
+    return found
+
+
+def _both(pairs: Sequence[tuple[Arm, Arm]], name: str) -> str:
+    sides = zip(*pairs, strict=True)
+    return ", ".join(
+        f"{arms[0].selector} {span([getattr(arm, name) for arm in arms])}" for arms in sides
+    )

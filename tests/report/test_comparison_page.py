@@ -56,22 +56,21 @@ def test_the_table_by_hand():
     [group] = page.groups_of(records())
     assert (group.budget, group.match) == ("11%", "examples")
     assert group.costs["s2l"] == {
-        "examples": "40", "shared": "30–34%", "steps": "4", "trained_tokens": "1,800–1,804"
+        "examples": "40", "shared": "30–34%", "steps": "4", "trained_tokens": "1,800–1,804",
+        "runs": "5",
     }  # fmt: skip
     keys = [table.metric.key for table in group.tables]
     assert keys == ["loss", "macro", "by_source/a", f"by_source/{HOSTILE}", "exact_match/sums"]
     words = [table.metric.words for table in group.tables]
-    assert words[2] == "held-out loss of a (30 examples)" and words[3].endswith("(1 example)")
+    assert words[2] == "held-out loss on a (30 examples)" and words[3].endswith("(1 example)")
     s2l, random = group.tables[0].rows
     differences = -0.1 - 0.001 * np.arange(5)
     assert s2l.difference.mean == pytest.approx(differences.mean())
     assert s2l.difference.standard_error == pytest.approx(differences.std(ddof=1) / math.sqrt(5))
     assert (s2l.verdict, random.verdict) == ("better", None)
     assert [table.errors for table in group.tables[:3]] == [{"s2l": pytest.approx(0.03)}, {}, {}]
-    told = "the difference of one pair has a standard error, too: s2l 0.0300."
-    assert told in group.tables[0].sentences[-1]
-    assert told not in " ".join(group.tables[1].sentences)
-    # Of a share answered right, more is better.
+    assert "pair's difference over the examples: s2l 0.0300." in text.as_text(records())
+    # A higher share of correct answers is better.
     assert group.tables[-1].rows[0].difference.mean == pytest.approx(0.2)
     # No seed repeats: nothing tells the selection's spread from the training's.
     assert group.tables[0].spreads == {}
@@ -111,12 +110,12 @@ def test_text_tells_numbers_and_verdict():
     said = text.as_text(records())
     [line] = [line for line in said.splitlines() if line.strip().startswith("s2l")]
     mean = np.mean([r["loss"] for r in records() if r["method"] == "s2l"])
-    assert f"{mean:.4f}" in line and "−0.1020" in line and line.endswith("better")
+    assert f"{mean:.4f}" in line and "−0.1020 [" in line and "  better  " in line
     assert "left out" not in said
     told = text.as_text([record | {"left_out": ["3 of 6 left out"]} for record in records()])
     assert told == f"{said}\n3 of 6 left out"
     few = text.as_text(records(seeds=3))
-    assert "No verdict on s2l" in few and "at least 5 selection seeds" in few
+    assert "No verdict: s2l −0.1" in few and "at least 5 selection seeds" in few
 
 
 def test_a_selector_with_too_few_examples_is_told_and_left_out(monkeypatch):
@@ -139,12 +138,12 @@ def test_plan_says_what_the_seeds_can_show():
     said = text.plan(settings, 15, seen)
     sd = np.std(0.001 * np.arange(5), ddof=1)
     assert f"{sd:.4f} nats" in said
-    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in said
-    assert f"one of 0.001 takes {pairs_needed(sd, 0.001, alpha=0.025):,}" in said
+    assert f"detect a difference of {detectable(sd, 5, alpha=0.025):.4f} (80% power" in said
+    assert f"a difference of 0.001 needs {pairs_needed(sd, 0.001, alpha=0.025):,} seeds" in said
     other = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], budgets=["38%"])
-    assert "no spread has been measured here yet" in text.plan(other, 15, seen)
-    assert "one seed shows no spread" in text.plan(config(seeds=[1]), 1, [])
-    assert "4 seeds give numbers, but no verdict" in text.plan(config(seeds=[0, 1, 2, 3]), 1, [])
+    assert "no spread is known yet" in text.plan(other, 15, seen)
+    assert "1 seed shows no spread" in text.plan(config(seeds=[1]), 1, [])
+    assert "4 seeds give differences but no verdict" in text.plan(config(seeds=[0, 1, 2, 3]), 1, [])
 
 
 def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
@@ -156,7 +155,9 @@ def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
     ]
     settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], trainings=2)
     sd = np.std(0.001 * np.arange(5), ddof=1)
-    assert f"one of {detectable(sd, 5, alpha=0.025):.4f}" in text.plan(settings, 30, twice)
+    assert f"detect a difference of {detectable(sd, 5, alpha=0.025):.4f} (80% power" in text.plan(
+        settings, 30, twice
+    )
     # Another method with the first two seeds alone: one degree of freedom beside four.
     also = [
         record | {"method": "longest", "loss": record["loss"] + 0.01 * record["selection_seed"]}
@@ -166,8 +167,8 @@ def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
     other = 0.009 / math.sqrt(2)  # of -0.1 and -0.091
     pooled = math.sqrt((4 * sd**2 + other**2) / 5)
     said = text.plan(settings, 30, records() + also)
-    assert f"spread by {pooled:.4f} nats" in said
-    assert f"pooled over methods: of s2l {sd:.4f}, of longest {other:.4f})" in said
+    assert f"standard deviation of {pooled:.4f} nats" in said
+    assert f"(pooled; from {sd:.4f} for s2l to {other:.4f} for longest)" in said
 
 
 def test_the_spread_seen_is_of_as_many_trainings_and_of_the_same_held_out_share():
@@ -204,14 +205,15 @@ def test_a_selection_is_held_against_its_controls():
         ]
     [group] = page.groups_of(found)
     assert group.tables[0].controls == [
-        "s2l less loss_strata (the same without clusters): −0.0220 [−0.0240, −0.0200], 5 pairs, "
-        "not corrected.",
-        "s2l less random_shares (random examples in its shares of the sources): −0.0420 "
-        "[−0.0440, −0.0400], 5 pairs, not corrected.",
+        "s2l − loss_strata (strata of the mean loss instead of clusters): −0.0220 "
+        "[−0.0240, −0.0200] (5 pairs, not corrected).",
+        "s2l − random_shares (random examples, the same shares of sources): −0.0420 "
+        "[−0.0440, −0.0400] (5 pairs, not corrected).",
     ]
     assert page.groups_of(records())[0].tables[0].controls == []
     said = text.as_text(found)
-    assert "s2l less random_shares" in said and "40 examples, 30–34% of them random's, 4 st" in said
+    assert "s2l − random_shares" in said
+    assert "40 examples (30–34% also in random's), 4 steps" in said
 
 
 def test_an_error_over_examples_is_of_the_difference_to_its_own_budget_s_baseline(monkeypatch):

@@ -59,7 +59,7 @@ def cost_rows(data: ReportData) -> tuple[str, list[str]]:
 def test_cost_of_a_run() -> None:
     data = report_data()
     lead, rows = cost_rows(data)
-    assert "For this one, of 1,000,000, it is 60.0% less." in lead
+    assert "For this target (1,000,000) they cost 60.0% less." in lead
     assert rows == [
         "Stage|Time|CPU time|Operations",
         "proxy|1 h 06 min|2 h 13 min|6.00e+09",
@@ -72,7 +72,7 @@ def test_cost_of_a_run() -> None:
     on_gpus = [data.cost.steps[0]._replace(gpu_seconds=4000.0), *data.cost.steps[1:]]
     cost = dataclasses.replace(data.cost, steps=on_gpus, parameters=None)
     lead, rows = cost_rows(dataclasses.replace(data, cost=cost))
-    assert "more than 333,000 parameters." in lead and "this one" not in lead
+    assert "more than 333,000 parameters." in lead and "this target" not in lead
     assert rows[0] == "Stage|Time|CPU time|GPU time|Operations"
     assert rows[1] == "proxy|1 h 06 min|2 h 13 min|1 h 06 min|6.00e+09"
     assert [row.split("|")[0] for row in rows[2:]] == ["losses", "clusters", "Selection"]

@@ -1,4 +1,7 @@
-"""What the figures share: colours, and axes that are easy to read."""
+"""Colours and axes that the figures share.
+
+Okabe and Ito's palette and viridis suit any kind of colour vision.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from s2l_ray.analysis.statistics import interval
 from s2l_ray.report.figures.svg import label
 
 MAIN, WORSE, GREY = "#0072B2", "#D55E00", "#8a8a8a"
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
-MAX_DECADES_LINEAR = 1.3  # losses that span more are drawn on a logarithmic axis
+MAX_DECADES_LINEAR = 1.3  # losses that span more get a logarithmic axis
 
 
 def mean_and_error(axes: Axes, values: Sequence[float], row: int, color: str) -> None:
+    """Draw the mean of `values` and its standard error."""
     mean, error, *_ = interval(values)
     if mean is not None:
         bar: dict[str, Any] = {"capsize": 4, "linewidth": 2, "markersize": 7, "markeredgewidth": 2}
@@ -25,13 +29,13 @@ def mean_and_error(axes: Axes, values: Sequence[float], row: int, color: str) ->
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Named rows, the first on top."""
+    """Name the rows of the y axis, the first on top."""
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def legend(axes: Axes) -> None:
-    """A legend above the plot, where it hides nothing."""
+    """Put the legend above the plot, where it hides nothing."""
     handles, texts = axes.get_legend_handles_labels()
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
     ncols = 2 if max(map(len, texts), default=0) > 12 else 3
@@ -39,9 +43,15 @@ def legend(axes: Axes) -> None:
         line.set_alpha(1)
 
 
+def step_axis(axes: Axes, text: str) -> None:
+    """Label the x axis and keep its ticks at whole steps."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.set_xlabel(text)
+
+
 def loss_axis(axes: Axes, losses: np.ndarray) -> None:
-    """Logarithmic where losses span too much for a linear axis."""
-    axes.set_ylabel("loss (nats per token)")
+    """Label the y axis; make it logarithmic if `losses` span too much for a linear one."""
+    axes.set_ylabel("loss (nats per label token)")
     low, high = np.nanmin([*losses, np.inf]), np.nanmax([*losses, 0])
     if 0 < low < high and np.log10(high / low) > MAX_DECADES_LINEAR:
         log_axis(axes, "y", low, high)
@@ -60,6 +70,6 @@ def log_axis(axes: Axes, which: str, low: float, high: float) -> None:
 
 
 def finite(values: Sequence) -> np.ndarray:
-    """As floats, infinities as NaN, which a plot leaves out."""
+    """Return floats with infinities as NaN, which a plot leaves out."""
     array = np.asarray(values, dtype=float)
     return np.where(np.isinf(array), np.nan, array)

@@ -13,8 +13,10 @@ from s2l_ray.report.figures.svg import INK, to_svg
 
 
 def purities(purity: Mapping[str, Any]) -> str:
-    """Share of the most common topic in each group of examples, the purest groups first, as wide
-    as they are large. purity: of diagnosis.diagnose."""
+    """Draw the share of the most common topic in each group, the purest groups first.
+
+    The width of a group is its share of the examples. purity: from pipeline.diagnosis.diagnose.
+    """
     groups = (
         ("trajectories", "clusters of trajectories", MAIN),
         ("features", "clusters of features", OTHERS[2]),
@@ -28,9 +30,9 @@ def purities(purity: Mapping[str, Any]) -> str:
             edges = np.cumsum([0, *sizes_K[order]]) / sizes_K.sum()
             line = axes.stairs(100 * shares_K[order], 100 * edges, baseline=None, label=text)
             line.set(color=color, linewidth=2)
-        axes.axhline(100 * purity["largest"], color=INK, linestyle=":", label="whole corpus")
+        axes.axhline(100 * purity["largest"], color=INK, linestyle=":", label="corpus")
         axes.set(xlim=(0, 100), ylim=(0, 102))
-        axes.set_xlabel("share of examples, those in the purest groups first (%)")
+        axes.set_xlabel("examples, purest groups first (%)")
         axes.set_ylabel("most common topic (%)")
         legend(axes)
 

@@ -1,7 +1,7 @@
 """The figures of a run's page.
 
-Every function takes the whole `ReportData` and returns an `<svg>` element as text, or "" if the
-run has nothing to draw.
+Each function takes the whole `ReportData` and returns an `<svg>` element as text, or "" if there is
+nothing to draw.
 
 Shape suffixes: T checkpoints, K clusters, P points of a curve.
 """
@@ -30,13 +30,14 @@ from s2l_ray.report.figures.axes import (
     loss_axis,
     mean_and_error,
     name_rows,
+    step_axis,
 )
 from s2l_ray.report.figures.svg import INK, label, to_svg
 from s2l_ray.report.verdict import differences
 
 MAX_POINTS = 200  # of one training curve
-MANY_CURVES = 12  # training curves drawn thinner
-MAX_DIRECT = 40  # clusters drawn as single lines; more are a dense plot
+MANY_CURVES = 12  # more training curves get thinner lines
+MAX_LINES = 40  # more clusters get thinner lines and the quantiles of all examples
 QUANTILE_LINES = (  # row of loss_quantiles_5T, label, line style, line width
     (2, "median of all examples", "--", 2.0),
     (1, "25% and 75%", "-", 1.2),
@@ -47,7 +48,7 @@ QUANTILE_LINES = (  # row of loss_quantiles_5T, label, line style, line width
 
 
 def comparison(data: ReportData) -> str:
-    """Held-out loss of every arm, with mean and standard error of each selector."""
+    """Draw the held-out loss of every arm, and mean and standard error of each selector."""
     selectors = list(dict.fromkeys(arm.selector for arm in data.arms))
     if not selectors:
         return ""
@@ -62,14 +63,14 @@ def comparison(data: ReportData) -> str:
             )
             mean_and_error(axes, loss, row, color)
         name_rows(axes, selectors)
-        axes.set_xlabel("held-out loss (nats per token), lower is better")
+        axes.set_xlabel("held-out loss (nats per label token)")
 
     height = 1.1 + 0.42 * len(selectors)
     return to_svg(draw, name="comparison", height=height, aria_label="Held-out loss by selector")
 
 
 def differences_by_source(data: ReportData) -> str:
-    """Paired difference in held-out loss between the run's selector and the baseline."""
+    """Draw the paired difference in held-out loss to the baseline, by source."""
     pairs = paired(data.arms, data.selector, BASELINE)
     by_source = {name: differences(pairs, name) for name in evaluated_sources(data)}
     found = {name: values for name, values in by_source.items() if values}
@@ -88,7 +89,7 @@ def differences_by_source(data: ReportData) -> str:
 
 
 def sources(data: ReportData) -> str:
-    """Share of each source in the corpus and in the subset."""
+    """Draw the share of each source in the corpus and in the subset."""
     corpus, subset = data.corpus_by_source, data.subset_by_source or {}
     n_corpus, n_subset = sum(corpus.values()), sum(subset.values())
     if not n_corpus or not n_subset:
@@ -107,34 +108,37 @@ def sources(data: ReportData) -> str:
         axes.set_xlabel("share of examples (%)")
         legend(axes)
 
-    aria_label = "Share of each source in corpus and subset"
+    aria_label = "Share of each source in the corpus and in the subset"
     return to_svg(draw, name="sources", height=1.25 + 0.27 * len(names), aria_label=aria_label)
 
 
 def clusters(data: ReportData) -> str:
-    """Chosen examples against size, one point per cluster, on logarithmic axes."""
+    """Draw chosen examples against size, one point per cluster, on logarithmic axes."""
     if data.cluster_sizes is None or data.cluster_chosen is None or not len(data.cluster_sizes):
         return ""
     sizes_K, chosen_K = np.asarray(data.cluster_sizes), np.asarray(data.cluster_chosen)
-    few = len(sizes_K) <= MAX_DIRECT
+    few = len(sizes_K) <= MAX_LINES
 
     def draw(axes: Axes) -> None:
         top = max(1, int(chosen_K.max()))
-        axes.plot([0, top], [0, top], color=GREY, linestyle="--", label="all of the cluster")
+        # From 1, not 0, which a logarithmic axis does not have; many points, since a line is
+        # straight only between points on axes of two kinds.
+        whole = np.geomspace(1, top, 50)
+        axes.plot(whole, whole, color=GREY, linestyle="--", label="whole cluster chosen")
         points = axes.plot(sizes_K, chosen_K, "o", color=MAIN, markeredgewidth=0)[0]
         points.set(markersize=7 if few else 4, alpha=0.85 if few else 0.4)
         log_axis(axes, "x", max(1, sizes_K.min()), max(1, sizes_K.max()))
         log_axis(axes, "y", chosen_K.min(), top)
         axes.set_xlabel("examples in the cluster")
-        axes.set_ylabel("chosen")
+        axes.set_ylabel("chosen examples")
         legend(axes)
 
-    aria_label = "Chosen examples against size of each cluster"
+    aria_label = "Chosen examples against the size of each cluster"
     return to_svg(draw, name="clusters", height=3.2, aria_label=aria_label)
 
 
 def lengths(data: ReportData) -> str:
-    """Histogram of token lengths, corpus and subset, each as a share of its examples."""
+    """Draw the histograms of tokens per example in the corpus and in the subset."""
     if data.length_edges is None or data.length_corpus is None or not np.sum(data.length_corpus):
         return ""
     edges, counts = np.asarray(data.length_edges), data.length_corpus
@@ -150,23 +154,23 @@ def lengths(data: ReportData) -> str:
         axes.set_ylabel("share of examples (%)")
         legend(axes)
 
-    return to_svg(draw, name="lengths", height=3.2, aria_label="Token lengths of corpus and subset")
+    return to_svg(draw, name="lengths", height=3.2, aria_label="Tokens per example")
 
 
 def losses(data: ReportData) -> str:
-    """Mean loss of each cluster over the proxy's checkpoints, coloured by its level."""
+    """Draw the mean loss of each cluster over the proxy's checkpoints, coloured by its level."""
     if data.steps is None or data.centers_KT is None or not len(data.centers_KT):
         return ""
     steps_T, centers_KT = np.asarray(data.steps), finite(data.centers_KT)
     quantiles_5T = None if data.loss_quantiles_5T is None else finite(data.loss_quantiles_5T)
-    few = len(centers_KT) <= MAX_DIRECT
+    few = len(centers_KT) <= MAX_LINES
 
     def draw(axes: Axes) -> None:
         level_K = np.nan_to_num(centers_KT).mean(axis=1)
         rank_K = np.argsort(np.argsort(level_K, kind="stable")) / max(1, len(level_K) - 1)
-        colors = matplotlib.colormaps["viridis"](0.88 * rank_K)
+        colors = matplotlib.colormaps["viridis"](0.85 * rank_K)
         lines = [np.column_stack([steps_T, center_T]) for center_T in centers_KT]
-        width, alpha = (1.8, 0.95) if few else (0.6, 0.25)
+        width, alpha = (1.8, 0.95) if few else (0.8, 0.5)
         axes.add_collection(LineCollection(lines, colors=colors, linewidths=width, alpha=alpha))
         if len(steps_T) == 1:
             axes.scatter(np.repeat(steps_T, len(lines)), centers_KT[:, 0], c=colors, s=16)
@@ -181,19 +185,19 @@ def losses(data: ReportData) -> str:
             legend(axes)
         axes.autoscale_view()
         loss_axis(axes, np.concatenate(shown))
-        axes.set_xlabel("optimizer step of the proxy")
+        step_axis(axes, "optimizer step of the proxy")
 
     aria_label = f"Mean loss of {len(centers_KT):,} clusters over the checkpoints of the proxy"
     return to_svg(draw, name="losses", height=4.6, aria_label=aria_label)
 
 
 def training(data: ReportData) -> str:
-    """Training loss of the proxy over its steps."""
+    """Draw the training loss of the proxy."""
     return _training(data, [curve for curve in data.curves if curve.name == "proxy"], "proxy")
 
 
 def targets(data: ReportData) -> str:
-    """Training loss of the targets over their steps, one colour per selector."""
+    """Draw the training loss of the targets, one colour per selector."""
     return _training(data, [curve for curve in data.curves if curve.name != "proxy"], "targets")
 
 
@@ -213,7 +217,7 @@ def _training(data: ReportData, curves: Sequence[Curve], whose: str) -> str:
             line.set(linewidth=width, alpha=0.7)
             named.add(name)
         loss_axis(axes, np.concatenate([losses_P for _, _, losses_P in thinned]))
-        axes.set_xlabel("optimizer step")
+        step_axis(axes, "optimizer step")
         if whose == "targets":
             legend(axes)
 
@@ -222,7 +226,7 @@ def _training(data: ReportData, curves: Sequence[Curve], whose: str) -> str:
 
 
 def _thin(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [P] and losses [P], P <= MAX_POINTS, as means over equal windows of the curve."""
+    """Return steps [P] and losses [P], P <= MAX_POINTS, as means over windows of equal length."""
     starts = np.arange(0, len(curve.steps), -(-len(curve.steps) // MAX_POINTS))
     sizes = np.diff([*starts, len(curve.steps)])
     steps, values = np.asarray(curve.steps, float), finite(curve.losses)
@@ -230,7 +234,7 @@ def _thin(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _color(data: ReportData, selector: str) -> str:
-    """The same colour for a selector in all figures."""
+    """Return a selector's colour, the same in all figures."""
     if selector in (data.selector, BASELINE):
         return MAIN if selector == data.selector else GREY
     names = [*(arm.selector for arm in data.arms), *(curve.name for curve in data.curves)]

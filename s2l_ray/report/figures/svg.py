@@ -1,7 +1,7 @@
-"""From a matplotlib figure to an `<svg>` element that may stand in an HTML page.
+"""Turn a matplotlib figure into an `<svg>` element for an HTML page.
 
-Labels are untrusted: none is parsed as math, all are escaped by the XML writer. Text stays text
-(small, searchable, and scripts that matplotlib's font lacks are left to the reader's fonts).
+Labels are untrusted: none is parsed as math, and the XML writer escapes all. Text stays text: it is
+small and searchable, and the reader's fonts show scripts that matplotlib's font lacks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from s2l_ray.report.html import printable
 
 INK = "#333333"
-WIDTH = 6.0  # inches; the page scales it, from a phone to half a desktop's width
+WIDTH = 5.6  # inches; the page scales it
 MAX_LABEL_CHARS = 26
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -43,7 +43,7 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-# Direction controls would turn round what follows them on the line; a label has no use for them.
+# Direction controls would reverse the rest of the line.
 _DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -54,17 +54,17 @@ _ATTRIBUTES_WITH_COORDINATES = ("d", "points", "x", "y", "transform")
 
 
 def label(text: str, limit: int = MAX_LABEL_CHARS) -> str:
-    """`text` as one short line that a figure can show."""
+    """Return `text` as one short line that a figure can show."""
     text = " ".join(_DIRECTION.sub("", printable(text)).split())
     text = text if len(text) <= limit else text[: limit - 1] + "…"
-    # A legend leaves out what begins with an underscore: put a space of no width before it.
+    # A legend leaves out labels that begin with an underscore, but not after a zero-width space.
     return f"\u200b{text}" if text.startswith("_") else text
 
 
 def to_svg(draw: Callable[[Axes], None], *, name: str, height: float, aria_label: str) -> str:
-    """Let `draw` fill the axes of a new figure of `height` inches; return it as `<svg>`.
+    """Let `draw` fill the axes of a new figure of `height` inches, and return it as `<svg>`.
 
-    `name` must be unique on the page (ids begin with it); `aria_label` says what is to be seen.
+    `name` must be unique on the page: ids begin with it. `aria_label` describes the figure.
     """
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -81,7 +81,7 @@ def to_svg(draw: Callable[[Axes], None], *, name: str, height: float, aria_label
 
 
 def _strip(root: ElementTree.Element, name: str) -> ElementTree.Element:
-    """Take out namespaces, style sheet and unused ids; prefix the others; round coordinates."""
+    """Remove namespaces, style sheet and unused ids; prefix other ids; round coordinates."""
     values = [value for element in root.iter() for value in element.attrib.values()]
     used = {match for value in values for match in re.findall(r"#([\w-]+)", value)}
     for element in root.iter():
