@@ -153,8 +153,7 @@ def pipeline(config: RunConfig) -> None:
     """
     from s2l_ray.pipeline import subset, targets
     from s2l_ray.report import gather
-    from s2l_ray.report.findings import others_in_words
-    from s2l_ray.report.page import verdict
+    from s2l_ray.report.verdict import other_measures, verdict
 
     def compared(run: Run) -> str:
         subset.prepare(run)
@@ -163,7 +162,7 @@ def pipeline(config: RunConfig) -> None:
         arms = targets.compare_baselines(run)
         page = gather.write(run, selection, arms)
         shown = gather.arms_of(arms)
-        said = [verdict(shown, main=config.selection.selector), *others_in_words(shown)]
+        said = [verdict(shown, main=config.selection.selector), *other_measures(shown)]
         return "\n".join([*said, f"selection: {selection.path}", f"report: {page}"])
 
     with subset.Run.start(config) as run:
@@ -188,11 +187,12 @@ def compare(config: RunConfig) -> None:
     from s2l_ray.pipeline import comparison
     from s2l_ray.pipeline.run import Run
     from s2l_ray.report import comparison_page as page
+    from s2l_ray.report import comparison_text as text
 
     with Run.start(config) as run:
-        print(page.plan(config, comparison.num_targets(config), comparison.known(run)))
-        records = run.finish(lambda run: comparison.compare(run, page.say_so_far))
-        print(page.as_text(records))
+        print(text.plan(config, comparison.num_targets(config), comparison.known(run)))
+        records = run.finish(lambda run: comparison.compare(run, text.say_so_far))
+        print(text.as_text(records))
         print(f"report: {page.write(run, records)}")
 
 

@@ -23,7 +23,7 @@ class Metric(NamedTuple):
 def metrics_of(records: Sequence[ArmRecord]) -> list[Metric]:
     """Return the metrics that every record has."""
     known = [
-        Metric("loss", "held-out loss, nats per label token"),
+        Metric("loss", "held-out loss, nats per response token"),
         Metric("macro", "held-out loss, mean over sources"),
         Metric("answer_loss", "held-out loss on answer tokens"),
         Metric("answer_macro", "held-out loss on answer tokens, mean over sources"),
