@@ -46,8 +46,9 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenize
 
 from benchmarks import machine
 from s2l_ray.config import CorpusConfig, PromptConfig
-from s2l_ray.corpus.bad_row import BadRow, Turns
-from s2l_ray.corpus.shapes import detect, parse
+from s2l_ray.corpus.columns import detect
+from s2l_ray.corpus.rows import BadRow, Turns
+from s2l_ray.corpus.shapes import parse
 from s2l_ray.corpus.tokenization import encode_table
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.scoring import scorer

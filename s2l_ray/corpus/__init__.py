@@ -1,1 +1,5 @@
-"""Sources, row shapes, parsing, templates, tokenization, the demo corpus."""
+"""From sources of any shape to tokens: reading, parsing, ids, templates, tokenization.
+
+sources.py finds files, reading.py reads their rows, columns.py and shapes.py make turns of them,
+parsing.py and ingest.py run this on Ray, templates.py and tokenization.py make tokens.
+"""

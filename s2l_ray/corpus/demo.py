@@ -1,4 +1,4 @@
-"""The demo corpus: made-up instruction data with sources of unequal size and difficulty."""
+"""The demo corpus: synthetic instructions from sources of unequal size and difficulty."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from s2l_ray.corpus.demo_problems import (
     unit_conversion,
 )
 
-# The weights add up to 6000, the default size: there they are the sizes of the sources.
+# The weights add up to 6000, the default size, so they are then the sizes of the sources.
 SOURCES: dict[str, tuple[Callable[[Random], Problem], int]] = {
     "addition_subtraction": (addition_subtraction, 1500),
     "multiplication": (multiplication, 860),
@@ -50,7 +50,7 @@ SOURCES: dict[str, tuple[Callable[[Random], Problem], int]] = {
 
 
 def source_sizes(num_examples: int) -> dict[str, int]:
-    """Split `num_examples` by weight: rounded down, the rest to the largest remainders."""
+    """Split `num_examples` by weight, rounded by largest remainder."""
     total = sum(weight for _, weight in SOURCES.values())
     shares = {name: divmod(num_examples * w, total) for name, (_, w) in SOURCES.items()}
     left = num_examples - sum(share for share, _ in shares.values())
@@ -61,11 +61,11 @@ def source_sizes(num_examples: int) -> dict[str, int]:
 def generate(num_examples: int = 6000, *, seed: int = 0) -> list[dict[str, str]]:
     """Make `num_examples` rows {"instruction", "output", "source"}, shuffled.
 
-    No instruction occurs twice. The rows depend on the arguments alone. ValueError if a source
-    runs out of different questions.
+    No instruction is repeated. The rows depend only on the arguments. ValueError if a source runs
+    out of different questions.
     """
     if num_examples < 1:
-        raise ValueError(f"num_examples: got {num_examples}, wanted 1 or more")
+        raise ValueError(f"num_examples: expected 1 or more, got {num_examples}")
     rows: dict[str, dict[str, str]] = {}
     for name, size in source_sizes(num_examples).items():
         rng = Random(f"{seed}/{name}")  # a str seeds by SHA-512, whatever PYTHONHASHSEED is
@@ -74,8 +74,8 @@ def generate(num_examples: int = 6000, *, seed: int = 0) -> list[dict[str, str]]
             fresh = next((problem for problem in problems if problem[0] not in rows), None)
             if fresh is None:
                 raise ValueError(
-                    f"source {name!r} is exhausted: got {made} different questions, wanted "
-                    f"{size}; lower num_examples (now {num_examples})"
+                    f"source {name!r}: expected {size} different questions, got {made}; lower "
+                    f"num_examples (now {num_examples})"
                 )
             ask, working, answer = fresh
             output = f"{working} The answer is {answer}." if working else answer
@@ -86,13 +86,13 @@ def generate(num_examples: int = 6000, *, seed: int = 0) -> list[dict[str, str]]
 
 
 def write(path: str | Path, num_examples: int = 6000, *, seed: int = 0, bad_rows: int = 5) -> Path:
-    """Write `generate(num_examples)` as JSON lines, with `bad_rows` broken lines added to them.
+    """Write `generate(num_examples)` as JSON lines, and add `bad_rows` broken lines.
 
-    The broken lines show how rejected rows are reported: in turn one without output, with an
-    empty one, cut short, plain text, with a null output. The file appears whole or not at all.
+    The broken lines show how rejected rows are reported. In turn they lack an output, have an empty
+    one, are cut short, are plain text, and have a null output. The write is atomic.
     """
     if bad_rows < 0:
-        raise ValueError(f"bad_rows: got {bad_rows}, wanted 0 or more")
+        raise ValueError(f"bad_rows: expected 0 or more, got {bad_rows}")
     rows, rng = generate(num_examples, seed=seed), Random(f"{seed}/bad_rows")
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     for i in range(bad_rows):

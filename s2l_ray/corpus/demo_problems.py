@@ -1,9 +1,8 @@
-"""A made-up instruction corpus for demonstrations and tests: seeded, with known answers.
+"""The problems of the demo corpus: sixteen sources, seeded, with known answers.
 
-Sixteen sources of unequal size and difficulty. All answers are right except those of
-`noisy_arithmetic`, which are wrong on purpose; `comparison` is one template with small changes;
-`short_answers` shows no working. A source is a function from a random generator to (question,
-working, answer); where a text has several phrasings they stand side by side, divided by " | ".
+A source is a function from a random generator to (question, working, answer). All answers are
+right except in `noisy_arithmetic`. `comparison` makes near duplicates, and `short_answers` shows
+no working. Alternative phrasings of a text are separated by " | ".
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ WORDS = (
 )
 
 
-ROMAN_SHAPES = "a aa aaa ab b ba baa baaa ac"  # 1 to 9; a, b, c stand for I, V, X and so on
+ROMAN_SHAPES = "a aa aaa ab b ba baa baaa ac"  # 1 to 9; a, b, c are I, V, X for ones, and so on
 
 
-UNITS = (  # one, several, the smaller unit, how many of it make one
+UNITS = (  # singular, plural, the smaller unit, how many of it make one
     "kilometer kilometers meters 1000 | meter meters centimeters 100 | foot feet inches 12 | "
     "kilogram kilograms grams 1000 | liter liters milliliters 1000 | week weeks days 7 | "
     "hour hours minutes 60 | minute minutes seconds 60 | day days hours 24 | "
@@ -62,7 +61,7 @@ def addition_subtraction(rng: Random, error: int = 0) -> Problem:
 
 
 def noisy_arithmetic(rng: Random) -> Problem:
-    """`addition_subtraction` with an answer that is always wrong."""
+    """`addition_subtraction` with a wrong answer."""
     return addition_subtraction(rng, error=rng.choice((-1, 1)) * rng.randint(1, 20))
 
 
@@ -263,7 +262,7 @@ def roman_numerals(rng: Random) -> Problem:
 
 
 def short_answers(rng: Random) -> Problem:
-    """Mental arithmetic that asks for the result alone: no working."""
+    """Mental arithmetic that asks only for the result."""
     a, b, c = (rng.randint(2, 40) for _ in range(3))
     cases = ((f"{a} + {b} x {c}", a + b * c), (f"({a} + {b}) x {c}", (a + b) * c))
     text, answer = rng.choice((*cases, (f"{a} x {b} - {c}", a * b - c)))
@@ -272,7 +271,7 @@ def short_answers(rng: Random) -> Problem:
 
 
 def comparison(rng: Random) -> Problem:
-    """One template with little changed between examples: near duplicates."""
+    """One template with two numbers in it: near duplicates."""
     a, b = rng.sample(range(100, 200), 2)
     ask = f"Which of these two numbers is larger, {a} or {b}?"
     return ask, f"{max(a, b)} is larger than {min(a, b)}.", str(max(a, b))

@@ -1,25 +1,25 @@
-"""What identifies an example, a held-out example and a corpus."""
+"""Ids of examples, and which examples are held out: functions of content, not of files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 
-from s2l_ray.corpus.bad_row import BadRow, Turns
+from s2l_ray.corpus.rows import BadRow, Turns
 
 
 def content_of(turns: Turns) -> bytes:
-    """Canonical JSON of the turns: what identity and the held-out share go by."""
+    """Return the canonical JSON of the turns, which ids and the held-out draw depend on."""
     return _utf8(json.dumps(turns, ensure_ascii=False, separators=(",", ":")))
 
 
 def example_id_of(source: str, content: bytes) -> int:
-    """63 bits of a hash of source and content."""
+    """Hash source and content to 63 bits."""
     return hash63(_utf8(json.dumps(source, ensure_ascii=False)) + content)
 
 
 def is_heldout(content: bytes, share: float, seed: int) -> bool:
-    """By content without source: the same text never stands on both sides."""
+    """Draw by content alone: the same text from two sources is never on both sides."""
     return hash63(b"heldout %d " % seed + content) < share * 2**63
 
 

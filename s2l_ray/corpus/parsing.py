@@ -1,74 +1,125 @@
-"""Rows of a source as tables: parsed in batches, then settled by id (duplicates, collisions)."""
+"""Rows of files and Ray Datasets as tables of examples and rejected rows, in Ray tasks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import ray
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.bad_row import BadRow, Record
+from s2l_ray.corpus.columns import Columns, detect
 from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
-from s2l_ray.corpus.shapes import Columns, detect, parse
+from s2l_ray.corpus.reading import read_rows
+from s2l_ray.corpus.rows import BadRow, SourceRow
+from s2l_ray.corpus.shapes import parse
+from s2l_ray.corpus.sources import MIB, SourceFile, resolve
+from s2l_ray.execution.remote import rows_of
 from s2l_ray.store.schemas import EXAMPLES
 
-PARSED = pa.schema(  # what a row becomes: an example, or a rejected row with its reason
+PARSED = pa.schema(  # an example (the reason is null), or a rejected row (the example_id is null)
     [
         ("part", pa.int32()),
         *EXAMPLES,
         ("heldout", pa.bool_()),
         ("raw", pa.string()),
         ("reason", pa.string()),
-        ("category", pa.string()),  # the reason without values of the row
+        ("category", pa.string()),  # of the reason: see BadRow
     ]
 )
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a key given twice Python would take the last without a word."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadRow("a key given twice", repr(twice[:40]))
-    return found
+BATCH_ROWS, BATCH_BYTES = 2000, 2**23
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object)
+PART_BYTES = 64 * MIB
 
 
-def parse_lines(lines: Iterable[bytes], file: str) -> Iterator[Record]:
-    """JSON lines, numbered from 1; blank ones are no rows."""
-    seen = 0
-    for number, line in enumerate(lines, 1):
-        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if not line.strip():
-            continue
-        seen += 1
-        try:
-            text = line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            detail = f"byte 0x{line[error.start]:02x} at byte {error.start + 1}"
-            yield number, line.decode(errors="replace").rstrip("\r\n"), BadRow("not UTF-8", detail)
-            continue
-        try:
-            yield number, text, DECODER.decode(text)
-        except BadRow as bad:
-            yield number, text, bad
-        except json.JSONDecodeError as error:
-            if seen == 1 and text.strip() == "[":
-                raise ValueError(f"{file}: one JSON list; wanted one JSON object a line") from None
-            yield number, text, BadRow("not JSON", f"{error.msg} at character {error.pos + 1}")
-        except (ValueError, RecursionError) as error:  # a huge number, deep nesting
-            yield number, text, BadRow("not JSON", str(error))
+@dataclass(frozen=True)
+class Parsed:
+    """Rows of PARSED, read lazily, and how to divide them."""
+
+    rows: ray.data.Dataset
+    files: list[str]  # names
+    num_parts: int
+    partitions: int  # of the shuffle, if the cluster has no more CPUs
 
 
-def tabulate(
-    records: Iterable[Record],
+def parse_files(config: CorpusConfig, seed: int) -> Parsed:
+    files = resolve(config)
+    total = sum(file.bytes for file in files)
+    num_parts = config.num_parts or _num_parts(total)
+    items = [{"file": json.dumps(asdict(file))} for file in files]
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _parse_file,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"config": config, "seed": seed, "num_parts": num_parts},
+    )
+    names = list(dict.fromkeys(file.name for file in files))
+    return Parsed(rows, names, num_parts, -(-total // (2 * PART_BYTES)))
+
+
+def parse_dataset(
+    dataset: ray.data.Dataset, digest: dict[str, int], config: CorpusConfig, seed: int
+) -> Parsed:
+    num_parts = config.num_parts or _num_parts(digest["bytes"])
+    names = dataset.columns() or []
+    rows = dataset.map_batches(
+        _parse_batch,
+        batch_format="pyarrow",
+        fn_kwargs={"config": config, "seed": seed, "num_parts": num_parts, "names": names},
+    )
+    return Parsed(rows, ["dataset"], num_parts, num_parts)
+
+
+def _parse_file(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
+    for text in batch["file"].to_pylist():
+        file = SourceFile(**json.loads(text))
+        yield from parse_rows(read_rows(file, settings["config"].split), file.name, **settings)
+
+
+def _parse_batch(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
+    rows = (SourceRow(0, None, row) for row in batch.to_pylist())
+    yield from parse_rows(rows, "dataset", **settings)
+
+
+def _num_parts(total: int) -> int:
+    """Aim at 64 MB per part, and at up to 32 parts for small corpora, to spread scoring."""
+    return min(10_000, max(1, -(-total // PART_BYTES), min(32, -(-total // 500 // 500))))
+
+
+def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
+    """Count a Ray Dataset's rows, sum their ids and their bytes of text; the order is no matter.
+
+    Reads the dataset once.
+    """
+    digests = dataset.map_batches(
+        _digest_batch,
+        batch_format="pyarrow",
+        fn_kwargs={"config": config, "names": dataset.columns() or []},
+    )
+    found = list(rows_of(digests))
+    total = {name: sum(int(row[name]) for row in found) for name in ("rows", "ids", "bytes")}
+    return total | {"ids": total["ids"] % 2**63}
+
+
+def _digest_batch(batch: pa.Table, config: CorpusConfig, names: list[str]) -> Iterator[pa.Table]:
+    for table in _parse_batch(batch, config=config, names=names, seed=0, num_parts=1):
+        ids = zip(table["example_id"].to_pylist(), table["raw"].to_pylist(), strict=True)
+        total = sum(hash63(raw.encode()) if raw else known for known, raw in ids)
+        texts = pc.struct_field(pc.list_flatten(table["turns"]), "text")
+        size = sum(pc.sum(pc.binary_length(t)).as_py() or 0 for t in (texts, table["raw"]))
+        yield pa.table({"rows": [table.num_rows], "ids": [total % 2**63], "bytes": [size]})
+
+
+def parse_rows(
+    rows: Iterable[SourceRow],
     file: str,
     *,
     config: CorpusConfig,
@@ -76,76 +127,53 @@ def tabulate(
     num_parts: int,
     names: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
-    """Tables of PARSED, a few thousand rows each; one at least, so that the schema is known.
+    """Yield tables of PARSED, at least one, so that the schema is known.
 
-    The columns to read are those of `names`, else of the first rows.
+    names: of the columns; the first rows tell them if it is empty.
     """
-    records = iter(records)
-    head = list(islice(records, 100))
-    known = [record for _, _, record in head if isinstance(record, dict)]
-    columns = Columns()
-    if known:
-        columns = detect([names] if names else known, config.columns, file)
-    default = config.source or "default"
-    rows, size, yielded = list[tuple[Any, ...]](), 0, False
-    for number, raw, record in chain(head, records):
+    rows = iter(rows)
+    head = list(islice(rows, 100))
+    known = [row.content for row in head if isinstance(row.content, dict)]
+    columns = detect([names] if names else known, config.columns, file) if known else Columns()
+    table, size, yielded = list[tuple[Any, ...]](), 0, False
+    for row in chain(head, rows):
+        if not known and isinstance(row.content, dict):  # the first hundred rows were all bad
+            known = [row.content]
+            columns = detect([names or row.content], config.columns, file)
         try:
-            if isinstance(record, BadRow):
-                raise record
-            if not known and isinstance(record, dict):  # the first hundred rows were all bad
-                known = [record]
-                columns = detect([names or record], config.columns, file)
-            source, turns = parse(record, columns, default)
-            content = content_of(turns)
-            key = example_id_of(source, content)
-            held = is_heldout(content, config.heldout_share, seed)
-            row: tuple[Any, ...] = (key, source, turns, file, number, held, None, None, None)
-            size += len(content)
+            line, content_bytes = _example(row, file, columns, config, seed)
         except BadRow as bad:
-            if raw is None:
-                raw = json.dumps(record, ensure_ascii=False, default=str)
-            key = hash63(f"{file}:{number}:{raw}".encode(errors="replace"))
-            texts = (_printable(text) for text in (raw, bad.reason, bad.category))
-            row = (None, None, None, file, number, None, *texts)
-            size += len(raw)
-        rows.append((key * num_parts >> 63, *row))
-        if len(rows) == 2000 or size > 2**23:
-            yield _table(rows)
-            rows, size, yielded = [], 0, True
-    if rows or not yielded:
-        yield _table(rows)
+            line, content_bytes = _rejected(row, file, bad)
+        table.append((line[0] * num_parts >> 63, *line[1:]))
+        size += content_bytes
+        if len(table) == BATCH_ROWS or size > BATCH_BYTES:
+            yield _table(table)
+            table, size, yielded = [], 0, True
+    if table or not yielded:
+        yield _table(table)
 
 
-def settle(table: pa.Table, duplicates: str, span: tuple[int, int]) -> tuple[pa.Table, int]:
-    """Sort by (example_id, file, row); drop or number the repeated. Returns the repeated too.
+def _example(
+    row: SourceRow, file: str, columns: Columns, config: CorpusConfig, seed: int
+) -> tuple[tuple[Any, ...], int]:
+    """Return the key that the row goes to a part by, its other values of PARSED, and its bytes."""
+    if isinstance(row.content, BadRow):
+        raise row.content
+    source, turns = parse(row.content, columns, config.source or "default")
+    content = content_of(turns)
+    key = example_id_of(source, content)
+    held = is_heldout(content, config.heldout_share, seed)
+    return (key, key, source, turns, file, row.number, held, None, None, None), len(content)
 
-    Numbered: the n-th of the same gets the next free id inside `span`, the part's range of ids
-    (from, up to). ValueError for one id with two contents.
-    """
-    order = [(name, "ascending") for name in ("example_id", "file", "row")]
-    table = table.sort_by(order)
-    ids = table["example_id"].to_numpy()
-    again = np.flatnonzero(ids[1:] == ids[:-1]) + 1
-    for i in again:
-        one, two = (table.slice(j, 1).to_pylist()[0] for j in (int(i) - 1, int(i)))
-        if (one["source"], one["turns"]) != (two["source"], two["turns"]):
-            raise ValueError(
-                f"example_id {one['example_id']} stands for two contents: {one['file']}:"
-                f"{one['row']} and {two['file']}:{two['row']}; change one of the rows"
-            )
-    if duplicates == "drop" or not len(again):
-        keep = np.ones(len(ids), bool)
-        keep[again] = False
-        return table.filter(pa.array(keep)), len(again)
-    taken, fresh = set(ids.tolist()), ids.copy()
-    for i in again:
-        free = int(fresh[i - 1])
-        while free in taken:
-            free = free + 1 if free + 1 < span[1] else span[0]
-        taken.add(free)
-        fresh[i] = free
-    place = table.schema.get_field_index("example_id")
-    return table.set_column(place, "example_id", pa.array(fresh)).sort_by(order), len(again)
+
+def _rejected(row: SourceRow, file: str, bad: BadRow) -> tuple[tuple[Any, ...], int]:
+    """Return the same as `_example`."""
+    raw = row.text
+    if raw is None:
+        raw = json.dumps(row.content, ensure_ascii=False, default=str)
+    key = hash63(f"{file}:{row.number}:{raw}".encode(errors="replace"))
+    texts = (_printable(text) for text in (raw, bad.reason, bad.category))
+    return (key, None, None, None, file, row.number, None, *texts), len(raw)
 
 
 def _printable(text: str) -> str:

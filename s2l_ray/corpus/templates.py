@@ -11,10 +11,10 @@ import jinja2
 
 from s2l_ray.config import PromptConfig
 
-TODAY = datetime(2024, 7, 26)  # for templates that write a date: tokens do not change with it
+TODAY = datetime(2024, 7, 26)  # what templates write as the date, so that tokens stay the same
 
 
-Turn = dict[str, str]
+Turn = dict[str, str]  # role and text, as the store has them
 
 
 Segment = tuple[str, bool]  # text, and whether its tokens are labels
@@ -23,8 +23,8 @@ Segment = tuple[str, bool]  # text, and whether its tokens are labels
 ONE_TURN = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "a"}]
 
 
-# name: (prompt, prompt for an instruction with an input). The first two are the official
-# code's (consts.py), the misspelt heading included; it never uses radiology's with an input.
+# name: (prompt, prompt for an instruction with an input). The first two are copied from the
+# official code (consts.py), with its misspelt heading; it never uses radiology's with an input.
 TEMPLATES = {
     "alpaca": (
         "Below is an instruction that describes a task. Write a response that appropriately "
@@ -44,10 +44,11 @@ TEMPLATES = {
 
 
 def segments(turns: list[Turn], prompt: PromptConfig, tokenizer: Any) -> list[Segment]:
-    """The example's text in pieces, each a prompt piece or a label piece.
+    """Return the example's text in pieces, each a prompt piece or a label piece.
 
-    With the chat template, a label piece is what the template adds for an assistant turn, its end
-    marker included. With the others the end token follows each response (see `encode`).
+    With the chat template, a label piece is what the template adds for an assistant turn, end
+    marker included. With the other templates, `encode` adds the end token to each response.
+    TemplateRefuses if the chat template cannot express the turns.
     """
     if prompt.template == "chat":
         return _chat_segments(turns, tokenizer)
@@ -71,7 +72,7 @@ def segments(turns: list[Turn], prompt: PromptConfig, tokenizer: Any) -> list[Se
 
 
 class TemplateRefuses(ValueError):
-    """The tokenizer's chat template has no place for the turns of an example."""
+    """The tokenizer's chat template cannot express the turns of an example."""
 
 
 def _fill(plain: str, with_input: str | None, instruction: str, extra: str | None) -> str:
@@ -81,13 +82,13 @@ def _fill(plain: str, with_input: str | None, instruction: str, extra: str | Non
         values["{instruction}"] += f"\n{extra}"
     elif extra is not None and with_input is not None:
         template = with_input
-    # Not str.format, and in one go: the texts and the template may hold braces.
+    # In one pass and without str.format, because texts and template may contain braces.
     return re.sub(r"\{instruction\}|\{input\}", lambda found: values[found[0]], template)
 
 
 @lru_cache
 def _dated(template: str) -> str:
-    """A chat template that would ask for the time, with TODAY in its place."""
+    """Put TODAY in place of a chat template's calls for the current time."""
     ask = r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)"""
     return re.sub(ask, lambda found: repr(TODAY.strftime(found[2])), template)
 
@@ -116,27 +117,27 @@ def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
             )
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in messages[:count])
-            raise TemplateRefuses(f"the chat template refuses turns {roles}: {error}") from None
+            raise TemplateRefuses(f"the chat template refuses the turns {roles}: {error}") from None
 
     pieces: list[Segment] = []
     written = ""
     for index, message in enumerate(messages):
-        if message["role"] != "assistant" or index == 0:  # an opening turn answers nothing
+        if message["role"] != "assistant" or index == 0:  # a first turn answers nothing
             continue
         before = render(index, add_generation_prompt=True)
         after = render(index + 1)
         end = tokenizer.eos_token or ""
         if end and written.endswith(end) and not before.startswith(written):
-            # It closed the text (Phi), which goes on.
+            # The template ended the whole text (Phi), but more turns follow.
             written = written.removesuffix(end)
             pieces[-1] = (pieces[-1][0].removesuffix(end), True)
         why = "rewrites earlier turns"
         if before.startswith(written) and after.startswith(render(index)):
-            why = "begins an answer with what it does not write before a given one"
+            why = "begins a new answer differently from a given one"
         if not before.startswith(written) or not after.startswith(before):
             raise TemplateRefuses(
-                f"the tokenizer's chat template {why}, so the label tokens of an assistant turn "
-                "cannot be told; use another prompt.template"
+                f"the tokenizer's chat template {why}, which hides the label tokens of an "
+                "assistant turn; use another prompt.template"
             )
         pieces += [(before[len(written) :], False), (after[len(before) :], True)]
         written = after

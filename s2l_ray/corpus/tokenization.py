@@ -1,6 +1,6 @@
-"""The tokenizer; from turns to token ids and a label mask: templates, truncation.
+"""From turns to token ids and a label mask.
 
-Labels are the response tokens, the end token included; every assistant turn of a chat counts.
+Labels are the tokens of every assistant turn, end token included.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import TOKENS
 
-ROWS_AT_ONCE = 1000  # tokenised together: a tokenizer takes 150 bytes a token for the time
+ROWS_AT_ONCE = 1000  # tokenized together; meanwhile a tokenizer holds 150 bytes per token
 
 
-GUARD = "\n"  # what a piece is tokenised behind, where the tokenizer puts a space before a text
+GUARD = "\n"  # put before a piece if the tokenizer would put a space there: see `_encoded`
 
 
 def encode(
@@ -32,24 +32,24 @@ def encode(
     marker: str | None = None,
     refused: dict[int, str] | None = None,
 ) -> list[tuple[list[int], list[bool], int, bool]]:
-    """For each example: input_ids, loss_mask, num_label_tokens, truncated.
+    """Return input_ids, loss_mask, num_label_tokens and truncated for each example.
 
-    Text is tokenised piece by piece, so that no token spans prompt and response. The first token
-    is never a label: nothing precedes it to predict it from. Cut at prompt.max_length.
+    Text is tokenized piece by piece, so that no token spans prompt and response. The first token
+    is never a label, because nothing predicts it. Examples are cut at prompt.max_length.
 
-    With a marker ("The answer is") the ids are the same, but labels are only the tokens that begin
-    after the last marker of the last response: none, if it has no marker.
+    marker: text such as "The answer is". The ids stay the same, but only tokens that begin after
+    the last marker of the last response are labels; without a marker there is none.
 
-    TemplateRefuses for turns that a chat template has no place for; with `refused` such an example
-    has no tokens, and its place and the reason go there.
+    refused: receives the index and reason of each example that the chat template cannot express;
+    such an example has no tokens. If it is None, TemplateRefuses is raised instead.
     """
     chat = prompt.template == "chat"
     if not chat and tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token")
     if marker is not None and not tokenizer.is_fast:
         raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} does not tell where in a text its tokens "
-            f"are, which evaluation.answer_marker needs"
+            f"the tokenizer {tokenizer.name_or_path!r} does not return character offsets, which "
+            f"evaluation.answer_marker needs"
         )
     pieces = []
     for number, turns in enumerate(examples):
@@ -87,17 +87,17 @@ def encode(
 
 
 def prompts_of(examples: list[list[Turn]], prompt: PromptConfig, tokenizer: Any) -> list[list[int]]:
-    """The ids up to each example's first response, uncut."""
+    """Return the ids up to each example's first response, not truncated."""
     rows = encode(examples, _uncut(prompt), tokenizer)
     return [ids[: mask.index(True)] for ids, mask, *_ in rows]
 
 
 def end_tokens(prompt: PromptConfig, tokenizer: Any) -> list[int]:
-    """Ids that end a response: the end token; the special tokens a chat template puts after it."""
+    """Return the ids that end a response: the end token, and what a chat template ends it with."""
     [(ids, mask, *_)] = encode([ONE_TURN], _uncut(prompt), tokenizer)
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     labels = [id for id, is_label in zip(ids, mask, strict=True) if is_label]
-    # Some templates put special tokens before the text too, and a line break after the end.
+    # Some templates also put special tokens before the text, and a line break after the end.
     text = [
         n for n, id in enumerate(labels) if id not in special and tokenizer.decode([id]).strip()
     ]
@@ -119,8 +119,7 @@ def encode_table(
     marker: str | None = None,
     refused: dict[int, str] | None = None,
 ) -> pa.Table:
-    """A table with example_id and turns as a table of the schema `store.TOKENS`; refused: as
-    `encode` has it."""
+    """Tokenize a table with example_id and turns into schemas.TOKENS; see `encode`."""
     tables = [TOKENS.empty_table()]
     for first in range(0, examples.num_rows, ROWS_AT_ONCE):
         some = examples.slice(first, ROWS_AT_ONCE)
@@ -147,10 +146,9 @@ def tokenize(
     fingerprint: str,
     marker: str | None = None,
 ) -> Manifest:
-    """Tokenise each part of `examples` once; the same part layout, counts in the stats: refused are
-    those that a chat template has no place for, with the first one's file, row and reason.
+    """Tokenize each part of `examples`, in the same part layout; see views.TokensView.
 
-    marker: as `encode` has it.
+    marker: as in `encode`.
     """
     return map_parts(
         store,
@@ -202,11 +200,14 @@ class _Tokenize:
 def _encoded(
     texts: list[tuple[str, bool]], tokenizer: Any, *, offsets: bool
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Of each text its ids and, with offsets, the places in it where they begin. texts: with
-    whether they follow another."""
+    """Yield the ids of each text and, with offsets, the characters at which they begin.
+
+    texts: (text, whether it follows another piece of the same example).
+    """
     if not texts:
         return
-    # SentencePiece's put a space before a text: not before one that follows, behind a guard.
+    # SentencePiece puts a space before a text. A piece that follows another must not get one: it
+    # is tokenized behind a guard, which is then cut off.
     behind, guarded = _ids(tokenizer, GUARD), _ids(tokenizer, f"{GUARD}a")
     cut = len(behind)
     guard = guarded[:cut] == behind and guarded[cut:] != _ids(tokenizer, "a")
@@ -217,7 +218,7 @@ def _encoded(
         begins = [begin for begin, _ in spans]
         if guard and follows and list(ids[:cut]) == behind:
             ids, begins = ids[cut:], [begin - len(GUARD) for begin in begins[cut:]]
-        elif guard and follows:  # joined with the guard in one token
+        elif guard and follows:  # the guard shares a token with the text
             [(ids, begins)] = _encoded([(text, False)], tokenizer, offsets=offsets)
         yield list(ids), begins
 
@@ -231,6 +232,6 @@ def _uncut(prompt: PromptConfig) -> PromptConfig:
 
 
 def _start_ids(tokenizer: Any) -> list[int]:
-    """The ids that the tokenizer puts before a text: a begin token, or none."""
+    """Return the ids that the tokenizer puts before a text: a begin token, or none."""
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []

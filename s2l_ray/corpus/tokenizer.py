@@ -1,4 +1,4 @@
-"""The tokenizer of a model: loaded, or trained on the corpus, and kept in the run directory."""
+"""The tokenizer of a model, loaded or trained on the corpus, and stored in the run directory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from s2l_ray.config import ModelConfig
 from s2l_ray.store import Manifest, Store
 
-TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; read in id order, which is random order
+TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; in id order, which is random
 
 
 END_TOKEN = "<|endoftext|>"
 
 
 def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, folder: str) -> None:
-    """Put the model's tokenizer into the run: trained on the corpus, or copied from its source."""
+    """Train the model's tokenizer on the corpus or copy it from its source, into `folder`."""
     if store.exists(folder, "tokenizer_config.json"):
         return
     if model.tokenizer_vocab is not None:
@@ -28,15 +28,14 @@ def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, f
             tokenizer = AutoTokenizer.from_pretrained(
                 origin, revision=model.revision, trust_remote_code=False
             )
-            if model.name is not None:  # before hours of work for a model that there is not
+            if model.name is not None:  # fail now if the model cannot be used
                 config = AutoConfig.from_pretrained(
                     model.name, revision=model.revision, trust_remote_code=False
                 )
                 check_weights(config)
         except Exception as error:  # of transformers, huggingface_hub and tokenizers
             raise ValueError(
-                f"model: {origin!r} cannot be used (code that comes with a model is never run): "
-                f"{error}"
+                f"model: {origin!r} cannot be used (code in a model's folder is never run): {error}"
             ) from error
     with TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
@@ -44,12 +43,13 @@ def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, f
 
 
 def check_weights(config: Any) -> None:
-    """ValueError for a model whose weights are quantised: they cannot be trained."""
+    """Raise ValueError if the model's weights are quantized: they cannot be trained."""
     for each in (config, config.get_text_config()):
         if how := getattr(each, "quantization_config", None):
             method = how.get("quant_method") if isinstance(how, dict) else how.quant_method
             raise ValueError(
-                f"{config.name_or_path}: its weights are quantised ({method}), wanted whole ones"
+                f"{config.name_or_path}: expected full-precision weights, got quantized ones "
+                f"({method})"
             )
 
 
@@ -58,7 +58,7 @@ def load_tokenizer(store: Store, folder: str) -> Any:
 
 
 def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the corpus: any text has tokens, none is unknown."""
+    """Train a byte-level BPE on the corpus; it can encode any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     def texts() -> Any:

@@ -250,7 +250,7 @@ def test_exhausted_source(monkeypatch):
     two_questions = (lambda rng: (f"Is {rng.randint(0, 1)} odd?", "", "Maybe"), 1)
     monkeypatch.setattr(demo, "SOURCES", {"tiny": two_questions})
     assert len(demo.generate(2)) == 2
-    with pytest.raises(ValueError, match=r"'tiny' is exhausted: got 2 .* wanted 3"):
+    with pytest.raises(ValueError, match=r"'tiny': expected 3 different questions, got 2"):
         demo.generate(3)
 
 
@@ -275,7 +275,7 @@ def test_bad_rows(tmp_path, bad_rows):
 
 
 def test_refuses_senseless_numbers(tmp_path):
-    with pytest.raises(ValueError, match="num_examples: got 0"):
+    with pytest.raises(ValueError, match="num_examples: expected 1 or more, got 0"):
         demo.generate(0)
-    with pytest.raises(ValueError, match="bad_rows: got -1"):
+    with pytest.raises(ValueError, match="bad_rows: expected 0 or more, got -1"):
         demo.write(tmp_path / "x.jsonl", 10, bad_rows=-1)

@@ -209,10 +209,10 @@ def test_chat_templates_that_cannot_be_used():
     with pytest.raises(ValueError, match="rewrites earlier turns"):
         segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=forgets))
     thinks = CHAT.replace("{% endif %}", "<think>{% endif %}")
-    with pytest.raises(ValueError, match="begins an answer with what it does not write before"):
+    with pytest.raises(ValueError, match="begins a new answer differently from a given one"):
         segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=thinks))
     refuses = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(ValueError, match="refuses turns user: roles must alternate"):
+    with pytest.raises(ValueError, match="refuses the turns user: roles must alternate"):
         segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=refuses))
 
 
@@ -283,7 +283,7 @@ def test_examples_that_the_template_refuses_are_left_out_and_named(local_ray, st
     assert table["example_id"].to_pylist() == [row["example_id"] for row in given]
     assert [n for n, ids in enumerate(table["input_ids"].to_pylist()) if not ids] == [bad]
     assert (stats["trainable"], stats["refused"]) == (19, 1)
-    reason = "the chat template refuses turns system, user: no system"
+    reason = "the chat template refuses the turns system, user: no system"
     assert stats["refused_first"] == ["test.jsonl", 4, reason]
 
     def tokens_of(most):

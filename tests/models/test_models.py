@@ -289,18 +289,18 @@ def test_beyond_which_length_a_loss_would_depend_on_the_batch(tokenizer, rope, p
     assert torch.allclose(hidden(12), hidden(limit + 8)) == (positions is None)
 
 
-def test_a_model_of_quantised_weights_is_refused_before_anything_is_trained(store, tokenizer):
+def test_a_model_of_quantized_weights_is_refused_before_anything_is_trained(store, tokenizer):
     model = initial_model(config_of(), tokenizer, seed=0)
     model.save_pretrained(store.address("folder"))
     tokenizer.save_pretrained(store.address("folder"))
     file = Path(store.address("folder"), "config.json")
-    quantised = {"quantization_config": {"quant_method": "fp8"}}
-    file.write_text(json.dumps(json.loads(file.read_text()) | quantised))
+    quantized = {"quantization_config": {"quant_method": "fp8"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | quantized))
     config = ModelConfig(name=store.address("folder"))
-    with pytest.raises(ValueError, match=r"cannot be used .* weights are quantised \(fp8\)"):
+    with pytest.raises(ValueError, match=r"cannot be used .* got quantized ones \(fp8\)"):
         prepare_tokenizer(store, config, store.manifest("corpus/test"), folder="other")
     with pytest.raises(
-        ValueError, match=r"folder: its weights are quantised"
+        ValueError, match="folder: expected full-precision weights"
     ):  # where its tokenizer was there already
         initial_model(config, tokenizer, seed=0)
 

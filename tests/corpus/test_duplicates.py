@@ -1,0 +1,57 @@
+"""Ids of examples, and rows that share one."""
+
+import hashlib
+
+import pyarrow as pa
+import pytest
+
+from s2l_ray.corpus.duplicates import settle
+from s2l_ray.corpus.identity import content_of, example_id_of
+from s2l_ray.corpus.parsing import PARSED
+
+
+def test_example_id_is_63_bits_of_source_and_canonical_turns():
+    turns = [("user", "é"), ("assistant", "a")]
+    digest = hashlib.blake2b('"s"[["user","é"],["assistant","a"]]'.encode(), digest_size=8)
+    assert example_id_of("s", content_of(turns)) == int(digest.hexdigest(), 16) >> 1
+
+
+def parsed(items: list[tuple[int, str, str, int]]) -> pa.Table:
+    """(example_id, answer, file, row) of rows as the shuffle brings them."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "part": 0,
+                "example_id": i,
+                "source": "s",
+                "file": file,
+                "row": row,
+                "heldout": False,
+                "turns": [{"role": "user", "text": "q"}, {"role": "assistant", "text": a}],
+            }
+            for i, a, file, row in items
+        ],
+        schema=PARSED,
+    )
+
+
+def test_duplicates_are_dropped_numbered_or_a_collision():
+    table = parsed([(8, "a", "f", 20), (9, "b", "f", 1), (8, "a", "f", 3), (8, "a", "e", 30)])
+    dropped, count = settle(table, "drop", (0, 11))
+    assert count == 2
+    assert [(r["example_id"], r["file"], r["row"]) for r in dropped.to_pylist()] == [
+        (8, "e", 30),
+        (9, "f", 1),
+    ]
+    numbered, count = settle(table, "number", (0, 11))
+    assert count == 2
+    assert [(r["example_id"], r["file"], r["row"]) for r in numbered.to_pylist()] == [
+        (0, "f", 20),
+        (8, "e", 30),
+        (9, "f", 1),
+        (10, "f", 3),  # past the part's end: from its start
+    ]
+    table = parsed([(8, "a", "f", 20), (9, "b", "f", 1), (8, "c", "e", 3)])
+    for duplicates in ("drop", "number"):
+        with pytest.raises(ValueError, match="example_id 8 stands for two contents: e:3 and f:20"):
+            settle(table, duplicates, (0, 11))
