@@ -31,11 +31,6 @@ class TrajectoriesConfig(Section):
         description="Score a checkpoint as soon as it is saved, beside the proxy's training, if "
         "the cluster has room for another actor.",
     )
-    stop_when_stable: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None,
-        description="Stop scoring once two checkpoints in a row leave the clusters at this "
-        "adjusted Rand index or above. `null` scores all checkpoints.",
-    )
     workers: WorkersConfig = Field(
         WorkersConfig(),
         description="Actors that score, `num_workers` of them at the start. Evaluation, answers "
@@ -48,9 +43,7 @@ class TrajectoriesConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _one_after_the_other(self) -> TrajectoriesConfig:
-        if self.while_training and self.stop_when_stable is not None:
-            raise ValueError("give while_training or stop_when_stable, not both")
+    def _one_gpu_or_less(self) -> TrajectoriesConfig:
         if self.max_workers is not None and self.max_workers < self.workers.num_workers:
             raise ValueError(
                 f"max_workers {self.max_workers} is less than workers.num_workers "

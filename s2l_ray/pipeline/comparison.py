@@ -145,7 +145,7 @@ def settings_mark(config: RunConfig) -> str:
     evaluation = config.evaluation.model_dump(exclude={"baselines", "seeds", "targets_at_once"})
     clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
     trainings = [*settings_of(config.proxy), *settings_of(config.target)]
-    scoring = [config.trajectories.dtype, config.trajectories.stop_when_stable]
+    scoring = [config.trajectories.dtype, None]  # None: a setting of earlier versions, never set
     rest = [config.corpus, config.prompt, config.target_prompt, config.selection.like]
     # The held-out share is drawn by the run's seed, and a seed's difference is a mean of trainings.
     numbers = [config.seed, config.compare.trainings]

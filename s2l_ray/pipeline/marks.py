@@ -36,9 +36,7 @@ def marks_of(config: RunConfig, origin: str) -> dict[str, str]:
 def trajectories_marks(config: RunConfig, tokens: str) -> dict[str, str]:
     """The fingerprint of each stage after the tokens and up to the trajectories."""
     proxy = fingerprint(tokens, *settings_of(config.proxy), config.seed)
-    stop = config.trajectories.stop_when_stable
-    until = [stop, config.clusters.n_clusters, config.clusters.random_state] if stop else []
-    losses = fingerprint(proxy, tokens, config.trajectories.dtype, *until)
+    losses = fingerprint(proxy, tokens, config.trajectories.dtype)
     details = details_marks(config, config.selection, {"tokens": tokens, "proxy": proxy})
     return {"proxy": proxy, **details, "losses": losses, "trajectories": fingerprint(losses)}
 

@@ -16,7 +16,7 @@ from s2l_ray.execution.nodes import check_room
 from s2l_ray.pipeline.marks import details_marks, details_wanted, trajectories_marks
 from s2l_ray.pipeline.run import Run
 from s2l_ray.scoring.losses import Scoring, score, score_ahead
-from s2l_ray.scoring.trajectories import assemble, score_until_stable
+from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.scoring.while_training import meanwhile
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import (
@@ -43,13 +43,12 @@ def make_trajectories(run: Run) -> Manifest:
     details = details_of(run, run.config.selection)
     known = {_step_of(proxy, when): manifest for when, manifest in details.items()}
     checkpoints, made_of = checkpoints_of(proxy), checksums_of_checkpoints(proxy)
-    losses = run.stage(
-        "losses",
-        marks["losses"],
-        lambda **stage: _score_proxy(
-            run, Scoring(tokens, checkpoints, marks=made_of, known=known, **stage)
-        ),
-    )
+
+    def score_all(folder: str, fingerprint: str) -> Manifest:
+        scoring = Scoring(tokens, checkpoints, folder, fingerprint, made_of, known=known)
+        return score(run.store, [scoring], run.config.trajectories)[0]
+
+    losses = run.stage("losses", marks["losses"], score_all)
     return run.stage(
         "trajectories",
         marks["trajectories"],
@@ -105,13 +104,6 @@ def _train_proxy(run: Run, tokens: Manifest, folders: Mapping[str, str], **stage
             board=board,
             **stage,
         )
-
-
-def _score_proxy(run: Run, scoring: Scoring) -> Manifest:
-    config = run.config
-    if config.trajectories.stop_when_stable is not None:
-        return score_until_stable(run.store, scoring, config.trajectories, config.clusters)
-    return score(run.store, [scoring], config.trajectories)[0]
 
 
 def details_of(run: Run, selection: SelectionConfig) -> dict[str, Manifest]:

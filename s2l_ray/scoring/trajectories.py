@@ -9,89 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from s2l_ray.clustering.nearest import thread_pools
-from s2l_ray.config import ClustersConfig, TrajectoriesConfig
-from s2l_ray.execution.parts import fold_parts, make_parts, map_parts
-from s2l_ray.scoring.losses import Scoring, _actors, _make_scorer
+from s2l_ray.execution.parts import fold_parts, map_parts
 from s2l_ray.store import Manifest, Part, Store, schemas
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_ROWS = 50_000  # for diagnostics
-
-
-def score_until_stable(
-    store: Store, scoring: Scoring, config: TrajectoriesConfig, clusters: ClustersConfig
-) -> Manifest:
-    """As `score`, checkpoint after checkpoint in the order of steps, and no further once two in a
-    row hardly change the clusters of a sample: adjusted Rand index >= config.stop_when_stable.
-
-    One alone may lie on a plateau of the training. The clusters are those of all sources together.
-    info: steps (scored), left_out (steps), adjusted_rand (of each prefix with the one before it,
-    where that could be clustered).
-    """
-    wanted = config.stop_when_stable
-    assert wanted is not None
-    steps, parts, agreement = sorted(scoring.checkpoints), list[Part](), list[float]()
-    prefix = Prefix(clusters.n_clusters, clusters.random_state)
-    done = 0
-    while done < len(steps) and (len(agreement) < 2 or min(agreement[-2:]) < wanted):
-        one = replace(scoring, checkpoints={steps[done]: scoring.checkpoints[steps[done]]}).stage()
-        label = f"score {done + 1} of {len(steps)}"
-        made = make_parts(
-            store, [one], _make_scorer, (store, config), label=label, actors=_actors(config)
-        )[one.folder]
-        parts += made
-        done += 1
-        index = prefix.add(_sample(store, one.folder, made))
-        if index is not None:
-            agreement.append(index)
-            logger.info(
-                f"trajectories of {done} and {done - 1} points: adjusted Rand index {index:.3f}"
-            )
-    info = {"steps": steps[:done], "left_out": steps[done:], "adjusted_rand": agreement}
-    return store.commit(scoring.folder, scoring.fingerprint, parts, info)
-
-
-class Prefix:
-    """Trajectories that grow by a point at a time, and how far each point changes their clusters.
-
-    The clusters with the point and those without it start from the same examples, so that the
-    change is the point's and not that of another start.
-    """
-
-    def __init__(self, n_clusters: int, random_state: int) -> None:
-        self.n_clusters, self.random_state = n_clusters, random_state
-        self.losses_NT: np.ndarray | None = None
-
-    def add(self, losses_N: np.ndarray) -> float | None:
-        """The adjusted Rand index of the clusters with this point and without it; None for the
-        first point, and where the examples before it are all alike."""
-        from sklearn.cluster import KMeans, kmeans_plusplus  # here alone, and seconds to import
-        from sklearn.metrics import adjusted_rand_score
-
-        before_NT, column = self.losses_NT, losses_N.astype(np.float64)[:, None]
-        if before_NT is None:
-            self.losses_NT = column
-            return None
-        self.losses_NT = np.hstack([before_NT, column])
-        count = min(self.n_clusters, len(np.unique(before_NT, axis=0)))
-        if count < 2:
-            return None
-        with thread_pools().limit(limits=1):  # sums of several threads differ in the last digits
-            _, rows = kmeans_plusplus(before_NT, count, random_state=self.random_state)
-            before, after = (
-                KMeans(count, init=each_NT[rows], n_init=1).fit(each_NT).labels_
-                for each_NT in (before_NT, self.losses_NT)
-            )
-        return float(adjusted_rand_score(before, after))
 
 
 def assemble(
@@ -119,15 +48,6 @@ def assemble(
         label="trajectories",
         info={"steps": steps},
     )
-
-
-def _sample(store: Store, folder: str, parts: list[Part]) -> np.ndarray:
-    """Losses [N] of one checkpoint, of the first parts by name: the same examples at each."""
-    losses = [
-        store.read_part(folder, part, ["loss"])["loss"].to_numpy()
-        for part in sampled(sorted(parts, key=lambda part: part.unit))
-    ]
-    return np.concatenate(losses)[:SAMPLE_ROWS]
 
 
 def losses_array(table: pa.Table) -> np.ndarray:

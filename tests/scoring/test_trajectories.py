@@ -15,13 +15,13 @@ import pytest
 import torch
 from support.models import SHAPES, random_tokens, small_model
 
-from s2l_ray.config import ClustersConfig, TrajectoriesConfig
+from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.models import held
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.scoring import scorer
 from s2l_ray.scoring.losses import Scoring, score, score_ahead
 from s2l_ray.scoring.scorer import Scorer, score_table
-from s2l_ray.scoring.trajectories import Prefix, assemble, losses_array, sampled, score_until_stable
+from s2l_ray.scoring.trajectories import assemble, losses_array, sampled
 from s2l_ray.store import Part
 from s2l_ray.store.checksums import checksum_of_folder
 from s2l_ray.store.schemas import EXAMPLES
@@ -273,20 +273,6 @@ def test_losses_are_taken_from_details_of_the_same_weights(local_ray, store):
         assert_same_losses(store.read_part("other", part), expected)
 
 
-def test_a_prefix_tells_how_far_a_point_changes_the_clusters():
-    random = np.random.default_rng(0)
-    first = np.repeat([1.0, 2.0, 5.0], 30) + random.normal(0, 0.01, 90)
-    prefix = Prefix(3, 0)
-    assert prefix.add(first) is None
-    assert prefix.add(first + 1) == 1.0
-    assert prefix.add(100 * random.random(90)) < 0.2  # far apart in another way
-    alike = Prefix(3, 0)
-    assert [alike.add(np.ones(20)), alike.add(np.arange(20.0))] == [None, None]
-    few = Prefix(10, 0)  # more clusters than distinct examples, at first
-    assert few.add(np.repeat([1.0, 2.0], 10)) is None
-    assert few.add(np.arange(20.0)) == 1.0
-
-
 @pytest.mark.slow
 def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
     """As where a damaged training went back some steps after they were made."""
@@ -315,40 +301,6 @@ def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
         assert_same_losses(store.read_part("losses", part), naive_losses(random_tokens(12), model))
     after = contents(store.address("losses"))
     assert len(after) == 3 and before.items() <= after.items()  # the first was right, and stays
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stops", [True, False])
-def test_scoring_stops_when_the_clusters_stop_changing(local_ray, store, stops):
-    tables = [random_tokens(30, seed=i, first_id=100 * i) for i in range(2)]
-    parts = [store.write_part(t, "tokens", f"part-{i}") for i, t in enumerate(tables)]
-    tokens = store.commit("tokens", "t", parts, {})
-    checkpoints = {}
-    for step in (10, 20, 30, 40):
-        checkpoints[step] = f"proxy/checkpoint-{step:06d}"
-        # The same model, so that a point adds nothing, or each time another one.
-        model = small_model("gpt_neox", seed=0 if stops else step)
-        model.save_pretrained(store.address(checkpoints[step]))
-    scoring = Scoring(tokens, checkpoints, "losses", "l")
-    config = TrajectoriesConfig(workers={"num_workers": 1}, stop_when_stable=0.99)
-    losses = score_until_stable(store, scoring, config, ClustersConfig(n_clusters=4))
-    agreement = losses.info["adjusted_rand"]
-    steps = losses.info["steps"]
-    if stops:
-        assert (steps, losses.info["left_out"]) == ([10, 20, 30], [40])
-        assert agreement == [1.0, 1.0]
-    else:
-        assert (steps, losses.info["left_out"]) == ([10, 20, 30, 40], [])
-        assert max(agreement) < 0.99 and len(agreement) == 3
-    [whole] = score(store, [Scoring(tokens, checkpoints, "whole", "l")], config)
-    scored = {unit for p in whole.parts if int((unit := p.unit)[5:11]) in steps}
-    assert {p.unit for p in losses.parts} == scored
-    assert all(p in whole.parts for p in losses.parts)  # the same bytes
-
-    before = contents(store.address("losses"))
-    os.unlink(store.address("losses", "manifest.json"))  # a restart: nothing is scored again
-    assert score_until_stable(store, scoring, config, ClustersConfig(n_clusters=4)) == losses
-    assert contents(store.address("losses")) == before
 
 
 @pytest.mark.parametrize(

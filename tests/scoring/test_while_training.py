@@ -165,8 +165,8 @@ def test_it_is_for_a_proxy_of_fixed_size():
         validate(data)
 
 
-def test_it_goes_without_stopping_early():
+def test_stopping_early_is_no_setting_any_more():
     data = settings("run").model_dump()
-    data["trajectories"] |= {"while_training": True, "stop_when_stable": 0.9}
-    with pytest.raises(ConfigError, match="while_training or stop_when_stable, not both"):
+    data["trajectories"]["stop_when_stable"] = 0.9
+    with pytest.raises(ConfigError, match=r"trajectories\.stop_when_stable: unknown"):
         validate(data)

@@ -204,14 +204,6 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         each("high_learnability", "embedding_clusters"),
     ),
     "scored while training": ({"trajectories.while_training": True}, each("el2n")),
-    "scored until stable": (
-        {"trajectories.stop_when_stable": 0.9, "clusters.n_clusters": 7},
-        each("random", "high_learnability", "confidence_curriculum"),
-    ),
-    "scored until stable, with another seed of k-means": (
-        {"trajectories.stop_when_stable": 0.9, "clusters.random_state": 7},
-        each("random"),
-    ),
     "evaluation of answers": (
         {
             "evaluation.files": {"held": "held.jsonl"},
