@@ -1,4 +1,4 @@
-"""k-means on loss trajectories: ours with one and two actors beside scikit-learn and faiss.
+"""k-means on loss trajectories: ours, scikit-learn and faiss.
 
     python benchmarks/kmeans.py --rows 1000000            # synthetic, heavy-tailed
     python benchmarks/kmeans.py --trajectories RUN_DIR    # from a run

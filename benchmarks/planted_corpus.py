@@ -65,7 +65,7 @@ def generate(
     The rows depend on the arguments alone.
     """
     if not SMALLEST <= num_examples <= LARGEST:
-        raise ValueError(f"num_examples: got {num_examples}, wanted {SMALLEST} to {LARGEST:,}")
+        raise ValueError(f"num_examples: got {num_examples}, expected {SMALLEST} to {LARGEST:,}")
     corpus: list[Row] = []
     heldout: list[Row] = []
     for number, (pattern, size) in enumerate(sizes(num_examples).items()):
@@ -99,7 +99,7 @@ def write(folder: Path, corpus: Iterable[Row], heldout: Iterable[Row]) -> tuple[
 
 
 def _lists(rng: Random, changed: int) -> Iterator[tuple[str, ...]]:
-    """Different lists of letters: one with `changed` of its letters drawn anew each time."""
+    """Different lists of letters: one with `changed` of its letters redrawn each time."""
     first, seen = rng.choices(LETTERS, k=LENGTH), set[tuple[str, ...]]()
     while True:
         letters = list(first)

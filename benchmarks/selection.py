@@ -1,4 +1,4 @@
-"""Seconds to select: S2L beside selection by coverage, for a growing number of examples.
+"""Seconds to select: S2L and selection by coverage, for a growing number of examples.
 
     python benchmarks/selection.py math_pool.jsonl
 

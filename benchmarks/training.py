@@ -1,4 +1,4 @@
-"""Training beside bare torch and the `deepspeed` launcher, on the same batches.
+"""Training compared with bare torch and the `deepspeed` launcher, on the same batches.
 
     python benchmarks/training.py math_pool.jsonl
 

@@ -1,4 +1,4 @@
-"""Losses of a corpus at all checkpoints of a proxy: the scoring stage beside bare forward passes.
+"""Losses of a corpus at all checkpoints of a proxy: the scoring stage and bare forward passes.
 
     python benchmarks/trajectory.py math_pool.jsonl
 

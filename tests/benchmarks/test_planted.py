@@ -88,7 +88,7 @@ def test_sources_are_coarser_than_patterns_unless_asked_for(rows):
 def test_the_corpus_is_a_function_of_size_and_seed(rows):
     assert planted_corpus.generate(2000, seed=3) == rows
     assert planted_corpus.generate(2000, seed=4) != rows
-    with pytest.raises(ValueError, match="num_examples: got 30000, wanted 600 to 12,000"):
+    with pytest.raises(ValueError, match="num_examples: got 30000, expected 600 to 12,000"):
         planted_corpus.generate(30_000)
 
 
