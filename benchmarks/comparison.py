@@ -83,7 +83,9 @@ def warm_up(folder: Path) -> dict[str, str]:
         prepare(run)
         ways = {"proxy": config.proxy, "target": config.target}
         return {
-            name: model_path(run, finetune(run, run.done["corpus"], name, seed=0, target=way))
+            name: model_path(
+                run, finetune(run, run.get(run.plan.corpus), name, seed=0, training=way)
+            )
             for name, way in ways.items()
         }
 

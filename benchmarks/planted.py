@@ -41,13 +41,13 @@ from s2l_ray.config import RunConfig, SelectionConfig, validate
 from s2l_ray.execution import connect as driver
 from s2l_ray.formatting import plus_minus
 from s2l_ray.pipeline.comparison import compare, seeded
-from s2l_ray.pipeline.proxy import make_trajectories
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import choose_subset
 from s2l_ray.report import comparison_text
 from s2l_ray.report.comparison_page import difference
 from s2l_ray.scoring.trajectories import losses_array
-from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.selection.kinds import Cluster
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 
 KINDS = ("large", "small", "wrong")
@@ -151,14 +151,14 @@ def look(
     losses = []
     for seed in config.compare.seeds:
         view = run.view(seeded(config, seed, config.compare.selectors))
-        losses.append(truth.of_losses(make_trajectories(view)))
+        losses.append(truth.of_losses(view.get(view.plan.trajectories)))
         mine = {r["method"]: r for r in records if r["selection_seed"] == seed}
         for name in mine:
             budget = config.compare.budgets[0] if name == "random" else mine["random"]["examples"]
             choice = SelectionConfig(selector=name, budget=budget, seed=seed)
             held = dict(truth.of_subset(choose_subset(view, choice).manifest))
-            if SELECTORS[name].clustered:
-                held |= truth.of_clusters(view.done[SELECTORS[name].groups])
+            if isinstance(selector_named(name), Cluster):
+                held |= truth.of_clusters(view.get(view.plan.groups(choice)))
             found[name].append(held)
     return found, losses
 

@@ -26,8 +26,7 @@ from benchmarks import machine
 from benchmarks.comparison import PROMPT, PROXY
 from s2l_ray.config import RunConfig, SelectionConfig, validate
 from s2l_ray.execution import connect as driver
-from s2l_ray.pipeline.marks import selection_name
-from s2l_ray.pipeline.proxy import make_trajectories
+from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import choose_subset, prepare
 
@@ -94,7 +93,7 @@ def main() -> None:
             corpus.write_text("".join(random.Random(0).sample(lines, size)))
             with Run.start(settings(Path(name), corpus, arguments)) as run:
                 prepare(run)
-                make_trajectories(run)
+                run.get(run.plan.trajectories)
                 for selector in SELECTORS:
                     row = {"examples": size, "selector": selector} | seconds_of(run, selector)
                     rows.append(row)

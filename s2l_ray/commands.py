@@ -60,6 +60,7 @@ def select(config: RunConfig) -> None:
     Example:  %(prog)s my.yaml selection.budget=0.05
     """
     from s2l_ray.pipeline import subset as pipeline
+    from s2l_ray.pipeline.run import Run
     from s2l_ray.report import gather
 
     def selected(run: Run) -> str:
@@ -67,7 +68,7 @@ def select(config: RunConfig) -> None:
         page = gather.write(run, selection)
         return f"selection: {selection.path}\nreport: {page}"
 
-    with pipeline.Run.start(config) as run:
+    with Run.start(config) as run:
         print(run.finish(selected))
 
 
@@ -106,13 +107,15 @@ def evaluate(config: RunConfig) -> None:
     """
     from s2l_ray.pipeline import subset as pipeline
     from s2l_ray.pipeline import targets
+    from s2l_ray.pipeline.evaluate import evaluate as evaluate_targets
+    from s2l_ray.pipeline.evaluate import prepare_evaluation
     from s2l_ray.pipeline.run import Run
 
     def evaluated(run: Run) -> dict[str, Any]:
         pipeline.prepare(run)
-        targets.prepare_evaluation(run)
+        prepare_evaluation(run)
         target, name = targets.finetune_selected(run)
-        return targets.evaluate(run, {name: target})[name]
+        return evaluate_targets(run, {name: target})[name]
 
     with Run.start(config) as run:
         result = run.finish(evaluated)
@@ -151,21 +154,23 @@ def pipeline(config: RunConfig) -> None:
     Prints:   the verdict, the folder of the selection, the path of the report
     Example:  %(prog)s my.yaml run_dir=s3://bucket/prefix
     """
-    from s2l_ray.pipeline import subset, targets
+    from s2l_ray.pipeline import comparison, subset
+    from s2l_ray.pipeline.evaluate import prepare_evaluation
+    from s2l_ray.pipeline.run import Run
     from s2l_ray.report import gather
     from s2l_ray.report.verdict import other_measures, verdict
 
     def compared(run: Run) -> str:
         subset.prepare(run)
-        targets.prepare_evaluation(run)
+        prepare_evaluation(run)
         selection = subset.select(None, config, run=run)
-        arms = targets.compare_baselines(run)
+        arms = comparison.baselines(run)
         page = gather.write(run, selection, arms)
         shown = gather.arms_of(arms)
         said = [verdict(shown, main=config.selection.selector), *other_measures(shown)]
         return "\n".join([*said, f"selection: {selection.path}", f"report: {page}"])
 
-    with subset.Run.start(config) as run:
+    with Run.start(config) as run:
         print(run.finish(compared))
 
 
@@ -184,16 +189,18 @@ def compare(config: RunConfig) -> None:
               random selection, the path of the report
     Example:  %(prog)s my.yaml compare.budgets=[0.05,0.11]
     """
-    from s2l_ray.pipeline import comparison
+    from s2l_ray.pipeline import comparison, records
     from s2l_ray.pipeline.run import Run
     from s2l_ray.report import comparison_page as page
     from s2l_ray.report import comparison_text as text
 
     with Run.start(config) as run:
-        print(text.plan(config, comparison.num_targets(config), comparison.known(run)))
-        records = run.finish(lambda run: comparison.compare(run, text.say_so_far))
-        print(text.as_text(records))
-        print(f"report: {page.write(run, records)}")
+        settings = records.settings_of_comparison(config)
+        seen = records.known(run.store, records.COMPARISON, settings)
+        print(text.plan(config, comparison.num_targets(config), seen))
+        found = run.finish(lambda run: comparison.compare(run, text.say_so_far))
+        print(text.as_text(found))
+        print(f"report: {page.write(run, found)}")
 
 
 @command("diagnose")

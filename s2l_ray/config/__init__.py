@@ -19,10 +19,11 @@ from s2l_ray.config.run import RunConfig
 from s2l_ray.config.selection import ClustersConfig, SelectionConfig, TrajectoriesConfig
 from s2l_ray.config.storage import StorageConfig
 from s2l_ray.config.training import ModelConfig, TrainingConfig, WorkersConfig
-from s2l_ray.config.values import BASELINE, Budget, SelectorName, parse_budget
+from s2l_ray.config.values import BASELINE, BUILT_IN_SELECTORS, Budget, SelectorName, parse_budget
 
 __all__ = [
     "BASELINE",
+    "BUILT_IN_SELECTORS",
     "Budget",
     "ClustersConfig",
     "CompareConfig",

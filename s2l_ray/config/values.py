@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    WithJsonSchema,
 )
 
-SelectorName = Literal[
-    "s2l", "s2l_official", "prune_then_cluster",
-    "random", "random_balanced", "random_shares", "random_tokens",
-    "loss_strata", "longest", "middle_perplexity", "middle_perplexity_early",
-    "high_learnability", "high_learnability_relative",
-    "least_confidence", "least_confidence_early", "confidence_curriculum",
-    "el2n", "el2n_middle", "el2n_bottom", "grand",
-    "facility_location", "k_center", "embedding_clusters",
-]  # fmt: skip
+# A built-in selector is a file in s2l_ray/selection/selectors. Importing them would import NumPy.
+BUILT_IN_SELECTORS = tuple(
+    sorted(
+        file.stem
+        for file in (Path(__file__).parents[1] / "selection" / "selectors").glob("*.py")
+        if not file.stem.startswith("_")
+    )
+)
+BASELINE = "random"  # what selectors are compared with
 
 
-BASELINE: SelectorName = "random"  # what selectors are held against
+def _known_selector(value: str) -> str:
+    if value in BUILT_IN_SELECTORS or re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+        return value
+    near = difflib.get_close_matches(value, BUILT_IN_SELECTORS, n=1, cutoff=0.4)
+    hint = f"; nearest valid name: {near[0]}" if near else ""
+    raise ValueError(
+        f"found {shown(value)}, expected one of {', '.join(BUILT_IN_SELECTORS)}, or module:Class"
+        f"{hint}"
+    )
+
+
+SelectorName = Annotated[
+    str,
+    AfterValidator(_known_selector),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(BUILT_IN_SELECTORS)},
+                {"type": "string", "pattern": r"^\w+(\.\w+)*:\w+$"},
+            ]
+        }
+    ),
+]
 
 
 Positive = Annotated[int, Field(ge=1, lt=2**63)]

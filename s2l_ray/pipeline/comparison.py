@@ -1,10 +1,13 @@
-"""Selectors compared: selectors x budgets x seeds -> subsets -> targets -> losses, an arm each.
+"""Selectors compared: subsets, targets trained on them, and their losses, one arm each.
 
-A selection seed stands for all that a selector draws: with another one the proxy is trained anew,
-and clusters and sampling begin elsewhere. A training seed stands for the target's initial weights
-and the order of its examples; each selection seed has training seeds of its own, which say more
-about a mean than as many trainings with the same few. Arms with the same two seeds are a pair
-across selectors.
+Two comparisons run on one engine. `baselines` (jobs/pipeline.py) compares the run's selector with
+evaluation.baselines over evaluation.seeds, all with the run's proxy. `compare` (jobs/compare.py)
+compares selectors x budgets x seeds, and trains a proxy for each seed.
+
+A selection seed stands for all that a selector draws; in `compare` also for the proxy's training
+and the start of k-means. A training seed stands for the target's initial weights and the order of
+its examples. Each selection seed has training seeds of its own, which tell more about a mean than
+as many trainings with the same few. Arms with the same two seeds are a pair across selectors.
 """
 
 from __future__ import annotations
@@ -24,15 +27,17 @@ from s2l_ray.config import (
     SelectionConfig,
     SelectorName,
     TrainingConfig,
-    fingerprint,
+    parse_budget,
 )
 from s2l_ray.errors import TooFew
-from s2l_ray.pipeline.marks import settings_of
-from s2l_ray.pipeline.proxy import make_trajectories
+from s2l_ray.pipeline import records
+from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
+from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
-from s2l_ray.pipeline.targets import evaluate, finetune, prepare_evaluation, side_by_side
-from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.pipeline.targets import finetune, side_by_side
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.selection.subset import trainable_tokens
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import num_steps
@@ -40,12 +45,6 @@ from s2l_ray.training.checkpoints import num_steps
 logger = logging.getLogger(__name__)
 
 FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
-
-
-RECORD = ("report", "comparison.json")
-
-
-FORMAT = 2  # of a record: those of another are not read
 
 
 @dataclass(frozen=True)
@@ -59,101 +58,138 @@ class Arm:
     method: str  # a selector's name, FULL_COMPUTE or FULL_EPOCHS
     examples: Manifest
     count: int  # of examples that have a label token
-    tokens: int  # of these, by the proxy's tokenizer
+    tokens: int  # in these, by the proxy's tokenizer
     shared: float  # the share of them that the baseline's subset has too
-    target: TrainingConfig
+    training: TrainingConfig
+    like: str | None = None  # the selector that the method resembles
+    own_name: str = ""  # unless set, the name follows from the rest
 
     @property
     def steps(self) -> int:
-        return num_steps(self.target, self.count)
+        return num_steps(self.training, self.count)
 
     @property
     def pair(self) -> tuple[str, str, int, int]:
-        """Equal for the arms that are compared with one of the baseline."""
+        """Equal for the arms that are compared with one arm of the baseline."""
         return self.budget, self.match, self.selection_seed, self.training_seed
 
     @property
     def name(self) -> str:
-        """Arms of one name are one training."""
-        who = self.method.replace(", equal ", "-")
-        return (
+        """Arms with one name are one training."""
+        who = self.method.replace(", equal ", "-").replace(":", ".")
+        return self.own_name or (
             f"{who}-{self.count}-seed{self.selection_seed}-steps{self.steps}"
             f"-train{self.training_seed}"
         )
 
 
+def baselines(run: Run) -> list[Record]:
+    """Compare the run's selector with the baselines; return the records (records.py).
+
+    A seed stands for the draw and the training alike, so a pair of arms differs in the subset
+    alone. All budgets are equal in examples (random_tokens: in tokens).
+    """
+    config, target = run.config, run.config.target
+    assert target is not None
+    prepare_evaluation(run)
+    main = choose_subset(run, config.selection)
+    # As many tokens are not as many examples; otherwise keep the budget as it is written, so that
+    # what other commands made is found.
+    by_tokens = parse_budget(config.selection.budget)[0] == "tokens"
+    budget = main.info["examples"] if by_tokens else config.selection.budget
+    like = config.selection.like
+    chosen: dict[SelectorName, dict[int, SelectionConfig]] = {}
+    short: list[Record] = []
+    for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):
+        chosen[selector] = {
+            seed: SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
+            for seed in config.evaluation.seeds
+        }
+        if selector == config.selection.selector and config.selection.seed in chosen[selector]:
+            # The run's own subset, and the target of jobs/finetune.py.
+            chosen[selector][config.selection.seed] = config.selection
+        try:
+            for choice in chosen[selector].values():
+                choose_subset(run, choice)
+        except TooFew as error:
+            if selector == config.selection.selector:
+                raise
+            logger.warning(f"evaluation.baselines: {selector} is left out: {error}")
+            for seed in chosen.pop(selector):
+                short.append(records.too_few(selector, budget, "examples", seed, seed, error))
+    arms = []
+    for selector, choices in chosen.items():
+        for seed, choice in choices.items():
+            subset = choose_subset(run, choice).manifest
+            shared = 1.0
+            if selector != BASELINE:
+                base = choose_subset(run, chosen[BASELINE][seed]).manifest
+                shared = share_in(run.store, subset, base)
+            arms.append(
+                Arm(
+                    str(budget),
+                    "examples",
+                    seed,
+                    seed,
+                    selector,
+                    subset,
+                    subset.info["examples"],
+                    subset.info["tokens"],
+                    shared,
+                    target,
+                    like if selector_named(selector).like else None,
+                    selection_name(selector, seed),
+                )
+            )
+    found = _measure(run, arms) + short
+    return records.keep(run.store, records.BASELINES, found, records.settings_of_baselines(run))
+
+
 def compare(
     run: Run,
-    done: Callable[[list[dict[str, Any]]], None],
+    done: Callable[[list[Record]], None],
     dataset: ray.data.Dataset | None = None,
-) -> list[dict[str, Any]]:
-    """Every arm's record, by pairs of seeds; `done` gets all so far after each pair.
-
-    A record: method, budget, match, selection_seed, training_seed, examples, tokens, shared,
-    steps, trained_tokens, like (of selectors that take something of another selection, its
-    selector), and what evaluate gives, its errors_over_examples those of the difference to the
-    baseline; or, of a selector that has too few examples to choose from, `too_few` (why) in place
-    of all after the seeds; settings (their mark) in each. Records are kept in
-    report/comparison.json.
-    """
+) -> list[Record]:
+    """Compare compare.selectors; return the records (records.py) by pairs of seeds. `done` gets all
+    records so far after each pair."""
     config = run.config
     prepare(run, dataset)
     # Refuse now, not after hours, what cannot be had.
     prepare_evaluation(run)
     for selector in config.compare.selectors_with(0):
         for budget in config.compare.budgets:
-            chosen = config.selection.model_copy(update={"selector": selector, "budget": budget})
-            wanted = config.model_copy(update={"selection": chosen})
-            check_reachable(wanted, run.store, run.done["tokens"])
-    records: list[dict[str, Any]] = []
-    mark = settings_mark(config)
+            choice = config.selection.model_copy(update={"selector": selector, "budget": budget})
+            wanted = config.model_copy(update={"selection": choice})
+            check_reachable(wanted, run.store, run.get(run.plan.tokens))
+    found: list[Record] = []
+    settings = records.settings_of_comparison(config)
     for place, seed in enumerate(config.compare.seeds):
         selectors = config.compare.selectors_with(place)
         view = run.view(seeded(config, seed, selectors))
-        make_trajectories(view)
+        view.get(view.plan.trajectories)
         for number in range(config.compare.trainings):
             arms, short = _arms(view, selectors, training_seed(seed, number))
-            found = _measure(run, arms) + short
-            records += [record | {"settings": mark} for record in found]
-            run.store.write_json(records, *RECORD)
-            done(records)
-    return records
+            made = _measure(run, arms) + short
+            found += records.keep(run.store, records.COMPARISON, made, settings)
+            done(found)
+    return found
 
 
 def training_seed(seed: int, number: int) -> int:
-    """Of the training `number` on the subsets of a selection seed; the first has the same."""
+    """Return the seed of training `number` on the subsets of a selection seed; the first is that
+    seed itself."""
     return (seed + number * 1_000_003) % (2**32 - 1)
 
 
 def can_match(selector: SelectorName, match: str) -> bool:
-    """Whether a selector's subset says something there. One that is random but for another
-    selection's tokens stands beside that one at equal examples; where tokens are equal it is
-    random."""
-    return match == "examples" or SELECTORS[selector].like != "tokens"
-
-
-def known(run: Run) -> list[dict[str, Any]]:
-    """The records of an earlier comparison in this run directory with the same settings."""
-    records = run.store.read_json(*RECORD) if run.store.exists(*RECORD) else []
-    mark = settings_mark(run.config)
-    return [record for record in records if record.get("settings") == mark]
-
-
-def settings_mark(config: RunConfig) -> str:
-    """Of what a record depends on beside what it tells of its arm."""
-    assert config.target is not None
-    evaluation = config.evaluation.model_dump(exclude={"baselines", "seeds", "targets_at_once"})
-    clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
-    trainings = [*settings_of(config.proxy), *settings_of(config.target)]
-    scoring = [config.trajectories.dtype, None]  # None: a setting of earlier versions, never set
-    rest = [config.corpus, config.prompt, config.target_prompt, config.selection.like]
-    # The held-out share is drawn by the run's seed, and a seed's difference is a mean of trainings.
-    numbers = [config.seed, config.compare.trainings]
-    return fingerprint(FORMAT, *numbers, *rest, *trainings, *scoring, clusters, evaluation)
+    """Whether a selector's subset tells something there. A random draw with another selection's
+    tokens belongs beside that selection at equal examples; at equal tokens it is `random`."""
+    return match == "examples" or selector_named(selector).like != "tokens"
 
 
 def num_targets(config: RunConfig) -> int:
-    """How many targets a comparison trains, at most: the baseline once for all that is matched."""
+    """Return how many targets `compare` trains at most; the baseline is trained once for all that
+    is matched with it."""
     compare = config.compare
     found = 0
     for place in range(len(compare.seeds)):
@@ -164,45 +200,44 @@ def num_targets(config: RunConfig) -> int:
 
 
 def seeded(config: RunConfig, seed: int, selectors: list[SelectorName]) -> RunConfig:
-    """With another seed for the proxy, the clusters and the draws; the compared selectors take the
-    place of the baselines, so that what they ask for is scored together."""
-    baselines = {"baselines": selectors}
+    """Return the settings with another seed for proxy, clusters and draws. The compared selectors
+    take the place of the baselines, so that the signals they need are scored together."""
     return config.model_copy(
         update={
             "seed": seed,
             "clusters": config.clusters.model_copy(update={"random_state": seed}),
             "selection": config.selection.model_copy(update={"seed": seed}),
-            "evaluation": config.evaluation.model_copy(update=baselines),
+            "evaluation": config.evaluation.model_copy(update={"baselines": selectors}),
         }
     )
 
 
 def _arms(
     view: Run, selectors: list[SelectorName], training_seed: int
-) -> tuple[list[Arm], list[dict[str, Any]]]:
-    """The arms of one pair of seeds, and the records of those without a subset. view: of the run,
-    with the selection seed's trajectories."""
+) -> tuple[list[Arm], list[Record]]:
+    """The arms of one pair of seeds, and records of selectors without a subset. view: the run with
+    the selection seed's trajectories."""
     arms: list[Arm] = []
-    short: list[dict[str, Any]] = []
+    short: list[Record] = []
     config, target, seed = view.config, view.config.target, view.config.seed
     assert target is not None
+    like = config.selection.like
 
     def subset(selector: SelectorName, budget: Any) -> tuple[Manifest, int, int]:
-        like = config.selection.like
         choice = SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
         manifest = choose_subset(view, choice).manifest
         return manifest, manifest.info["examples"], manifest.info["tokens"]
 
-    tokens = view.done["tokens"]
+    tokens = view.get(view.plan.tokens)
     trainable = sum(part.stats["trainable"] for part in tokens.parts)
-    full = view.done["corpus"], trainable, trainable_tokens(tokens)
+    full = view.get(view.plan.corpus), trainable, trainable_tokens(tokens)
     for budget in config.compare.budgets:
         base = subset(BASELINE, budget)
-        # By an example of each step: the batch size is the same for all.
+        # Per example of each step: the batch size is the same for all.
         seen = num_steps(target, base[1]) * base[2] / base[1]
 
         def equal_compute(chosen: tuple[Manifest, int, int], seen: float = seen) -> TrainingConfig:
-            """Steps until as many tokens are seen as in the baseline's training."""
+            """As many steps as see the tokens that the baseline's training sees."""
             steps = max(1, round(seen * chosen[1] / chosen[2]))
             return target.model_copy(update={"max_steps": steps})
 
@@ -211,25 +246,21 @@ def _arms(
             for selector in selectors:
                 if not can_match(selector, match):
                     continue
-                chosen = base
-                if selector != BASELINE:
-                    wanted = f"{base[2]} tokens" if match == "tokens" else base[1]
-                    try:
-                        chosen = subset(selector, wanted)
-                    except TooFew as error:
-                        logger.info(f"compare: {selector} is left out: {error}")
-                        short.append(
-                            {"method": selector, "budget": str(budget), "match": match,
-                             "selection_seed": seed, "training_seed": training_seed,
-                             "too_few": str(error)}
-                        )  # fmt: skip
-                        continue
-                same = selector == BASELINE or match != "compute"
-                shared = 1.0
-                if selector != BASELINE:
-                    shared = share_in(view.store, chosen[0], base[0])
-                way = target if same else equal_compute(chosen)
-                arms.append(arm(selector, *chosen, shared, way))
+                if selector == BASELINE:
+                    arms.append(arm(selector, *base, 1.0, target))
+                    continue
+                wanted = f"{base[2]} tokens" if match == "tokens" else base[1]
+                try:
+                    chosen = subset(selector, wanted)
+                except TooFew as error:
+                    logger.warning(f"compare: {selector} is left out: {error}")
+                    seeds = seed, training_seed
+                    short.append(records.too_few(selector, budget, match, *seeds, error))
+                    continue
+                shared = share_in(view.store, chosen[0], base[0])
+                training = equal_compute(chosen) if match == "compute" else target
+                resembled = like if selector_named(selector).like else None
+                arms.append(arm(selector, *chosen, shared, training, resembled))
             if "compute" in config.compare.full:
                 arms.append(arm(FULL_COMPUTE, *full, base[1] / full[1], equal_compute(full)))
             if "epochs" in config.compare.full:
@@ -237,32 +268,29 @@ def _arms(
     return arms, short
 
 
-def _measure(run: Run, arms: list[Arm]) -> list[dict[str, Any]]:
-    """Train what has not been trained, several at once, and evaluate."""
+def _measure(run: Run, arms: list[Arm]) -> list[Record]:
+    """Train the targets that are missing, several at once, and evaluate all."""
     unique = {arm.name: arm for arm in arms}
 
     def tune(name: str) -> Manifest:
         arm = unique[name]
-        return finetune(run, arm.examples, name, seed=arm.training_seed, target=arm.target)
+        return finetune(run, arm.examples, name, seed=arm.training_seed, training=arm.training)
 
     targets = side_by_side(tune, unique, run.config.evaluation.targets_at_once)
-    baselines = {arm.pair: arm.name for arm in arms if arm.method == BASELINE}
-    against: dict[str, set[str]] = {}  # one training may stand beside several, of other budgets
+    bases = {arm.pair: arm.name for arm in arms if arm.method == BASELINE}
+    against: dict[str, set[str]] = {}  # one training may belong to several pairs, at other budgets
     for arm in arms:
-        if arm.method != BASELINE:
-            against.setdefault(arm.name, set()).add(baselines[arm.pair])
-    found = evaluate(run, targets, against)
+        if arm.method != BASELINE and arm.pair in bases:
+            against.setdefault(arm.name, set()).add(bases[arm.pair])
+    measured = evaluate(run, targets, against)
 
-    def losses(arm: Arm) -> dict[str, Any]:
-        mine = dict(found[arm.name])
+    def record(arm: Arm) -> Record:
+        target, mine = targets[arm.name], dict(measured[arm.name])
         if errors := mine.pop("errors_over_examples", None):
-            mine["errors_over_examples"] = errors[baselines[arm.pair]]
-        if arm.method in SELECTORS and SELECTORS[arm.method].like:
-            mine["like"] = run.config.selection.like
-        return mine
-
-    return [
-        {
+            mine["errors_over_examples"] = errors[bases[arm.pair]]
+        if arm.like is not None:
+            mine["like"] = arm.like
+        return {
             "method": arm.method,
             "budget": arm.budget,
             "match": arm.match,
@@ -271,9 +299,9 @@ def _measure(run: Run, arms: list[Arm]) -> list[dict[str, Any]]:
             "examples": arm.count,
             "tokens": arm.tokens,
             "shared": arm.shared,
-            "steps": targets[arm.name].info["step"],
-            "trained_tokens": targets[arm.name].info["tokens"],
-        }
-        | losses(arm)
-        for arm in arms
-    ]
+            "steps": target.info["step"],
+            "trained_tokens": target.info["tokens"],
+            "target": target.folder,
+        } | mine
+
+    return [record(arm) for arm in arms]

@@ -8,60 +8,35 @@ import ray
 
 from s2l_ray.analysis.cost import Cost, Step, scoring_flops, training_flops
 from s2l_ray.config import WorkersConfig
-from s2l_ray.pipeline.marks import liked, selection_marks, selection_name
+from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
-from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.pipeline.stage import Stage, walk
 from s2l_ray.selection.subset import trainable_tokens
 from s2l_ray.store import Manifest, Store
 from s2l_ray.training.checkpoints import checkpoints_of
 
 
 def cost_of(run: Run, selection: Manifest) -> Cost:
-    """Of a run's selection, from the tokens on.
+    """Return the cost of a run's selection, from the tokens on.
 
-    Seconds are known of a training, and of other stages that this process has made as a whole.
-    Stages without workers of their own may take all CPUs of the cluster, and are counted so.
+    The seconds of a training are always known, those of other stages if this process made them as a
+    whole. A stage without workers of its own may take every CPU of the cluster, and is counted so.
     """
-    config, done, choice = run.config, run.done, run.config.selection
+    config, plan, choice = run.config, run.plan, run.config.selection
+    proxy, tokens = run.get(plan.proxy), run.get(plan.tokens)
     # Examples without a label token are neither trained on nor scored.
-    proxy, corpus_tokens = done["proxy"], trainable_tokens(done["tokens"])
-    labels = sum(part.stats["label_tokens"] for part in done["tokens"].parts)
-    label_share = labels / corpus_tokens
+    corpus_tokens = trainable_tokens(tokens)
+    label_share = sum(part.stats["label_tokens"] for part in tokens.parts) / corpus_tokens
     parameters = _parameters(run.store, proxy, label_share)
-    made = {name: done[name].fingerprint for name in ("tokens", "proxy", "trajectories")}
-    after = selection_marks(config, choice, made)
-    own = {f"details/{when}" for when in SELECTORS[choice.selector].details}
-    if SELECTORS[choice.selector].like:
-        own |= {f"details/{when}" for when in SELECTORS[liked(choice).selector].details}
-    # One pass makes a checkpoint's losses and details, of whichever selector asks for those.
-    scored = set(done["losses"].info["steps"])
-    details = {name: set(done[name].info["steps"]) for name in done if name.startswith("details/")}
-    made_there = [name for name, steps in details.items() if steps <= scored]
-    scored -= set().union(*(details[name] for name in made_there))
-    steps = []
-    needed = [stage for stage in after if stage in own or stage not in details]
-    for stage in dict.fromkeys(["proxy", *made_there, "losses", "trajectories", *needed]):
-        info, seconds, flops = done[stage].info, _seconds(run, stage), None
-        number: int | None = int(ray.cluster_resources().get("CPU", 1))
-        workers = WorkersConfig()
-        if stage == "proxy":
-            number, workers = info["workers"], config.proxy.workers
-            seconds, flops = info["seconds"], training_flops(parameters, info["tokens"])
-        elif stage in ("losses", "before") or stage.startswith("details/"):
-            number, workers = config.trajectories.workers.num_workers, config.trajectories.workers
-            if (config.trajectories.max_workers or number) > number:
-                number = None  # the pool grows and shrinks
-            passes = len(scored if stage == "losses" else info["steps"])
-            flops = scoring_flops(parameters, passes * corpus_tokens)
-        cpu, gpu = (
-            None if seconds is None or number is None else seconds * number * share
-            for share in (workers.cpus_per_worker, workers.gpus_per_worker)
-        )
-        steps.append(Step(stage, seconds, cpu, gpu, flops))
+    steps = [
+        _step(run, stage, parameters, corpus_tokens)
+        for stage in walk([plan.selection(choice)])
+        if stage.name not in ("corpus", "tokens")
+    ]
     epochs: float | None = proxy.info["tokens"] / corpus_tokens
     if config.target is not None:
         epochs = None if config.target.max_steps else config.target.epochs
-    target = done.get(f"targets/{selection_name(choice.selector, choice.seed)}")
+    target = run.done.get(f"targets/{selection_name(choice.selector, choice.seed)}")
     return Cost(
         steps=steps,
         corpus_tokens=corpus_tokens,
@@ -73,14 +48,37 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     )
 
 
-def _seconds(run: Run, stage: str) -> float | None:
+def _step(run: Run, stage: Stage, parameters: int, corpus_tokens: int) -> Step:
+    info, work = run.get(stage).info, stage.work
+    seconds, flops = _seconds(run, stage.name), None
+    workers = work.workers or WorkersConfig()
+    number: int | None = workers.num_workers
+    if work.passes == "training":
+        number, seconds = info["workers"], info["seconds"]
+        flops = training_flops(parameters, info["tokens"])
+    elif work.passes == "scoring":
+        if (work.max_workers or workers.num_workers) > workers.num_workers:
+            number = None  # the pool grows and shrinks
+        # One pass gives a checkpoint's losses and details; it is counted at the details.
+        copied = {
+            step for each in stage.reads if each.work.passes for step in run.get(each).info["steps"]
+        }
+        flops = scoring_flops(parameters, len({*info["steps"]} - copied) * corpus_tokens)
+    else:
+        number = int(ray.cluster_resources().get("CPU", 1))
+    cpu, gpu = (
+        None if seconds is None or number is None else seconds * number * share
+        for share in (workers.cpus_per_worker, workers.gpus_per_worker)
+    )
+    return Step(stage.name, seconds, cpu, gpu, flops)
+
+
+def _seconds(run: Run, name: str) -> float | None:
     """Of a stage that this process has made as a whole."""
-    whole = [
-        entry["seconds"]
-        for entry in run.times
-        if entry["stage"] == stage and not (entry["reused"] or entry["resumed"])
-    ]
-    return whole[-1] if whole else None
+    for entry in run.times:
+        if entry["stage"] == name and not (entry["reused"] or entry["resumed"]):
+            return entry["seconds"]
+    return None
 
 
 def _parameters(store: Store, training: Manifest, label_share: float) -> int:
@@ -90,8 +88,7 @@ def _parameters(store: Store, training: Manifest, label_share: float) -> int:
 
 @ray.remote(num_cpus=1)
 def _count(config: dict[str, Any], label_share: float) -> int:
-    from s2l_ray.models.properties import (
-        parameters_at_work,  # here alone: the driver starts without torch
-    )
+    # Imported here alone: the driver starts without torch.
+    from s2l_ray.models.properties import parameters_at_work
 
     return parameters_at_work(config, label_share)

@@ -13,29 +13,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import ray.data
 
 from s2l_ray.analysis.stability import agreement, overlap, purity, random_groups, topics_by_cluster
 from s2l_ray.analysis.theorem import Subset, theorem
-from s2l_ray.config import BASELINE, ClustersConfig, RunConfig, SelectorName, fingerprint
+from s2l_ray.config import (
+    BASELINE,
+    ClustersConfig,
+    RunConfig,
+    SelectionConfig,
+    SelectorName,
+)
 from s2l_ray.errors import TooFew
-from s2l_ray.pipeline.marks import selection_name
-from s2l_ray.pipeline.proxy import make_trajectories
+from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
-from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare, tokens_of
+from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
 from s2l_ray.pipeline.targets import finetune
-from s2l_ray.scoring.trajectories import assemble
-from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.selection.kinds import Cluster
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import checkpoints_of
 
 logger = logging.getLogger(__name__)
 
-GROUPS = {"s2l": "clusters", "loss_strata": "rankings/loss_strata"}  # selector -> its stage
+SELECTORS = ("s2l", "loss_strata")  # whose groups and subsets are compared
 
 
 FEATURES = "embedding_clusters"
@@ -68,13 +71,13 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     """
     prepare(run, dataset)
     base = _base(run)
-    check_reachable(base.config, base.store, base.done["tokens"])
+    check_reachable(base.config, base.store, base.get(base.plan.tokens))
     numbers = _numbers_of_clusters(base)
-    make_trajectories(base)
+    base.get(base.plan.trajectories)
     stability = []
     for variant in _variants(base, numbers):
         logger.info(f"diagnose: {variant.changed} {variant.to}")
-        subsets = {selector: _beside(base, variant.view, selector) for selector in GROUPS}
+        subsets = {selector: _beside(base, variant.view, selector) for selector in SELECTORS}
         stability.append({"changed": variant.changed, "to": variant.to, "subsets": subsets})
     record = {"stability": stability, "purity": _purity(base), "gradients": _gradients(base)}
     run.store.write_json(record, *RECORD)
@@ -103,7 +106,8 @@ def _base(run: Run) -> Run:
 def _numbers_of_clusters(base: Run) -> list[int]:
     """Other than the run's; ValueError for more clusters than there are examples."""
     own, wanted = base.config.clusters.n_clusters, base.config.diagnose.n_clusters
-    have = sum(part.stats["trainable"] for part in base.done["tokens"].parts)
+    tokens = base.get(base.plan.tokens)
+    have = sum(part.stats["trainable"] for part in tokens.parts)
     if wanted is None:
         wanted = [number for number in (own // 2, 2 * own) if 1 <= number <= have]
     if (most := max(wanted, default=0)) > have:
@@ -124,20 +128,20 @@ def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
             "evaluation": config.evaluation.model_copy(update={"baselines": []}),
         }
     )
-    yield Variant("draw", str(changes["seed"]), _same_losses(base, other, config.clusters))
+    yield Variant("draw", str(changes["seed"]), _with_clusters(base, other, config.clusters))
     seed = _after(config.clusters.random_state)
     clusters = other.clusters.model_copy(update={"random_state": seed})
-    yield Variant("k-means seed", str(seed), _same_losses(base, other, clusters))
+    yield Variant("k-means seed", str(seed), _with_clusters(base, other, clusters))
     for number in numbers_of_clusters:
         clusters = other.clusters.model_copy(update={"n_clusters": number})
-        yield Variant("n_clusters", str(number), _same_losses(base, other, clusters))
-    steps = base.done["trajectories"].info["steps"]
+        yield Variant("n_clusters", str(number), _with_clusters(base, other, clusters))
+    steps = base.get(base.plan.trajectories).info["steps"]
     for count in asked.checkpoints:
         if count >= len(steps):
             logger.info(f"diagnose.checkpoints: {count} are not fewer than {len(steps)}: left out")
         else:
-            view = _same_losses(base, other, other.clusters)
-            _thin(view, evenly_spaced(steps, count))
+            view = base.view(other)
+            view.plan = view.plan.thinned(evenly_spaced(steps, count))
             yield Variant("checkpoints", f"{count} of {len(steps)}", view)
     seeds = asked.seeds
     if seeds is None:
@@ -146,60 +150,51 @@ def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
         if seed == config.seed:
             logger.info(f"diagnose.seeds: {seed} is the run's own: left out")
         else:
-            yield Variant("proxy seed", str(seed), _other_proxy(base, other, seed=seed))
+            yield Variant("proxy seed", str(seed), base.view(_changed(other, seed=seed)))
     for name, model in asked.proxies.items():
         proxy = config.proxy.model_copy(update={"model": model})
-        yield Variant("proxy", name, _other_proxy(base, other, proxy=proxy))
+        yield Variant("proxy", name, base.view(_changed(other, proxy=proxy)))
 
 
 def _after(seed: int, by: int = 1) -> int:
     return (seed + by) % (2**32 - 1)
 
 
-def _same_losses(base: Run, config: RunConfig, clusters: ClustersConfig) -> Run:
-    view = base.view(config.model_copy(update={"clusters": clusters}))
-    view.done |= {name: base.done[name] for name in ("proxy", "losses", "trajectories")}
-    return view
+def _with_clusters(base: Run, config: RunConfig, clusters: ClustersConfig) -> Run:
+    return base.view(_changed(config, clusters=clusters))
 
 
-def _thin(view: Run, steps: list[int]) -> None:
-    """Trajectories of these steps alone: the losses are there."""
-    losses = replace(view.done["losses"], info={"steps": steps})
-    mark = fingerprint(view.done["trajectories"].fingerprint, "steps", steps)
-    make = partial(assemble, view.store, view.done["corpus"], losses)
-    view.stage("trajectories", mark, make)
+def _changed(config: RunConfig, **changes: Any) -> RunConfig:
+    return config.model_copy(update=changes)
 
 
-def _other_proxy(base: Run, config: RunConfig, **changes: Any) -> Run:
-    view = base.view(config.model_copy(update=changes))
-    tokens_of(view, "tokens", view.done["corpus"], view.config.proxy.model, view.config.prompt)
-    make_trajectories(view)
-    return view
+def _choice(view: Run, selector: str) -> SelectionConfig:
+    return view.config.selection.model_copy(update={"selector": selector})
 
 
 def _subset(view: Run, selector: str) -> Manifest:
-    choice = view.config.selection.model_copy(update={"selector": selector})
-    return choose_subset(view, choice).manifest
+    return choose_subset(view, _choice(view, selector)).manifest
+
+
+def _groups(view: Run, selector: str) -> Manifest:
+    return view.get(view.plan.groups(_choice(view, selector)))
 
 
 def _beside(base: Run, view: Run, selector: str) -> dict[str, Any]:
     """How a variant's groups and subset are like those of the run."""
     own, chosen = _subset(base, selector), _subset(view, selector)
-    groups = GROUPS[selector]
-    index = agreement(base.store, base.done[groups], view.done[groups])
+    index = agreement(base.store, _groups(base, selector), _groups(view, selector))
     shared = overlap(base.store, own, chosen)._asdict()
     return {"adjusted_rand": index, **shared, "examples": chosen.info["examples"]}
 
 
 def _purity(base: Run) -> dict[str, Any] | None:
-    if len(base.done["corpus"].info["by_source"]) < 2:
+    if len(base.get(base.plan.corpus).info["by_source"]) < 2:
         return None
     _subset(base, FEATURES)
-    tables = {}
-    for name, stage in (("trajectories", "clusters"), ("features", "clusters_of_features")):
-        tables[name], topics = topics_by_cluster(
-            base.store, base.done[stage], base.done["trajectories"]
-        )
+    tables, trajectories = {}, base.get(base.plan.trajectories)
+    for name, selector in (("trajectories", "s2l"), ("features", FEATURES)):
+        tables[name], topics = topics_by_cluster(base.store, _groups(base, selector), trajectories)
     tables["random"] = random_groups(tables["trajectories"], base.config.seed)
     topics_S = tables["trajectories"].sum(axis=0)
     found: dict[str, Any] = {"topics": topics, "largest": float(topics_S.max() / topics_S.sum())}
@@ -220,19 +215,21 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
 
     def choose(selector: SelectorName, seed: int) -> Subset:
         changes: dict[str, Any] = {"selector": selector, "seed": seed, "export": []}
-        selection = choose_subset(base, config.selection.model_copy(update=changes)).manifest
-        kind = SELECTORS[selector]
-        return Subset(selection, base.done[kind.groups] if kind.clustered else None)
+        choice = config.selection.model_copy(update=changes)
+        selection = choose_subset(base, choice).manifest
+        clustered = isinstance(selector_named(selector), Cluster)
+        return Subset(selection, base.get(base.plan.groups(choice)) if clustered else None)
 
     seed = config.selection.seed
     trained_on = choose(BASELINE, seed).selection
     target = finetune(base, trained_on, selection_name(BASELINE, seed), seed=seed)
-    tokens = tokens_of(
-        base,
-        "diagnostics/tokens",
-        base.done["corpus"],
-        config.target.model,
-        config.target_prompt or config.prompt,
+    tokens = base.get(
+        base.plan.tokens_of(
+            "diagnostics/tokens",
+            base.plan.corpus,
+            config.target.model,
+            config.target_prompt or config.prompt,
+        )
     )
     names: list[SelectorName] = ["s2l", *config.evaluation.baselines]
     draws = [_after(seed, by) for by in range(1, DRAWS + 1)]
@@ -251,7 +248,7 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
             base.store,
             checkpoint,
             tokens,
-            base.done["clusters"],
+            _groups(base, "s2l"),
             subsets,
             workers=config.trajectories.workers,
         )

@@ -1,22 +1,19 @@
-"""What a run has of its proxy: its training, the losses at its checkpoints and what else some
-selectors ask for there, and the trajectories."""
+"""How the proxy's stages are made: its training, the losses at its checkpoints, and the signals
+that some selectors need beside the losses."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
 import ray
 
-from s2l_ray.config import SelectionConfig
 from s2l_ray.execution.board import make_board, step_on
 from s2l_ray.execution.nodes import check_room
-from s2l_ray.pipeline.marks import details_marks, details_wanted, trajectories_marks
-from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.stage import Job
 from s2l_ray.scoring.losses import Scoring, score, score_ahead
-from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.scoring.while_training import meanwhile
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import (
@@ -30,53 +27,34 @@ from s2l_ray.training.checkpoints import (
 from s2l_ray.training.resume import checkpoints_so_far
 from s2l_ray.training.train import train
 
-
-def make_trajectories(run: Run) -> Manifest:
-    """Proxy, losses and trajectories of a run that has its corpus and tokens."""
-    examples, tokens = run.done["corpus"], run.done["tokens"]
-    marks = trajectories_marks(run.config, tokens.fingerprint)
-    proxy = run.stage(
-        "proxy",
-        marks["proxy"],
-        partial(_train_proxy, run, tokens, {n: f"{n}/{mark}" for n, mark in marks.items()}),
-    )
-    details = details_of(run, run.config.selection)
-    known = {_step_of(proxy, when): manifest for when, manifest in details.items()}
-    checkpoints, made_of = checkpoints_of(proxy), checksums_of_checkpoints(proxy)
-
-    def score_all(folder: str, fingerprint: str) -> Manifest:
-        scoring = Scoring(tokens, checkpoints, folder, fingerprint, made_of, known=known)
-        return score(run.store, [scoring], run.config.trajectories)[0]
-
-    losses = run.stage("losses", marks["losses"], score_all)
-    return run.stage(
-        "trajectories",
-        marks["trajectories"],
-        partial(assemble, run.store, examples, losses),
-    )
+if TYPE_CHECKING:
+    from s2l_ray.pipeline.plan import Plan
+    from s2l_ray.pipeline.run import Run
 
 
-def _train_proxy(run: Run, tokens: Manifest, folders: Mapping[str, str], **stage: str) -> Manifest:
-    """folders: of the stages whose parts may be made meanwhile."""
-    config, store = run.config, run.store
+def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manifest:
+    """Train the proxy. With trajectories.while_training, score its checkpoints meanwhile, into the
+    folders where the stages of losses and details will find them."""
+    config, store, tokens = run.config, run.store, run.get(plan.tokens)
     check_room("trajectories.workers", config.trajectories.workers)  # now, not after the training
     examples = sum(part.stats["trainable"] for part in tokens.parts)
     kept = checkpoint_steps(config.proxy, num_steps(config.proxy, examples))
-    wanted, whens = details_wanted(config, config.selection), {kept[0]: "early", kept[-1]: "final"}
+    columns, whens = plan.columns(config.selection), {kept[0]: "early", kept[-1]: "final"}
+    details = plan.details(config.selection)
 
     def score_new(steps: list[int], stop: threading.Event) -> None:
         checkpoints: dict[str, dict[int, str]] = {}
         for step in steps:
-            when = whens.get(step, "")  # where details are wanted: from there losses are copied
-            mine = checkpoints.setdefault(when if when in wanted else "", {})
-            mine[step] = f"{stage['folder']}/{checkpoint_name(step)}"
+            when = whens.get(step, "")  # losses are copied from details, if there are any
+            mine = checkpoints.setdefault(when if when in details else "", {})
+            mine[step] = f"{folder}/{checkpoint_name(step)}"
         scorings = [
             Scoring(
                 tokens,
                 mine,
-                folders[f"details/{when}" if when else "losses"],
+                details[when].folder if when else plan.losses.folder,
                 "",
-                details=wanted.get(when, ()),
+                details=columns.get(when, ()),
             )
             for when, mine in checkpoints.items()
         ]
@@ -85,7 +63,7 @@ def _train_proxy(run: Run, tokens: Manifest, folders: Mapping[str, str], **stage
     board = make_board()
     ahead = (
         meanwhile(
-            partial(checkpoints_so_far, store, stage["folder"]),
+            partial(checkpoints_so_far, store, folder),
             score_new,
             config.trajectories.workers,
             partial(step_on, board),
@@ -102,46 +80,48 @@ def _train_proxy(run: Run, tokens: Manifest, folders: Mapping[str, str], **stage
             seed=config.seed,
             label="proxy",
             board=board,
-            **stage,
+            folder=folder,
+            fingerprint=fingerprint,
         )
 
 
-def details_of(run: Run, selection: SelectionConfig) -> dict[str, Manifest]:
-    """Stages of what selectors ask for beside the losses, by "early" and "final" (the proxy's first
-    and last checkpoint): what this selection asks for, and those that the run names."""
-    tokens, proxy = run.done["tokens"], run.done["proxy"]
-    wanted = details_wanted(run.config, selection)
-    checkpoints, made_of = checkpoints_of(proxy), checksums_of_checkpoints(proxy)
+def score_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manifest:
+    """Score every example at every checkpoint. Losses that came with details are copied."""
+    proxy = run.get(plan.proxy)
+    scoring = Scoring(
+        run.get(plan.tokens),
+        checkpoints_of(proxy),
+        folder,
+        fingerprint,
+        marks=checksums_of_checkpoints(proxy),
+        known={
+            _step_of(proxy, when): run.get(stage)
+            for when, stage in plan.details(run.config.selection).items()
+        },
+    )
+    return score(run.store, [scoring], run.config.trajectories)[0]
 
-    def make(missing: dict[str, dict[str, str]]) -> list[Manifest]:
-        scorings = []
-        for name, where in missing.items():
-            when = name.removeprefix("details/")
-            step = _step_of(proxy, when)
-            scorings.append(
-                Scoring(
-                    tokens,
-                    {step: checkpoints[step]},
-                    where["folder"],
-                    where["fingerprint"],
-                    marks=made_of,
-                    details=wanted[when],
-                )
+
+def score_details(plan: Plan, run: Run, jobs: list[Job]) -> list[Manifest]:
+    """Score the signals of the first and the last checkpoint, together with the losses there."""
+    proxy, scorings = run.get(plan.proxy), []
+    for job in jobs:
+        step = _step_of(proxy, job.stage.name.removeprefix("details/"))
+        scorings.append(
+            Scoring(
+                run.get(plan.tokens),
+                {step: checkpoints_of(proxy)[step]},
+                **job.where,
+                marks=checksums_of_checkpoints(proxy),
+                details=job.stage.settings[-1],
             )
-        return score(run.store, scorings, run.config.trajectories, label="score details")
-
-    marks = {"tokens": tokens.fingerprint, "proxy": proxy.fingerprint}
-    made = run.stages(details_marks(run.config, selection, marks), make)
-    return {when: made[f"details/{when}"] for when in wanted}
+        )
+    return score(run.store, scorings, run.config.trajectories, label="score details")
 
 
-def _step_of(proxy: Manifest, when: str) -> int:
-    return {"early": min, "final": max}[when](checkpoints_of(proxy))
-
-
-def score_before(run: Run, *, folder: str, fingerprint: str) -> Manifest:
-    """Losses under the proxy as it is before its training, one checkpoint, step 0."""
-    tokens, config = run.done["tokens"], run.config
+def score_before(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manifest:
+    """Score the proxy as it is before its training: one checkpoint, step 0."""
+    tokens, config = run.get(plan.tokens), run.config
     model = f"{folder}/{checkpoint_name(0)}"
     ray.get(
         write_initial.remote(
@@ -150,3 +130,7 @@ def score_before(run: Run, *, folder: str, fingerprint: str) -> Manifest:
     )
     scoring = Scoring(tokens, {0: model}, folder, fingerprint)
     return score(run.store, [scoring], config.trajectories, label="score before")[0]
+
+
+def _step_of(proxy: Manifest, when: str) -> int:
+    return {"early": min, "final": max}[when](checkpoints_of(proxy))

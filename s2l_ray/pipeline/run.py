@@ -1,12 +1,12 @@
-"""A run as it goes. Every stage's output is keyed by a fingerprint of its settings and inputs:
-found finished, it is used again; anything else is made beside it."""
+"""A run as it goes. Each stage's output is keyed by the fingerprint of its settings and inputs:
+what is found finished is used again, and anything else is made beside it."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from s2l_ray.config import RunConfig
 from s2l_ray.errors import Damaged
-from s2l_ray.execution import connect as driver
-from s2l_ray.execution import machine
+from s2l_ray.execution import connect, machine
+from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.stage import Job, Stage, walk
 from s2l_ray.store import Manifest, Store, preflight
 from s2l_ray.store.lease import Lease
 from s2l_ray.training.resume import resume_points
@@ -24,44 +25,48 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-
-ATTEMPTS = 5  # to go on after a damaged file; each names one
+ATTEMPTS = 5  # at going on after a damaged file; each attempt names one
+RECORD = "run.json"
 
 
 @dataclass
 class Run:
-    """A run as it goes: its store and config, the finished stages by name, and their times.
+    """A run as it goes: its store, settings and plan, the finished stages by name, and their times.
 
-    `with Run.start(config) as run:` owns the run directory until the block ends.
+    `with Run.start(config) as run:` owns the run directory until the block ends. The plan is there
+    once the corpus is known (subset.prepare).
     """
 
     config: RunConfig
     store: Store
     lease: Lease
+    plan: Plan = None  # type: ignore[assignment]
     done: dict[str, Manifest] = field(default_factory=dict)
     times: list[dict[str, Any]] = field(default_factory=list)
     recorded: bool = True  # in run.json
+    _current: dict[str, str] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def start(cls, config: RunConfig) -> Run:
         """Check the run directory, connect to Ray, and take the run directory's lease."""
         store = Store(config.run_dir, config.storage)
-        if driver.in_job() and "://" not in config.run_dir and not config.run_dir.startswith("/"):
+        if connect.in_job() and "://" not in config.run_dir and not config.run_dir.startswith("/"):
             raise ValueError(
-                f"run_dir: {config.run_dir!r} is relative, and a Ray job's working directory goes "
-                f"with the job; wanted s3://… or an absolute path that every node sees"
+                f"run_dir: {config.run_dir!r} is relative, but a Ray job has a working directory "
+                f"of its own; expected s3://… or an absolute path that every node mounts"
             )
         preflight.check(store)
         if not store.objects.conditional:
-            logger.info(
-                f"{store.uri}: this store has no conditional writes: of two runs started on it in "
-                f"the same seconds both may go on for a while. Results stay whole; work may be "
+            logger.warning(
+                f"{store.uri}: this store has no conditional writes. If two runs start on it "
+                f"within seconds, both may go on for a while; results stay whole, but work may be "
                 f"done twice"
             )
-        driver.connect(config.storage)
-        lease = Lease(store, seconds=config.storage.lease_seconds, job=driver.job_id())
-        return cls(config, store, lease.take())
+        connect.connect(config.storage)
+        lease = Lease(store, seconds=config.storage.lease_seconds, job=connect.job_id()).take()
+        before = store.read_json(RECORD) if store.exists(RECORD) else {}
+        return cls(config, store, lease, _current=before.get("current", {}))
 
     def __enter__(self) -> Run:
         return self
@@ -75,7 +80,7 @@ class Run:
         self.lease.release()
 
     def finish(self, work: Callable[[Run], Result]) -> Result:
-        """`work(self)`; where it meets a damaged file, the file's stage is made again first."""
+        """Return `work(self)`. If it meets a damaged file, make the file's stage again first."""
         for attempt in range(ATTEMPTS):
             try:
                 return work(self)
@@ -83,13 +88,91 @@ class Run:
                 if attempt == ATTEMPTS - 1:
                     raise
                 self._make_again(damage.folder, str(damage))
-                self.done.clear()  # from the start: what is whole is found again
+                self.done.clear()  # start over: what is whole is found again
         raise AssertionError
 
+    def view(self, config: RunConfig) -> Run:
+        """Return a run with other settings on the same run directory, lease and corpus. What it
+        makes is not recorded in run.json."""
+        plan = Plan(config, self.plan.corpus)
+        return replace(self, config=config, plan=plan, done={}, times=[], recorded=False)
+
+    def announce(self, stage: Stage) -> None:
+        """Log which of the stages up to this one exist, and which are to do, and from where."""
+        there, to_do = [], []
+        for each in walk([stage]):
+            if self.store.exists(each.folder, "manifest.json"):
+                there.append(each.name)
+            elif points := resume_points(self.store, each.folder):
+                to_do.append(f"{each.name} (from {points[0].split('-lease')[0]} on)")
+            elif found := len(self.store.found(each.folder)):
+                to_do.append(f"{each.name} ({found:,} parts are there)")
+            else:
+                to_do.append(each.name)
+        if there:
+            logger.info(f"reused: {', '.join(there)}")
+        logger.info(f"to do: {', '.join(to_do) or 'nothing'}")
+
+    def get(self, stage: Stage) -> Manifest:
+        """Return the stage's manifest; make the stage and its inputs as far as they are missing."""
+        return self.get_all([stage])[0]
+
+    def get_all(self, stages: Iterable[Stage]) -> list[Manifest]:
+        """Return the stages' manifests in order; stages with one maker are made together."""
+        stages = list(stages)
+        missing = {each.folder: each for each in walk(stages) if self._found(each) is None}
+        while missing:
+            first = next(iter(missing.values()))
+            group = [
+                each
+                for each in missing.values()
+                if each.maker == first.maker
+                and missing.keys().isdisjoint(need.folder for need in (*each.inputs, *each.reads))
+            ]
+            self._make(group)
+            for each in group:
+                del missing[each.folder]
+        return [self._known(stage) for stage in stages]
+
+    def _known(self, stage: Stage) -> Manifest:
+        manifest = self._found(stage)
+        assert manifest is not None, stage.folder
+        return manifest
+
+    def _found(self, stage: Stage) -> Manifest | None:
+        """The manifest if the stage is finished, as met before or in the run directory."""
+        if stage.found is not None:
+            return stage.found
+        known = self.done.get(stage.name)
+        if known is not None and known.fingerprint == stage.fingerprint:
+            return known
+        manifest = self.store.manifest(stage.folder)
+        if manifest is None:
+            return None
+        if manifest.fingerprint != stage.fingerprint:
+            raise ValueError(
+                f"{self.store.address(stage.folder, 'manifest.json')}: found fingerprint "
+                f"{manifest.fingerprint}, expected the folder's own: it belongs to another stage"
+            )
+        if fault := self.store.fault(manifest):
+            self._make_again(stage.folder, fault)
+            return None
+        self._finish(stage, manifest, 0.0, reused=True)
+        return manifest
+
+    def _make(self, stages: list[Stage]) -> None:
+        jobs = [Job(stage, stage.folder, stage.fingerprint) for stage in stages]
+        begun = [self._is_begun(stage.folder) for stage in stages]
+        start = time.monotonic()
+        made = stages[0].maker(self, jobs)
+        seconds = (time.monotonic() - start) / len(made)  # an equal share each
+        for stage, manifest, resumed in zip(stages, made, begun, strict=True):
+            self._finish(stage, manifest, seconds, reused=False, resumed=resumed)
+
     def _make_again(self, folder: str, why: str) -> None:
-        """Make the stage unfinished again that a folder is of: of those below a stage's own, such
-        as a corpus's held-out share, each with a manifest, all."""
-        logger.info(f"{why}; it is made again")
+        """Make unfinished again the stage that a folder belongs to. A folder below a stage's own,
+        such as a corpus's held-out share, has a manifest of its own: all of them are set aside."""
+        logger.warning(f"{why}; it is made again")
         found = []
         while folder:
             if self.store.manifest(folder) is not None:
@@ -99,96 +182,44 @@ class Run:
         for stage in reversed(found):  # the stage's own first: without it all are made again
             self.store.set_aside(stage)
 
-    def view(self, config: RunConfig) -> Run:
-        """The same run directory and lease under other settings, with the corpus and the tokens
-        that this run has; what it makes is not told in run.json."""
-        done = {name: self.done[name] for name in ("corpus", "tokens")}
-        return replace(self, config=config, done=done, times=[], recorded=False)
-
-    def announce(self, marks: dict[str, str]) -> None:
-        """Say which of these stages are there and which are to be made, and from where on."""
-        there, to_do = [], []
-        for name, mark in marks.items():
-            folder = f"{name}/{mark}"
-            if self.store.exists(folder, "manifest.json"):
-                there.append(name)
-                continue
-            if points := resume_points(self.store, folder):
-                to_do.append(f"{name} (from {points[0].split('-lease')[0]} on)")
-            elif found := len(self.store.found(folder)):
-                to_do.append(f"{name} ({found:,} parts are there)")
-            else:
-                to_do.append(name)
-        if there:
-            logger.info(f"reused: {', '.join(there)}")
-        logger.info(f"to do: {', '.join(to_do) or 'nothing'}")
-
-    def stage(self, name: str, mark: str, make: Callable[..., Manifest]) -> Manifest:
-        """The stage's manifest: as found, or from `make(folder=…, fingerprint=…)`."""
-        return self.stages({name: mark}, lambda missing: [make(**missing[name])])[name]
-
-    def stages(
-        self,
-        marks: dict[str, str],
-        make: Callable[[dict[str, dict[str, str]]], list[Manifest]],
-    ) -> dict[str, Manifest]:
-        """Several stages whose missing ones are made together.
-
-        `make` gets {name: {"folder": …, "fingerprint": …}} of the missing, and returns their
-        manifests in that order.
-        """
-        missing = {}
-        for name, mark in marks.items():
-            known = self.done.get(name)
-            if known is not None and known.fingerprint == mark:  # met before in this run
-                continue
-            folder = f"{name}/{mark}"
-            manifest = self.store.manifest(folder)
-            if manifest is not None and manifest.fingerprint != mark:
-                raise ValueError(
-                    f"{self.store.address(folder, 'manifest.json')}: fingerprint "
-                    f"{manifest.fingerprint}, wanted the folder's own; it is of another stage"
-                )
-            if manifest is not None and (fault := self.store.fault(manifest)):
-                self._make_again(folder, fault)
-                manifest = None
-            if manifest is None:
-                missing[name] = {"folder": folder, "fingerprint": mark}
-            else:
-                self._finish(name, manifest, 0.0, reused=True)
-        if missing:
-            begun = {name: self._is_begun(each["folder"]) for name, each in missing.items()}
-            began = time.monotonic()
-            made = make(missing)
-            seconds = (time.monotonic() - began) / len(made)  # each had its share
-            for name, manifest in zip(missing, made, strict=True):
-                self._finish(name, manifest, seconds, reused=False, resumed=begun[name])
-        return {name: self.done[name] for name in marks}
-
     def _is_begun(self, folder: str) -> bool:
         return bool(self.store.found(folder) or resume_points(self.store, folder))
 
     def _finish(
-        self, name: str, manifest: Manifest, seconds: float, *, reused: bool, resumed: bool = False
+        self,
+        stage: Stage,
+        manifest: Manifest,
+        seconds: float,
+        *,
+        reused: bool,
+        resumed: bool = False,
     ) -> None:
-        """reused: it was there; resumed: a part of it was, and the seconds are of the rest."""
-        with self._lock:  # targets may be trained by several threads
-            self.done[name] = manifest
-            self.times.append(
-                {"stage": name, "seconds": seconds, "reused": reused, "resumed": resumed}
-            )
+        """reused: it was there. resumed: part of it was; the seconds are those of the rest."""
+        with self._lock:  # several threads may train targets
+            self.done[stage.name] = manifest
+            entry = {"stage": stage.name, "seconds": seconds, "reused": reused, "resumed": resumed}
+            for before in [each for each in self.times if each["stage"] == stage.name]:
+                self.times.remove(before)  # made again, or met again after a repair
+                if not before["reused"]:
+                    entry["seconds"] += before["seconds"]
+                    entry["reused"] = False
+            self.times.append(entry)
             self._write()
+        if stage.check is not None:
+            stage.check(self, manifest)
 
     def _write(self) -> None:
         if not self.recorded:
             return
         self.store.guard()
+        # Stages that this command does not touch stay current.
+        self._current |= {name: manifest.folder for name, manifest in self.done.items()}
         record = {
             "config": self.config.model_dump(mode="json"),
             "versions": machine.versions(),
             "hardware": machine.hardware(),
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "current": {name: manifest.folder for name, manifest in self.done.items()},
+            "current": self._current,
             "times": self.times,
         }
-        self.store.write_json(record, "run.json")
+        self.store.write_json(record, RECORD)

@@ -15,20 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from s2l_ray.analysis.measures import ArmRecord, Metric, metrics_of, value_of
 from s2l_ray.analysis.paired import Outcome, Row, caveats, conclusions, table
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, spreads
-from s2l_ray.config import BASELINE
+from s2l_ray.config import BASELINE, BUILT_IN_SELECTORS
 from s2l_ray.execution import machine
 from s2l_ray.formatting import MISSING, plural, span, with_interval
 from s2l_ray.report.html import environment, printable
+from s2l_ray.selection.selectors import selector_named
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
-
-
-CONTROLS = {  # selector that controls another -> what it is
-    "random_shares": "random examples, the same shares of sources",
-    "random_tokens": "random examples, as many tokens",
-    "loss_strata": "strata of the mean loss instead of clusters",
-}
 
 
 class Table(NamedTuple):
@@ -158,17 +152,20 @@ def _against_controls(
 ) -> list[str]:
     """Return sentences with the paired differences between selections and their controls."""
     likes = {record["method"]: record["like"] for record in records if "like" in record}
-    controls = [(main, control) for control, main in ({"loss_strata": "s2l"} | likes).items()]
     found = []
-    for pair in controls:
+    for control in dict.fromkeys(arm.selector for arm in arms):
+        if control not in BUILT_IN_SELECTORS:
+            continue
+        kind = selector_named(control)
+        main = likes.get(control, "") if kind.control_for == "like" else kind.control_for
+        pair = (main, control)
         both = [arm for arm in arms if arm.selector in pair]
         if {arm.selector for arm in both} == set(pair):
-            main, control = pair
             rows = table(both, metric.key, control, metric.lower_is_better)
             [row] = [row for row in rows if row.method == main]
             if row.pairs:
                 found.append(
-                    f"{main} − {control} ({CONTROLS[control]}): {difference(row)} "
+                    f"{main} − {control} ({kind.control_words}): {difference(row)} "
                     f"({plural(row.pairs, 'pair')}, not corrected)."
                 )
     return found

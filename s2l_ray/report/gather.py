@@ -15,35 +15,44 @@ from s2l_ray.analysis.measures import metrics_of, value_of
 from s2l_ray.clustering import clusters as clustering
 from s2l_ray.config import parse_budget
 from s2l_ray.execution import machine
+from s2l_ray.pipeline import records
 from s2l_ray.pipeline.cost import cost_of
-from s2l_ray.pipeline.subset import Run, Selection
+from s2l_ray.pipeline.records import Record
+from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.subset import Selection
 from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Timing
 from s2l_ray.report.page import render
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sampled
-from s2l_ray.selection.selectors import SELECTORS
 from s2l_ray.store import Manifest
 
 LENGTH_BINS = 40
 
 
-def write(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) -> str:
-    """Render the run's page to report/index.html; returns its address."""
+def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) -> str:
+    """Render the run's page to report/index.html; returns its address.
+
+    arms: records of the comparison with the baselines; unless given, those that an earlier command
+    has left for this selection.
+    """
+    if arms is None:
+        arms = records.known(run.store, records.BASELINES, records.settings_of_baselines(run))
     page = render(gather(run, selection, arms))
     run.store.write_bytes(page.encode(), "report", "index.html")
     return run.store.address("report", "index.html")
 
 
-def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) -> ReportData:
+def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> ReportData:
     """What the page shows of a run that has got at least to its selection."""
     config, done, info = run.config, run.done, selection.info
+    measured = [arm for arm in arms if "target" in arm]
     corpus, tokens = done["corpus"].info, done["tokens"]
     sample = sample_trajectories(run.store, done["trajectories"])
     chosen = _chosen_ids(selection)
     edges, of_corpus, of_subset = _lengths(run, chosen)
     clustered: dict[str, Any] = {}
     if info["by_cluster"] is not None:
-        groups = SELECTORS[config.selection.selector].groups
-        clusters = done[groups]  # the stage has its name
+        stage = run.plan.groups(config.selection)
+        clusters = run.get(stage)
         clustered = {
             "cluster_sizes": clusters.info["sizes"],
             "cluster_chosen": info["by_cluster"],
@@ -53,11 +62,11 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
             "share_above_quota": info["groups_above_quota"],
             "examples": _examples(run, clusters, chosen) if config.report.examples else (),
         }
-        if groups in ("clusters", "clusters_by_source"):  # of others the centers are no losses
+        if stage.name in ("clusters", "clusters_by_source"):  # of others the centers are no losses
             clustered["explained_variance_level"] = clusters.info["level_share"]
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     trained = [("proxy", None, done["proxy"].info["history"])]
-    trained += [(arm["selector"], arm["seed"], arm["history"]) for arm in arms]
+    trained += [(arm["method"], arm["selection_seed"], _history(run, arm)) for arm in measured]
     return ReportData(
         title=config.name,
         run_dir=run.store.uri,
@@ -84,7 +93,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
         steps=done["trajectories"].info["steps"],
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         arms=arms_of(arms),
-        left_out=list(dict.fromkeys(text for arm in arms for text in arm["left_out"])),
+        left_out=_left_out(arms),
         timings=timings_of(run),
         cost=cost_of(run, selection.manifest),
         peak_memory_bytes=int(machine.peak_memory()),
@@ -92,14 +101,15 @@ def gather(run: Run, selection: Selection, arms: Sequence[dict[str, Any]] = ()) 
     )
 
 
-def arms_of(records: Sequence[dict[str, Any]]) -> list[Arm]:
-    """Of the records of targets.compare_baselines."""
-    measured = metrics_of(records) if records else []
-    others = [m for m in measured if m.key != "loss" and not m.key.startswith("by_source/")]
+def arms_of(found: Sequence[Record]) -> list[Arm]:
+    """The targets of comparison.baselines."""
+    measured = [record for record in found if "loss" in record]
+    metrics = metrics_of(measured) if measured else []
+    others = [m for m in metrics if m.key != "loss" and not m.key.startswith("by_source/")]
     return [
         Arm(
-            r["selector"],
-            r["seed"],
+            r["method"],
+            r["selection_seed"],
             r["examples"],
             r["steps"],
             r["loss"],
@@ -108,8 +118,24 @@ def arms_of(records: Sequence[dict[str, Any]]) -> list[Arm]:
             r.get("errors_over_examples", {}).get("loss"),
             {metric.words: value_of(r, metric.key) for metric in others},
         )
-        for r in records
+        for r in measured
     ]
+
+
+def _left_out(found: Sequence[Record]) -> list[str]:
+    texts = [text for record in found for text in record.get("left_out", ())]
+    short = [
+        f"{record['method']} is left out: {record['too_few']}"
+        for record in found
+        if "too_few" in record
+    ]
+    return list(dict.fromkeys(texts + short))
+
+
+def _history(run: Run, record: Record) -> list[list[float]]:
+    """The training curve of a record's target; empty if the target is no longer there."""
+    manifest = run.store.manifest(record["target"])
+    return [] if manifest is None else manifest.info["history"]
 
 
 def _chosen_ids(selection: Selection) -> pa.Array:

@@ -6,6 +6,7 @@ stay in the workers. N examples, B chosen, G groups.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +16,8 @@ from s2l_ray.config import SelectionConfig, parse_budget
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.selection.cut import cut, keys
-from s2l_ray.selection.selectors import BINS, SELECTORS, Quotas, Selector
+from s2l_ray.selection.kinds import BINS, Cluster
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.selection.subset import Chosen, lengths_of, trainable_tokens, write_subset
 from s2l_ray.store import Manifest, Part, Store
 
@@ -44,8 +46,9 @@ def choose(
     TooFew if the budget is more than the selector can choose from. ValueError for groups of another
     corpus, or a selector that draws from clusters without them.
     """
-    selector = SELECTORS[config.selector]
-    if selector.clustered and "sources" not in groups.info:
+    selector = selector_named(config.selector)
+    clustered = isinstance(selector, Cluster)
+    if clustered and "sources" not in groups.info:
         raise ValueError(
             f"{groups.folder}: its manifest's info has no sources; {config.selector} draws from "
             f"clusters, and wants the source of each there (None where they cross sources)"
@@ -53,7 +56,7 @@ def choose(
     assert (like is not None) == (selector.like is not None)
     quotas_of, budget = selector.quotas, config.budget
     if like is not None and selector.like == "shares":
-        quotas_of = partial(selector.quotas, weights=like.info["by_source"])
+        quotas_of = partial(selector.quotas, like=like.info["by_source"])
     elif like is not None:
         budget = f"{like.info['tokens']} tokens"
     sources = groups.info.get("sources", [None])
@@ -70,8 +73,7 @@ def choose(
             f"selection.budget: {config.budget!r} pays for {len(subset.example_id):,} examples, "
             f"but {config.selector} ranked {ranked:,}; give the budget in examples"
         )
-    clustered = selector.clustered
-    reasons = [_reason(selector, group, source) for group, source in enumerate(sources)]
+    reasons = [selector.reason(group, source) for group, source in enumerate(sources)]
     parts, by_source, num_tokens = write_subset(
         store, config, subset, corpus, tokens, folder, clustered, reasons
     )
@@ -116,17 +118,6 @@ class _Order:
         return np.searchsorted(self.edges, score, "right")
 
 
-def _reason(selector: Selector, group: int, source: str | None) -> str:
-    what = "draw" if selector.order == "draw" else "place"
-    if selector.clustered:
-        return f"cluster {group}, {what}"
-    if selector.groups == "all":
-        return what
-    return (
-        f"source {source}, {what}" if selector.groups == "sources" else f"stratum {group}, {what}"
-    )
-
-
 def examples_for(
     budget: int | float | str, total: int, store: Store, tokens: Manifest, *, slack: float = 1.2
 ) -> int:
@@ -157,7 +148,7 @@ def _too_many_tokens(budget: int | float | str, have: int) -> TooFew:
 def _cut_to_budget(
     store: Store,
     budget: int | float | str,
-    quotas_of: Quotas,
+    quotas_of: Callable[..., np.ndarray],
     sizes: np.ndarray,
     sources: list[str | None],
     histogram_GX: np.ndarray,

@@ -14,8 +14,9 @@ from s2l_ray.clustering.nearest import thread_pools
 from s2l_ray.execution.actors import Pool
 from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.execution.progress import Progress
-from s2l_ray.selection.selectors import BINS
-from s2l_ray.selection.selectors.coverage import COVERS, grid, on_grid
+from s2l_ray.selection.greedy import grid, on_grid
+from s2l_ray.selection.kinds import BINS, Cover
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import RANKING
 
@@ -48,12 +49,14 @@ def cover(
     ValueError for a budget that is not from 1 to all rows; for features that are not finite, of
     another type or of unequal length; and by facility_location for zeros, which have no direction.
     """
+    selector = selector_named(rule)
+    assert isinstance(selector, Cover)
     if not 1 <= budget <= features.rows:
         raise ValueError(
             f"selection.budget: {budget:,} examples, but from 1 to {features.rows:,} can be chosen"
         )
     with (
-        Pool(FeatureActor, chunks_of(store, features, rule), num_actors) as pool,
+        Pool(FeatureActor, chunks_of(store, features, selector), num_actors) as pool,
         Progress(rule, total=budget, unit="examples") as progress,
     ):
         ids, widths = zip(*pool.each_chunk("inspect"), strict=True)
@@ -63,7 +66,7 @@ def cover(
                 f"{max(widths)} numbers, wanted one length"
             )
         ids_N = np.concatenate(ids)
-        rows, info = COVERS[rule](pool.each_chunk, ids_N, budget, seed, progress.advance)
+        rows, info = selector.cover(pool.each_chunk, ids_N, budget, seed, progress.advance)
     edges = (budget * np.arange(1, BINS) / (BINS - 1)).tolist()  # the last one: budget itself
     return map_parts(
         store,
@@ -94,8 +97,8 @@ class _Chunk:
         return self.store.address(self.folder, self.part.file)
 
 
-def chunks_of(store: Store, features: Manifest, rule: str) -> list[_Chunk]:
-    length = grid(features.rows) if rule == "facility_location" else None
+def chunks_of(store: Store, features: Manifest, selector: Cover) -> list[_Chunk]:
+    length = grid(features.rows) if selector.on_grid else None
     chunks, first = list[_Chunk](), 0
     for part in features.parts:
         for start in range(0, part.rows, _CHUNK_ROWS):

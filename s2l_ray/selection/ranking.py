@@ -12,8 +12,8 @@ import pyarrow as pa
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.scoring.trajectories import SAMPLE_ROWS, losses_array, sampled, sources_of
-from s2l_ray.selection.selectors import BINS, SELECTORS, Selector
-from s2l_ray.selection.selectors.scores import Known
+from s2l_ray.selection.kinds import BINS, Draw, Known, Rank
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import GROUPS, RANKING
 
@@ -37,27 +37,29 @@ def rank(
     Strata, medians and edges are of a sample of SAMPLE_ROWS examples: of all, where there are no
     more. ValueError for a score that is not finite.
     """
-    chosen = SELECTORS[selector]
+    chosen = selector_named(selector)
+    assert isinstance(chosen, Draw | Rank)
     sources: list[str | None] = [None]
-    if chosen.groups == "sources":
+    if isinstance(chosen, Draw) and chosen.groups == "sources":
         sources = sources_of(store, trajectories)
-    elif chosen.groups == "strata":
+    elif isinstance(chosen, Draw) and chosen.groups == "strata":
         sources = [None] * n_strata
     beside = {when: details[when] for when in chosen.details}
     if before is not None:
         beside["before"] = before
     units = _units(trajectories, beside)
     sample_N, edges = np.empty(0), None
-    if chosen.score is not None:
+    if _is_scored(chosen):
         sample_N = np.sort(_sample(store, chosen, trajectories.folder, units))
-        seen_N = _from_the_median(sample_N, sample_N) if chosen.order == "middle" else sample_N
-        if chosen.order != "draw":
+        if isinstance(chosen, Rank):
+            middle = chosen.order == "middle"
+            seen_N = _from_the_median(sample_N, sample_N) if middle else sample_N
             edges = np.quantile(seen_N, np.arange(1, BINS) / BINS).tolist()
     return map_parts(
         store,
         units,
         _Rank,
-        (store, selector, trajectories.folder, sources, sample_N),
+        (store, chosen, trajectories.folder, sources, sample_N),
         folder=folder,
         fingerprint=fingerprint,
         label=f"rank {selector}",
@@ -112,23 +114,24 @@ class _Rank:
     def __init__(
         self,
         store: Store,
-        selector: str,
+        selector: Draw | Rank,
         folder: str,
         sources: list[str | None],
         sample_N: np.ndarray,
     ) -> None:
-        self.store, self.selector, self.folder = store, SELECTORS[selector], folder
+        self.store, self.selector, self.folder = store, selector, folder
         self.sources, self.sample_N = sources, sample_N
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         table = self.store.read_part(self.folder, unit["part"])
         groups = np.zeros(table.num_rows, np.int32)
         columns = {"example_id": table["example_id"]}
-        if self.selector.groups == "sources":
+        strata = isinstance(self.selector, Draw) and self.selector.groups == "strata"
+        if isinstance(self.selector, Draw) and self.selector.groups == "sources":
             place = {source: number for number, source in enumerate(self.sources)}
             names = table["source"].to_pylist()
             groups = np.array([place[name] for name in names], np.int32)
-        if self.selector.score is not None:
+        if _is_scored(self.selector):
             score_N = self.selector.score(_known(self.store, table, self.selector, unit["beside"]))
             bad = np.flatnonzero(~np.isfinite(score_N))
             if len(bad):
@@ -136,13 +139,13 @@ class _Rank:
                     f"{self.folder}, {unit['part'].file}: the score of example_id "
                     f"{table['example_id'][bad[0]]} is {score_N[bad[0]]}, a finite number is wanted"
                 )
-            if self.selector.groups == "strata":
+            if strata:
                 place_N = _place_of(score_N, self.sample_N) * len(self.sources)
                 place_N //= 2 * len(self.sample_N)
                 groups = np.minimum(place_N, len(self.sources) - 1).astype(np.int32)
-            elif self.selector.order == "middle":
+            elif isinstance(self.selector, Rank) and self.selector.order == "middle":
                 score_N = _from_the_median(score_N, self.sample_N)
-            if self.selector.order != "draw":
+            if isinstance(self.selector, Rank):
                 columns["score"] = pa.array(score_N)
         columns["group"] = pa.array(groups)
         return pa.table(columns, schema=RANKING if "score" in columns else GROUPS), {}
@@ -196,7 +199,7 @@ def _units(trajectories: Manifest, beside: Mapping[str, Manifest]) -> list[dict[
 
 
 def _known(
-    store: Store, table: pa.Table, selector: Selector, beside: Mapping[str, Mapping[str, Any]]
+    store: Store, table: pa.Table, selector: Draw | Rank, beside: Mapping[str, Mapping[str, Any]]
 ) -> Known:
     before_N = None
     if "before" in beside:
@@ -222,15 +225,18 @@ def _read_beside(
 
 
 def _sample(
-    store: Store, selector: Selector, folder: str, units: list[dict[str, Any]]
+    store: Store, selector: Draw | Rank, folder: str, units: list[dict[str, Any]]
 ) -> np.ndarray:
-    assert selector.score is not None
     found = []
     parts = sampled([unit["part"] for unit in units])
     for part, unit in zip(parts, units, strict=False):
         known = _known(store, store.read_part(folder, part), selector, unit["beside"])
         found.append(selector.score(known))
     return np.concatenate(found)[:SAMPLE_ROWS]
+
+
+def _is_scored(selector: Draw | Rank) -> bool:
+    return isinstance(selector, Rank) or selector.groups == "strata"
 
 
 def _place_of(score_N: np.ndarray, sorted_N: np.ndarray) -> np.ndarray:

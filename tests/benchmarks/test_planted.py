@@ -13,8 +13,9 @@ from benchmarks.planted_corpus import LARGE, SMALL, kind_of
 from s2l_ray.clustering.clusters import cluster
 from s2l_ray.config import ClustersConfig, SelectionConfig
 from s2l_ray.selection.choose import choose
+from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.ranking import rank
-from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store.schemas import TOKENS
 
 
@@ -152,11 +153,12 @@ def planted(store):
 def kinds_chosen(store, planted, name, seed):
     """Of 60 chosen examples (10%) how many are large, small and wrong; 10 clusters or strata."""
     groups = planted["trajectories"]
-    if SELECTORS[name].clustered:
+    selector = selector_named(name)
+    if isinstance(selector, Cluster):
         config = ClustersConfig(n_clusters=10, random_state=seed, num_actors=1, stability=False)
         groups = cluster(store, groups, config, by_source=False, folder=f"clusters/{seed}",
                          fingerprint="c")  # fmt: skip
-    elif SELECTORS[name].ranked:
+    elif selector.groups != "all":
         groups = rank(store, groups, selector=name, n_strata=10, before=None, details={},
                       folder=f"rankings/{name}-{seed}", fingerprint="r")  # fmt: skip
     subset = choose(

@@ -12,7 +12,8 @@ from s2l_ray.config import CorpusConfig, ModelConfig, PromptConfig
 from s2l_ray.corpus import tokenization
 from s2l_ray.corpus.templates import segments
 from s2l_ray.corpus.tokenization import encode, encode_table, end_tokens, prompts_of, tokenize
-from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.stage import Stage
 from s2l_ray.selection.subset import trainable_tokens
 from s2l_ray.store import Manifest, Part
 from s2l_ray.store.schemas import EXAMPLES, TOKENS
@@ -289,14 +290,12 @@ def test_examples_that_the_template_refuses_are_left_out_and_named(local_ray, st
     def tokens_of(most):
         rules = {"path": "x", "max_rejected_share": most}
         config = SimpleNamespace(corpus=CorpusConfig.model_validate(rules))
-        run = pipeline.Run(config, store, None, {"corpus": corpus})
-        monkeypatch.setattr(
-            run, "stage", lambda *_: Manifest("t", "t", [Part("p", "f", 20, 1, "c", stats)], {})
-        )
-        model = ModelConfig(name="m")
-        return pipeline.tokens_of(run, "tokens", corpus, model, PromptConfig(template="chat"))
+        run = SimpleNamespace(config=config, store=store)
+        plan, prompt = Plan(config, Stage.given(corpus)), PromptConfig(template="chat")
+        stage = plan.tokens_of("tokens", plan.corpus, ModelConfig(name="m"), prompt)
+        stage.check(run, Manifest("t", "t", [Part("p", "f", 20, 1, "c", stats)], {}))
 
-    assert tokens_of(0.05).rows == 20
+    tokens_of(0.05)
     told = r"tokens: 1 of 20 examples \(test\.jsonl:4 for one\): the chat template .*share 4"
     with pytest.raises(ValueError, match=told):
         tokens_of(0.04)

@@ -23,7 +23,7 @@ from s2l_ray.evaluation import (
     summarise,
     summarise_answers,
 )
-from s2l_ray.pipeline import targets
+from s2l_ray.pipeline import evaluate
 from s2l_ray.store.schemas import LOSSES
 
 # response -> (source, mean loss, label tokens); None: no label token left, so no loss
@@ -293,12 +293,12 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     assert found["clean"] == ingest_once(store, alone, "evaluations/corpora/clean")
 
     # Said whenever a run begins, if it is found out only once.
-    monkeypatch.setattr(targets, "_tokens_of_heldout", lambda *_: {})  # of a whole run's config
+    monkeypatch.setattr(evaluate, "_tokens_of_heldout", lambda *_: {})  # of a whole run's config
     settings = SimpleNamespace(evaluation=config, corpus=POOL)
     run = SimpleNamespace(store=store, done={"corpus": examples}, config=settings)
     for _ in range(2):
         said()
-        targets.prepare_evaluation(run)
+        evaluate.prepare_evaluation(run)
         text = said()
         assert "search the corpus" not in text
         assert (
@@ -308,10 +308,10 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
         assert "clean" not in text
 
     settings.evaluation = config.model_copy(update={"answer_marker": "a"})
-    targets.prepare_evaluation(run)
+    evaluate.prepare_evaluation(run)
     settings.evaluation = config.model_copy(update={"answer_marker": "A"})
     with pytest.raises(ValueError, match=r"answer_marker: none of \d+ responses has 'A' in it"):
-        targets.prepare_evaluation(run)
+        evaluate.prepare_evaluation(run)
 
     # What is left goes by the corpus: another one is searched anew.
     smaller = write_corpus(store, [example("q7", "a7"), example("q1", "a1")])

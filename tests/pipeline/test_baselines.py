@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from markupsafe import escape
-from support.runs import MARK, corpus, ids_of, settings
+from support.runs import MARK, Given, corpus, ids_of, settings
 
 from s2l_ray import evaluation
 from s2l_ray.errors import TooFew
+from s2l_ray.pipeline import comparison
 from s2l_ray.pipeline import subset as pipeline
-from s2l_ray.pipeline import targets
 from s2l_ray.report import gather
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import checkpoints_of
@@ -23,13 +23,12 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     config = settings(copy, evaluation__baselines=["random", "s2l"], evaluation__targets_at_once=2)
     run = start(config)
     selection = pipeline.select(corpus(), config, run=run)
-    arms = targets.compare_baselines(run)
-    assert [(arm["selector"], arm["seed"]) for arm in arms] == [
+    arms = comparison.baselines(run)
+    assert [(arm["method"], arm["selection_seed"]) for arm in arms] == [
         ("s2l", 0), ("s2l", 1), ("random", 0), ("random", 1),
     ]  # fmt: skip
     assert {arm["examples"] for arm in arms} == {40}
     assert {arm["steps"] for arm in arms} == {4}
-    assert {arm["history"][-1][0] for arm in arms} == {4}
     assert len({arm["loss"] for arm in arms}) == 4
     for arm in arms:
         assert set(arm["by_source"]) == {"sums", "words", "chat"}
@@ -72,7 +71,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     page = Path(gather.write(run, selection, arms)).read_text()
     assert "s2l" in page and "random" in page
     for selector in ("s2l", "random"):
-        losses = [arm["loss"] for arm in arms if arm["selector"] == selector]
+        losses = [arm["loss"] for arm in arms if arm["method"] == selector]
         assert f"{np.mean(losses):.4f}" in page
     assert MARK not in page
     shown = gather.gather(run, selection, arms)
@@ -81,6 +80,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     assert sum(shown.cluster_sizes) == sum(shown.length_corpus) == run.done["corpus"].rows
     assert sum(shown.length_subset) == 40
     assert [curve.name for curve in shown.curves] == ["proxy", "s2l", "s2l", "random", "random"]
+    assert {curve.steps[-1] for curve in shown.curves[1:]} == {4}
 
     # Costs, with the weights of one layer of each model counted by hand.
     cost, proxy, tokens = shown.cost, run.done["proxy"], run.done["tokens"]
@@ -105,13 +105,13 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     run.lease.release()
     again = start(config)
     pipeline.select(corpus(), config, run=again)
-    assert targets.compare_baselines(again) == arms
+    assert comparison.baselines(again) == arms
     assert all(entry["reused"] for entry in again.times)
 
 
-def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, said):
+def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, said, store):
     chosen = Manifest("selections/s", "s", [], {"examples": 3, "tokens": 30})
-    trained = Manifest("targets/s", "t", [], {"step": 5, "history": []})
+    trained = Manifest("targets/s", "t", [], {"step": 5, "tokens": 9, "history": []})
     asked = []
 
     def choose(_, choice):
@@ -120,35 +120,35 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, said
             raise TooFew("3 examples, but only 2 can be chosen")
         return pipeline.Selection(None, chosen)
 
-    monkeypatch.setattr(targets, "choose_subset", choose)
-    monkeypatch.setattr(targets, "prepare_evaluation", lambda _: None)
-    monkeypatch.setattr(targets, "finetune", lambda *_, **__: trained)
+    monkeypatch.setattr(comparison, "choose_subset", choose)
+    monkeypatch.setattr(comparison, "share_in", lambda *_: 0.5)
+    monkeypatch.setattr(comparison, "prepare_evaluation", lambda _: None)
+    monkeypatch.setattr(comparison, "finetune", lambda *_, **__: trained)
     monkeypatch.setattr(
-        targets,
+        comparison,
         "evaluate",
         lambda _, made, against: {n: {"loss": 1.0, "left_out": ["x"]} for n in made},
     )
     baselines = ["prune_then_cluster", "random"]
     config = settings("run", evaluation__baselines=baselines, evaluation__seeds=[0, 1])
-    arms = targets.compare_baselines(pipeline.Run(config, None, None, {}))
-    assert [(arm["selector"], arm["seed"]) for arm in arms] == [
-        (selector, seed) for selector in ("s2l", "random") for seed in (0, 1)
+    arms = comparison.baselines(Given.of(config, store=store))
+    assert [(arm["method"], arm["selection_seed"]) for arm in arms] == [
+        (selector, seed) for selector in ("s2l", "random", "prune_then_cluster") for seed in (0, 1)
     ]
     told = "prune_then_cluster is left out: 3 examples, but only 2 can be chosen"
-    assert all(arm["left_out"] == ["x", told] for arm in arms)
+    assert all(arm["too_few"] == told.split(": ")[1] for arm in arms[4:])
+    assert gather._left_out(arms) == ["x", told]
     assert f"evaluation.baselines: {told}" in said()
 
     # As the run spells it, so that what other jobs made is found; as many examples, of tokens.
     for budget, wanted in ((0.5, 0.5), (40, 40), ("30 tokens", 3)):
         config = settings("run", selection__budget=budget, evaluation__seeds=[0, 1])
         asked.clear()
-        targets.compare_baselines(pipeline.Run(config, None, None, {}))
-        assert asked == [("s2l", budget)] * 2 + [
-            ("s2l", wanted),
-            ("random", wanted),
-            ("random", wanted),
-        ]
+        comparison.baselines(Given.of(config, store=store))
+        assert list(dict.fromkeys(asked)) == list(
+            dict.fromkeys([("s2l", budget), ("s2l", wanted), ("random", wanted)])
+        )
 
     config = settings("run", selection__selector="prune_then_cluster")
     with pytest.raises(TooFew, match="only 2 can be chosen"):
-        targets.compare_baselines(pipeline.Run(config, None, None, {}))
+        comparison.baselines(Given.of(config, store=store))

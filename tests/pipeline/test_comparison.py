@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runs import MARK, corpus, settings
+from support.runs import MARK, Given, corpus, settings
 
 import s2l_ray
-from s2l_ray.pipeline import comparison
+from s2l_ray.pipeline import comparison, records
 from s2l_ray.pipeline import subset as pipeline
-from s2l_ray.pipeline.proxy import make_trajectories
 from s2l_ray.report import comparison_page
 from s2l_ray.selection.choose import examples_for
 from s2l_ray.store import Manifest, Part
@@ -32,9 +31,9 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
     s2l_ray.select(corpus(), config, run=run)
     selectors = config.compare.selectors_with(0)
     view = run.view(comparison.seeded(config, 42, selectors))
-    make_trajectories(view)
+    view.get(view.plan.trajectories)
     assert view.done["proxy"] == run.done["proxy"]
-    assert view.done["corpus"] is run.done["corpus"]
+    assert view.done["corpus"] == run.done["corpus"]
     arms, short = comparison._arms(view, selectors, 7)
     assert not short
     assert len({arm.name for arm in arms}) <= comparison.num_targets(config) < len(arms)
@@ -71,7 +70,7 @@ def test_the_full_arm_has_the_tokens_of_what_can_be_trained_on(monkeypatch):
     tokens = Manifest("tokens/t", "t", [Part("part-00000", "f", 10, 1, "c", stats)])
     base = Manifest("selections/r", "r", [], {"examples": 3, "tokens": 90})
     monkeypatch.setattr(comparison, "choose_subset", lambda *_: pipeline.Selection(None, base))
-    view = pipeline.Run(config, None, None, {"tokens": tokens, "corpus": base})
+    view = Given.of(config, {"tokens": tokens, "corpus": base})
     (_, full), _ = comparison._arms(view, ["random"], 0)
     assert (full.method, full.count, full.tokens) == (comparison.FULL_COMPUTE, 6, 300)
     # 40 epochs of 3 in batches of 20: 6 steps of 20 x 30 tokens; an example of the corpus has 50.
@@ -92,7 +91,7 @@ def test_a_selector_with_too_few_examples_is_left_out_and_told(monkeypatch, said
 
     monkeypatch.setattr(comparison, "choose_subset", choose)
     config = settings("run", compare=compare)
-    view = pipeline.Run(config, None, None, {"tokens": tokens, "corpus": base})
+    view = Given.of(config, {"tokens": tokens, "corpus": base})
     [arm], short = comparison._arms(view, config.compare.selectors, 7)
     assert (arm.method, arm.count) == ("random", 3)
     told = "selection.budget: 3 examples, but only 2 can be chosen"
@@ -112,12 +111,17 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
     config = settings(copy, compare=compare, evaluation__targets_at_once=2)
     run = start(config)
     lengths = []
-    records = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
+    found = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
     assert lengths == [8, 14]
-    assert comparison.known(run) == records
+
+    def known(config):
+        marked = records.settings_of_comparison(config)
+        return records.known(run.store, records.COMPARISON, marked)
+
+    assert known(config) == found
     other = settings(copy, compare=compare, clusters__n_clusters=4)
-    assert comparison.known(replace(run, config=other)) == []  # of other settings it says nothing
-    by = {(r["method"], r["match"], r["selection_seed"]): r for r in records}
+    assert known(other) == []  # of other settings it says nothing
+    by = {(r["method"], r["match"], r["selection_seed"]): r for r in found}
     assert len(by) == 14
     assert {seed for method, _, seed in by if method == "loss_strata"} == {42}
     for seed in (42, 1):
@@ -129,13 +133,13 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
         assert full["examples"] > 150
         assert full["trained_tokens"] == pytest.approx(random["trained_tokens"], rel=0.3)
     assert by["s2l", "examples", 42]["loss"] != by["s2l", "examples", 1]["loss"]
-    losses = [r["loss"] for r in records if (r["method"], r["match"]) == ("s2l", "examples")]
-    page = Path(comparison_page.write(run, records)).read_text()
+    losses = [r["loss"] for r in found if (r["method"], r["match"]) == ("s2l", "examples")]
+    page = Path(comparison_page.write(run, found)).read_text()
     assert f"{np.mean(losses):.4f}" in page and MARK not in page
     # run.json tells of the run's own stages alone.
     assert json.loads((copy / "run.json").read_text())["config"]["seed"] == 42
 
     run.lease.release()
     again = start(config)
-    assert comparison.compare(again, lambda so_far: None, corpus()) == records
+    assert comparison.compare(again, lambda so_far: None, corpus()) == found
     assert all(entry["reused"] for entry in again.times)

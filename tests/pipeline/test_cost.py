@@ -1,8 +1,7 @@
 """Costs by hand-computed numbers, and parameters counted by hand."""
 
-from types import SimpleNamespace
-
 import pytest
+from support.runs import Given
 
 from s2l_ray.analysis.cost import Cost, Step
 from s2l_ray.config import validate
@@ -125,7 +124,7 @@ def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("rand
         return body + label_share * head
 
     monkeypatch.setattr(cost, "_parameters", parameters)
-    run = SimpleNamespace(config=config, store=None, done=done, times=times)
+    run = Given.of(config, done, times=times)
     return cost_of(run, done[f"selections/{selector}-seed0"])
 
 
@@ -156,24 +155,18 @@ def test_details_are_counted_once_and_the_target_with_its_epochs(monkeypatch):
     assert a_run(monkeypatch, target | {"max_steps": 9}).epochs is None
 
 
-def test_details_at_a_checkpoint_that_no_losses_are_of_are_a_pass_of_their_own(monkeypatch):
-    details = [("early", 5), ("final", 20)]  # scoring stopped before it; s2l does not need those
-    flops = {step.stage: step.flops for step in a_run(monkeypatch, details=details).steps}
-    assert (flops["details/early"], flops["losses"]) == (20_000, 40_000)
-    assert "details/final" not in flops
-    baselines = ["random", "least_confidence"]  # this asks for the last, el2n does not
-    early = a_run(monkeypatch, selector="el2n", details=details, baselines=baselines)
-    assert {step.stage for step in early.steps if step.flops} == {
-        "proxy",
-        "losses",
-        "details/early",
-    }
-    own = a_run(monkeypatch, selector="least_confidence", details=details)
-    assert {step.stage: step.flops for step in own.steps}["details/final"] == 20_000
+def test_details_of_both_checkpoints_leave_one_pass_to_the_losses(monkeypatch):
+    details = [("early", 5), ("final", 15)]
+    found = a_run(monkeypatch, selector="confidence_curriculum", details=details)
+    flops = {step.stage: step.flops for step in found.steps if step.flops}
+    assert flops == {
+        "proxy": 150_000, "details/early": 20_000, "details/final": 20_000, "losses": 20_000,
+    }  # fmt: skip
 
 
 def test_losses_that_were_made_with_another_selector_s_details_are_counted_there(monkeypatch):
-    found = a_run(monkeypatch, details=[("early", 5)])  # for a baseline, el2n, say
+    baselines = ["random", "el2n"]
+    found = a_run(monkeypatch, details=[("early", 5)], baselines=baselines)
     flops = {step.stage: step.flops for step in found.steps}
     assert (flops["losses"], flops["details/early"]) == (40_000, 20_000)
     assert found.flops == a_run(monkeypatch).flops  # where nobody asks for them

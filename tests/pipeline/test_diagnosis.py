@@ -9,12 +9,11 @@ import pytest
 import yaml
 from sklearn.metrics import adjusted_rand_score
 from support.head import command
-from support.runs import MARK, architecture, files_of, rows, settings, stages_run
+from support.runs import MARK, Given, architecture, files_of, rows, settings, stages_run
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.pipeline import diagnosis
 from s2l_ray.pipeline import subset as pipeline
-from s2l_ray.pipeline.run import Run
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.training.checkpoints import checkpoint_steps
 
@@ -39,7 +38,7 @@ def test_numbers_of_clusters_are_those_that_the_corpus_has_examples_for(store):
 
     def numbers(own, wanted=None):
         config = settings("run", clusters__n_clusters=own, diagnose__n_clusters=wanted)
-        return diagnosis._numbers_of_clusters(Run(config, store, None, {"tokens": tokens}))
+        return diagnosis._numbers_of_clusters(Given.of(config, {"tokens": tokens}, store))
 
     assert numbers(5) == [2, 10]
     assert numbers(150) == [75] and numbers(1) == [2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.corpora import write_corpus
-from support.runs import architecture, corpus, settings
+from support.runs import Given, architecture, corpus, settings
 
 import s2l_ray
 from s2l_ray.pipeline import comparison, targets
@@ -22,7 +22,7 @@ from s2l_ray.store import Manifest, Part, Store
         ({"clusters__n_clusters": 500}, "clusters.n_clusters: 500, but there are only 2.. exam"),
         (
             {"proxy__num_checkpoints": None, "proxy__checkpoint_every": 500},
-            "needs 2 checkpoints or more, and of a training of 7 steps one is kept: lower proxy.ch",
+            "needs at least 2 checkpoints, but a training of 7 steps keeps one: lower proxy.check",
         ),
     ],
 )
@@ -40,7 +40,7 @@ def test_nothing_held_out_is_refused_before_any_target(local_ray, tmp_path, star
     run = start(config)
     pipeline.prepare(run, corpus())
     with pytest.raises(ValueError, match=r"corpus\.heldout_share .* or evaluation\.files"):
-        targets.compare_baselines(run)
+        comparison.baselines(run)
 
     # So is what has nothing left to be scored once it is cut.
     exam = tmp_path / "exam.jsonl"
@@ -83,11 +83,11 @@ def test_an_export_that_a_chat_has_no_shape_for_is_refused_before_the_proxy(stor
     made = {"corpus": write_corpus(store, [{"source": "s", "turns": turns}], num_parts=1)}
     for export in ([], ["messages"]):
         config = settings("run", selection__export=export)
-        pipeline._check_export(pipeline.Run(config, store, None, made))
+        pipeline._check_export(Given.of(config, made, store))
     config = settings("run", selection__export=["messages", "alpaca"])
     wanted = r"selection\.export: test\.jsonl:1: a chat of turns user, .* is no alpaca row"
     with pytest.raises(ValueError, match=wanted):
-        pipeline._check_export(pipeline.Run(config, store, None, made))
+        pipeline._check_export(Given.of(config, made, store))
 
 
 def test_a_target_that_cannot_be_tuned_is_refused_before_the_proxy_trains(

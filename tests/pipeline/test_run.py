@@ -8,7 +8,12 @@ from support.runs import contents_of, corpus, ids_of, settings
 from s2l_ray import evaluation
 from s2l_ray.errors import LeaseLost
 from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.store.store import lease_name
+
+
+def stage_of(name, make=None):
+    return Stage(name, alone(make))
 
 
 @pytest.mark.slow
@@ -37,10 +42,11 @@ def test_held_out_examples_that_are_damaged_are_made_again(finished, copy, start
 
 
 def test_a_training_that_goes_on_is_told_as_resumed(store):
-    store.write_json({}, "proxy/f/resume/step-000005-lease-000001", "state.json")
+    folder = stage_of("proxy").folder
+    store.write_json({}, f"{folder}/resume/step-000005-lease-000001", "state.json")
     run = pipeline.Run(settings("run"), store, None, recorded=False)
     for name, resumed in (("proxy", True), ("tokens", False)):
-        run.stage(name, "f", lambda **stage: store.commit(*stage.values(), [], {}))
+        run.get(stage_of(name, lambda run, **where: store.commit(*where.values(), [], {})))
         assert (run.times[-1]["stage"], run.times[-1]["resumed"]) == (name, resumed)
 
 
@@ -49,8 +55,9 @@ def test_a_run_that_was_followed_tells_nothing_more(store):
     store.write_json({"host": "h", "job": "j", "pid": 1, "since": "now"}, "lease", lease_name(2))
     run = pipeline.Run(settings("run"), store, None)
     store.epoch = None
-    store.commit("tokens/f", "f", [], {})
+    tokens = stage_of("tokens", lambda *_, **__: pytest.fail("made"))
+    store.commit(tokens.folder, tokens.fingerprint, [], {})
     store.epoch = 1
     with pytest.raises(LeaseLost, match="taken over by h"):
-        run.stage("tokens", "f", lambda **_: pytest.fail("made"))
+        run.get(tokens)
     assert not store.exists("run.json")

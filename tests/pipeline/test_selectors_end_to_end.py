@@ -10,12 +10,10 @@ import pytest
 from support.runs import contents_of, corpus, settings, stages_run
 
 import s2l_ray
-from s2l_ray.corpus.ingest import digest_of
-from s2l_ray.corpus.sources import fingerprint_of
+from s2l_ray.config import BUILT_IN_SELECTORS
 from s2l_ray.pipeline import subset as pipeline
-from s2l_ray.pipeline.marks import marks_of
+from s2l_ray.pipeline.stage import walk
 from s2l_ray.report import gather
-from s2l_ray.selection.selectors import SELECTORS
 from s2l_ray.store import Store
 
 
@@ -61,9 +59,8 @@ def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, cop
     )
     run = start(config)
     pipeline.select(corpus(), config, run=run)
-    marks = marks_of(
-        config, fingerprint_of(config.corpus, digest_of(corpus(), config.corpus), seed=config.seed)
-    )
+    stages = list(walk([run.plan.selection(config.selection)]))
+    marks = {stage.name: stage.fingerprint for stage in stages}
     assert list(marks) == ["corpus", "tokens", "proxy", "details/early", "details/final", "losses",
                            "trajectories", "rankings/el2n", "selections/el2n-seed0"]  # fmt: skip
     assert {stage: manifest.fingerprint for stage, manifest in run.done.items()} == marks
@@ -89,16 +86,13 @@ def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, cop
 def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
     run = start(settings(copy))
     s2l_ray.select(corpus(), run.config, run=run)
-    origin = fingerprint_of(
-        run.config.corpus, digest_of(corpus(), run.config.corpus), seed=run.config.seed
-    )
     subsets = {}
-    for name in SELECTORS:
+    for name in BUILT_IN_SELECTORS:
         config = settings(copy, selection__selector=name, selection__budget=20)
         chosen = pipeline.choose_subset(run, config.selection)
         subsets[name] = chosen.dataset().to_pandas()
-        marks = marks_of(config, origin)
-        assert {stage: run.done[stage].fingerprint for stage in marks} == marks, name
+        stages = list(walk([run.plan.selection(config.selection)]))
+        assert all(run.done[each.name].fingerprint == each.fingerprint for each in stages), name
         if name != "random_tokens":
             assert len(set(subsets[name]["example_id"])) == chosen.info["examples"] == 20, name
     like = run.done["selections/s2l-seed0"].info  # the last one made: of 20 examples

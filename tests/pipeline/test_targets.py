@@ -13,6 +13,7 @@ from s2l_ray.corpus.ingest import read_examples
 from s2l_ray.evaluation.answers import extract
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline import targets
+from s2l_ray.pipeline.evaluate import evaluate
 from s2l_ray.selection import subset
 from s2l_ray.training.checkpoints import checkpoints_of
 
@@ -30,7 +31,7 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     run = start(settings(copy, **settings_of))
     selection = pipeline.select(corpus(), run.config, run=run)
     target = targets.finetune(run, selection.manifest, "one", seed=0)
-    result = targets.evaluate(run, {"one": target})["one"]
+    result = evaluate(run, {"one": target})["one"]
     assert result["macro"] == pytest.approx(np.mean(list(result["by_source"].values())))
 
     # The losses after the marker, one by one, against the whole sequence's logits.
@@ -89,7 +90,7 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     run = start(settings(copy, **settings_of, evaluation__answers_at_most=9))
     pipeline.select(corpus(), run.config, run=run)
     target = targets.finetune(run, selection.manifest, "one", seed=0)
-    second = targets.evaluate(run, {"one": target})["one"]
+    second = evaluate(run, {"one": target})["one"]
     found = second["exact_match"]["exam"]
     assert found["correct"] + found["no_answer"] == found["questions"] == 9 and found["of"] == 13
     assert found["correct"] > 0

@@ -9,6 +9,7 @@ import pytest
 from s2l_ray.analysis.statistics import detectable, pairs_needed
 from s2l_ray.config import validate
 from s2l_ray.pipeline import comparison
+from s2l_ray.pipeline.records import settings_of_comparison
 from s2l_ray.report import comparison_page as page
 from s2l_ray.report import comparison_text as text
 from s2l_ray.store import Manifest
@@ -173,9 +174,9 @@ def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
 
 def test_the_spread_seen_is_of_as_many_trainings_and_of_the_same_held_out_share():
     once = config(trainings=1)
-    assert comparison.settings_mark(once) == comparison.settings_mark(config(seeds=[7]))
+    assert settings_of_comparison(once) == settings_of_comparison(config(seeds=[7]))
     others = config(trainings=2), once.model_copy(update={"seed": 1})
-    assert len({comparison.settings_mark(each) for each in (once, *others)}) == 3
+    assert len({settings_of_comparison(each) for each in (once, *others)}) == 3
 
 
 def test_random_tokens_is_compared_at_equal_examples_alone():

@@ -105,7 +105,7 @@ def test_what_else_was_measured_has_a_line_each_and_a_table() -> None:
     }  # fmt: skip
     right = {"s2l": [5, 7], "random": [3, 3]}
     records = [
-        record | {"selector": name, "seed": seed}
+        record | {"method": name, "selection_seed": seed, "training_seed": seed}
         | {"exact_match": {"sums": {"correct": correct, "questions": 20}}}
         for name, counts in right.items()
         for seed, correct in enumerate(counts)

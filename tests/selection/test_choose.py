@@ -14,7 +14,7 @@ from s2l_ray.errors import TooFew
 from s2l_ray.selection import subset
 from s2l_ray.selection.choose import choose
 from s2l_ray.selection.cut import cut, keys
-from s2l_ray.selection.selectors.s2l import s2l
+from s2l_ray.selection.quotas import even
 from s2l_ray.store.schemas import TOKENS
 
 
@@ -86,7 +86,7 @@ def test_choose_is_the_sort_of_everything(local_ray, store):
         [store.read_part("clusters/t", part) for part in given["groups"].parts]
     )
     ids, group = everything["example_id"].to_numpy(), everything["cluster_id"].to_numpy()
-    quotas = s2l(np.bincount(group, minlength=7), [None] * 7, 60)
+    quotas = even(np.bincount(group, minlength=7), 60)
     wanted = []
     for g in range(7):
         mine = sorted(ids[group == g], key=lambda i: int(keys(np.array([i]), 3)[0]))

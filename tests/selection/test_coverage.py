@@ -14,7 +14,8 @@ from s2l_ray.execution.actors import Pool
 from s2l_ray.selection import choose as selection
 from s2l_ray.selection import coverage
 from s2l_ray.selection.coverage import FeatureWork, chunks_of, cover
-from s2l_ray.selection.selectors.coverage import COVERS, grid, on_grid
+from s2l_ray.selection.greedy import grid, on_grid
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 
 RULES = ("facility_location", "k_center")
@@ -50,13 +51,13 @@ def stage(store, features_ND, ids, cuts=(), folder="features/f"):
 
 def choose(store, features, rule, budget, seed=0):
     """The ids chosen by a rule, in order, and its info: without actors, in this process."""
-    work, chunks, steps = FeatureWork(), chunks_of(store, features, rule), []
+    work, chunks, steps = FeatureWork(), chunks_of(store, features, selector_named(rule)), []
 
     def each_chunk(method, *args):
         return work.run(chunks, method, *args)
 
     ids_N = np.concatenate([ids for ids, _ in each_chunk("inspect")])
-    rows, info = COVERS[rule](each_chunk, ids_N, budget, seed, steps.append)
+    rows, info = selector_named(rule).cover(each_chunk, ids_N, budget, seed, steps.append)
     assert sum(steps) == len(rows) == len(set(rows)) == budget
     return ids_N[rows].tolist(), info
 

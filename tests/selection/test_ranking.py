@@ -12,8 +12,9 @@ from s2l_ray.config import SelectionConfig
 from s2l_ray.scoring.trajectories import losses_array
 from s2l_ray.selection.choose import choose
 from s2l_ray.selection.cut import keys
+from s2l_ray.selection.kinds import Cluster, Draw
 from s2l_ray.selection.ranking import falls, features, rank
-from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store.schemas import LOSSES, TOKENS
 
 COUNT, T, D = 300, 4, 5
@@ -79,9 +80,10 @@ def given(store):
 
 
 def select(store, stages, selector, budget, like=None, n_strata=7, seed=3):
-    chosen = SELECTORS[selector]
+    chosen = selector_named(selector)
     groups = stages["trajectories"]
-    if chosen.ranked:
+    drawn = isinstance(chosen, Draw) and chosen.groups == "all"
+    if not drawn and not isinstance(chosen, Cluster):
         before = stages["before"] if chosen.before else None
         groups = rank(store, groups, selector=selector, n_strata=n_strata, before=before,
                       details={when: stages[when] for when in chosen.details},
@@ -137,6 +139,22 @@ def test_the_smallest_scores_come_first(local_ray, store, given, selector, score
     assert subset["cluster_id"].null_count == 90 and manifest.info["by_cluster"] is None
     _, small = select(store, stages, selector, 20)
     assert small["example_id"].to_pylist() == subset["example_id"].to_pylist()[:20]
+
+
+def test_a_selector_of_ones_own_runs_on_workers_that_lack_its_module(
+    local_ray, store, given, tmp_path, monkeypatch
+):
+    stages, known = given
+    (tmp_path / "own_selectors.py").write_text(
+        "from s2l_ray.selection.kinds import Rank\n"
+        "class Shortest(Rank):\n"
+        "    rule = 'fewest response tokens'\n"
+        "    def score(self, known):\n"
+        "        return known.num_label_tokens_N.astype(float)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)  # of the driver; the workers run already
+    _, subset = select(store, stages, "own_selectors:Shortest", 60)
+    assert subset["example_id"].to_pylist() == first(known["labels"].astype(float), known, 60)
 
 
 def test_the_middle_is_as_many_above_as_below(local_ray, store, given):

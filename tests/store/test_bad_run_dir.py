@@ -19,12 +19,12 @@ from support.corpora import example, write_corpus
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.clustering.clusters import cluster, read_centers
-from s2l_ray.config import ClustersConfig, RunConfig
+from s2l_ray.config import BUILT_IN_SELECTORS, ClustersConfig, RunConfig
 from s2l_ray.errors import Damaged
 from s2l_ray.models.loading import load_model
 from s2l_ray.pipeline.run import Run
 from s2l_ray.scoring.trajectories import _Assemble
-from s2l_ray.selection.selectors import SELECTORS
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Store
 from s2l_ray.store.checksums import checksum_of
 from s2l_ray.store.lease import Lease
@@ -354,14 +354,15 @@ def test_centers_cut_short_or_altered_are_refused(store):
         st.tuples(st.integers(0, 30), st.sampled_from(["a", "b", "c"])), min_size=1, max_size=8
     ),
     budget=st.integers(1, 300),
-    selector=st.sampled_from(sorted(SELECTORS)),
+    selector=st.sampled_from(BUILT_IN_SELECTORS),
 )
 def test_quotas_never_exceed_a_group_and_add_up(groups, budget, selector):
     """One group, empty groups, one source, a budget larger than all there is."""
     sizes = np.array([size for size, _ in groups])
     sources = [source for _, source in groups]
-    if SELECTORS[selector].groups == "all":
+    chosen = selector_named(selector)
+    if getattr(chosen, "groups", "all") == "all":
         sizes, sources = sizes.sum(keepdims=True), [None]
-    quotas = SELECTORS[selector].quotas(sizes, sources, budget)
+    quotas = chosen.quotas(sizes, sources, budget)
     assert ((quotas >= 0) & (quotas <= sizes)).all()
     assert quotas.sum() == min(budget, sizes.sum())

@@ -8,6 +8,9 @@ import pyarrow as pa
 import ray
 
 from s2l_ray.config import validate
+from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.stage import Stage, walk
 
 MARK = "zqx"  # in every text of the corpus, nowhere else
 
@@ -104,3 +107,25 @@ def ids_of(store, manifest):
     """The example ids of a stage, part after part."""
     tables = [store.read_part(manifest.folder, part, ["example_id"]) for part in manifest.parts]
     return pa.concat_tables(tables)["example_id"].to_pylist()
+
+
+def plan_of(config, origin="origin"):
+    """The plan of a run whose corpus comes from `origin`; nothing is read."""
+    return Plan(config, Stage("corpus", lambda *_: [], settings=(origin,)))
+
+
+def fingerprints_of(config, origin="origin"):
+    """Stage -> fingerprint, of all up to the run's selection."""
+    plan = plan_of(config, origin)
+    return {stage.name: stage.fingerprint for stage in walk([plan.selection(config.selection)])}
+
+
+class Given(Run):
+    """A run whose stages are given, by name, and not made."""
+
+    @classmethod
+    def of(cls, config, done=None, store=None, times=()):
+        return cls(config, store, None, plan_of(config), dict(done or {}), list(times))
+
+    def get(self, stage):
+        return stage.found or self.done[stage.name]

@@ -1,0 +1,137 @@
+"""The stages of a selection: what its selector draws from, and the subset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from s2l_ray.clustering.clusters import cluster
+from s2l_ray.config import SelectionConfig
+from s2l_ray.pipeline.identity import liked, selection_name
+from s2l_ray.pipeline.stage import Stage, alone
+from s2l_ray.selection.choose import choose, examples_for
+from s2l_ray.selection.coverage import cover
+from s2l_ray.selection.kinds import Cluster, Cover, Draw, Selector
+from s2l_ray.selection.ranking import falls, features, rank
+from s2l_ray.selection.selectors import selector_named, source_of
+from s2l_ray.store import Manifest
+
+if TYPE_CHECKING:
+    from s2l_ray.pipeline.plan import Plan
+    from s2l_ray.pipeline.run import Run
+
+
+def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
+    """Declare one selector's subset, after what it draws from."""
+    selector = selector_named(choice.selector)
+    like = plan.selection(liked(choice)) if selector.like else None
+    before = (plan.before,) if selector.before else ()
+    details = {when: plan.details(choice)[when] for when in selector.details}
+    needed = (*((like,) if like else ()), *before, *details.values())
+    groups = _groups(plan, choice, selector, needed, details)
+    exclude = set() if selector.like else {"like"}
+    plugin = source_of(choice.selector)
+
+    def stage(export: list[Any], known_as: str | None) -> Stage:
+        own = choice.model_copy(update={"export": export}).model_dump(exclude=exclude)
+        return Stage(
+            f"selections/{selection_name(choice.selector, choice.seed)}",
+            alone(make),
+            inputs=(groups, *needed),
+            settings=(own, *plugin),
+            reads=(plan.corpus, plan.tokens),
+            known_as=known_as,
+        )
+
+    def make(run: Run, **where: Any) -> Manifest:
+        return choose(
+            run.store,
+            choice,
+            corpus=run.get(plan.corpus),
+            tokens=run.get(plan.tokens),
+            groups=run.get(groups),
+            like=run.get(like) if like else None,
+            chosen=chosen,
+            **where,
+        )
+
+    chosen = stage([], None).identity  # the exports change no example
+    return stage(choice.export, chosen)
+
+
+def _groups(
+    plan: Plan,
+    choice: SelectionConfig,
+    selector: Selector,
+    needed: tuple[Stage, ...],
+    details: dict[str, Stage],
+) -> Stage:
+    if isinstance(selector, Cluster):
+        return _clusters(plan, selector, needed, details)
+    if isinstance(selector, Draw) and selector.groups == "all":
+        return plan.trajectories
+    settings: list[Any] = [choice.selector, *source_of(choice.selector)]
+    if isinstance(selector, Cover):
+        settings += [choice.budget] + [choice.seed] * selector.seeded
+    else:
+        strata = isinstance(selector, Draw) and selector.groups == "strata"
+        settings.append(plan.config.clusters.n_clusters if strata else 1)
+
+    def make(run: Run, **where: Any) -> Manifest:
+        made = {when: run.get(stage) for when, stage in details.items()}
+        if isinstance(selector, Cover):
+            have, tokens = made["final"], run.get(plan.tokens)
+            budget = examples_for(choice.budget, have.rows, run.store, tokens, slack=2)
+            return cover(
+                run.store, have, rule=choice.selector, budget=budget, seed=choice.seed, **where
+            )
+        return rank(
+            run.store,
+            run.get(plan.trajectories),
+            selector=choice.selector,
+            n_strata=plan.config.clusters.n_clusters,
+            before=run.get(plan.before) if selector.before else None,
+            details=made,
+            **where,
+        )
+
+    name = f"rankings/{choice.selector.replace(':', '.')}"
+    inputs = (plan.trajectories, *needed)
+    return Stage(name, alone(make), inputs=inputs, settings=tuple(settings))
+
+
+def _clusters(
+    plan: Plan, selector: Cluster, needed: tuple[Stage, ...], details: dict[str, Stage]
+) -> Stage:
+    rows, config = plan.trajectories, plan.config.clusters
+    if selector.groups == "clusters_of_falls":
+        rows = _falls(plan)
+    elif selector.groups == "clusters_of_features":
+        rows = _features(plan, needed, details["final"])
+
+    def make(run: Run, **where: Any) -> Manifest:
+        by_source = selector.groups == "clusters_by_source"
+        return cluster(run.store, run.get(rows), config, by_source=by_source, **where)
+
+    return Stage(
+        selector.groups,
+        alone(make),
+        inputs=(rows,),
+        settings=(config.model_dump(exclude={"num_actors", "stability"}), selector.groups),
+        beside=(config.stability,),  # the agreement with another seed changes no cluster
+    )
+
+
+def _falls(plan: Plan) -> Stage:
+    def make(run: Run, **where: Any) -> Manifest:
+        return falls(run.store, run.get(plan.trajectories), **where)
+
+    return Stage("falls", alone(make), inputs=(plan.trajectories,), settings=("falls",))
+
+
+def _features(plan: Plan, needed: tuple[Stage, ...], details: Stage) -> Stage:
+    def make(run: Run, **where: Any) -> Manifest:
+        trajectories = run.get(plan.trajectories)
+        return features(run.store, trajectories, details=run.get(details), **where)
+
+    inputs = (plan.trajectories, *needed)
+    return Stage("features", alone(make), inputs=inputs, settings=("features",))

@@ -1,0 +1,202 @@
+"""Fine-tuned targets evaluated: held-out loss, the loss of answers, and exact match."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from s2l_ray import evaluation
+from s2l_ray.corpus.tokenization import tokenize
+from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.stage import Job, Stage, Work, alone
+from s2l_ray.scoring.losses import Scoring, score
+from s2l_ray.store import Manifest
+from s2l_ray.training.checkpoints import checkpoints_of, checksums_of_checkpoints
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_evaluation(run: Run) -> None:
+    """Refuse now, not after hours, held-out examples that the target cannot be evaluated on, and
+    files of questions that are not. Tell what is left out."""
+    corpus, settings = run.get(run.plan.corpus), run.config.evaluation
+    heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
+    if settings.answer_marker is not None:
+        evaluation.check_marker(run.store, heldout, settings.answer_marker)
+    sets = evaluation.answer_sets(run.store, corpus, settings)
+    for sentence in evaluation.notes(heldout | sets):
+        logger.info(sentence)
+    _tokens_of_heldout(run, heldout)
+
+
+def evaluate(
+    run: Run, targets: dict[str, Manifest], against: Mapping[str, Iterable[str]] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Evaluate fine-tuned targets, by their names.
+
+    Each result has the held-out response loss (evaluation.summarise); with
+    evaluation.answer_marker, the loss after the marker (evaluation.summarise_answers); with
+    evaluation.answers, exact_match: {set: counts}; and left_out, sentences about what is not
+    evaluated on because the corpus has it too. against: targets -> the targets that each is
+    compared with; errors_over_examples are the errors of those differences, by the other's name.
+    """
+    config, settings = run.config, run.config.evaluation
+    corpus = run.get(run.plan.corpus)
+    heldout = evaluation.heldout_examples(run.store, corpus, settings, config.corpus)
+    sets = evaluation.answer_sets(run.store, corpus, settings)
+    tokens = _tokens_of_heldout(run, heldout)
+    losses = _losses(run, targets, tokens)
+    answers = _answers(run, targets, sets, next(iter(tokens.values()))) if sets else {}
+
+    def scores(name: str, end: str = "") -> list[tuple[Manifest, Manifest]]:
+        return [(examples, losses[name, f"{origin}{end}"]) for origin, examples in heldout.items()]
+
+    read = {name: evaluation.read_losses(run.store, scores(name)) for name in targets}
+
+    def result(name: str) -> dict[str, Any]:
+        found = evaluation.summarise(read[name])
+        found["left_out"] = evaluation.notes(heldout | sets)
+        if others := (against or {}).get(name):
+            found["errors_over_examples"] = {
+                other: evaluation.errors_over_examples(read[name], read[other]) for other in others
+            }
+        if settings.answer_marker is not None:
+            found |= evaluation.summarise_answers(
+                run.store, scores(name, "/answer"), settings.answer_marker
+            )
+        if sets:
+            found["exact_match"] = {each: evaluation.counts(answers[name, each]) for each in sets}
+        return found
+
+    return {name: result(name) for name in targets}
+
+
+def heldout_stages(plan: Plan, heldout: Mapping[str, Manifest]) -> dict[str, Stage]:
+    """Declare the tokens of each set of held-out examples as the target sees them, and under
+    NAME/answer the same with label tokens only after evaluation.answer_marker."""
+    config, marker = plan.config, plan.config.evaluation.answer_marker
+    assert config.target is not None
+    prompt = config.target_prompt or config.prompt
+    found: dict[str, Stage] = {}
+    for origin, examples in heldout.items():
+        found[origin] = plan.tokens_of(
+            f"evaluations/tokens/{origin}", Stage.given(examples), config.target.model, prompt
+        )
+    if marker is None:
+        return found
+
+    def after_marker(run: Run, tokens: Stage, examples: Manifest, **where: Any) -> Manifest:
+        return tokenize(
+            run.store,
+            examples,
+            tokenizer_folder=run.get(tokens).info["tokenizer"],
+            prompt=prompt,
+            marker=marker,
+            **where,
+        )
+
+    for origin, examples in heldout.items():
+        found[f"{origin}/answer"] = Stage(
+            f"evaluations/tokens/{origin}/answer",
+            alone(partial(after_marker, tokens=found[origin], examples=examples)),
+            inputs=(found[origin],),
+            settings=(marker,),
+        )
+    return found
+
+
+def _tokens_of_heldout(run: Run, heldout: dict[str, Manifest]) -> dict[str, Manifest]:
+    """Make heldout_stages. ValueError if no example has a label token, or none after the marker."""
+    stages = heldout_stages(run.plan, heldout)
+    found: dict[str, Manifest] = {}
+    for after in (False, True):
+        mine = {name: each for name, each in stages.items() if name.endswith("/answer") == after}
+        if not mine:
+            continue
+        made = dict(zip(mine, run.get_all(mine.values()), strict=True))
+        if not any(part.stats["label_tokens"] for each in made.values() for part in each.parts):
+            marker = run.config.evaluation.answer_marker if after else None
+            examples = sum(each.rows for each in heldout.values())
+            raise evaluation.nothing_left(examples, marker)
+        found |= made
+    return found
+
+
+def _losses(
+    run: Run, targets: Mapping[str, Manifest], tokens: Mapping[str, Manifest]
+) -> dict[tuple[str, str], Manifest]:
+    """Score each target on each set of tokens, with one pool of actors: by target and set."""
+    config = run.config.trajectories
+
+    def make(run: Run, jobs: list[Job]) -> list[Manifest]:
+        scorings = []
+        for job in jobs:
+            target, examples = (each.found for each in job.stage.inputs)
+            assert target is not None and examples is not None
+            last = dict([max(checkpoints_of(target).items())])
+            checksums = checksums_of_checkpoints(target)
+            scorings.append(Scoring(examples, last, **job.where, marks=checksums))
+        return score(run.store, scorings, config, label="evaluate")
+
+    stages = {
+        (name, origin): Stage(
+            f"evaluations/{name}/{origin}",
+            make,
+            inputs=(Stage.given(target), Stage.given(examples)),
+            settings=(config.dtype,),
+            work=Work("scoring", config.workers, config.max_workers),
+        )
+        for name, target in targets.items()
+        for origin, examples in tokens.items()
+    }
+    return dict(zip(stages, run.get_all(stages.values()), strict=True))
+
+
+def _answers(
+    run: Run, targets: Mapping[str, Manifest], sets: Mapping[str, Manifest], tokens: Manifest
+) -> dict[tuple[str, str], Manifest]:
+    """Let each target answer the questions of each set, with one pool: by target and set."""
+    settings, scoring = run.config.evaluation, run.config.trajectories
+    prompt = run.config.target_prompt or run.config.prompt
+    tokenizer = tokens.info["tokenizer"]
+
+    def make(run: Run, jobs: list[Job]) -> list[Manifest]:
+        answerings = []
+        for job in jobs:
+            target, questions = (each.found for each in job.stage.inputs)
+            assert target is not None and questions is not None
+            step, model = max(checkpoints_of(target).items())
+            answerings.append(
+                evaluation.Answering(
+                    questions,
+                    model,
+                    made_of=checksums_of_checkpoints(target).get(step),
+                    at_most=settings.answers_at_most,
+                    **job.where,
+                )
+            )
+        return evaluation.answer(
+            run.store,
+            answerings,
+            scoring,
+            tokenizer_folder=tokenizer,
+            prompt=prompt,
+            max_new_tokens=settings.max_new_tokens,
+        )
+
+    how = (scoring.dtype, settings.max_new_tokens, settings.answers_at_most, evaluation.RULE)
+    stages = {
+        (name, each): Stage(
+            f"evaluations/{name}/{each}",
+            make,
+            inputs=(Stage.given(target), Stage.given(questions)),
+            settings=(tokenizer, prompt, *how),
+            work=Work("scoring", scoring.workers, scoring.max_workers),
+        )
+        for name, target in targets.items()
+        for each, questions in sets.items()
+    }
+    return dict(zip(stages, run.get_all(stages.values()), strict=True))

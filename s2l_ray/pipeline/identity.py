@@ -1,0 +1,54 @@
+"""Names and settings that identify models, trainings, tokenizers and selections."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.config import ModelConfig, SelectionConfig, TrainingConfig, fingerprint
+from s2l_ray.corpus.sources import local_stamp
+
+_stamp = lru_cache(local_stamp)  # once per file, not once per stage
+
+
+def settings_of(training: TrainingConfig) -> list[Any]:
+    """Return what identifies a training, including the files of a model in a local folder.
+
+    Excludes how training is distributed or restarted, so changing those never retrains. For the
+    same reason trajectories.tokens_per_batch identifies no scoring: it moves the last digits of a
+    loss, in bf16 by up to 2e-4.
+    """
+    operations = {"workers", "max_workers", "max_failures", "resume_every", "micro_batch_size"}
+    return [training.model_dump(mode="json", exclude=operations), *local_files(training.model)]
+
+
+def tokenizer_folder(trained_on: str, model: ModelConfig) -> str:
+    """Return the folder of a model's tokenizer. trained_on: the fingerprint of the corpus, which
+    identifies a tokenizer that is trained; any other is identified by its name and files."""
+    source = [model.tokenizer_vocab, model.tokenizer or model.name, model.revision]
+    source += local_files(model)
+    return f"tokenizers/{fingerprint(*source, trained_on if model.tokenizer_vocab else None)}"
+
+
+def local_files(model: ModelConfig) -> list[str]:
+    """Return name and stamp of each file of a model or tokenizer in a local folder. A hub model is
+    identified by its name and revision."""
+    found = []
+    for place in (model.name, model.tokenizer):
+        if place is not None and Path(place).is_dir():
+            for file in sorted(path for path in Path(place).iterdir() if path.is_file()):
+                about = file.stat()
+                stamp = _stamp(str(file.resolve()), about.st_size, about.st_mtime_ns)
+                found.append(f"{file.name} {stamp}")
+    return found
+
+
+def selection_name(selector: str, seed: int) -> str:
+    """Return the name of a selection's folder, such as s2l-seed0."""
+    return f"{selector.replace(':', '.')}-seed{seed}"
+
+
+def liked(selection: SelectionConfig) -> SelectionConfig:
+    """Return the selection that another one resembles (selection.like)."""
+    return selection.model_copy(update={"selector": selection.like, "export": []})

@@ -1,0 +1,270 @@
+"""Every stage of a run, declared once: its inputs, what identifies it, and how it is made.
+
+Announcing what will be reused, running, and pricing a selection all walk these declarations
+(stage.walk). A stage's fingerprint follows from its inputs and settings.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import ray.data
+
+from s2l_ray.config import (
+    ModelConfig,
+    PromptConfig,
+    RunConfig,
+    SelectionConfig,
+    TrainingConfig,
+)
+from s2l_ray.corpus.ingest import check_rejected, digest_of, ingest
+from s2l_ray.corpus.sources import fingerprint_of
+from s2l_ray.corpus.tokenization import tokenize
+from s2l_ray.corpus.tokenizer import prepare_tokenizer
+from s2l_ray.pipeline import proxy
+from s2l_ray.pipeline.choice import choice_stage
+from s2l_ray.pipeline.identity import (
+    liked,
+    local_files,
+    settings_of,
+    tokenizer_folder,
+)
+from s2l_ray.pipeline.stage import Job, Stage, Work, alone
+from s2l_ray.scoring.trajectories import assemble
+from s2l_ray.selection.selectors import selector_named
+from s2l_ray.selection.subset import deal
+from s2l_ray.store import Manifest
+from s2l_ray.training.train import train
+
+if TYPE_CHECKING:
+    from s2l_ray.pipeline.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def corpus_stage(config: RunConfig, dataset: ray.data.Dataset | None = None) -> Stage:
+    """Declare the corpus: what config.corpus.path names, or the rows of a dataset (reads it)."""
+    digest = None if dataset is None else digest_of(dataset, config.corpus)
+
+    def make(run: Run, **where: Any) -> Manifest:
+        return ingest(
+            run.store, config.corpus, dataset=dataset, digest=digest, seed=config.seed, **where
+        )
+
+    return Stage(
+        "corpus",
+        alone(make),
+        settings=(fingerprint_of(config.corpus, digest, seed=config.seed),),
+        check=lambda run, manifest: check_rejected(run.store, manifest, config.corpus),
+    )
+
+
+class Plan:
+    """The stages of a run with these settings, from the corpus on. Declares; makes nothing."""
+
+    def __init__(self, config: RunConfig, corpus: Stage) -> None:
+        self.config, self.corpus = config, corpus
+
+    # -- tokens, proxy, losses, trajectories
+
+    @cached_property
+    def tokens(self) -> Stage:
+        return self.tokens_of("tokens", self.corpus, self.config.proxy.model, self.config.prompt)
+
+    def tokens_of(
+        self, name: str, examples: Stage, model: ModelConfig, prompt: PromptConfig
+    ) -> Stage:
+        """Declare examples tokenized for a model, whose tokenizer is prepared first."""
+
+        def make(run: Run, **where: Any) -> Manifest:
+            tokenizer = self.prepare_tokenizer(run, model)
+            found = run.get(examples)
+            return tokenize(run.store, found, tokenizer_folder=tokenizer, prompt=prompt, **where)
+
+        return Stage(
+            name,
+            alone(make),
+            inputs=(examples,),
+            settings=(tokenizer_folder(self.corpus.identity, model), prompt),
+            reads=(self.corpus,),
+            check=partial(_check_refused, name),
+        )
+
+    def prepare_tokenizer(self, run: Run, model: ModelConfig) -> str:
+        """Make a model's tokenizer available in the run directory; return its folder. ValueError
+        for a model that cannot be used."""
+        folder = tokenizer_folder(self.corpus.identity, model)
+        prepare_tokenizer(run.store, model, run.get(self.corpus), folder=folder)
+        return folder
+
+    @cached_property
+    def proxy(self) -> Stage:
+        settings = self.config.proxy
+        return Stage(
+            "proxy",
+            alone(partial(proxy.train_proxy, self)),
+            inputs=(self.tokens,),
+            settings=(*settings_of(settings), self.config.seed),
+            work=Work("training", settings.workers),
+        )
+
+    @cached_property
+    def losses(self) -> Stage:
+        return Stage(
+            "losses",
+            alone(partial(proxy.score_proxy, self)),
+            inputs=(self.proxy, self.tokens),
+            settings=(self.config.trajectories.dtype,),
+            reads=tuple(self.details(self.config.selection).values()),
+            work=self._scoring,
+        )
+
+    @cached_property
+    def trajectories(self) -> Stage:
+        def make(run: Run, **where: Any) -> Manifest:
+            return assemble(run.store, run.get(self.corpus), run.get(self.losses), **where)
+
+        return Stage("trajectories", alone(make), inputs=(self.losses,), reads=(self.corpus,))
+
+    def thinned(self, steps: list[int]) -> Plan:
+        """Return a plan whose trajectories have these steps alone; nothing is scored again."""
+        whole, plan = self.trajectories, Plan(self.config, self.corpus)
+
+        def make(run: Run, **where: Any) -> Manifest:
+            losses = replace(run.get(self.losses), info={"steps": steps})
+            return assemble(run.store, run.get(self.corpus), losses, **where)
+
+        vars(plan)["trajectories"] = Stage(
+            "trajectories", alone(make), inputs=(whole,), settings=("steps", steps)
+        )
+        return plan
+
+    @cached_property
+    def before(self) -> Stage:
+        """The losses of the proxy before its training."""
+        model = self.config.proxy.model
+        return Stage(
+            "before",
+            alone(partial(proxy.score_before, self)),
+            inputs=(self.tokens,),
+            settings=(
+                model,
+                *local_files(model),
+                self.config.seed,
+                self.config.trajectories.dtype,
+            ),
+            work=self._scoring,
+        )
+
+    def details(self, choice: SelectionConfig) -> dict[str, Stage]:
+        """Declare the signals at the proxy's first ("early") and last ("final") checkpoint: those
+        that this selection needs, and those that the run's own selection and baselines need, since
+        one pass computes them together."""
+        columns = self.columns(choice)
+        own = selector_named(choice.selector).details
+        return {
+            when: replace(
+                self._details(when, wanted),
+                # A selection depends on the columns that it needs, whatever else was computed.
+                known_as=self._details(when, own[when]).identity if when in own else None,
+            )
+            for when, wanted in columns.items()
+        }
+
+    def columns(self, choice: SelectionConfig) -> dict[str, tuple[str, ...]]:
+        """Return the names of the signals to compute together, by "early" and "final"."""
+        run = self.config
+        named = [run.selection, choice]
+        named += [
+            SelectionConfig(selector=selector, like=run.selection.like)
+            for selector in run.evaluation.baselines
+        ]
+        named += [liked(each) for each in named if selector_named(each.selector).like]
+        found: dict[str, set[str]] = {"early": set(), "final": set()}
+        for each in named:
+            for when, columns in selector_named(each.selector).details.items():
+                found[when].update(columns)
+        return {when: tuple(sorted(columns)) for when, columns in found.items() if columns}
+
+    def _details(self, when: str, columns: tuple[str, ...]) -> Stage:
+        return Stage(
+            f"details/{when}",
+            self._score_details,
+            inputs=(self.proxy, self.tokens),
+            settings=(self.config.trajectories.dtype, "details", when, columns),
+            work=self._scoring,
+        )
+
+    def _score_details(self, run: Run, jobs: list[Job]) -> list[Manifest]:
+        return proxy.score_details(self, run, jobs)
+
+    @property
+    def _scoring(self) -> Work:
+        settings = self.config.trajectories
+        return Work("scoring", settings.workers, settings.max_workers)
+
+    # -- selections
+
+    def selection(self, choice: SelectionConfig) -> Stage:
+        """Declare one selector's subset, after what it draws from."""
+        return choice_stage(self, choice)
+
+    def groups(self, choice: SelectionConfig) -> Stage:
+        """Declare what a selection draws from: its clusters, its ranking, or the trajectories."""
+        return self.selection(choice).inputs[0]
+
+    # -- targets
+
+    def target(
+        self, name: str, examples: Manifest, *, seed: int, training: TrainingConfig | None = None
+    ) -> Stage:
+        """Declare the target fine-tuned on examples that exist: a subset, or the corpus."""
+        training = training or self.config.target
+        assert training is not None
+        rows = Stage.given(examples, examples.info.get("chosen"))
+        if "selector" in examples.info and len(examples.parts) > 1:  # in rank order over its parts
+            subset = rows
+            rows = Stage(
+                f"targets/{name}/dealt",
+                alone(lambda run, **where: deal(run.store, run.get(subset), **where)),
+                inputs=(subset,),
+                settings=("dealt",),
+            )
+        prompt = self.config.target_prompt or self.config.prompt
+        tokens = self.tokens_of(f"targets/{name}/tokens", rows, training.model, prompt)
+
+        def make(run: Run, **where: Any) -> Manifest:
+            found = run.get(tokens)
+            return train(
+                run.store,
+                found,
+                training,
+                tokenizer_folder=found.info["tokenizer"],
+                seed=seed,
+                label=f"target {name}",
+                **where,
+            )
+
+        return Stage(
+            f"targets/{name}",
+            alone(make),
+            inputs=(tokens,),
+            settings=(*settings_of(training), seed),
+            work=Work("training", training.workers),
+        )
+
+
+def _check_refused(name: str, run: Run, tokens: Manifest) -> None:
+    """Tell which examples the chat template refuses; ValueError if there are too many."""
+    refused = [part.stats for part in tokens.parts if part.stats.get("refused")]
+    if not refused:
+        return
+    count, (file, row, why) = sum(s["refused"] for s in refused), refused[0]["refused_first"]
+    most = run.config.corpus.max_rejected_share
+    text = f"{name}: {count:,} of {tokens.rows:,} examples ({file}:{row} for one): {why}"
+    if count > most * tokens.rows:
+        raise ValueError(f"{text}; more than corpus.max_rejected_share {most:.1%}")
+    logger.warning(f"{text}; they are left out")

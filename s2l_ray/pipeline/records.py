@@ -1,0 +1,89 @@
+"""Records of a comparison: one per arm, kept in the run directory.
+
+A record: method, budget, match, selection_seed, training_seed, examples, tokens, shared, steps,
+trained_tokens, target (the folder of its stage), like (the selector it resembles, if any), and what
+evaluate.evaluate gives; its errors_over_examples are those of the difference from the baseline. For
+a selector that has too few examples to choose from, `too_few` (the reason) stands in place of all
+after the seeds. settings: the fingerprint of what a record depends on beside its arm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from s2l_ray.config import RunConfig, fingerprint
+from s2l_ray.pipeline.identity import settings_of
+from s2l_ray.store import Store
+
+if TYPE_CHECKING:
+    from s2l_ray.pipeline.run import Run
+
+Record = dict[str, Any]
+
+COMPARISON = "comparison.json"  # below report/
+BASELINES = "baselines.json"
+FORMAT = 3  # of a record; records in another format are not read
+
+_ARM = ("settings", "method", "budget", "match", "selection_seed", "training_seed")
+
+
+def keep(store: Store, name: str, found: list[Record], settings: str) -> list[Record]:
+    """Add records to the file and return them with their settings. A record of the same arm and
+    settings is replaced; all others stay."""
+    marked = [record | {"settings": settings} for record in found]
+    fresh = {_key(record) for record in marked}
+    kept = [record for record in _read(store, name) if _key(record) not in fresh]
+    store.write_json(kept + marked, "report", name)
+    return marked
+
+
+def known(store: Store, name: str, settings: str) -> list[Record]:
+    """Return the records of an earlier comparison in this run directory with these settings."""
+    return [record for record in _read(store, name) if record.get("settings") == settings]
+
+
+def too_few(
+    selector: str, budget: Any, match: str, seed: int, training_seed: int, error: Exception
+) -> Record:
+    """Return the record of a selector that has too few examples to choose from."""
+    return {
+        "method": selector,
+        "budget": str(budget),
+        "match": match,
+        "selection_seed": seed,
+        "training_seed": training_seed,
+        "too_few": str(error),
+    }
+
+
+def settings_of_comparison(config: RunConfig) -> str:
+    """Return the fingerprint of what a record of `compare` depends on beside its arm."""
+    assert config.target is not None
+    clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
+    trainings = [*settings_of(config.proxy), *settings_of(config.target)]
+    rest = [config.corpus, config.prompt, config.target_prompt, config.selection.like]
+    # The run's seed draws the held-out share, and a seed's difference is a mean over trainings.
+    numbers = [config.seed, config.compare.trainings]
+    dtype = config.trajectories.dtype
+    return fingerprint(FORMAT, *numbers, *rest, *trainings, dtype, clusters, _evaluation(config))
+
+
+def settings_of_baselines(run: Run) -> str:
+    """Return the fingerprint of what a record of `baselines` depends on beside its arm: the run's
+    own subset, with its proxy and corpus, the target and the evaluation."""
+    config = run.config
+    chosen = run.plan.selection(config.selection).identity
+    target = [] if config.target is None else settings_of(config.target)
+    return fingerprint(FORMAT, chosen, *target, config.target_prompt, _evaluation(config))
+
+
+def _evaluation(config: RunConfig) -> dict[str, Any]:
+    return config.evaluation.model_dump(exclude={"baselines", "seeds", "targets_at_once"})
+
+
+def _read(store: Store, name: str) -> list[Record]:
+    return store.read_json("report", name) if store.exists("report", name) else []
+
+
+def _key(record: Record) -> tuple[Any, ...]:
+    return tuple(record.get(name) for name in _ARM)

@@ -1,0 +1,100 @@
+"""How a budget is divided among groups. All take sizes int64 [G] and return quotas int64 [G]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def uniform(sizes: np.ndarray, budget: int) -> np.ndarray:
+    """All examples are one group: take `budget` of them."""
+    return np.minimum(sizes, budget)
+
+
+def even(sizes: np.ndarray, budget: int) -> np.ndarray:
+    """Spread the budget evenly; a group smaller than its share gives all it has.
+
+    Groups are served in rounds, one example from each that has any left, in group order. The counts
+    equal those of the S2L paper's loop (arXiv 2403.07384, Algorithm 1: smallest cluster first, an
+    equal share of what is left) up to one per group, and they grow with the budget.
+    """
+    budget = min(budget, int(sizes.sum()))
+    # The largest number of whole rounds that the budget pays for.
+    low, high = 0, int(sizes.max(initial=0))
+    while low < high:
+        rounds = (low + high + 1) // 2
+        if int(np.minimum(sizes, rounds).sum()) <= budget:
+            low = rounds
+        else:
+            high = rounds - 1
+    quotas = np.minimum(sizes, low)
+    left = budget - int(quotas.sum())
+    quotas[np.flatnonzero(sizes > low)[:left]] += 1
+    return quotas
+
+
+def in_shares(
+    sizes: np.ndarray,
+    sources: list[str | None],
+    budget: int,
+    weights: Mapping[str, int] | None = None,
+) -> np.ndarray:
+    """Divide the budget in proportion to weights by source; without weights, to the sizes.
+
+    The counts are Webster's: they never shrink as the budget grows, and they equal `weights` if the
+    budget is their sum. What the weighted sources cannot give comes from the others in even shares.
+    """
+    budget = min(budget, int(sizes.sum()))
+    weight = sizes if weights is None else [weights.get(source or "", 0) for source in sources]
+    weight_G = np.asarray(weight, np.float64)
+    if not weight_G.any():
+        return even(sizes, budget)
+
+    def rounded(seats: float) -> np.ndarray:
+        return np.minimum(sizes, np.floor(weight_G * seats + 0.5).astype(np.int64))
+
+    low, high = 0.0, (float(sizes.max()) + 1) / float(weight_G[weight_G > 0].min())
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rounded(middle).sum() <= budget else (low, middle)
+    # Stop a little short: if several groups reach the next count together, the first gets it first.
+    quotas = rounded(low * (1 - 1e-9))
+    while quotas.sum() < budget:
+        next_G = np.where(quotas < sizes, weight_G / (quotas + 0.5), 0.0)
+        if not next_G.any():
+            return quotas + even(sizes - quotas, budget - int(quotas.sum()))
+        quotas[next_G.argmax()] += 1
+    return quotas
+
+
+def by_source_then_cluster(sizes: np.ndarray, sources: list[str | None], budget: int) -> np.ndarray:
+    """Give sources equal budgets, then the clusters within each (the official S2L code).
+
+    Sources are served smallest first, each with floor(left / sources left) or all it has. Within a
+    source, clusters of more than two members are served likewise. Clusters of one or two members
+    only top up what is left after those, by id (the official code draws from all their members).
+    Ties: sources by name, clusters by id.
+    """
+    _, owner = np.unique([source or "" for source in sources], return_inverse=True)
+    quotas = np.zeros_like(sizes)
+    shares = _smallest_first(np.bincount(owner, weights=sizes).astype(np.int64), budget)
+    for index, share in enumerate(shares.tolist()):
+        mine = np.flatnonzero(owner == index)
+        usual = mine[sizes[mine] > 2]
+        quotas[usual] = _smallest_first(sizes[usual], share)
+        left = share - int(quotas[usual].sum())
+        for group in mine[sizes[mine] <= 2]:
+            quotas[group] = min(int(sizes[group]), left)
+            left -= int(quotas[group])
+    return quotas
+
+
+def _smallest_first(sizes: np.ndarray, budget: int) -> np.ndarray:
+    """Smallest first: floor(left / groups left), or all of a group that has no more."""
+    quotas = np.zeros_like(sizes)
+    order = np.argsort(sizes, kind="stable")
+    for place, group in enumerate(order):
+        quotas[group] = min(int(sizes[group]), budget // (len(order) - place))
+        budget -= int(quotas[group])
+    return quotas
