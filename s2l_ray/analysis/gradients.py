@@ -21,11 +21,7 @@ from s2l_ray.selection.cut import cut
 from s2l_ray.store import Manifest, Part, Store
 
 WINDOW_ROWS = 4096  # examples that a task of mean_gradients takes at most, all of one part
-
-
 SKETCHES = 128  # that a task of sketch makes at most
-
-
 Key = TypeVar("Key", bound=Hashable)
 
 

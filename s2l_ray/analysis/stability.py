@@ -19,13 +19,8 @@ from s2l_ray.scoring.trajectories import sources_of
 from s2l_ray.store import Manifest, Part, Store
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
 RANDOM_GROUPS = 1000  # at least so many tell what chance gives
-
-
 _REACH = 12  # standard deviations beyond which a count is as good as impossible
-
 
 # (folder, part) of two stages, for the same examples.
 PartPair = tuple[tuple[str, Part], tuple[str, Part]]

@@ -32,20 +32,10 @@ from s2l_ray.clustering.rows import as_float_array, check_column, chunks_of, dec
 from s2l_ray.execution.actors import Pool
 
 logger = logging.getLogger(__name__)
-
-
 _SEED_ROWS = 2**15  # that k-means begins with, on the driver; at least so many
-
-
 _SEED_ROWS_PER_CLUSTER = 100
-
-
 _SEEDINGS, _SEED_ITERATIONS = 4, 20  # short runs on these, of which the best is taken
-
-
 _GROWTH = 4  # from one sample to the next
-
-
 _LOG_SECONDS = 15.0
 
 

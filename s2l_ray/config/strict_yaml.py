@@ -8,17 +8,9 @@ from typing import Any
 import yaml
 
 KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
-
-
 TAGS = {f"tag:yaml.org,2002:{kind}": kind for kind in KINDS}
-
-
 MAX_DEPTH = 40  # also what ends a value that holds itself
-
-
 MAX_VALUES = 10_000  # with every alias unfolded
-
-
 SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair: no Unicode text
 
 

@@ -50,15 +50,9 @@ SelectorName = Annotated[
     ),
 ]
 
-
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
-
-
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
-
 
 # Options of a URI, after its "?", that hold nothing secret.
 URI_OPTIONS = (
@@ -85,7 +79,6 @@ def _without_credentials(value: str) -> str:
 Location = Annotated[  # a path or URI
     str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_without_credentials)
 ]
-
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 

@@ -16,13 +16,8 @@ PAIRS = [  # prompt and response columns, in order of preference
     ("question", "response"),
 ]
 
-
 INPUTS = ["input", "context"]  # optional, beside a pair: what the prompt is about
-
-
 SYSTEMS = ["system", "system_prompt"]  # optional, beside a pair: what precedes the prompt
-
-
 CHATS = ["messages", "conversations"]  # OpenAI's and ShareGPT's; preferred to pairs
 
 

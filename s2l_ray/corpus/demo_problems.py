@@ -14,19 +14,10 @@ from itertools import accumulate, pairwise
 from random import Random
 
 Problem = tuple[str, str, str]
-
-
 NAMES = "Amara Ben Chloé Diego Elif Farid Grace Hiro Ines José Lena Malik Nora Zoë"
-
-
 GOODS = "apples pencils notebooks candles mugs posters stickers scarves puzzles tarts"
-
-
 WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
-
-
 MONTHS = "January February March April May June July August September October November December"
-
 
 WORDS = (
     "anchor basket candle dragon engine forest garden hammer island jacket kettle ladder marble "
@@ -34,9 +25,7 @@ WORDS = (
     "balloon committee letter mississippi parallel bookkeeper coffee tomorrow success"
 )
 
-
 ROMAN_SHAPES = "a aa aaa ab b ba baa baaa ac"  # 1 to 9; a, b, c are I, V, X for ones, and so on
-
 
 UNITS = (  # singular, plural, the smaller unit, how many of it make one
     "kilometer kilometers meters 1000 | meter meters centimeters 100 | foot feet inches 12 | "

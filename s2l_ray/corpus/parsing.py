@@ -33,10 +33,7 @@ PARSED = pa.schema(  # an example (the reason is null), or a rejected row (the e
     ]
 )
 
-
 BATCH_ROWS, BATCH_BYTES = 2000, 2**23
-
-
 PART_BYTES = 64 * MIB
 
 

@@ -21,7 +21,6 @@ ROLES = {
     "model": "assistant",
 }
 
-
 KINDS = {
     type(None): "null",
     bool: "a boolean",

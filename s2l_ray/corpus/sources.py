@@ -16,17 +16,9 @@ import pyarrow.fs as pafs
 from s2l_ray.config import CorpusConfig
 
 MIB = 2**20
-
-
 HASHED = 64 * MIB  # local files up to this size are identified by content, larger ones by time
-
-
 HUB_ROWS = 50_000  # rows of a hub dataset that one task reads
-
-
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-
-
 COMPRESSED = (".gz", ".zst")
 
 

@@ -12,16 +12,9 @@ import jinja2
 from s2l_ray.config import PromptConfig
 
 TODAY = datetime(2024, 7, 26)  # what templates write as the date, so that tokens stay the same
-
-
 Turn = dict[str, str]  # role and text, as the store has them
-
-
 Segment = tuple[str, bool]  # text, and whether its tokens are labels
-
-
 ONE_TURN = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "a"}]
-
 
 # name: (prompt, prompt for an instruction with an input). The first two are copied from the
 # official code (consts.py), with its misspelt heading; it never uses radiology's with an input.

@@ -20,8 +20,6 @@ from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import TOKENS
 
 ROWS_AT_ONCE = 1000  # tokenized together; meanwhile a tokenizer holds 150 bytes per token
-
-
 GUARD = "\n"  # put before a piece if the tokenizer would put a space there: see `_encoded`
 
 

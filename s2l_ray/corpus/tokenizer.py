@@ -11,8 +11,6 @@ from s2l_ray.config import ModelConfig
 from s2l_ray.store import Manifest, Store
 
 TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; in id order, which is random
-
-
 END_TOKEN = "<|endoftext|>"
 
 

@@ -27,20 +27,12 @@ from decimal import Decimal
 from typing import Any
 
 RULE = 3  # counts the versions of the rule: part of what identifies a stage of answers
-
-
 TIME_LIMIT = 5  # seconds for math-verify to read a text, or to compare two
-
-
 MARKER = re.compile(r"the\s+answer\s+is", re.IGNORECASE)
-
-
 SENTENCE_END = re.compile(r"\n|(?<!\b[Rr]s)(?<!\b[Aa]pprox)\.(?:\s|$)")
-
 
 # A minus after a letter, digit or closing bracket is an operator.
 SIGN = r"(?:(?<![\w)\]}.])-)?"
-
 
 NUMBER = re.compile(
     SIGN + r"\$?(?:[0-9]+ +[0-9]+(?=/[0-9])|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
@@ -48,50 +40,23 @@ NUMBER = re.compile(
     r"(?:[eE][+-]?[0-9]{1,2}(?![0-9]))?(?:/[0-9]+)?%?"
 )
 
-
 SCIENTIFIC = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)[eE][+-]?[0-9]{1,2}(?![0-9])")
-
-
 DECIMAL = re.compile(r"-?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]{1,2})?")
-
-
 MIXED = re.compile(r"(?<![\w./^])([0-9]+) +([0-9]+)/([0-9]+)(?![\w/^]|\.[0-9])")
-
-
 SPACED = re.compile(r"-?[0-9.]+(?: +-?[0-9.]+)+")
-
-
 OPTION = re.compile(r"\(?([A-Z])\)?")
-
-
 CHOSEN = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) +)?\(?([A-Z])(?:[).:]| *\(|$)")
-
 
 # Delimiters of formulas, thin spaces, currencies, "about": of no meaning here. (Not the \\[ of a
 # new row.)
 LAYOUT = re.compile(r"(?<!\\)\\[()\[\],!;:]|\\?\$|[£€¥₹`~≈]|\b(?:Rs|[Aa]pprox)\.? +(?=[0-9])")
-
-
 TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf)\{([^{}]*)\}")
-
-
 COMMAND = re.compile(r"\\(?:text\w*|mbox|math\w*|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
-
-
 WORD = re.compile(r"[^\W\d_]{3,}|\b(?:so|as|if|is|it|he|we)\b")
-
-
 FUNCTION = re.compile(r"(?<![\\A-Za-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi)(?![A-Za-z])")
-
-
 ROOT = re.compile(r"(?<![\\A-Za-z])sqrt *\(([^()]*)\)")
-
-
 PERCENT = re.compile(r"\s*\\?%$")
-
-
 MEASURE = "[kcm]?m|[kc]g|m?g|m?[lL]|h|hrs?|s|min|mi|in|ft|yd|lbs?|oz"
-
 
 UNIT = re.compile(
     rf"(?<=[0-9])(?: +(?:{MEASURE})(?:\^?[23²³])?(?:/(?:{MEASURE}))?| *°| *(?:km/h|m/s|mph))$"

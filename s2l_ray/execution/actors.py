@@ -21,14 +21,8 @@ from s2l_ray.execution.nodes import num_cpus
 from s2l_ray.execution.remote import get
 
 logger = logging.getLogger(__name__)
-
-
 _START_SECONDS = 30.0  # that the first pass waits for more actors than one
-
-
 _INLINE_BYTES = 2**16  # Ray's own limit is 100 KB
-
-
 _MAX_DEATHS = 10  # rounds in a row in which actors died and no chunk was done
 
 

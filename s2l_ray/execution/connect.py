@@ -29,7 +29,6 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-
 # What Ray reads in the driver's process (the first of them a Ray that is started from there).
 DRIVER_ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "60000",  # a worker that has torch keeps it
@@ -39,10 +38,7 @@ DRIVER_ENVIRONMENT = {
     "RAY_DATA_USAGE_DISABLED": "1",
 }
 
-
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name, really: in the environment of a job
-
-
 _started: list[str] = []  # nodes of the Rays that `connect` started
 
 

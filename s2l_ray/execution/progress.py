@@ -11,11 +11,7 @@ from types import TracebackType
 from s2l_ray.formatting import duration
 
 INTERVAL = 15.0  # seconds between lines when the output is not a terminal
-
-
 _live: dict[str, str] = {}  # the stages that run just now, and their lines on the terminal
-
-
 _terminal = threading.Lock()
 
 

@@ -16,7 +16,6 @@ from s2l_ray.models.properties import check_causal, freeze_unreached, head_is_ap
 
 LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block in training: 256 MB in fp32. Blocks stay
 
-
 # for the backward pass, or are made anew there, one at a time.
 VOCABULARY_BLOCK = 2048  # logits of a label token that scoring looks at together
 

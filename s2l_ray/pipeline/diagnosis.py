@@ -1,12 +1,12 @@
-"""Is a selection signal or noise? The run's S2L subset beside those of variants of the run, each
-with one thing changed, its clusters beside the corpus's topics, and the gradients of a target.
+"""Is a selection signal or noise? Compares the run's S2L subset with those of variants of the run,
+each with one thing changed; its clusters with the corpus's topics; and gradients of a target.
 
-Equal keys would make two subsets alike whatever their groups are (selectors/__init__.py), so every
-variant draws with a selection seed that is not the run's. "draw" changes nothing else: what it
-shares with the run's subset beyond chance is what the clusters decide, and the most that another
-variant can be expected to share. The control is loss_strata, S2L without clusters; its strata are
-of equal sizes, which makes every example as likely as any other: its partition can be held against
-S2L's, its subsets share what chance gives.
+Equal keys would make two subsets similar whatever their groups are (selection/kinds.py), so every
+variant draws with another selection seed than the run's. The variant "draw" changes nothing else.
+What it shares with the run's subset beyond chance is due to the clusters, and is the most that
+another variant can be expected to share. The control is loss_strata, S2L without clusters. Its
+strata have equal sizes, so every example is equally likely: its partition can be compared with
+S2L's, and its subsets share what chance gives.
 """
 
 from __future__ import annotations
@@ -39,20 +39,14 @@ from s2l_ray.training.checkpoints import checkpoints_of
 logger = logging.getLogger(__name__)
 
 SELECTORS = ("s2l", "loss_strata")  # whose groups and subsets are compared
-
-
 FEATURES = "embedding_clusters"
-
-
 RECORD = ("report", "diagnostics.json")
-
-
-DRAWS = 5  # of each subset whose gradient is held against the corpus's
+DRAWS = 5  # of each subset whose gradient is compared with the corpus's
 
 
 class Variant(NamedTuple):
     """A run with one thing changed: draw, k-means seed, n_clusters, checkpoints, proxy seed or
-    proxy; its trajectories are there."""
+    proxy."""
 
     changed: str
     to: str
@@ -60,12 +54,12 @@ class Variant(NamedTuple):
 
 
 def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any]:
-    """What is kept in report/diagnostics.json.
+    """Diagnose the run; return what report/diagnostics.json then holds.
 
-    stability, a record a variant: changed, to, and by selector (s2l, loss_strata) adjusted_rand (of
-    its groups against the run's), jaccard (of its subset against the run's), by_chance, spread
-    (stability.Overlap) and examples. purity (None for a corpus of one source): topics, largest (the
-    share of the most common topic), and by trajectories, features and random (groups of the
+    stability: a record per variant with changed, to, and by selector (s2l, loss_strata)
+    adjusted_rand (its groups and the run's), jaccard (its subset and the run's), by_chance, spread
+    (stability.Overlap) and examples. purity (None if the corpus has one source): topics, largest
+    (the share of the most common topic), and by trajectories, features and random (groups with the
     trajectories' sizes) mean, quantiles, shares_K, sizes_K (stability.Purity). gradients (None
     unless asked for): rows of theorem.theorem with the step of the target's checkpoint.
     """
@@ -85,12 +79,12 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
 
 
 def evenly_spaced(steps: list[int], count: int) -> list[int]:
-    """`count` of more steps, the last among them: those of a proxy that kept so many."""
+    """Return `count` of the steps, the last among them: those of a proxy that keeps so many."""
     return [steps[round(len(steps) * (i + 1) / count) - 1] for i in range(count)]
 
 
 def _base(run: Run) -> Run:
-    """The run with S2L as its selector; it asks for the features beside the losses."""
+    """Return the run with S2L as its selector and the features scored beside the losses."""
     config = run.config
     baselines = [*config.evaluation.baselines, FEATURES]
     return run.view(
@@ -104,7 +98,7 @@ def _base(run: Run) -> Run:
 
 
 def _numbers_of_clusters(base: Run) -> list[int]:
-    """Other than the run's; ValueError for more clusters than there are examples."""
+    """Return the numbers of clusters to try; ValueError for more clusters than examples."""
     own, wanted = base.config.clusters.n_clusters, base.config.diagnose.n_clusters
     tokens = base.get(base.plan.tokens)
     have = sum(part.stats["trainable"] for part in tokens.parts)
@@ -113,12 +107,12 @@ def _numbers_of_clusters(base: Run) -> list[int]:
     if (most := max(wanted, default=0)) > have:
         raise ValueError(f"diagnose.n_clusters: {most:,}, but there are only {have:,} examples")
     if own in wanted:
-        logger.info(f"diagnose.n_clusters: {own} is the run's own number: left out")
+        logger.info(f"diagnose.n_clusters: {own} is the run's own number; it is left out")
     return [number for number in wanted if number != own]
 
 
 def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
-    """Each is made as it is asked for: what needs no proxy of its own comes first."""
+    """Yield the variants; those that need no proxy of their own come first."""
     config, asked = base.config, base.config.diagnose
     changes = {"seed": _after(config.selection.seed), "export": []}
     other = config.model_copy(
@@ -138,7 +132,9 @@ def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
     steps = base.get(base.plan.trajectories).info["steps"]
     for count in asked.checkpoints:
         if count >= len(steps):
-            logger.info(f"diagnose.checkpoints: {count} are not fewer than {len(steps)}: left out")
+            logger.info(
+                f"diagnose.checkpoints: {count} is not less than {len(steps)}; it is left out"
+            )
         else:
             view = base.view(other)
             view.plan = view.plan.thinned(evenly_spaced(steps, count))
@@ -148,7 +144,7 @@ def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
         seeds = [_after(config.seed), _after(config.seed, 2)]
     for seed in seeds:
         if seed == config.seed:
-            logger.info(f"diagnose.seeds: {seed} is the run's own: left out")
+            logger.info(f"diagnose.seeds: {seed} is the run's own; it is left out")
         else:
             yield Variant("proxy seed", str(seed), base.view(_changed(other, seed=seed)))
     for name, model in asked.proxies.items():
@@ -181,7 +177,7 @@ def _groups(view: Run, selector: str) -> Manifest:
 
 
 def _beside(base: Run, view: Run, selector: str) -> dict[str, Any]:
-    """How a variant's groups and subset are like those of the run."""
+    """Compare a variant's groups and subset with those of the run."""
     own, chosen = _subset(base, selector), _subset(view, selector)
     index = agreement(base.store, _groups(base, selector), _groups(view, selector))
     shared = overlap(base.store, own, chosen)._asdict()
@@ -206,8 +202,8 @@ def _purity(base: Run) -> dict[str, Any] | None:
 
 
 def _gradients(base: Run) -> list[dict[str, Any]] | None:
-    """On the checkpoints of a target that was trained on a random subset: one has smaller gradients
-    on what it was trained on, so all subsets here are draws with another seed."""
+    """Measure gradients at the checkpoints of a target trained on a random subset. A model has
+    smaller gradients on what it was trained on, so all subsets here are draws with other seeds."""
     config = base.config
     if not config.diagnose.gradients:
         return None
@@ -243,7 +239,7 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
             logger.info(f"evaluation.baselines: {name} is left out: {error}")
     rows = []
     for step, checkpoint in sorted(checkpoints_of(target).items()):
-        logger.info(f"diagnose: gradients at step {step:,} of a target")
+        logger.info(f"diagnose: gradients at the target's step {step:,}")
         found = theorem(
             base.store,
             checkpoint,

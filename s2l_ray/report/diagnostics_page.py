@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Diagnosis = Mapping[str, Any]
 
-
 CHANGES = {  # what a variant changed -> how a sentence begins
     "k-means seed": "Another k-means seed",
     "n_clusters": "Another number of clusters",
@@ -31,13 +30,11 @@ CHANGES = {  # what a variant changed -> how a sentence begins
     "proxy": "Another proxy",
 }
 
-
 GROUPS = {
     "trajectories": "Clusters of trajectories",
     "features": "Clusters of last-layer features",
     "random": "Random groups of the same sizes",
 }
-
 
 BEYOND_CHANCE = 3  # standard deviations
 SHARE = 10  # so many beyond chance, and a share of it is off by a tenth or so

@@ -31,7 +31,6 @@ FIGURES = (
     "targets",
 )
 
-
 MAX_TEXT_CHARS = 600  # of one prompt or response
 MAX_EXAMPLES_BYTES = 3_000_000  # of all prompts and responses together, escaped, in UTF-8
 

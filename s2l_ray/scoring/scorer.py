@@ -20,8 +20,6 @@ from s2l_ray.store import Part, Store
 from s2l_ray.store.schemas import LOSSES, signals
 
 TOKENS_PER_BATCH = 2048  # on a CPU: what a batch leaves between two layers stays in its caches
-
-
 KEPT_BYTES = 1 << 28  # of token parts in memory, which the next checkpoint needs again
 
 

@@ -21,11 +21,7 @@ from s2l_ray.config import WorkersConfig
 logger = logging.getLogger(__name__)
 
 PAUSE = 2.0  # seconds between two looks for checkpoints
-
-
 ASK = 5.0  # seconds in which a free place is had: a process may have to start
-
-
 GRACE = 30.0  # seconds that the end of the training waits for the scoring under way
 
 

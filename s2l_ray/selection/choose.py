@@ -1,7 +1,7 @@
 """The selection stage: quotas per group, an exact sharded cut, the subset in rank order.
 
-The driver holds one histogram per group (groups x BINS) and the ids of the chosen examples; texts
-stay in the workers. N examples, B chosen, G groups.
+The driver holds a histogram per group (groups x BINS) and the ids of the chosen examples. Texts
+stay on the workers. N examples, B chosen, G groups.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def choose(
 ) -> Manifest:
     """Select by config.selector and write the subset.
 
-    groups: the clusters stage (cluster_id; info["sources"]: of each cluster, None where they cross
-    sources), the selector's ranking, or (for a selector without groups) the trajectories: its rows
-    are the examples that can be chosen. like: the selection that gives the tokens or the source
-    shares, where the selector wants one. Subset parts hold `SUBSET` in rank order over all parts.
-    chosen: the mark of what is chosen (marks.chosen_mark).
+    groups: the clusters stage (cluster_id; info["sources"]: the source of each cluster, None if
+    clusters cross sources), the selector's ranking, or, for a selector without groups, the
+    trajectories. Its rows are the examples that can be chosen. like: the selection whose tokens or
+    source shares the selector takes. chosen: the fingerprint of what is chosen, whatever it is
+    exported as. Subset parts have the schema `SUBSET`, in rank order over all parts.
     info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
     groups_above_quota, chosen.
-    TooFew if the budget is more than the selector can choose from. ValueError for groups of another
-    corpus, or a selector that draws from clusters without them.
+    TooFew if the budget exceeds what the selector can choose from. ValueError for groups of another
+    corpus, or for groups without clusters if the selector draws from clusters.
     """
     selector = selector_named(config.selector)
     clustered = isinstance(selector, Cluster)
     if clustered and "sources" not in groups.info:
         raise ValueError(
-            f"{groups.folder}: its manifest's info has no sources; {config.selector} draws from "
-            f"clusters, and wants the source of each there (None where they cross sources)"
+            f"{groups.folder}: no sources in the manifest's info; {config.selector} draws from "
+            f"clusters, expected the source of each (null if clusters cross sources)"
         )
     assert (like is not None) == (selector.like is not None)
     quotas_of, budget = selector.quotas, config.budget
@@ -68,10 +68,10 @@ def choose(
         corpus.info["num_parts"],
     )  # fmt: skip
     ranked = groups.info.get("ranked", len(subset.example_id))
-    if len(subset.example_id) > ranked:  # of examples much shorter than the corpus's
+    if len(subset.example_id) > ranked:  # the chosen are much shorter than the corpus's examples
         raise TooFew(
-            f"selection.budget: {config.budget!r} pays for {len(subset.example_id):,} examples, "
-            f"but {config.selector} ranked {ranked:,}; give the budget in examples"
+            f"selection.budget: {config.budget!r} is enough for {len(subset.example_id):,} "
+            f"examples, but {config.selector} ranked {ranked:,}; give the budget in examples"
         )
     reasons = [selector.reason(group, source) for group, source in enumerate(sources)]
     parts, by_source, num_tokens = write_subset(
@@ -96,9 +96,10 @@ def choose(
 
 @dataclass(frozen=True)
 class _Order:
-    """Of the examples of a group: by score where there is one, equal ones by key.
+    """The order of examples within a group: by score if there is one, ties by key.
 
-    column: of the groups. edges [BINS - 1]: between bins of scores; None where keys decide alone.
+    column: the column of the groups. edges [BINS - 1]: between bins of scores; None if keys alone
+    decide.
     """
 
     column: str | None
@@ -121,10 +122,10 @@ class _Order:
 def examples_for(
     budget: int | float | str, total: int, store: Store, tokens: Manifest, *, slack: float = 1.2
 ) -> int:
-    """How many examples of the `total` that can be chosen a budget pays for; about `slack` times as
-    many for tokens.
+    """Return how many of the `total` candidates a budget is enough for; for a budget in tokens,
+    about `slack` times as many.
 
-    tokens: of the corpus, of which shares are. TooFew for more than there is.
+    tokens: those of the corpus, which a share refers to. TooFew if the budget exceeds them.
     """
     kind, amount = parse_budget(budget)
     if kind == "share":
@@ -173,7 +174,7 @@ def _cut_to_budget(
         if have > amount or count == total:
             break
         count = min(total, count * 2)
-    # Smaller budgets nest in this one: find the largest that the tokens pay for.
+    # Smaller budgets nest in this one: find the largest that fits the tokens.
     low, high = 0, count
     while low < high:
         middle = (low + high + 1) // 2
@@ -181,14 +182,14 @@ def _cut_to_budget(
         low, high = (middle, high) if lengths[within].sum() <= amount else (low, middle - 1)
     within = chosen.place < quotas_of(sizes, sources, low)[chosen.group]
     if not within.any():
-        raise TooFew(f"selection.budget: {budget!r} does not pay for one example")
+        raise TooFew(f"selection.budget: {budget!r} is smaller than the shortest candidate")
     return Chosen(chosen.example_id[within], chosen.group[within], chosen.place[within])
 
 
 def _read_groups(
     store: Store, folder: str, part: Part, order: _Order
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, groups and scores (zeros, where there are none) of the rows of a part."""
+    """Return ids, groups and scores (zeros if there are none) of a part's rows."""
     columns = ["example_id"] + ([order.column] if order.column else [])
     table = store.read_part(folder, part, columns + ([] if order.edges is None else ["score"]))
     ids = table["example_id"].to_numpy()
@@ -200,12 +201,12 @@ def _read_groups(
 def _part_histogram(
     part: Part, store: Store, folder: str, num_groups: int, order: _Order
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The places (group x BINS + bin) that have examples, and how many."""
+    """Return the places (group x BINS + bin) that have examples, and how many each has."""
     ids, group, score = _read_groups(store, folder, part, order)
     if len(group) and not 0 <= group.min() <= group.max() < num_groups:
         raise ValueError(
             f"{store.address(folder, part.file)}: {order.column} from {group.min()} to "
-            f"{group.max()}, wanted 0 to {num_groups - 1}, as many as info has sources"
+            f"{group.max()}, expected 0 to {num_groups - 1}, one per source in info"
         )
     return np.unique(group * np.int64(BINS) + order.bins(ids, score), return_counts=True)
 
@@ -233,7 +234,7 @@ def _candidates(
     histogram_GX: np.ndarray,
     order: _Order,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, groups, scores of all examples up to the bin in which their group's quota is filled."""
+    """Return ids, groups and scores of the examples up to the bin that fills a group's quota."""
     reached_GX = histogram_GX.cumsum(axis=1) >= quotas[:, None]
     last_bin = np.where(quotas > 0, reached_GX.argmax(axis=1), -1)
     found = fold_parts(_part_candidates, groups.parts, store, groups.folder, last_bin, order)

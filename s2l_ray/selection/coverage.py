@@ -1,4 +1,4 @@
-"""Rankings by coverage of the features: a greedy order of the examples, the features sharded over
+"""Rankings that cover the features: a greedy order of the examples, with the features sharded over
 actors. N examples, D features, U rows of a block."""
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import RANKING
 
-_CHUNK_ROWS = 2048  # that an actor works on at a time; at most, a chunk is of one part
-
-
-_TILE_ROWS = 128  # of other rows that a chunk is held against at a time: they fit in cache
+_CHUNK_ROWS = 2048  # at most; a chunk belongs to one part, and an actor works on one at a time
+_TILE_ROWS = 128  # other rows that a chunk is compared with at a time: they fit in cache
 
 
 def cover(
@@ -37,17 +35,17 @@ def cover(
     fingerprint: str,
     num_actors: int | None = None,
 ) -> Manifest:
-    """Choose `budget` examples by COVERS[rule]; a ranking of all of them, in its schema.
+    """Choose `budget` examples with the Cover selector named `rule`, and write a ranking of all.
 
-    features: parts with example_id and features fixed_size_list<float32>[D]. Parts, of the same
-    units: example_id, score float64 (the place in the greedy order, from 0; `budget` for those
-    that are not chosen, so that any cut takes them last, by key), group int32 (0). info: sources
-    [None], edges [255], ranked (the budget), and the rule's own. num_actors: as Pool has it.
+    features: parts with example_id and features fixed_size_list<float32>[D]. Parts of the same
+    units: example_id, score float64 (the place in the greedy order, from 0; `budget` for examples
+    that are not chosen, so any cut takes them last, by key), group int32 (0). info: sources [None],
+    edges [255], ranked (the budget), and the selector's own. num_actors: as in Pool.
 
-    The ranking depends neither on the actors nor on how rows are spread over parts. It is made from
-    its beginning where a run was stopped before its parts were written.
-    ValueError for a budget that is not from 1 to all rows; for features that are not finite, of
-    another type or of unequal length; and by facility_location for zeros, which have no direction.
+    The ranking depends neither on the actors nor on how rows are spread over parts. A run that
+    stops before the parts are written starts the greedy order again.
+    ValueError for a budget outside 1 to all rows; for features that are not finite, have another
+    type or unequal lengths; and with facility_location for zeros, which have no direction.
     """
     selector = selector_named(rule)
     assert isinstance(selector, Cover)
@@ -63,7 +61,7 @@ def cover(
         if len(set(widths)) > 1:
             raise ValueError(
                 f"{store.address(features.folder)}: features have between {min(widths)} and "
-                f"{max(widths)} numbers, wanted one length"
+                f"{max(widths)} numbers, expected one length"
             )
         ids_N = np.concatenate(ids)
         rows, info = selector.cover(pool.each_chunk, ids_N, budget, seed, progress.advance)
@@ -82,7 +80,8 @@ def cover(
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Rows start to stop of a part; the first is row `first` of all. length: of `on_grid`."""
+    """Rows start to stop of a part. first: the number of its first row among all rows. length: the
+    grid's, for selectors that want one."""
 
     store: Store
     folder: str
@@ -109,15 +108,15 @@ def chunks_of(store: Store, features: Manifest, selector: Cover) -> list[_Chunk]
 
 
 class _Rows(NamedTuple):
-    """Of a chunk: float32 [N, D], as they are or on a grid, and the rows' squares, float64 [N]."""
+    """A chunk's rows float32 [N, D], as they are or on a grid, and their squares float64 [N]."""
 
     features_ND: np.ndarray
     square_N: np.ndarray
 
 
 class FeatureWork:
-    """Works on chunks. The result of `run` depends on nothing but its arguments: any actor gives
-    the same for a chunk. Below `run`, one method per pass over a chunk."""
+    """Work on chunks. The result of `run` depends only on its arguments, so every actor gives the
+    same for a chunk. Each method below `run` is one pass over a chunk."""
 
     def __init__(self) -> None:
         self.loaded = dict[int, _Rows]()  # by first row
@@ -132,7 +131,7 @@ class FeatureWork:
         return found
 
     def _table(self, chunk: _Chunk) -> tuple[np.ndarray, np.ndarray]:
-        """example_ids [N] and features [N, D] as they are in the part"""
+        """Return example_ids [N] and features [N, D] as they are in the part."""
         if self.read is None or self.read[0] != chunk.part.file:
             self.read = chunk.part.file, chunk.store.read_part(chunk.folder, chunk.part)
         table, rows = self.read[1], slice(chunk.start, chunk.stop)
@@ -151,18 +150,20 @@ class FeatureWork:
         return self.loaded[chunk.first]
 
     def inspect(self, chunk: _Chunk) -> tuple[np.ndarray, int]:
-        """(example_ids [N], D); ValueError for features that cannot be used"""
+        """Return (example_ids [N], D); ValueError for features that cannot be used."""
         ids_N, features_ND = self._table(chunk)
         _check(
-            ~np.isfinite(features_ND).all(axis=1), "hold NaN or inf, wanted numbers", ids_N, chunk
+            ~np.isfinite(features_ND).all(axis=1), "hold NaN or inf, expected numbers", ids_N, chunk
         )
         if chunk.length is not None:
-            _check((features_ND == 0).all(axis=1), "are all zero, wanted a direction", ids_N, chunk)
+            _check(
+                (features_ND == 0).all(axis=1), "are all zero, expected a direction", ids_N, chunk
+            )
         self._rows(chunk)  # while its part is at hand
         return ids_N.copy(), features_ND.shape[1]
 
     def take(self, chunk: _Chunk, rows: np.ndarray) -> np.ndarray:
-        """Those of the rows that are in the chunk [U, D]"""
+        """Return the features [U, D] of those of the rows that are in the chunk."""
         features_ND = self._rows(chunk).features_ND
         mine = rows[np.searchsorted(rows, chunk.first) :] - chunk.first
         return features_ND[mine[mine < len(features_ND)]]
@@ -177,21 +178,21 @@ class FeatureWork:
         return squared_N
 
     def sums(self, chunk: _Chunk) -> tuple[np.ndarray, float]:
-        """(sum of the rows [D], of their squares)"""
+        """Return (sum of the rows [D], sum of their squares)."""
         features_ND, square_N = self._rows(chunk)
         return features_ND.sum(axis=0, dtype=np.float64), float(square_N.sum())
 
     def distances_to_all(self, chunk: _Chunk, sum_D: np.ndarray, num_rows: int) -> np.ndarray:
-        """Sum of each row's squared distances to num_rows rows, less the sum of the squares of
-        those; sum_D: of those"""
+        """Return each row's summed squared distance to num_rows rows whose sum is sum_D, less the
+        sum of those rows' squares."""
         features_ND, square_N = self._rows(chunk)
         return num_rows * square_N - 2 * (features_ND.astype(np.float64) @ sum_D)
 
     def changes(
         self, chunk: _Chunk, others_UD: np.ndarray, before_U: np.ndarray, after_U: np.ndarray
     ) -> np.ndarray:
-        """Of the gain of each row, where U other rows have a nearest chosen one at squared distance
-        after_U and no longer before_U"""
+        """Return the change of each row's gain if the squared distance of U other rows to their
+        nearest chosen row falls from before_U to after_U."""
         features_ND, square_N = self._rows(chunk)
         columns_DN = features_ND.astype(np.float64).T
         change_N = np.zeros(len(features_ND))
@@ -220,17 +221,17 @@ def _check(bad_N: np.ndarray, what: str, ids_N: np.ndarray, chunk: _Chunk) -> No
 
 
 def _matrix(table: pa.Table, address: str) -> np.ndarray:
-    """The column `features` [N, D]"""
-    wanted = "wanted fixed_size_list<float32>[D], D >= 1, without nulls"
+    """Return the column `features` [N, D]."""
+    expected = "expected fixed_size_list<float32>[D], D >= 1, without nulls"
     if "features" not in table.column_names:
-        raise ValueError(f"{address}: columns {table.column_names}, no features; {wanted}")
+        raise ValueError(f"{address}: columns {table.column_names}, no features; {expected}")
     column = table["features"].combine_chunks()
     kind = column.type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
-        raise ValueError(f"{address}: column features is {kind}, {wanted}")
+        raise ValueError(f"{address}: column features is {kind}, {expected}")
     nulls = column.null_count + column.flatten().null_count
     if nulls or not kind.list_size:
-        raise ValueError(f"{address}: column features is {kind} with {nulls} nulls, {wanted}")
+        raise ValueError(f"{address}: column features is {kind} with {nulls} nulls, {expected}")
     return column.flatten().to_numpy().reshape(-1, kind.list_size)
 
 

@@ -8,7 +8,7 @@ from s2l_ray.selection.subset import Chosen
 
 
 def keys(example_id: np.ndarray, seed: int) -> np.ndarray:
-    """A uniform 64-bit key per example, a function of seed and id (splitmix64's finaliser)."""
+    """Return a uniform 64-bit key per example from seed and id (splitmix64's finaliser)."""
     with np.errstate(over="ignore"):
         z = example_id.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15) % 2**64)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -19,8 +19,8 @@ def keys(example_id: np.ndarray, seed: int) -> np.ndarray:
 def cut(
     example_id: np.ndarray, group: np.ndarray, score: np.ndarray, quotas: np.ndarray, seed: int
 ) -> Chosen:
-    """From candidates (any superset of the answer) the first `quotas[g]` of each group: by score,
-    then by key."""
+    """Take the first `quotas[g]` of each group, by score, then by key. The candidates may be any
+    superset of the answer."""
     order = np.lexsort((example_id, keys(example_id, seed), score, group))
     example_id, group = example_id[order], group[order]
     starts = np.searchsorted(group, np.arange(len(quotas)))

@@ -7,10 +7,10 @@ from typing import Any
 
 
 def export_row(turns: Sequence[Mapping[str, str]], source: str, shape: str) -> dict[str, Any]:
-    """A row for other programs: "alpaca", "prompt_response" or "messages".
+    """Return an example as a row for other programs: "alpaca", "prompt_response" or "messages".
 
-    An input stays a field of its own in alpaca; elsewhere it follows the prompt after an empty
-    line. ValueError for a chat that is not one prompt and one response, unless as messages.
+    In alpaca an input stays a field of its own; elsewhere it follows the prompt after an empty
+    line. ValueError for a chat that is not one prompt and one response, except as messages.
     """
     if shape == "messages":
         messages: list[dict[str, str]] = []
@@ -21,10 +21,10 @@ def export_row(turns: Sequence[Mapping[str, str]], source: str, shape: str) -> d
                 messages.append({"role": turn["role"], "content": turn["text"]})
         return {"messages": messages, "source": source}
     if shape not in ("alpaca", "prompt_response"):
-        raise ValueError(f"shape: found {shape!r}, wanted alpaca, prompt_response or messages")
+        raise ValueError(f"shape: found {shape!r}, expected alpaca, prompt_response or messages")
     roles = [turn["role"] for turn in turns]
     if roles not in (["user", "assistant"], ["user", "input", "assistant"]):
-        raise ValueError(f"a chat of turns {', '.join(roles)} is no {shape} row; use messages")
+        raise ValueError(f"a chat with turns {', '.join(roles)} does not fit {shape}; use messages")
     texts = [turn["text"] for turn in turns]
     if shape == "alpaca":
         extra = texts[1] if len(texts) == 3 else ""

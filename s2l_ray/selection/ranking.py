@@ -1,5 +1,5 @@
-"""Groups and scores of examples that come of no clusters: what the selectors that rank, and those
-that draw from sources or strata, choose by. N examples, T checkpoints."""
+"""Rankings: the group and the score of each example, for selectors that rank or that draw from
+sources or strata; and what clusters are made of beside trajectories. N examples, T checkpoints."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def rank(
     folder: str,
     fingerprint: str,
 ) -> Manifest:
-    """Parts: example_id, group int32, and score float64 (smallest first) where the selector ranks.
+    """Write the group of each example, and its score if the selector ranks.
 
-    before: losses before the proxy's training, details: "early" and "final" -> what was made there
-    beside the losses, for a selector that asks for them. info: sources (of each group; None for
-    those that cross sources), edges [BINS - 1] (of bins of the score).
-    Strata, medians and edges are of a sample of SAMPLE_ROWS examples: of all, where there are no
-    more. ValueError for a score that is not finite.
+    Parts: example_id, group int32, and with Rank score float64, smallest first. info: sources (of
+    each group; None if a group crosses sources), edges [BINS - 1] between bins of the score.
+    before: the losses before the proxy's training; details: "early" and "final" -> the stage of
+    signals, for selectors that need them. Strata, medians and edges come from a sample of
+    SAMPLE_ROWS examples, or from all if there are fewer. ValueError for a score that is not finite.
     """
     chosen = selector_named(selector)
     assert isinstance(chosen, Draw | Rank)
@@ -68,11 +68,11 @@ def rank(
 
 
 def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str) -> Manifest:
-    """The trajectories' falls, losses[t] - losses[t + 1], of the examples whose loss fell from the
-    first checkpoint to the last; in the trajectories' schema, a point less.
+    """Write the falls, losses[t] - losses[t + 1], of the examples whose loss fell from the first
+    checkpoint to the last, in the schema of trajectories with one point less.
 
-    A variant of S2L, in our reading: what is not learned is dropped before clustering.
-    TooFew if no loss fell.
+    A variant of S2L of our own: what is not learned is dropped before clustering. TooFew if no loss
+    fell.
     """
     manifest = map_parts(
         store,
@@ -86,8 +86,8 @@ def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str
     )
     if not manifest.rows:
         raise TooFew(
-            f"selection.selector: prune_then_cluster drops the examples whose loss does not fall, "
-            f"and none of {trajectories.rows:,} has one that falls"
+            f"selection.selector: prune_then_cluster drops examples whose loss does not fall, and "
+            f"the loss of none of {trajectories.rows:,} examples falls"
         )
     return manifest
 
@@ -95,9 +95,9 @@ def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str
 def features(
     store: Store, trajectories: Manifest, *, details: Manifest, folder: str, fingerprint: str
 ) -> Manifest:
-    """The `features` of details, in the trajectories' schema: as `losses` float32[D].
+    """Write the `features` of details in the schema of trajectories: as `losses` float32[D].
 
-    S2L's rule with another embedding of the examples: it tells what the trajectories are worth.
+    With them S2L's rule runs on another embedding, which tells what trajectories are worth.
     """
     return map_parts(
         store,
@@ -137,7 +137,7 @@ class _Rank:
             if len(bad):
                 raise ValueError(
                     f"{self.folder}, {unit['part'].file}: the score of example_id "
-                    f"{table['example_id'][bad[0]]} is {score_N[bad[0]]}, a finite number is wanted"
+                    f"{table['example_id'][bad[0]]} is {score_N[bad[0]]}, expected a finite number"
                 )
             if strata:
                 place_N = _place_of(score_N, self.sample_N) * len(self.sources)
@@ -179,8 +179,8 @@ class _Features:
 
 
 def _units(trajectories: Manifest, beside: Mapping[str, Manifest]) -> list[dict[str, Any]]:
-    """A unit for each part of the trajectories; with it the part of each other stage, whose units
-    are named alike but for the checkpoint before them."""
+    """Return a unit per part of the trajectories, with the same part of each other stage. Units of
+    losses have the same names behind their checkpoint's."""
     parts = {
         name: {part.unit.rpartition("/")[2]: part for part in stage.parts}
         for name, stage in beside.items()
@@ -216,11 +216,13 @@ def _known(
 def _read_beside(
     store: Store, table: pa.Table, beside: Mapping[str, Any], names: Sequence[str]
 ) -> pa.Table:
-    """These columns of the part of another stage; its rows are those of the table."""
+    """Read columns from the same part of another stage; ValueError if its rows differ."""
     folder, part = beside["folder"], beside["part"]
     found = store.read_part(folder, part, ["example_id", *names])
     if not found["example_id"].equals(table["example_id"]):
-        raise ValueError(f"{folder}, {part.file}: the losses are of different examples")
+        raise ValueError(
+            f"{folder}, {part.file}: its examples differ from those of the trajectories"
+        )
     return found
 
 
@@ -240,7 +242,7 @@ def _is_scored(selector: Draw | Rank) -> bool:
 
 
 def _place_of(score_N: np.ndarray, sorted_N: np.ndarray) -> np.ndarray:
-    """Twice how many of a sorted sample come before: the middle of those that are equal, exact."""
+    """Return twice the number of a sorted sample that come before: exact, in the middle of ties."""
     left, right = (np.searchsorted(sorted_N, score_N, side) for side in ("left", "right"))
     return left + right
 

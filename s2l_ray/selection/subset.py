@@ -1,7 +1,7 @@
-"""The subset of a selection: the chosen examples' rows, gathered from the corpus in rank order,
-and dealt anew for training.
+"""The subset of a selection: the rows of the chosen examples, gathered from the corpus in rank
+order, and spread again for training.
 
-The driver holds their ids; texts stay in the workers. B chosen examples.
+The driver holds their ids. Texts stay on the workers. B chosen examples.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUBSET_ROWS = 50_000  # examples in one part of the subset
 
 @dataclass(frozen=True)
 class Chosen:
-    """The chosen examples in rank order: by place inside their group, then by group. [B] each."""
+    """The chosen examples in rank order: by place within their group, then by group. [B] each."""
 
     example_id: np.ndarray  # int64
     group: np.ndarray  # int32
@@ -48,7 +48,7 @@ def write_subset(
     reasons: list[str],
 ) -> tuple[list[Part], dict[str, int], int]:
     """Gather the chosen rows from the corpus parts into subset parts by rank."""
-    # A shuffle by rank: each corpus part is cut by subset part, each subset part is put together.
+    # A shuffle by rank: cut each corpus part by subset part, then put each subset part together.
     num_chosen, pieces = len(chosen.example_id), []
     num_subset_parts = -(-num_chosen // SUBSET_ROWS)
     gather = _gather.options(num_returns=num_subset_parts)
@@ -88,7 +88,7 @@ def _gather(
     owner: np.ndarray,
     num_subset_parts: int,
 ) -> Any:
-    """The chosen rows of one corpus part, one table for each subset part."""
+    """Return the chosen rows of one corpus part, a table per subset part."""
     table = store.read_part(folder, part, EXAMPLES.names)
     at = _places(store, folder, part, table, chosen.example_id)
     group = pa.array(chosen.group, pa.int32())
@@ -130,10 +130,10 @@ def _write_part(
 
 
 def deal(store: Store, subset: Manifest, *, folder: str, fingerprint: str) -> Manifest:
-    """The rows of a subset of several parts, spread by id over as many parts and sorted by id.
+    """Spread the rows of a subset of several parts by id over as many parts, sorted by id.
 
-    Training shuffles a few parts at a time, and would see rows in rank order in blocks of like
-    rank. Ids are hashes, so a range of them is a random share of the rows.
+    Training shuffles a few parts at a time. In rank order it would see blocks of similar rank; ids
+    are hashes, so a range of them is a random share of the rows.
     """
     num_parts = len(subset.parts)
     share_out = _share_out.options(num_returns=num_parts)
@@ -149,7 +149,7 @@ def deal(store: Store, subset: Manifest, *, folder: str, fingerprint: str) -> Ma
 
 @ray.remote(num_cpus=1)
 def _share_out(store: Store, folder: str, part: Part, num_parts: int) -> list[pa.Table]:
-    """The rows of one subset part, a table for each part to come."""
+    """Return the rows of one subset part, a table per new part."""
     table = store.read_part(folder, part)
     ids = table["example_id"].to_numpy().astype(np.uint64)
     owner = np.searchsorted(_bounds(num_parts), ids, "right") - 1
@@ -165,7 +165,7 @@ def _write_dealt(store: Store, folder: str, number: int, *pieces: pa.Table) -> P
 def lengths_of(
     store: Store, tokens: Manifest, example_id: np.ndarray, num_parts: int
 ) -> np.ndarray:
-    """Tokens of each chosen example, in the order given. num_parts: of the corpus."""
+    """Return the tokens of each chosen example, in the order given. num_parts: of the corpus."""
     lengths = np.zeros(len(example_id), np.int64)
     shares = list(_by_part(tokens.parts, example_id, num_parts))
     mine = ((part, example_id[places]) for part, places in shares)
@@ -185,26 +185,26 @@ def _part_lengths(share: tuple[Part, np.ndarray], store: Store, folder: str) -> 
 def _places(
     store: Store, folder: str, part: Part, table: pa.Table, example_id: np.ndarray
 ) -> pa.Array:
-    """Rows of the part that these ids have."""
+    """Return the row of each id in the part's table."""
     at = pc.index_in(pa.array(example_id), value_set=table["example_id"])
     if at.null_count:
         missing = example_id[at.is_null().to_numpy(zero_copy_only=False)]
         raise ValueError(
-            f"{store.address(folder, part.file)}: has no example {missing[0]} ({len(missing)} such "
-            "ids), which was chosen: are the groups of another corpus?"
+            f"{store.address(folder, part.file)}: has no example {missing[0]}, which was chosen "
+            f"({len(missing)} such ids); the groups may come from another corpus"
         )
     return at
 
 
 def trainable_tokens(tokens: Manifest) -> int:
-    """Tokens of the examples that have a label token: of what is trained on and can be chosen."""
+    """Return the tokens of the examples that have a label token: those that can be chosen."""
     return sum(part.stats["trainable_tokens"] for part in tokens.parts)
 
 
 def _by_part(
     parts: list[Part], example_id: np.ndarray, num_parts: int
 ) -> Iterator[tuple[Part, np.ndarray]]:
-    """Each part and the places of its ids in example_id, rising."""
+    """Yield each part with the places of its ids in example_id, ascending."""
     order = np.argsort(example_id, kind="stable")
     ends = np.searchsorted(example_id[order].astype(np.uint64), _bounds(num_parts))
     for part in parts:
@@ -213,6 +213,6 @@ def _by_part(
 
 
 def _bounds(num_parts: int) -> np.ndarray:
-    """Parts divide the range of ids (see corpus): part p has those from bounds[p] on, which is
-    ceil(p 2^63 / num_parts). [num_parts + 1]"""
+    """Return where parts begin in the range of ids: part p at ceil(p 2^63 / num_parts).
+    [num_parts + 1]"""
     return np.array([-(-(p << 63) // num_parts) for p in range(num_parts + 1)], np.uint64)

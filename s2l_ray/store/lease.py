@@ -22,8 +22,6 @@ from typing import Any
 from s2l_ray.store.store import Store, lease_name, lease_number
 
 RENEWALS = 6  # in the length of a lease
-
-
 SETTLE = 3.0  # seconds; on a store without conditional writes, for a rival to show
 
 

@@ -16,8 +16,6 @@ from s2l_ray.store.s3 import S3Objects, client
 from s2l_ray.store.store import Store, lease_name
 
 SECONDS = 10.0  # for all of it
-
-
 REQUEST_SECONDS = 3.0
 
 

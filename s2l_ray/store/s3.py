@@ -30,17 +30,9 @@ from s2l_ray.errors import StorageError
 from s2l_ray.store.s3_errors import answer_of, explain, is_passing
 
 Result = TypeVar("Result")
-
-
 PATIENCE = 300.0  # seconds, with a store that is away or in trouble
-
-
 ATTEMPTS = 5  # of a request, by the client itself
-
-
 LARGE = 64 << 20  # bytes: files above are uploaded in pieces of this size
-
-
 ABSENT = {"NoSuchKey", "404", "NotFound"}
 
 

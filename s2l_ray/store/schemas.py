@@ -8,7 +8,6 @@ import pyarrow as pa
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
 
-
 # Examples: the corpus, its held-out part, and (with more columns) a subset.
 EXAMPLES = pa.schema(
     [
@@ -20,11 +19,9 @@ EXAMPLES = pa.schema(
     ]
 )
 
-
 REJECTED = pa.schema(
     [("raw", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string())]
 )
-
 
 TOKENS = pa.schema(
     [
@@ -35,7 +32,6 @@ TOKENS = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
-
 
 LOSSES = pa.schema(
     [("example_id", pa.int64()), ("loss", pa.float32()), ("num_label_tokens", pa.int32())]
@@ -88,7 +84,6 @@ def centers(width: int) -> pa.Schema:
 
 GROUPS = pa.schema([("example_id", pa.int64()), ("group", pa.int32())])
 
-
 RANKING = pa.schema(
     [
         ("example_id", pa.int64()),
@@ -96,7 +91,6 @@ RANKING = pa.schema(
         ("group", pa.int32()),
     ]
 )
-
 
 SUBSET = pa.schema(
     [
@@ -106,7 +100,6 @@ SUBSET = pa.schema(
         ("reason", pa.string()),
     ]
 )
-
 
 ANSWERS = pa.schema(
     [

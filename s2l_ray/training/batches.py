@@ -22,8 +22,6 @@ import pyarrow.compute
 from s2l_ray.models.batch import Example
 
 WINDOW_ROWS = 1 << 16  # examples in memory at a time; about 100 MB of tokens
-
-
 POOL = 50  # batches sorted by length together
 
 

@@ -24,8 +24,6 @@ from s2l_ray.config import TrainingConfig
 from s2l_ray.models.loss import LabelLoss
 
 MASTER = "fp32"  # the master weights, beside the moments
-
-
 STATE = (MASTER, "exp_avg", "exp_avg_sq")
 
 

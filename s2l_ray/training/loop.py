@@ -35,16 +35,12 @@ from s2l_ray.training.resume import last_resume_point, resume_name, resume_point
 
 HISTORY_POINTS = 500  # of the training curve
 
-
 LESS_MEMORY = (
     "lower micro_batch_size, which goes on from the last resume point, or set "
     "gradient_checkpointing or a higher zero_stage"
 )
 
-
 LESS_TO_HOLD = "set a higher zero_stage with more workers, or offload_optimizer"
-
-
 NOTICE_SECONDS = 5.0  # between questions whether a node is about to go; all workers wait for each
 
 

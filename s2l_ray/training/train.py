@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 2 * 3600  # that workers wait for one another: for one that writes a large model
 
-
 # The threads of a worker that has several CPUs to itself wait for one another as libgomp has it by
 # itself, spinning; driver.WORKER_ENVIRONMENT is for CPUs that are shared.
 _OWN_CPUS = {"GOMP_SPINCOUNT": "300000"}

@@ -104,5 +104,5 @@ def test_export_row_round_trip():
                 assert back == ("s", [("user", "q\n\ni"), ("assistant", "a")])
             else:
                 assert back == ("s", turns)
-    with pytest.raises(ValueError, match="found 'csv', wanted alpaca"):
+    with pytest.raises(ValueError, match="found 'csv', expected alpaca"):
         export_row([], "s", "csv")

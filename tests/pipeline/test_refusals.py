@@ -85,7 +85,7 @@ def test_an_export_that_a_chat_has_no_shape_for_is_refused_before_the_proxy(stor
         config = settings("run", selection__export=export)
         pipeline._check_export(Given.of(config, made, store))
     config = settings("run", selection__export=["messages", "alpaca"])
-    wanted = r"selection\.export: test\.jsonl:1: a chat of turns user, .* is no alpaca row"
+    wanted = r"selection\.export: test\.jsonl:1: a chat with turns user, .* does not fit alpaca"
     with pytest.raises(ValueError, match=wanted):
         pipeline._check_export(Given.of(config, made, store))
 

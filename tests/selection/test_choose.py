@@ -193,7 +193,7 @@ def test_groups_of_one_s_own_that_do_not_fit_are_refused(local_ray, store):
             run(store, given | other, selector="s2l", budget=100)
 
     refused("info has no sources", groups=replace(clusters, info={}))
-    too_many = r"clusters/t/.*: cluster_id from 0 to 4, wanted 0 to 2"
+    too_many = r"clusters/t/.*: cluster_id from 0 to 4, expected 0 to 2"
     refused(too_many, groups=replace(clusters, info={"sources": [None] * 3}))
 
     # Of the same parts as the corpus, one id of which it does not have.

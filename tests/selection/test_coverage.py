@@ -292,7 +292,7 @@ def test_zeros_have_no_direction_but_a_place(store):
     features_ND, ids = blobs(30), ids_for(30)
     features_ND[7] = 0
     features = stage(store, features_ND, ids)
-    with pytest.raises(ValueError, match=f"example_id {ids[7]} are all zero, wanted a direction"):
+    with pytest.raises(ValueError, match=f"example_id {ids[7]} are all zero, expected a direction"):
         choose(store, features, "facility_location", 5)
     assert ids[7] in choose(store, features, "k_center", 30)[0]
 
@@ -300,8 +300,11 @@ def test_zeros_have_no_direction_but_a_place(store):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (pa.array([[1.0] * 5] * 3), r"features is list<.*double>, wanted fixed_size_list<float32>"),
-        (pa.array([[1.0] * 5] * 3, pa.list_(pa.float64(), 5)), "wanted fixed_size_list<float32>"),
+        (
+            pa.array([[1.0] * 5] * 3),
+            r"features is list<.*double>, expected fixed_size_list<float32>",
+        ),
+        (pa.array([[1.0] * 5] * 3, pa.list_(pa.float64(), 5)), "expected fixed_size_list<float32>"),
         (pa.array([[1.0] * 5, None, [1.0] * 5], pa.list_(pa.float32(), 5)), "with 1 nulls"),
         (pa.array([[1.0, None]] * 3, pa.list_(pa.float32(), 2)), "with 3 nulls"),
         (None, r"columns \['example_id'\], no features"),
@@ -323,5 +326,5 @@ def test_features_of_unequal_length_are_told(local_ray, store):
         )
         for width in (4, 5)
     ]
-    with pytest.raises(ValueError, match="between 4 and 5 numbers, wanted one length"):
+    with pytest.raises(ValueError, match="between 4 and 5 numbers, expected one length"):
         rank(store, Manifest("features/f", "f", parts), "k_center", 2, num_actors=1, name="bad")

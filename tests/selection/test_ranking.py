@@ -256,5 +256,5 @@ def test_losses_of_other_examples_are_refused(local_ray, store, given):
         for part in stages["before"].parts
     ]
     stages["before"] = store.commit("before/short", "b", parts, {})
-    with pytest.raises(ValueError, match="the losses are of different examples"):
+    with pytest.raises(ValueError, match="its examples differ from those"):
         select(store, stages, "high_learnability", 5)

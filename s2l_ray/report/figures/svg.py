@@ -42,14 +42,9 @@ SETTINGS: dict[Any, Any] = {
     "legend.frameon": False,
 }
 
-
 # Direction controls would reverse the rest of the line.
 _DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
-
-
 _ATTRIBUTES_WITH_COORDINATES = ("d", "points", "x", "y", "transform")
 
 
