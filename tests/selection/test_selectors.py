@@ -1,5 +1,8 @@
 """Quotas against the paper's loop and the official code's rule, written out naively here."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -140,3 +143,13 @@ def test_quotas_never_fall_as_the_budget_grows(name, seed):
         quotas = selector.quotas(sizes, sources, budget)
         assert (quotas >= before).all(), budget
         before = quotas
+
+
+def test_the_page_of_selectors_has_a_line_for_each_with_its_rule():
+    page = (Path(__file__).parents[2] / "docs/selectors.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE)
+    told: dict[str, str] = {}
+    for name, rule in rows:  # the first table that names it
+        if name in BUILT_IN_SELECTORS:
+            told.setdefault(name, rule.replace("`", ""))
+    assert told == {name: selector_named(name).rule for name in BUILT_IN_SELECTORS}
