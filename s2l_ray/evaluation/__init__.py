@@ -1,8 +1,7 @@
-"""Evaluation of a target: response loss on examples that no training has seen, and exact match of
-what it answers to questions."""
+"""Evaluation of targets: response loss on held-out examples, and exact match of answers."""
 
 from s2l_ray.evaluation.answers import RULE
-from s2l_ray.evaluation.exact_match import Answering, answer, answer_sets, counts, judge
+from s2l_ray.evaluation.exact_match import Answering, answer, answer_sets, counts
 from s2l_ray.evaluation.heldout import (
     check_marker,
     errors_over_examples,
@@ -12,6 +11,7 @@ from s2l_ray.evaluation.heldout import (
     summarise,
     summarise_answers,
 )
+from s2l_ray.evaluation.judge import judge
 from s2l_ray.evaluation.leaks import notes
 
 __all__ = [

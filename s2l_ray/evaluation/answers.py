@@ -1,22 +1,24 @@
-"""The answer in a generated text, and whether it is the wanted one. Pure functions, no I/O.
+"""Extract the answer from a generated text, and judge it. Pure functions, no I/O.
 
-Extracted is, of the first of these that the text has: the sentence after the last "The answer is"
-(or a \\boxed{} in what follows); the content of the last \\boxed{}; the last number. A text with
-none of them has no answer.
+The answer is the first of these that the text has:
 
-Right is the same text (case apart), or what math-verify (the package math-verify, its parse and
-verify) finds equal. Before it is asked:
+1. after the last "The answer is", a \\boxed{}, or else the rest of the sentence;
+2. the content of the last \\boxed{};
+3. the last number.
 
-- A wanted option (B) is met by its letter alone: "B", "(B)", "B. web", "option B".
-- Numbers apart by spaces (7 1 -1) are a list, wanted in this order with any separators; brackets
-  around a wanted list ([3, 5]) may be left out. A fraction behind a whole number is added to it.
-- Where one side alone has a percent sign at its end, it may be left out.
-- A wanted decimal or 2.2e+07 of three digits or more counts as rounded to them: 583.3333 is met by
-  1750/3.
-- Of words around a number the number counts: "18 dollars", "18, because she sold two", and of a
-  number with a unit: "60 km/h".
+An answer is right if it is the expected text (in any case), or if math-verify finds them equal.
+Rules that come before math-verify:
 
-Wanted is of a text with "####", which GSM8K has before its answers, what follows the last of them.
+- An expected option (B) is matched by its letter: "B", "(B)", "B. web", "option B".
+- Numbers separated by spaces (7 1 -1) are a list. It must have the same order, with any separators.
+  Brackets around an expected list ([3, 5]) are optional.
+- A fraction after a whole number is added to it: 2 1/2.
+- A percent sign at the end of only one of the two is ignored.
+- An expected decimal, or 2.2e+07, of three digits or more counts as rounded: 1750/3 matches
+  583.3333.
+- Only the number counts in "18 dollars", "18, because she sold two" and "60 km/h".
+
+The expected answer of a text with "####" (GSM8K) is what follows the last "####".
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ import threading
 from decimal import Decimal
 from typing import Any
 
-RULE = 3  # counts the versions of the rule: part of what identifies a stage of answers
-TIME_LIMIT = 5  # seconds for math-verify to read a text, or to compare two
+RULE = 3  # version of the rules: part of the fingerprint of a stage of answers
+
+TIME_LIMIT = 5  # seconds for math-verify to parse a text, or to compare two
+
 MARKER = re.compile(r"the\s+answer\s+is", re.IGNORECASE)
+
 SENTENCE_END = re.compile(r"\n|(?<!\b[Rr]s)(?<!\b[Aa]pprox)\.(?:\s|$)")
 
 # A minus after a letter, digit or closing bracket is an operator.
@@ -41,21 +46,33 @@ NUMBER = re.compile(
 )
 
 SCIENTIFIC = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)[eE][+-]?[0-9]{1,2}(?![0-9])")
+
 DECIMAL = re.compile(r"-?[0-9]*\.[0-9]+(?:[eE][+-]?[0-9]{1,2})?")
+
 MIXED = re.compile(r"(?<![\w./^])([0-9]+) +([0-9]+)/([0-9]+)(?![\w/^]|\.[0-9])")
+
 SPACED = re.compile(r"-?[0-9.]+(?: +-?[0-9.]+)+")
+
 OPTION = re.compile(r"\(?([A-Z])\)?")
+
 CHOSEN = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice) +)?\(?([A-Z])(?:[).:]| *\(|$)")
 
-# Delimiters of formulas, thin spaces, currencies, "about": of no meaning here. (Not the \\[ of a
-# new row.)
+# Without meaning here: delimiters of formulas, thin spaces, currencies, "about". After a backslash,
+# \[ is no delimiter but a line break and a bracket.
 LAYOUT = re.compile(r"(?<!\\)\\[()\[\],!;:]|\\?\$|[£€¥₹`~≈]|\b(?:Rs|[Aa]pprox)\.? +(?=[0-9])")
+
 TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf)\{([^{}]*)\}")
+
 COMMAND = re.compile(r"\\(?:text\w*|mbox|math\w*|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
+
 WORD = re.compile(r"[^\W\d_]{3,}|\b(?:so|as|if|is|it|he|we)\b")
+
 FUNCTION = re.compile(r"(?<![\\A-Za-z])(?:sqrt|log|ln|sin|cos|tan|exp|pi)(?![A-Za-z])")
+
 ROOT = re.compile(r"(?<![\\A-Za-z])sqrt *\(([^()]*)\)")
+
 PERCENT = re.compile(r"\s*\\?%$")
+
 MEASURE = "[kcm]?m|[kc]g|m?g|m?[lL]|h|hrs?|s|min|mi|in|ft|yd|lbs?|oz"
 
 UNIT = re.compile(
@@ -64,7 +81,7 @@ UNIT = re.compile(
 
 
 def extract(generated: str) -> str | None:
-    """The answer that a generated text gives, as it stands there; None if it gives none."""
+    """Return the answer in a generated text, as it is written there; None if there is none."""
     markers = [found.end() for found in MARKER.finditer(generated)]
     if markers:
         tail = generated[markers[-1] :]
@@ -74,46 +91,46 @@ def extract(generated: str) -> str | None:
     return found.strip() if _tidy(found) else None
 
 
-def wanted_of(text: str) -> str:
-    """The wanted answer in the answer column of a set of questions."""
+def expected_answer(text: str) -> str:
+    """Return the expected answer from the answer column of a set of questions."""
     return text.rpartition("####")[2].strip()
 
 
-def is_right(found: str, wanted: str) -> bool:
-    """Whether an extracted answer is the wanted one.
+def is_right(found: str, expected: str) -> bool:
+    """Return whether an extracted answer matches the expected one.
 
-    math-verify keeps its time limits by an alarm signal, which only the main thread of a process
-    can set; called in another thread, this has no limit.
+    math-verify sets its time limits with an alarm signal, which works only in the main thread of a
+    process. In another thread there is no limit.
     """
-    rounded = DECIMAL.fullmatch(wanted.strip())
-    found, wanted = _tidy(found), _tidy(wanted)
-    if found.casefold() == wanted.casefold():
+    rounded = DECIMAL.fullmatch(expected.strip())
+    found, expected = _tidy(found), _tidy(expected)
+    if found.casefold() == expected.casefold():
         return True
-    bare = [PERCENT.sub("", text) for text in (found, wanted)]
-    if (bare[0] == found) != (bare[1] == wanted) and is_right(*bare):
+    bare = [PERCENT.sub("", text) for text in (found, expected)]
+    if (bare[0] == found) != (bare[1] == expected) and is_right(*bare):
         return True
-    if NUMBER.fullmatch(wanted):
+    if NUMBER.fullmatch(expected):
         found = UNIT.sub("", found)
-    if option := OPTION.fullmatch(wanted):
+    if option := OPTION.fullmatch(expected):
         letter = CHOSEN.match(found)
         return letter is not None and letter[1] == option[1]
-    if SPACED.fullmatch(wanted) or SPACED.fullmatch(found):  # to math-verify a product
-        # A comma is one of thousands or between two numbers.
-        return _numbers(wanted) in (_numbers(found), _numbers(found.replace(",", " ")))
-    if wanted.startswith("[") and not found.startswith(("[", "(")):
+    if SPACED.fullmatch(expected) or SPACED.fullmatch(found):  # math-verify reads a product
+        # A comma separates thousands, or two numbers.
+        return _numbers(expected) in (_numbers(found), _numbers(found.replace(",", " ")))
+    if expected.startswith("[") and not found.startswith(("[", "(")):
         found = f"[{found}]"
-    from math_verify import verify  # here alone: sympy takes its time to import
+    from math_verify import verify  # not at the top: importing sympy is slow
 
-    of_found, of_wanted = _parsed(found), _parsed(wanted)
-    if not of_found or not of_wanted:
+    of_found, of_expected = _parsed(found), _parsed(expected)
+    if not of_found or not of_expected:
         return False
     if rounded and _rounds_to(of_found[0], Decimal(rounded[0])):
         return True
-    return verify(of_wanted, of_found, timeout_seconds=_limit())
+    return verify(of_expected, of_found, timeout_seconds=_limit())
 
 
 def _boxed(text: str) -> str | None:
-    """The content of the last \\boxed{}; None if there is none, or it never closes."""
+    """Return the content of the last \\boxed{}; None if there is none, or if it never closes."""
     _, box, rest = text.rpartition("\\boxed")
     rest = rest.lstrip()
     if not box or not rest.startswith("{"):  # \boxed 5
@@ -135,7 +152,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def _tidy(text: str) -> str:
-    """Without what carries no meaning: delimiters, currency, a full stop, \\text{} around all."""
+    """Remove what has no meaning: delimiters, currency, a full stop, \\text{} around everything."""
     text = LAYOUT.sub("", text).lstrip(" \t\r\n*:").rstrip(" \t\r\n*:.,;")
     if whole := TEXT.fullmatch(text):
         text = whole[1].strip()
@@ -146,7 +163,7 @@ def _tidy(text: str) -> str:
 
 
 def _parsed(text: str) -> list[Any]:
-    """The text as math-verify reads it, a formula in LaTeX: one expression, or none."""
+    """Parse the text as a formula in LaTeX: a list with one expression, or an empty one."""
     from math_verify import LatexExtractionConfig, parse
 
     word = WORD.search(COMMAND.sub(lambda found: " " * len(found[0]), text))
@@ -163,15 +180,15 @@ def _parsed(text: str) -> list[Any]:
     )
 
 
-def _rounds_to(found: Any, wanted: Decimal) -> bool:
-    """Whether a number is `wanted` within half a unit of its last digit, of three or more."""
+def _rounds_to(found: Any, expected: Decimal) -> bool:
+    """Return whether a number rounds to `expected`, which must have three digits or more."""
     from sympy import Number
 
-    _, digits, exponent = wanted.as_tuple()
+    _, digits, exponent = expected.as_tuple()
     if len(digits) < 3 or not isinstance(found, Number):
         return False
     try:
-        return abs(float(found) - float(wanted)) <= 0.5 * 10.0 ** int(exponent) * (1 + 1e-9)
+        return abs(float(found) - float(expected)) <= 0.5 * 10.0 ** int(exponent) * (1 + 1e-9)
     except OverflowError:
         return False
 

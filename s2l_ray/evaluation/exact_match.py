@@ -1,6 +1,6 @@
-"""Exact match: a target's answers to questions, by greedy generation, held against the wanted ones.
+"""Exact match: targets answer questions by greedy generation, and the answers are judged.
 
-The restart unit is a part of the questions, under one target.
+The restart unit is one part of the questions under one target.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, TrajectoriesConfig
 from s2l_ray.corpus.ingest import ingest_once
-from s2l_ray.evaluation.answers import is_right
 from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.execution.parts import Actors, StageParts, map_stages
 from s2l_ray.store import Manifest, Store
+from s2l_ray.store.views import AnswersView
 
-PARTS = 32  # of a set of questions: units to spread, each generated in minutes on a CPU
+PARTS = 32  # of a set of questions, to spread over actors; minutes each on a CPU
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,9 @@ class Answering:
     """A stage of answers to make: of one target to one set of questions.
 
     model: a folder in Hugging Face format, below the run directory (or an absolute local path).
-    made_of: mark of that folder's files, or None: parts made of others are not taken. at_most: how
-    many questions, the first by id; ids are hashes, so that these are a random sample.
+    made_of: checksum of that folder's files. Parts of an earlier run that were made with other
+    files are made again; None keeps them. at_most: how many questions to ask, in the order of their
+    ids. Ids are hashes, so these are a random sample.
     """
 
     questions: Manifest
@@ -57,11 +56,16 @@ class Answering:
 
 
 def answer_sets(store: Store, examples: Manifest, config: EvaluationConfig) -> dict[str, Manifest]:
-    """The questions of each set by its name, as examples: the user asks, the assistant's turn is
-    the wanted answer. Those asked in the corpus `examples` are left out (leaks.py). ValueError
-    names the file and row of a bad one."""
+    """Read each set of questions, by name, as examples: the user asks, and the assistant's turn is
+    the expected answer.
+
+    Leaves out questions that the corpus `examples` asks too (leaks.py). ValueError names the file
+    and row of a bad one.
+    """
     if config.answers and importlib.util.find_spec("math_verify") is None:
-        raise ValueError("evaluation.answers: needs the package's extra 'answers' (math-verify)")
+        raise ValueError(
+            "evaluation.answers: math-verify is not installed; install the extra 'answers'"
+        )
     found = {}
     for name, path in config.answers.items():
         settings = CorpusConfig(
@@ -89,9 +93,9 @@ def answer(
     prompt: PromptConfig,
     max_new_tokens: int,
 ) -> list[Manifest]:
-    """Make stages of answers with one actor pool; their manifests in order.
+    """Make stages of answers with one actor pool, and return their manifests in order.
 
-    Parts as those of the questions, schema `store.ANSWERS`.
+    Parts have the names of the questions' parts, and the schema ANSWERS.
     """
     stages = [answering.stage() for answering in answerings]
     return map_stages(
@@ -104,31 +108,20 @@ def answer(
     )
 
 
-@ray.remote(num_cpus=0)
-def judge(found: list[str | None], wanted: list[str]) -> list[bool]:
-    """Which extracted answers are right (None is not). A task of its own, because it runs in the
-    main thread of a process: the time limits of math-verify need that, and a unit's work runs in
-    another thread of its actor."""
-    return [
-        mine is not None and is_right(mine, theirs)
-        for mine, theirs in zip(found, wanted, strict=True)
-    ]
-
-
 def counts(answers: Manifest) -> dict[str, int]:
-    """Of a stage of answers: correct, no_answer (none found in what was generated), questions
-    (asked), of (in the set)."""
-    stats = [part.stats for part in answers.parts]
+    """Count answers: correct, no_answer (no answer found in the generated text), questions (asked),
+    of (questions in the set)."""
+    view = AnswersView(answers)
     return {
-        "correct": sum(each["correct"] for each in stats),
-        "no_answer": sum(each["no_answer"] for each in stats),
+        "correct": view.correct,
+        "no_answer": view.no_answer,
         "questions": answers.rows,
-        "of": answers.info["of"],
+        "of": view.of,
     }
 
 
 def _make_answerer(*args: Any) -> Any:
-    # Imported by the actors alone: the driver starts without torch and models.
+    # Only actors import it: the driver starts without torch and models.
     from s2l_ray.evaluation.generation import Answerer
 
     return Answerer(*args)

@@ -1,4 +1,4 @@
-"""Greedy generation by a target: the work of an answering actor. B questions, L tokens."""
+"""Greedy generation by a target: the workers' side of exact_match.py. B questions, L tokens."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from transformers import GenerationConfig, PreTrainedModel
 from s2l_ray.config import PromptConfig, TrajectoriesConfig
 from s2l_ray.corpus.tokenization import end_tokens, prompts_of
 from s2l_ray.corpus.tokenizer import load_tokenizer
-from s2l_ray.evaluation.answers import extract, wanted_of
-from s2l_ray.evaluation.exact_match import judge
+from s2l_ray.evaluation.answers import expected_answer, extract
+from s2l_ray.evaluation.judge import judge
 from s2l_ray.execution.remote import get
 from s2l_ray.models.held import HeldModel
 from s2l_ray.models.loading import explain_out_of_memory
 from s2l_ray.store import Store
 from s2l_ray.store.schemas import ANSWERS
 
-TOKENS_AT_ONCE = 8192  # of a batch, prompts and new tokens, padded: 1 GB of keys and values or so
+# Of a batch: prompts and new tokens, padded. Their keys and values take about 1 GB.
+TOKENS_AT_ONCE = 8192
 
 
 class Answerer:
-    """One actor: holds the target that it asked last."""
+    """The work of one actor: makes parts of answers with the target that it holds."""
 
     def __init__(
         self,
@@ -57,8 +58,8 @@ class Answerer:
             )
         generated = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         extracted = [extract(text) for text in generated]
-        wanted = [wanted_of(turns[-1]["text"]) for turns in examples]
-        correct = get(judge.remote(extracted, wanted))
+        expected = [expected_answer(turns[-1]["text"]) for turns in examples]
+        correct = get(judge.remote(extracted, expected))
         rows = [questions["example_id"].combine_chunks(), generated, extracted, correct]
         arrays = [pa.array(row, field.type) for row, field in zip(rows, ANSWERS, strict=True)]
         return pa.Table.from_arrays(arrays, schema=ANSWERS), {
@@ -76,11 +77,11 @@ def generate(
     max_new_tokens: int,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> list[list[int]]:
-    """The most likely tokens after each prompt, one by one, up to an end token (left out).
+    """Generate the most likely tokens after each prompt, up to an end token, which is left out.
 
-    As many as the model has positions for, none after a prompt that fills them. Prompts are padded
-    on the left and masked there, so that what is generated does not depend on the others of a
-    batch, beyond rounding. Whatever sampling a model's folder asks for is not done.
+    Generates at most as many as the model has positions for. Prompts are padded on the left and
+    masked there, so the answer to one does not depend on the others of its batch, beyond rounding.
+    Ignores the sampling settings in the model's folder.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = [
@@ -114,8 +115,11 @@ def generate(
 
 
 def _batches(lengths: list[int], room: list[int], tokens_at_once: int) -> list[list[int]]:
-    """Rows with room, by falling length, in batches of at most so many tokens (or one row). Rows of
-    a batch have the same room: none goes on where another has to stop."""
+    """Cut the rows that have room into batches of at most so many tokens, longest first.
+
+    A row that is longer than that is a batch of its own. Rows of a batch have the same room, since
+    all of them generate the same number of tokens.
+    """
     order = sorted(
         (row for row in range(len(lengths)) if room[row] > 0),
         key=lambda row: (-room[row], -lengths[row]),

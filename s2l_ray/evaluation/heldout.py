@@ -1,4 +1,4 @@
-"""Response loss on examples that no training has seen: of whole responses, of their answers."""
+"""Response loss on held-out examples: of whole responses, and of the answers in them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from s2l_ray.corpus.ingest import ingest_once
 from s2l_ray.errors import Damaged
 from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.store import Manifest, Store
+from s2l_ray.store.views import CorpusView
 
-NOTHING = "nothing to evaluate on: set corpus.heldout_share (0.05, say) or evaluation.files"
+NOTHING = "nothing to evaluate on: set corpus.heldout_share (such as 0.05) or evaluation.files"
 
 
 def heldout_examples(
     store: Store, examples: Manifest, config: EvaluationConfig, like: CorpusConfig
 ) -> dict[str, Manifest]:
-    """The held-out share of the corpus under "heldout", and each evaluation file by its name,
-    without what is in the corpus too (leaks.py). like: what the corpus was read with; its columns,
-    but for the source's name, are those of the files too. Rows without a source have the file's
-    name, or NAME (file) where the corpus has a source of that name."""
+    """Return the held-out share of the corpus under "heldout", and each evaluation file by name.
+
+    Leaves out rows of files that are in the corpus too (leaks.py). like: the settings that the
+    corpus was read with; the files have the same columns, except a name for the source. Rows
+    without a source get the file's name, or NAME (file) if that is a source of the corpus.
+    ValueError if there is nothing to evaluate on.
+    """
     found, files = {}, {}
+    corpus = CorpusView(examples)
     heldout = store.manifest(f"{examples.folder}/heldout")
-    if heldout is None and examples.info.get("heldout"):
+    if heldout is None and corpus.heldout:
         missing = store.address(examples.folder, "heldout", "manifest.json")
         raise Damaged(f"{missing}: missing", examples.folder)
     if heldout is not None and heldout.rows:
@@ -35,13 +40,13 @@ def heldout_examples(
     columns = {
         ours: theirs for ours, theirs in like.columns.items() if ours != "source" or theirs is None
     }
-    taken = examples.info["by_source"].keys() | examples.info.get("heldout_by_source", {}).keys()
+    taken = corpus.by_source.keys() | corpus.heldout_by_source.keys()
     for name, path in config.files.items():
         settings = CorpusConfig(
             path=path,
             split=config.split,
             columns=columns,
-            source=f"{name} (file)" if name in taken else name,  # of rows that name none
+            source=f"{name} (file)" if name in taken else name,  # of rows without one
             duplicates="number",
         )
         try:
@@ -55,7 +60,7 @@ def heldout_examples(
 
 
 def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> None:
-    """ValueError if no response that is evaluated on has the marker."""
+    """ValueError if no held-out response contains the marker."""
     for examples in heldout.values():
         for part in examples.parts:
             for turns in store.read_part(examples.folder, part, ["turns"])["turns"].to_pylist():
@@ -63,41 +68,44 @@ def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> Non
                 if responses and marker in responses[-1]:
                     return
     count = sum(examples.rows for examples in heldout.values())
-    raise ValueError(f"evaluation.answer_marker: none of {count:,} responses has {marker!r} in it")
-
-
-def nothing_left(examples: int = 0, marker: str | None = None) -> ValueError:
-    """No held-out example has a label token; or none of so many has one after the marker."""
-    if marker is None:
-        return ValueError(
-            "prompt.max_length: no held-out example has a response token left after the cut"
-        )
-    return ValueError(
-        f"evaluation.answer_marker: {marker!r} stands before a label token in none of "
-        f"{examples:,} held-out responses (as far as prompt.max_length leaves them)"
+    raise ValueError(
+        f"evaluation.answer_marker: none of {count:,} held-out responses contains {marker!r}"
     )
 
 
-# (held-out examples, their losses) of each set of them.
+def nothing_left(examples: int = 0, marker: str | None = None) -> ValueError:
+    """Make the error for held-out examples without a label token, or without one after a marker."""
+    if marker is None:
+        return ValueError(
+            "prompt.max_length: no held-out example has a response token left after truncation"
+        )
+    return ValueError(
+        f"evaluation.answer_marker: none of {examples:,} held-out responses has tokens after "
+        f"{marker!r}, once truncated to prompt.max_length"
+    )
+
+
+# For each held-out set, its examples and their losses.
 Scores = Sequence[tuple[Manifest, Manifest]]
 
 
 class HeldOutLosses(NamedTuple):
-    """Of N held-out examples, by set and id: the loss summed over label tokens, and how many."""
+    """Losses of N held-out examples, [N] each, ordered by set and id."""
 
     example_id: np.ndarray
     source: np.ndarray
-    total: np.ndarray
-    labels: np.ndarray
+    total: np.ndarray  # loss summed over label tokens
+    labels: np.ndarray  # number of label tokens
 
     def by_source(self) -> dict[str, np.ndarray]:
-        """The places of the examples of each source, by name."""
+        """Return the rows of each source's examples."""
         return {
             source: np.flatnonzero(self.source == source) for source in sorted(set(self.source))
         }
 
 
 def read_losses(store: Store, scores: Scores) -> HeldOutLosses:
+    """Read the losses of all sets, with the sources of the examples."""
     found = []
     for examples, losses in scores:
         tables, by_unit = [], {part.unit: part for part in examples.parts}
@@ -116,8 +124,11 @@ def read_losses(store: Store, scores: Scores) -> HeldOutLosses:
 
 
 def summarise(losses: HeldOutLosses) -> dict[str, Any]:
-    """Mean response loss, nats per label token: "loss" over all, "by_source" apart, "macro" the
-    mean of these; "examples_by_source" counts those that have a loss."""
+    """Average the response loss, in nats per label token.
+
+    Returns `loss` over all label tokens, `by_source` over each source's, `macro` (the mean over
+    sources), `label_tokens`, and `examples_by_source`, which counts the examples with a loss.
+    """
     total, labels = losses.total, losses.labels
     if not len(total):
         raise nothing_left()
@@ -135,11 +146,11 @@ def summarise(losses: HeldOutLosses) -> dict[str, Any]:
 
 
 def errors_over_examples(mine: HeldOutLosses, others: HeldOutLosses) -> dict[str, float | None]:
-    """Standard errors of the differences of two targets' "loss" and "macro" (see `summarise`) over
-    the held-out examples, were these drawn anew from the like (for macro as many of each source).
+    """Estimate the standard errors of the differences of two targets' `loss` and `macro`.
 
-    Of a mean over tokens by linearisation (Cochran 1977, Sampling Techniques). None for fewer than
-    two examples, or of a source.
+    The error is over repeated draws of the held-out examples (for macro, as many of each source).
+    That of a mean over tokens is by linearisation (Cochran 1977, Sampling Techniques). It is None
+    for fewer than two examples; macro's is None if that is so for any source.
     """
     assert np.array_equal(mine.example_id, others.example_id)
     less = mine.total - others.total
@@ -159,10 +170,10 @@ def errors_over_examples(mine: HeldOutLosses, others: HeldOutLosses) -> dict[str
 
 
 def summarise_answers(store: Store, scores: Scores, marker: str) -> dict[str, Any]:
-    """As `summarise`, of the label tokens after the marker: answer_loss, answer_macro,
-    answer_by_source, answer_label_tokens; answer_left_out counts the examples without any.
+    """Average the loss of the label tokens after the marker, as `summarise` does.
 
-    scores: (held-out examples, their losses after the marker).
+    scores: with losses after the marker. Returns answer_loss, answer_macro, answer_by_source,
+    answer_label_tokens, and answer_left_out, which counts the examples without such a token.
     """
     examples, scored = (sum(each[i].rows for each in scores) for i in (0, 1))
     if not scored:

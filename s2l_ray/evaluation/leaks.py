@@ -1,8 +1,10 @@
-"""What held-out files share with the corpus: a target may have been trained on it, so it is left
-out of the evaluation, counted and said.
+"""Leaks: rows of evaluation files that are in the corpus too.
 
-The same example: the same turns, as duplicates of a corpus are told, whatever the source. The same
-question: the text of any user's turn, or of any input, in the corpus.
+A target may have been trained on them, so they are left out, counted and reported.
+
+- An example leaks if one of the corpus has the same turns (as in its search for duplicates), from
+  any source.
+- A question leaks if it is the text of a user's turn, or of an input, in the corpus.
 """
 
 from __future__ import annotations
@@ -16,70 +18,73 @@ from s2l_ray.config import fingerprint
 from s2l_ray.corpus.identity import content_of, hash63
 from s2l_ray.execution.parts import StageParts, Work, fold_parts, make_parts, units_of
 from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.views import LeaksView
 
-Places = dict[int, tuple[str, int]]  # hash of a content -> file and row, the first that has it
+Places = dict[int, tuple[str, int]]  # hash of a content -> file and row of its first occurrence
 
 
 def without_corpus(
     store: Store, examples: Manifest, sets: Mapping[str, Manifest], kind: str
 ) -> dict[str, Manifest]:
-    """Each set, by its name, without the rows that the corpus `examples` has too; itself if none.
+    """Return each set without the rows that the corpus `examples` has too, or itself if none.
 
-    The info of one that lost rows: in_corpus, how many, and note, the same in words. kind: files or
-    answers, as in the config. ValueError if nothing is left of a set.
+    A set that lost rows is a stage of its own (store.views.LeaksView). kind: "files" or "answers",
+    as in the config. ValueError if nothing is left of a set.
     """
     stages = {}
     for name, given in sets.items():
-        mark = fingerprint(given.fingerprint, examples.fingerprint)
-        folder = f"{given.folder}/apart/{mark}"
-        stages[name] = StageParts(folder, mark, units_of(given), {})
+        identity = fingerprint(given.fingerprint, examples.fingerprint)
+        folder = f"{given.folder}/apart/{identity}"
+        stages[name] = StageParts(folder, identity, units_of(given), {})
     checked = {name: store.manifest(stage.folder) for name, stage in stages.items()}
     missing = [name for name, found in checked.items() if found is None]
     if missing:
-        held = {name: _places(store, sets[name], kind, f"read {name}") for name in missing}
-        wanted = frozenset[int]().union(*held.values())
-        there = _places(store, examples, kind, "search the corpus", wanted)
+        by_set = {name: _places(store, sets[name], kind, f"read {name}") for name in missing}
+        contents = frozenset[int]().union(*by_set.values())
+        in_corpus = _places(store, examples, kind, "search the corpus", contents)
     for name in missing:
         given, stage = sets[name], stages[name]
-        shared = held[name].keys() & there.keys()
+        shared = by_set[name].keys() & in_corpus.keys()
         parts, info = list[Part](), dict[str, Any](in_corpus=0)
         if shared:
             args = store, given.folder, kind, shared
-            made = make_parts(store, [stage], _leave_out, args, label=f"leave out of {name}",
+            made = make_parts(store, [stage], _leave_out, args, label=f"filter {name}",
                               suffix="parquet")  # fmt: skip
             parts = [part for part in made[stage.folder] if part.rows]
-            first = min(shared, key=lambda content: held[name][content])
-            places = ["{}:{}".format(*where[first]) for where in (held[name], there)]
+            first = min(shared, key=lambda content: by_set[name][content])
+            places = ["{}:{}".format(*where[first]) for where in (by_set[name], in_corpus)]
             gone = given.rows - sum(part.rows for part in parts)
-            info = {"in_corpus": gone, "note": _words(kind, name, gone, given.rows, places)}
+            note = _note(kind, name, gone, given.rows, places)
+            info = {"in_corpus": gone, "note": note}
             if not parts:
-                raise ValueError(f"{info['note']}; nothing is left to evaluate on")
+                raise ValueError(f"{note}; nothing is left to evaluate on")
         checked[name] = store.commit(stage.folder, stage.fingerprint, parts, info)
     return {
-        name: found if found is not None and found.info["in_corpus"] else sets[name]
+        name: found if found is not None and LeaksView(found).in_corpus else sets[name]
         for name, found in checked.items()
     }
 
 
 def notes(sets: Mapping[str, Manifest]) -> list[str]:
-    """What was left out of the sets, a sentence for each that lost rows."""
-    return [found.info["note"] for found in sets.values() if "note" in found.info]
+    """Say what was left out: a sentence for each set that lost rows."""
+    found = (LeaksView(each).note for each in sets.values())
+    return [note for note in found if note is not None]
 
 
-def _words(kind: str, name: str, gone: int, rows: int, places: list[str]) -> str:
+def _note(kind: str, name: str, gone: int, rows: int, places: list[str]) -> str:
     what = "examples" if kind == "files" else "questions"
     return (
-        f"evaluation.{kind}: {name}: {gone:,} of {rows:,} {what} are left out, since the corpus "
-        f"has them too: {places[0]}, for one, in {places[1]}"
+        f"evaluation.{kind}: {name}: left out {gone:,} of {rows:,} {what}, because the corpus has "
+        f"them too; the first is {places[0]}, which is also {places[1]}"
     )
 
 
 def _places(
-    store: Store, manifest: Manifest, kind: str, label: str, wanted: frozenset[int] | None = None
+    store: Store, manifest: Manifest, kind: str, label: str, among: frozenset[int] | None = None
 ) -> Places:
-    """Of all contents in a manifest's parts, or of the wanted ones; a Ray task a part."""
+    """Find the first place of each content in a stage. among: only of these."""
     found: Places = {}
-    args = store, manifest.folder, kind, wanted
+    args = store, manifest.folder, kind, among
     for places in fold_parts(_part_places, manifest.parts, *args, label=label):
         for content, place in places.items():
             found[content] = min(found.get(content, place), place)
@@ -87,24 +92,24 @@ def _places(
 
 
 def _part_places(
-    part: Part, store: Store, folder: str, kind: str, wanted: frozenset[int] | None
+    part: Part, store: Store, folder: str, kind: str, among: frozenset[int] | None
 ) -> Places:
     found: Places = {}
     table = store.read_part(folder, part, ["turns", "file", "row"])
-    for batch in table.to_batches(max_chunksize=1000):  # as Python objects texts are larger
+    for batch in table.to_batches(max_chunksize=1000):  # texts take more memory as Python objects
         for row in batch.to_pylist():
             place = row["file"], row["row"]
             for content in _contents(row["turns"], kind):
-                if wanted is None or content in wanted:
+                if among is None or content in among:
                     found[content] = min(found.get(content, place), place)
     return found
 
 
 def _contents(turns: list[dict[str, str]], kind: str) -> list[int]:
-    """Hashes of what makes the row of a set and one of the corpus the same."""
+    """Hash what a row of a set and one of the corpus must share to be a leak."""
     if kind == "files":
         return [hash63(content_of([(turn["role"], turn["text"]) for turn in turns]))]
-    asked = ("user", "input")  # rows with the task in the instruction ask in the input
+    asked = ("user", "input")  # if the instruction is the task, the input is the question
     return [hash63(turn["text"].encode()) for turn in turns if turn["role"] in asked]
 
 

@@ -1,4 +1,4 @@
-"""Answers in generated texts, by hand, in the forms of the six math sets; odd texts."""
+"""Answers in generated texts, by hand, in the forms of six math sets; odd texts."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.evaluation import answers
-from s2l_ray.evaluation.answers import extract, is_right, wanted_of
+from s2l_ray.evaluation.answers import expected_answer, extract, is_right
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_what_is_wrong(found, wanted):
     assert not is_right(found, wanted)
 
 
-def test_wanted_answers_of_gsm8k_follow_its_mark():
-    assert wanted_of("In 5 days she drank 3*5=<<3*5=15>>15 cups.\n#### 72") == "72"
-    assert wanted_of("#### 1\n#### -2,000 ") == "-2,000"
-    assert wanted_of(" \\frac{1}{2} ") == "\\frac{1}{2}"
+def test_expected_answers_of_gsm8k_follow_hashes():
+    assert expected_answer("In 5 days she drank 3*5=<<3*5=15>>15 cups.\n#### 72") == "72"
+    assert expected_answer("#### 1\n#### -2,000 ") == "-2,000"
+    assert expected_answer(" \\frac{1}{2} ") == "\\frac{1}{2}"
 
 
 def test_a_number_beyond_all_computing_is_given_up(monkeypatch):

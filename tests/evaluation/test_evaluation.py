@@ -133,13 +133,17 @@ def test_the_loss_of_answers_counts_the_examples_without_one(store):
         "answer_left_out": 1,
     }
     nothing = stages(store, {"r3": GIVEN["r3"]}, "nothing")
-    with pytest.raises(ValueError, match=r"answer_marker: 'so:' stands .* in none of 1 held-out"):
+    with pytest.raises(
+        ValueError, match=r"answer_marker: none of 1 held-out responses has tokens after 'so:'"
+    ):
         summarise_answers(store, [nothing], "so:")
 
 
 def test_nothing_left_to_score_is_refused(store):
     nothing = stages(store, {"r3": GIVEN["r3"]}, "heldout")
-    with pytest.raises(ValueError, match="no held-out example has a response token left"):
+    with pytest.raises(
+        ValueError, match="no held-out example has a response token left after truncation"
+    ):
         summarise(read_losses(store, [nothing]))
 
 
@@ -302,16 +306,18 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
         text = said()
         assert "search the corpus" not in text
         assert (
-            f"evaluation.files: exam: 3 of 6 examples are left out, since the corpus has them too: "
-            f"{exam}:2, for one, in {tmp_path / 'pool.jsonl'}:4\n"
+            f"evaluation.files: exam: left out 3 of 6 examples, because the corpus has them too; "
+            f"the first is {exam}:2, which is also {tmp_path / 'pool.jsonl'}:4\n"
         ) in text
         assert "clean" not in text
 
     settings.evaluation = config.model_copy(update={"answer_marker": "a"})
     evaluate.prepare_evaluation(run)
     settings.evaluation = config.model_copy(update={"answer_marker": "A"})
-    with pytest.raises(ValueError, match=r"answer_marker: none of \d+ responses has 'A' in it"):
-        evaluate.prepare_evaluation(run)
+    with pytest.raises(
+        ValueError, match=r"answer_marker: none of \d+ held-out responses contains 'A'"
+    ):
+        targets.prepare_evaluation(run)
 
     # What is left goes by the corpus: another one is searched anew.
     smaller = write_corpus(store, [example("q7", "a7"), example("q1", "a1")])
@@ -321,7 +327,9 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     assert again["clean"] == found["clean"]
 
     lines_of(tmp_path / "exam.jsonl", [chat(*pair) for pair in shared])
-    with pytest.raises(ValueError, match=r"exam: 3 of 3 examples .*pool\.jsonl:4; nothing is left"):
+    with pytest.raises(
+        ValueError, match=r"exam: left out 3 of 3 examples.*pool\.jsonl:4; nothing is left"
+    ):
         heldout_examples(store, examples, config, POOL)
 
 
@@ -332,8 +340,8 @@ def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, t
     found = answer_sets(store, examples, config)["exam"]
     assert turns_of(store, found) == [(f"q{n}", "1") for n in range(40, 44)]
     assert found.info["note"] == (
-        f"evaluation.answers: exam: 2 of 6 questions are left out, since the corpus has them too: "
-        f"{exam}:1, for one, in {tmp_path / 'pool.jsonl'}:39"
+        f"evaluation.answers: exam: left out 2 of 6 questions, because the corpus has them too; "
+        f"the first is {exam}:1, which is also {tmp_path / 'pool.jsonl'}:39"
     )
     assert Answering(found, "m", "f", "f").stage().info == {"of": 4}
     # In a chat any turn of the user counts, none of the assistant.
@@ -350,5 +358,7 @@ def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, t
     found = answer_sets(store, asks, config)["exam"]
     assert turns_of(store, found) == [(f"q{n}", "1") for n in (38, 39, 40, 41, 43)]
     lines_of(tmp_path / "exam.jsonl", rows[:2])
-    with pytest.raises(ValueError, match=r"answers: exam: 2 of 2 questions .*nothing is left"):
+    with pytest.raises(
+        ValueError, match=r"answers: exam: left out 2 of 2 questions.*nothing is left"
+    ):
         answer_sets(store, examples, config)

@@ -46,7 +46,11 @@ def test_nothing_held_out_is_refused_before_any_target(local_ray, tmp_path, star
     exam = tmp_path / "exam.jsonl"
     for row, marker, why in (
         ({"instruction": "x " * 99, "output": "4"}, None, "no held-out example has a response"),
-        ({"instruction": "x", "output": "y " * 99 + "so: 4"}, "so:", "'so:' stands before a label"),
+        (
+            {"instruction": "x", "output": "y " * 99 + "so: 4"},
+            "so:",
+            "none of 1 .* has tokens after 'so:'",
+        ),
     ):
         exam.write_text(json.dumps(row) + "\n")
         run.lease.release()
