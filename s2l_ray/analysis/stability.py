@@ -1,7 +1,7 @@
-"""How alike two partitions and two subsets of a corpus are, and how pure clusters are in topic.
+"""Compare partitions and subsets of a corpus, and measure how pure clusters are in topic.
 
-Partitions meet part by part: the driver holds a table of counts, never the labels, so all examples
-count and none are sampled. Of subsets it holds the ids. N examples, K clusters, S topics.
+Partitions are compared part by part, over all examples. The driver holds a table of counts, never
+the labels; of subsets it holds the ids. N examples, K clusters, S topics.
 """
 
 from __future__ import annotations
@@ -17,45 +17,49 @@ from scipy.stats import hypergeom
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.scoring.trajectories import sources_of
 from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.views import GroupsView, SelectionView
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-RANDOM_GROUPS = 1000  # at least so many tell what chance gives
-_REACH = 12  # standard deviations beyond which a count is as good as impossible
+
+
+RANDOM_GROUPS = 1000  # at least, for what chance gives
+
+_REACH = 12  # standard deviations; counts beyond them have no weight
 
 # (folder, part) of two stages, for the same examples.
 PartPair = tuple[tuple[str, Part], tuple[str, Part]]
 
 
 class Overlap(NamedTuple):
-    """Of two subsets, and what chance gives: two uniform subsets of their sizes."""
+    """What two subsets share, and what two uniform subsets of their sizes would share."""
 
     jaccard: float  # shared examples / examples in either
-    by_chance: float  # its mean
-    spread: float  # and standard deviation
+    by_chance: float  # mean of the Jaccard index of uniform subsets
+    spread: float  # and its standard deviation
 
 
 class Purity(NamedTuple):
-    """Shares of the most common topic in groups of examples; empty groups are left out."""
+    """The share of the most common topic in groups of examples, without empty groups."""
 
     shares_K: np.ndarray
     sizes_K: np.ndarray
-    mean: float  # over examples: weighted by size
+    mean: float  # over examples: groups weigh as many as they have
     quantiles: list[float]  # over examples, at QUANTILES
 
 
 def agreement(store: Store, one: Manifest, other: Manifest) -> float:
-    """Adjusted Rand index of two partitions over the examples that both have.
+    """Compute the adjusted Rand index of two partitions over the examples that both have.
 
-    one, other: stages of clusters (clustering.cluster) or groups (ranking.rank) of one corpus.
-    ValueError for those of different corpora.
+    one, other: stages of clusters or of groups (store.schemas CLUSTERS, GROUPS), of one corpus.
+    ValueError if they are of different corpora.
     """
     parts = {part.unit: part for part in other.parts}
     if parts.keys() != {part.unit for part in one.parts}:
         raise ValueError(
-            f"{store.address(one.folder)} and {store.address(other.folder)} have parts of other "
-            f"names: they are of different corpora, wanted one"
+            f"{store.address(one.folder)} and {store.address(other.folder)}: found partitions of "
+            f"different corpora (their parts have different names), expected the same corpus"
         )
-    counts = np.zeros((len(one.info["sources"]), len(other.info["sources"])), np.int64)
+    counts = np.zeros((len(GroupsView(one).sources), len(GroupsView(other).sources)), np.int64)
     pairs = [((one.folder, part), (other.folder, parts[part.unit])) for part in one.parts]
     for part_counts in fold_parts(_joint_counts, pairs, store, counts.shape):
         counts += part_counts
@@ -67,8 +71,11 @@ def agreement(store: Store, one: Manifest, other: Manifest) -> float:
 
 
 def adjusted_rand(counts: np.ndarray) -> float:
-    """Of the table of counts of two partitions (Hubert and Arabie 1985, "Comparing partitions"):
-    1 for the same partition, 0 for what chance gives."""
+    """Compute the adjusted Rand index from the table of counts of two partitions.
+
+    It is 1 for equal partitions and 0 on average for random ones (Hubert and Arabie 1985,
+    "Comparing partitions").
+    """
     together = _pairs(counts)
     one, other = _pairs(counts.sum(axis=1)), _pairs(counts.sum(axis=0))
     if one == other == together:
@@ -78,26 +85,28 @@ def adjusted_rand(counts: np.ndarray) -> float:
 
 
 def overlap(store: Store, one: Manifest, other: Manifest) -> Overlap:
-    """Of two selections' subsets (selection.choose)."""
+    """Compare the subsets of two selections."""
     ids, other_ids = _chosen(store, one), _chosen(store, other)
     shared = len(np.intersect1d(ids, other_ids, assume_unique=True))
-    candidates = max(each.info["candidates"] for each in (one, other))
+    candidates = max(SelectionView(each).candidates for each in (one, other))
     mean, spread = jaccard_by_chance(len(ids), len(other_ids), candidates)
     return Overlap(shared / (len(ids) + len(other_ids) - shared), mean, spread)
 
 
 def share_in(store: Store, subset: Manifest, other: Manifest) -> float:
-    """The share of a subset's examples that another subset has too."""
+    """Return the share of a subset's examples that another subset has too."""
     ids = _chosen(store, subset)
     return float(np.isin(ids, _chosen(store, other), assume_unique=True).mean())
 
 
 def jaccard_by_chance(size: int, other: int, candidates: int) -> tuple[float, float]:
-    """Mean and standard deviation of the Jaccard index of two uniform subsets of these sizes: what
-    they share is hypergeometric."""
+    """Return mean and standard deviation of the Jaccard index of two uniform subsets.
+
+    The number of examples that they share is hypergeometric.
+    """
     shared = hypergeom(candidates, size, other)
     middle = size * other / candidates
-    reach = _REACH * math.sqrt(middle) + 1  # the count's deviation is at most that root
+    reach = _REACH * math.sqrt(middle) + 1  # the standard deviation is below sqrt(middle)
     least = max(0, size + other - candidates, math.floor(middle - reach))
     most = min(size, other, math.ceil(middle + reach))
     count = np.arange(least, most + 1)
@@ -109,12 +118,12 @@ def jaccard_by_chance(size: int, other: int, candidates: int) -> tuple[float, fl
 def topics_by_cluster(
     store: Store, clusters: Manifest, trajectories: Manifest
 ) -> tuple[np.ndarray, list[str]]:
-    """Counts [K, S] of examples by cluster and topic, and the S topics: the corpus's sources.
+    """Count examples [K, S] by cluster and topic; return the S topics, the corpus's sources, too.
 
-    clusters: of these trajectories, or of others in their schema with the same examples.
+    clusters: of these trajectories, or of a stage of the same schema and examples.
     """
     topics = [source for source in sources_of(store, trajectories) if source is not None]
-    counts_KS = np.zeros((len(clusters.info["sources"]), len(topics)), np.int64)
+    counts_KS = np.zeros((len(GroupsView(clusters).sources), len(topics)), np.int64)
     parts = {part.unit: part for part in trajectories.parts}
     pairs = [
         ((clusters.folder, part), (trajectories.folder, parts[part.unit]))
@@ -126,7 +135,7 @@ def topics_by_cluster(
 
 
 def purity(counts_KS: np.ndarray) -> Purity:
-    """Of clusters by their counts of topics (the figure of arXiv 2403.07384 on topics)."""
+    """Compute the purity of clusters from their counts of topics, as arXiv 2403.07384 plots it."""
     counts_KS = counts_KS[counts_KS.any(axis=1)]
     sizes_K = counts_KS.sum(axis=1)
     shares_K = counts_KS.max(axis=1) / sizes_K
@@ -136,8 +145,10 @@ def purity(counts_KS: np.ndarray) -> Purity:
 
 
 def random_groups(counts_KS: np.ndarray, seed: int) -> np.ndarray:
-    """Counts of topics in random groups of the same sizes, each size as often, at least
-    RANDOM_GROUPS in all: a group's are hypergeometric. [R x K, S]"""
+    """Draw counts of topics [R * K, S] in random groups of the same sizes: R of each size.
+
+    Draws at least RANDOM_GROUPS in all. The counts of a group are multivariate hypergeometric.
+    """
     random, topics_S = np.random.default_rng(seed), counts_KS.sum(axis=0)
     repeats = -(-RANDOM_GROUPS // len(counts_KS))
     return np.concatenate(
@@ -149,7 +160,7 @@ def random_groups(counts_KS: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _pairs(counts: np.ndarray) -> int:
-    """How many pairs can be made inside groups of these sizes; a Python int, which is exact."""
+    """Count the pairs inside groups of these sizes, as a Python int: products of it stay exact."""
     return int((counts * (counts - 1) // 2).sum())
 
 
@@ -174,8 +185,8 @@ def _topic_counts(pair: PartPair, store: Store, num_clusters: int, topics: list[
     at = pc.index_in(pa.array(ids), value_set=table["example_id"])
     if at.null_count:
         raise ValueError(
-            f"{store.address(clusters[0], clusters[1].file)}: {at.null_count} examples are not in "
-            f"{store.address(trajectories[0], trajectories[1].file)}"
+            f"{store.address(clusters[0], clusters[1].file)}: {at.null_count:,} examples are not "
+            f"in {store.address(trajectories[0], trajectories[1].file)}"
         )
     topic = pc.index_in(table["source"].take(at), value_set=pa.array(topics)).to_numpy()
     places = labels.astype(np.int64) * len(topics) + topic
@@ -187,6 +198,6 @@ def _part_ids(part: Part, store: Store, folder: str) -> np.ndarray:
 
 
 def _chosen(store: Store, selection: Manifest) -> np.ndarray:
-    """Ids of the chosen examples."""
+    """Read the ids of the chosen examples."""
     found = fold_parts(_part_ids, selection.parts, store, selection.folder)
     return np.concatenate([*found])
