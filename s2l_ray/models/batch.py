@@ -1,4 +1,4 @@
-"""Token batches: examples, padding, batches of similar length."""
+"""Batches of tokens. B examples, L tokens."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pyarrow.compute
 import torch
 from torch import Tensor
 
+Example = tuple[np.ndarray, np.ndarray]  # input_ids int64 [L], loss_mask bool [L]
+
 
 def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
-    """input_ids int64 [B, L] padded with 0 on the right, and loss_mask bool [B, L]."""
+    """Return input_ids int64 [B, L], padded with 0 on the right, and loss_mask bool [B, L]."""
     longest = max(len(ids) for ids, _ in examples)
     input_ids_BL = torch.zeros(len(examples), longest, dtype=torch.int64)
     loss_mask_BL = torch.zeros(len(examples), longest, dtype=torch.bool)
@@ -20,11 +22,8 @@ def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
     return input_ids_BL.to(device), loss_mask_BL.to(device)
 
 
-Example = tuple[np.ndarray, np.ndarray]  # input_ids int64 [L], loss_mask bool [L]
-
-
 def examples_of(tokens: pa.Table) -> list[Example]:
-    """The rows of a table of tokens as arrays."""
+    """Return the rows of a table of tokens as arrays."""
     return [
         (np.asarray(ids, np.int64), np.asarray(mask, bool))
         for ids, mask in zip(
@@ -34,7 +33,10 @@ def examples_of(tokens: pa.Table) -> list[Example]:
 
 
 def token_batches(examples: list[Example], tokens_per_batch: int) -> list[np.ndarray]:
-    """Rows by falling length, cut into batches of at most so many padded tokens (or one row)."""
+    """Cut the rows, longest first, into batches of at most so many padded tokens.
+
+    A row that is longer than that is a batch of its own.
+    """
     lengths = np.array([len(ids) for ids, _ in examples], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0

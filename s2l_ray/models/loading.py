@@ -1,4 +1,4 @@
-"""A causal language model from a hub name, a folder or a config (from scratch)."""
+"""Load causal language models from the hub or a folder, or build them from a config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s2l_ray.corpus.tokenizer import check_weights
 
 
 def device_of(workers: WorkersConfig) -> torch.device:
-    """The device of one worker's model; on a CPU torch gets the worker's threads."""
+    """Return the device of a worker's model. On a CPU, give torch the worker's threads."""
     no_tf32()
     if workers.gpus_per_worker:
         return torch.device("cuda")
@@ -26,7 +26,7 @@ def device_of(workers: WorkersConfig) -> torch.device:
 
 
 def no_tf32() -> None:
-    """A GPU's fp32 is to be fp32: in matrix products, and in convolutions (of Mamba, say)."""
+    """Compute in full fp32 on GPUs, in matrix products and in convolutions (Mamba has some)."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
@@ -41,8 +41,10 @@ def explain_out_of_memory(where: str, doing: str, advice: str) -> Iterator[None]
 
 
 def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:
-    """The model before training, fp32 (training keeps fp32 master weights). Seeds from-scratch.
-    ValueError for a folder or hub model that lacks a weight."""
+    """Return the model before training, in fp32, since training keeps fp32 master weights.
+
+    seed: of the weights of a model from scratch. ValueError if a pretrained one lacks a weight.
+    """
     if model.architecture is None:
         assert model.name is not None
         here: dict[str, Any] = {"revision": model.revision, "trust_remote_code": False}
@@ -52,28 +54,26 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
                 model.name, dtype=torch.float32, output_loading_info=True, **here
             )
         except OSError as error:
-            if not isinstance(error.__cause__, RepositoryNotFoundError):  # gated ones are some
+            # GatedRepoError is one too.
+            if not isinstance(error.__cause__, RepositoryNotFoundError):
                 raise
-            # The driver has seen it: what this node lacks is a right to it.
+            # The driver could read it, so the model exists, and this node lacks access.
             raise ValueError(
-                f"model: {model.name!r} cannot be read on node {socket.gethostname()} (a gated "
-                f"one needs HF_TOKEN in the environment of every node's workers): {error}"
+                f"model: node {socket.gethostname()} cannot read {model.name!r}; if it is gated, "
+                f"set HF_TOKEN in the environment of the workers of every node: {error}"
             ) from error
-        if names := sorted(info["missing_keys"]):  # transformers fills in random numbers
-            raise ValueError(
-                f"{model.name}: not a whole model: missing weights {names[0]} ({len(names)} such)"
-            )
+        _check_keys(model.name, info, "missing_keys")
         return found
     fields = {"vocab_size": len(tokenizer)} | model.architecture
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         fields.setdefault(name, getattr(tokenizer, name))
     if fields["vocab_size"] < len(tokenizer):
         raise ValueError(
-            f"architecture: vocab_size {fields['vocab_size']} is less than the tokenizer's "
-            f"{len(tokenizer)} tokens"
+            f"architecture: found vocab_size {fields['vocab_size']}, expected at least "
+            f"{len(tokenizer)}, the number of the tokenizer's tokens"
         )
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    # What a config does not know it keeps as one more attribute, and no model reads it.
+    # A config keeps an unknown field as one more attribute, which no model reads.
     kept, default = config.to_dict(), type(config)()
     unknown = sorted(name for name in fields if name in kept and not hasattr(default, name))
     if unknown:
@@ -84,9 +84,9 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
 
 
 def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel:
-    """A model from a local folder in Hugging Face format; safetensors only, no code from it.
+    """Load a model from a local folder in Hugging Face format. Runs no code from it.
 
-    ValueError for a folder that lacks a file or a weight, or holds a damaged one.
+    ValueError if a file or a weight is missing or damaged, or if the weights are not safetensors.
     """
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -97,12 +97,16 @@ def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel
             output_loading_info=True,
         )
     except Exception as error:  # of transformers, huggingface_hub, safetensors and torch
-        raise ValueError(f"{folder}: not a whole model: {error}") from error
-    # transformers fills what is missing with random numbers and drops what it has no place for.
-    for kind in ("missing_keys", "unexpected_keys"):
+        raise ValueError(f"{folder}: not a complete model: {error}") from error
+    _check_keys(folder, info, "missing_keys", "unexpected_keys")
+    return model
+
+
+def _check_keys(model: str | Path, info: dict[str, Any], *kinds: str) -> None:
+    """transformers fills missing weights with random numbers and drops unexpected ones."""
+    for kind in kinds:
         if names := sorted(info[kind]):
             raise ValueError(
-                f"{folder}: not a whole model: {kind.replace('_keys', '')} weights {names[0]} "
-                f"({len(names)} such)"
+                f"{model}: not a complete model: {kind.removesuffix('_keys')} weights {names[0]} "
+                f"({len(names)} in all)"
             )
-    return model

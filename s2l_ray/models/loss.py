@@ -1,4 +1,7 @@
-"""The loss at label tokens. B examples, L tokens, V vocabulary, M label tokens of a batch."""
+"""The loss at label tokens.
+
+B examples, L tokens, V vocabulary, M label tokens of a batch, D width of the output head's input.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +17,33 @@ from transformers import PreTrainedModel
 
 from s2l_ray.models.properties import check_causal, freeze_unreached, head_is_apart
 
-LOGITS_AT_ONCE = 1 << 26  # elements of an [M, V] block in training: 256 MB in fp32. Blocks stay
+# Elements of a block of logits [M, V] in training: 256 MB in fp32. The backward pass keeps all
+# blocks, or computes them again one by one.
+LOGITS_AT_ONCE = 1 << 26
 
-# for the backward pass, or are made anew there, one at a time.
-VOCABULARY_BLOCK = 2048  # logits of a label token that scoring looks at together
+VOCABULARY_BLOCK = 2048  # logits per label token that scoring computes at once
 
 
 class LabelLoss(nn.Module):
-    """Cross-entropy at the label tokens alone: what training sums and scoring averages.
+    """Cross-entropy at label tokens only. Training sums it; scoring averages it.
 
     forward(input_ids_BL, loss_mask_BL) -> losses_M, fp32, in row order: the loss of each label
-    token given the tokens before it. Rows are padded on the right; causal attention keeps the
-    padding out of the real tokens, so no attention mask is needed.
+    token given the tokens before it. Rows are padded on the right. Attention is causal, so padding
+    does not reach real tokens, and no attention mask is needed.
 
-    The output head runs at label positions only, where the model lets it (`head_apart`). Models
-    that do more to their logits (scaling, soft-capping) take the whole forward pass. Of a model for
-    more than text (Gemma 3) the rest is frozen. ValueError for one whose tokens see later ones.
+    If the model applies nothing after its output head (`head_apart`), the head runs at label
+    positions only. Models that scale or soft-cap their logits take the whole forward pass. Weights
+    that text does not reach, such as the vision tower of Gemma 3, are frozen.
 
-    anew: the head's logits are made again for the backward pass, and not kept for it.
+    recompute: compute the head's logits again in the backward pass instead of keeping them.
+    ValueError if attention is not causal.
     """
 
-    def __init__(self, model: PreTrainedModel, *, anew: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, recompute: bool = False) -> None:
         super().__init__()
         check_causal(model)
         freeze_unreached(model)
-        self.model, self.anew = model, anew
+        self.model, self.recompute = model, recompute
         self.head_apart = head_is_apart(model)
 
     def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
@@ -55,9 +60,10 @@ class LabelLoss(nn.Module):
         losses: Any = self._losses
         rows = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         if hasattr(self.head.weight, "ds_id"):
-            # ZeRO-3: a call gathers the weights from all workers, so that all must make as many.
+            # ZeRO-3 gathers the weights from all workers at each call, so all workers must make
+            # the same number of calls: one.
             rows = max(1, len(targets_M))
-        elif self.anew:
+        elif self.recompute:
             losses = partial(checkpoint, self._losses, use_reentrant=False)
         return torch.cat(
             [
@@ -73,11 +79,11 @@ class LabelLoss(nn.Module):
 
     @property
     def head(self) -> Any:
-        """The output head, or None if the model does not tell it."""
+        """The output head, or None if the model does not expose it."""
         return self.model.get_output_embeddings()
 
     def hidden(self, input_ids_BL: Tensor, picked_BL: Tensor) -> Tensor:
-        """[M, D]: what goes into a head that is apart, at the positions before the picked."""
+        """Return the head's input [M, D] at the positions before the picked ones. `head_apart`."""
         hidden_BLD = self.model.base_model(
             input_ids=input_ids_BL, use_cache=False
         ).last_hidden_state
@@ -85,12 +91,12 @@ class LabelLoss(nn.Module):
 
 
 class OverVocabulary(NamedTuple):
-    """What the logits of M label tokens come to; the last two only where asked for."""
+    """Logits of M label tokens, reduced over the vocabulary. The last two are optional."""
 
-    log_sum_M: Tensor  # of their exponentials
+    log_sum_M: Tensor  # of the exponentials
     target_M: Tensor  # the label token's own logit
     largest_M: Tensor | None
-    log_squares_M: Tensor | None  # of the squared exponentials, the label token's left out
+    log_squares_M: Tensor | None  # of the squared exponentials, without the label token's
 
     @property
     def losses_M(self) -> Tensor:
@@ -98,10 +104,10 @@ class OverVocabulary(NamedTuple):
 
 
 def logits_by_block(head: nn.Linear, hidden_MD: Tensor) -> Iterator[Tensor]:
-    """The head's logits [M, V], fp32, a block of the vocabulary at a time.
+    """Yield the head's logits [M, V], fp32, one block of the vocabulary at a time.
 
-    Blocks of logits are used up while they are in the caches; [M, V] of them would go to memory
-    and back several times.
+    A block is used while it is in the caches. All of [M, V] would travel to memory and back several
+    times.
     """
     for first in range(0, head.out_features, VOCABULARY_BLOCK):
         block = slice(first, first + VOCABULARY_BLOCK)
@@ -110,18 +116,18 @@ def logits_by_block(head: nn.Linear, hidden_MD: Tensor) -> Iterator[Tensor]:
 
 
 def over_vocabulary(
-    blocks: Iterable[Tensor], targets_M: Tensor, *, beyond: bool = False
+    blocks: Iterable[Tensor], targets_M: Tensor, *, extremes: bool = False
 ) -> OverVocabulary:
-    """One pass over blocks of logits. `beyond`: also what the loss does not need."""
+    """Reduce blocks of logits in one pass. extremes: the two fields that the loss does not need."""
     sums, largest, squares, first = list[Tensor](), list[Tensor](), list[Tensor](), 0
     target_M = torch.zeros(len(targets_M), device=targets_M.device)
     for logits_MV in blocks:
-        # Any column gives the logarithm of the sum: log_softmax is one pass, logsumexp several.
+        # Any column gives log_sum. log_softmax makes one pass; logsumexp makes several.
         sums.append(logits_MV[:, 0] - logits_MV.log_softmax(1)[:, 0])
         place_M, inside_M = places_in_block(targets_M, first, logits_MV)
         found_M = logits_MV.gather(1, place_M[:, None])[:, 0]
         target_M = torch.where(inside_M, found_M, target_M)
-        if beyond:
+        if extremes:
             largest.append(logits_MV.amax(1))
             own_M = torch.where(inside_M, -torch.inf, found_M)
             others_MV = logits_MV.scatter(1, place_M[:, None], own_M[:, None])
@@ -130,14 +136,16 @@ def over_vocabulary(
     return OverVocabulary(
         torch.stack(sums).logsumexp(0),
         target_M,
-        torch.stack(largest).amax(0) if beyond else None,
-        torch.stack(squares).logsumexp(0) if beyond else None,
+        torch.stack(largest).amax(0) if extremes else None,
+        torch.stack(squares).logsumexp(0) if extremes else None,
     )
 
 
 def places_in_block(targets_M: Tensor, first: int, block_MV: Tensor) -> tuple[Tensor, Tensor]:
-    """The column of each label token in a block that begins at token `first`, and whether it has
-    one there; the others' is 0."""
+    """Find the column of each label token in a block that starts at token `first`.
+
+    Returns the columns (0 for tokens outside the block) and whether each token is in the block.
+    """
     place_M = targets_M - first
     inside_M = (place_M >= 0) & (place_M < block_MV.shape[1])
     return torch.where(inside_M, place_M, 0), inside_M

@@ -1,4 +1,4 @@
-"""What a model is like: weights at work, positions, causality, a separate output head."""
+"""Properties of a model: weights per token, positions, causality, a separate output head."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 
 def parameters_at_work(config: dict[str, Any], label_share: float) -> int:
-    """How many weights of a model, by its config.json, a token is multiplied with on average: all
-    but the input embeddings (of tokens and of places); of experts, as many as a token goes to; and
-    the output head, be it tied to the embeddings or not, for the share of tokens that are labels,
-    since LabelLoss takes it there alone.
+    """Count the weights that an average token is multiplied with, from a model's config.json:
 
-    Builds the model without memory for its weights.
+    - all weights but the embeddings of tokens and positions;
+    - of experts, the share that a token is routed to;
+    - the output head, tied or not, times the share of tokens that are labels (see LabelLoss).
+
+    Builds the model without allocating its weights.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
@@ -41,11 +42,11 @@ def parameters_at_work(config: dict[str, Any], label_share: float) -> int:
 
 
 def learned_positions(model: PreTrainedModel) -> int | None:
-    """How many positions a model has embeddings of; None if it computes them, for any."""
+    """Return how many positions a model has learned embeddings of; None if it computes them."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tokens = model.get_input_embeddings()
     learned = limit is not None and any(
-        # OPT, for one, has two more than its config says.
+        # OPT has two more than its config says.
         isinstance(module, nn.Embedding) and limit <= module.num_embeddings <= limit + 2
         for module in model.modules()
         if module is not tokens
@@ -54,8 +55,10 @@ def learned_positions(model: PreTrainedModel) -> int | None:
 
 
 def steady_positions(model: PreTrainedModel) -> int | None:
-    """Up to which length an example's loss does not depend on the longest one beside it; None if
-    it never does. Rotary embeddings of these types change with the length of the whole batch."""
+    """Return the longest batch whose losses do not depend on its longest example; None: any.
+
+    Beyond it, "dynamic" and "longrope" rotary embeddings change with the length of the batch.
+    """
     text = model.config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
     layers = rope.values() if "rope_type" not in rope else [rope]  # or by type of layer
@@ -75,7 +78,7 @@ def trial_ids(model: PreTrainedModel) -> Tensor:
 
 
 def check_causal(model: PreTrainedModel) -> None:
-    """Some encoders load as language models all the same: their loss would be of a given answer."""
+    """ValueError if attention is not causal, by a trial: some encoders load as language models."""
     ids, training = trial_ids(model), model.training
     other = ids.clone()
     other[0, -1] = ids[0, 0]
@@ -85,14 +88,13 @@ def check_causal(model: PreTrainedModel) -> None:
     model.train(training)
     if not torch.allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3, equal_nan=True):
         raise ValueError(
-            f"model: in a {model.config.model_type} tokens see later ones; wanted a causal "
-            f"language model (a decoder)"
+            f"model: attention of this {model.config.model_type} is not causal; use a decoder model"
         )
 
 
 def freeze_unreached(model: PreTrainedModel) -> None:
-    """Weights that text does not reach, of a vision tower, say, get no gradient, and DDP would wait
-    for one."""
+    """Freeze weights that text does not reach, such as a vision tower's: DDP would wait for their
+    gradients."""
     if model.config.get_text_config() is model.config:
         return
     reached = {
@@ -106,10 +108,10 @@ def freeze_unreached(model: PreTrainedModel) -> None:
 
 
 def head_is_apart(model: PreTrainedModel) -> bool:
-    """Whether model(x) is head(base_model(x)), a linear head and nothing more, by a trial.
+    """Return whether model(x) is head(base_model(x)) with a linear head, by a trial.
 
-    The head's output is replaced by large numbers in the trial: at the small logits of a fresh
-    model a soft cap, for one, would not show.
+    The trial replaces the head's output with large numbers, because a soft cap would not show at
+    the small logits of an untrained model.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or model.base_model is model:

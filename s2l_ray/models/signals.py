@@ -1,4 +1,4 @@
-"""What a forward pass tells of an example beside its loss: what some selectors ask for.
+"""Signals: what a forward pass tells about an example besides its loss. Some selectors need them.
 
 B examples, L tokens, V vocabulary, D width of the output head's input, M label tokens of a batch,
 m label tokens of one example.
@@ -22,76 +22,78 @@ from s2l_ray.models.loss import (
 )
 
 
-def detailed(
-    loss: LabelLoss, input_ids_BL: Tensor, loss_mask_BL: Tensor, details: Sequence[str] = ()
+def signals_of(
+    loss: LabelLoss, input_ids_BL: Tensor, loss_mask_BL: Tensor, names: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """`loss` [B] of each example, the same bits whatever else is asked for, and of `details`:
+    """Compute `loss` [B], whose bits do not depend on `names`, and the named signals:
 
     - `confidence` [B]: mean over label tokens of the probability of the most likely token.
     - `el2n` [B]: mean over label tokens of ||p - onehot(y)||_2 (Paul, Ganguli, Dziugaite 2021,
-      arXiv 2107.07075), p the distribution that predicts the label token y.
+      arXiv 2107.07075), where the distribution p predicts the label token y.
     - `grad_norm` [B]: Frobenius norm of the gradient of the example's loss with respect to the
-      output head's weight, ||1/m sum_t (p_t - onehot(y_t)) h_t^T||_F. Where the head's weight is
-      that of the embeddings too, the head's share of the gradient alone.
-    - `features` [B, D]: mean of the last hidden states h_t, the head's input, that predict label
-      tokens: those at the positions before them.
+      output head's weight, ||1/m sum_t (p_t - onehot(y_t)) h_t^T||_F. If the head is tied to the
+      embeddings, only the head's share of the gradient.
+    - `features` [B, D]: mean of the last hidden states h_t (the head's input) at the positions
+      before label tokens.
 
-    All fp32, on the model's device; the model in eval mode, gradients off, every example with a
-    label token.
-    ValueError for `features` or `grad_norm` of a model that does not show its output head.
+    All are fp32, on the model's device. The model must be in eval mode, gradients off, and every
+    example must have a label token.
+    ValueError for `features` or `grad_norm` if the model does not expose its output head.
     """
     picked_BL = loss_mask_BL[:, 1:]
     targets_M, counts_B = input_ids_BL[:, 1:][picked_BL], picked_BL.sum(1)
-    if not details:
+    if not names:
         return {"loss": _means(loss(input_ids_BL, loss_mask_BL), counts_B)}
     if loss.head_apart:
         hidden_MD = loss.hidden(input_ids_BL, picked_BL)
-        beyond = bool({"confidence", "el2n"} & set(details))
-        seen = over_vocabulary(logits_by_block(loss.head, hidden_MD), targets_M, beyond=beyond)
+        extremes = bool({"confidence", "el2n"} & set(names))
+        seen = over_vocabulary(logits_by_block(loss.head, hidden_MD), targets_M, extremes=extremes)
         losses_M, residuals = seen.losses_M, _residuals(loss.head, hidden_MD, seen, targets_M)
     else:
         logits_MV, losses_M, hidden_MD, residuals = _whole_pass(
-            loss, input_ids_BL, picked_BL, targets_M, {"features", "grad_norm"} & set(details)
+            loss, input_ids_BL, picked_BL, targets_M, {"features", "grad_norm"} & set(names)
         )
-        seen = over_vocabulary([logits_MV], targets_M, beyond=True)
+        seen = over_vocabulary([logits_MV], targets_M, extremes=True)
     found = {"loss": _means(losses_M, counts_B)}
-    if "confidence" in details:
+    if "confidence" in names:
         assert seen.largest_M is not None
         found["confidence"] = _means((seen.largest_M - seen.log_sum_M).exp(), counts_B)
-    if "el2n" in details:
+    if "el2n" in names:
         found["el2n"] = _means(_distances(seen), counts_B)
-    if "features" in details:
+    if "features" in names:
         found["features"] = _means(hidden_MD, counts_B)
-    if "grad_norm" in details:
+    if "grad_norm" in names:
         found["grad_norm"] = _gradient_norms(residuals, hidden_MD, counts_B.tolist())
     return found
 
 
 def width_of_features(loss: LabelLoss) -> int:
-    """D, known before any forward pass. ValueError as for `features` itself."""
+    """Return D without a forward pass. ValueError as for `features` itself."""
     weight = getattr(loss.head, "weight", None)
     if weight is None:
-        raise _not_shown(loss, {"features"})
+        raise _no_head(loss, {"features"})
     return weight.shape[1]
 
 
-def _not_shown(loss: LabelLoss, wanted: set[str]) -> ValueError:
+def _no_head(loss: LabelLoss, names: set[str]) -> ValueError:
     return ValueError(
-        f"details {', '.join(sorted(wanted))}: {type(loss.model).__name__} does not show what goes "
-        f"into its output head; wanted a model that calls get_output_embeddings() on the hidden "
-        f"states of all tokens"
+        f"signals {', '.join(sorted(names))}: {type(loss.model).__name__} does not expose the "
+        f"input of its output head; expected a model that calls get_output_embeddings() on the "
+        f"hidden states of all tokens"
     )
 
 
 def _means(values: Tensor, counts_B: Tensor) -> Tensor:
-    """Of the values [M] or [M, D] of label tokens, over each example."""
+    """Average values [M] or [M, D] of label tokens over each example."""
     sums = torch.segment_reduce(values.float(), "sum", lengths=counts_B)
     return sums / counts_B.view(-1, *[1] * (values.dim() - 1))
 
 
 def _distances(seen: OverVocabulary) -> Tensor:
-    """||p - onehot(y)||_2 [M]: the root of (1 - p_y)^2 and of the squares of the other
-    probabilities. (1 - 2 p_y + sum p^2 is the same, and cancels where p_y is near 1.)"""
+    """Compute ||p - onehot(y)||_2 [M] as sqrt((1 - p_y)^2 + sum of the other p^2).
+
+    1 - 2 p_y + sum p^2 is equal, but cancels if p_y is near 1.
+    """
     assert seen.log_squares_M is not None
     others_M = (seen.log_squares_M - 2 * seen.log_sum_M).exp()
     return (torch.expm1(-seen.losses_M).square() + others_M).sqrt()
@@ -100,7 +102,7 @@ def _distances(seen: OverVocabulary) -> Tensor:
 def _residuals(
     head: nn.Linear, hidden_MD: Tensor, seen: OverVocabulary, targets_M: Tensor
 ) -> Iterable[Tensor]:
-    """p - onehot(y) [M, V], a block of the vocabulary at a time."""
+    """Yield p - onehot(y) [M, V], one block of the vocabulary at a time."""
     first = 0
     for logits_MV in logits_by_block(head, hidden_MD):
         place_M, inside_M = places_in_block(targets_M, first, logits_MV)
@@ -110,8 +112,11 @@ def _residuals(
 
 
 def _gradient_norms(residuals: Iterable[Tensor], hidden_MD: Tensor, counts: list[int]) -> Tensor:
-    """||1/m sum_t r_t h_t^T||_F [B]. Its square is 1/m^2 sum_ts (r_t . r_s) (h_t . h_s): of each
-    example's label tokens the products [m, m] are kept, never the gradient itself [V, D]."""
+    """Compute ||1/m sum_t r_t h_t^T||_F [B].
+
+    Its square is 1/m^2 sum_ts (r_t . r_s) (h_t . h_s). This takes the products [m, m] of each
+    example's label tokens, and never the gradient [V, D].
+    """
     grams = [torch.zeros(m, m, device=hidden_MD.device) for m in counts]
     for block_MV in residuals:
         for gram_mm, rows_mV in zip(grams, block_MV.split(counts), strict=True):
@@ -128,32 +133,35 @@ def _whole_pass(
     input_ids_BL: Tensor,
     picked_BL: Tensor,
     targets_M: Tensor,
-    wanted: set[str],
+    needed: set[str],
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Of a model that does more to its logits than the head: logits [M, V], losses [M], the head's
-    input [M, D], and the residuals: the losses' gradient with respect to the head's output [M, V],
-    alone in a list. The last two only where `features` or `grad_norm` is wanted."""
-    shown = {"input": torch.empty(0), "output": torch.empty(0)}
+    """Run a model that does more to its logits than the head.
 
-    def look(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        shown["input"], shown["output"] = inputs[0], output
-        if "grad_norm" in wanted:  # of what is done to the logits from here on, and of no more
+    Returns logits [M, V], losses [M], the head's input [M, D], and a list with the residuals: the
+    losses' gradient with respect to the head's output [M, V]. The last two are empty unless
+    `features` or `grad_norm` is needed.
+    """
+    seen = {"input": torch.empty(0), "output": torch.empty(0)}
+
+    def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        seen["input"], seen["output"] = inputs[0], output
+        if "grad_norm" in needed:  # record what happens to the logits from here on
             torch.set_grad_enabled(True)
-            shown["output"] = output.detach().requires_grad_()
-        return shown["output"]
+            seen["output"] = output.detach().requires_grad_()
+        return seen["output"]
 
-    # Tensors that were made in inference mode know no gradients.
+    # Tensors created in inference mode cannot have gradients.
     with torch.inference_mode(False), torch.no_grad():
         ids_BL, picked_BL, targets_M = (x.clone() for x in (input_ids_BL, picked_BL, targets_M))
-        with loss.head.register_forward_hook(look) if loss.head is not None else nullcontext():
+        with loss.head.register_forward_hook(hook) if loss.head is not None else nullcontext():
             logits_BLV = loss.model(input_ids=ids_BL, use_cache=False).logits
-        if wanted and shown["input"].shape[:2] != ids_BL.shape:
-            raise _not_shown(loss, wanted)
+        if needed and seen["input"].shape[:2] != ids_BL.shape:
+            raise _no_head(loss, needed)
         logits_MV = logits_BLV[:, :-1][picked_BL].float()
         losses_M = F.cross_entropy(logits_MV, targets_M, reduction="none")
         slopes = []
-        if "grad_norm" in wanted:
-            [slope_BLV] = torch.autograd.grad(losses_M.sum(), shown["output"])
+        if "grad_norm" in needed:
+            [slope_BLV] = torch.autograd.grad(losses_M.sum(), seen["output"])
             slopes = [slope_BLV[:, :-1][picked_BL].float()]
-        hidden_MD = shown["input"][:, :-1][picked_BL] if wanted else shown["input"]
+        hidden_MD = seen["input"][:, :-1][picked_BL] if needed else seen["input"]
     return logits_MV.detach(), losses_M.detach(), hidden_MD, slopes

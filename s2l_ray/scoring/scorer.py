@@ -15,7 +15,7 @@ from s2l_ray.models.batch import examples_of, pad, token_batches
 from s2l_ray.models.held import HeldModel
 from s2l_ray.models.loading import explain_out_of_memory
 from s2l_ray.models.loss import LabelLoss
-from s2l_ray.models.signals import detailed, width_of_features
+from s2l_ray.models.signals import signals_of, width_of_features
 from s2l_ray.store import Part, Store
 from s2l_ray.store.schemas import LOSSES, signals
 
@@ -83,7 +83,7 @@ def score_table(
     with torch.inference_mode():
         for rows in token_batches(examples, tokens_per_batch):
             batch = pad([examples[row] for row in rows], device)
-            for name, tensor in detailed(loss, *batch, details).items():
+            for name, tensor in signals_of(loss, *batch, details).items():
                 found[name][rows] = tensor.cpu().numpy().reshape(len(rows), -1)
     for name, values_ND in found.items():
         bad = np.flatnonzero(~np.isfinite(values_ND).all(axis=1))

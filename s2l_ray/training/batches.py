@@ -1,14 +1,14 @@
-"""The order of training: global batches from token parts, in bounded memory, at any position.
+"""The order of training: global batches from token parts, in bounded memory, from any position.
 
-The order is a pure function of the seed and the parts. Training reads one endless sequence of
-epochs; batch s is the sequence's examples s*B to (s+1)*B, so every batch is full and a restart
-finds its place by arithmetic, reading no more than the window it lands in.
+The order is a pure function of the seed and the parts. Training reads an endless sequence of
+epochs. Batch s is examples s*B to (s+1)*B of the sequence, so every batch is full. A restart
+computes its position and reads only the window that contains it.
 
-An epoch is a permutation of the parts, read a window at a time; each part is to be a random share
-of the examples, as those of the corpus are (subset.deal makes such parts of a subset). Inside a
-window the examples are shuffled, then grouped by length: runs of POOL batches are sorted by length,
-cut into batches, and the batches shuffled, so that the examples of one batch have about the same
-length.
+An epoch is a permutation of the parts, read one window at a time. Each part must be a random share
+of the examples. The parts of a corpus are; `selection.subset.deal` makes such parts of a subset.
+Within a window the examples are shuffled, then grouped by length: blocks of BLOCK batches are
+sorted by length and cut into batches, and the batches are shuffled. Examples of one batch then have
+similar lengths.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import pyarrow.compute
 from s2l_ray.models.batch import Example
 
 WINDOW_ROWS = 1 << 16  # examples in memory at a time; about 100 MB of tokens
-POOL = 50  # batches sorted by length together
+
+BLOCK = 50  # batches that are sorted by length together
 
 
 class BatchStream:
     """Endless global batches over parts with `rows_per_part` trainable examples each.
 
-    `read(index)` gives part `index` as a table of the schema `store.TOKENS`; its examples without
-    a label token are left out and must not be counted in rows_per_part.
+    `read(index)` returns part `index` as a table (schema TOKENS). Examples without a label token
+    are skipped; rows_per_part does not count them.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class BatchStream:
         self.seed, self.batch_size, self.window_rows = seed, batch_size, window_rows
         self.num_examples = sum(rows_per_part)
         if self.num_examples == 0:
-            raise ValueError("no example has a label token left: nothing to train on")
+            raise ValueError("nothing to train on: no example has a label token left")
 
     def batches(self, first: int = 0) -> Iterator[list[Example]]:
-        """Batches `first`, `first` + 1, … without end, `batch_size` examples each."""
+        """Yield batches `first`, `first` + 1, … without end, of `batch_size` examples each."""
         batch: list[Example] = []
         for example in self._examples(first * self.batch_size):
             batch.append(example)
@@ -57,7 +58,7 @@ class BatchStream:
                 batch = []
 
     def windows(self, epoch: int) -> list[list[int]]:
-        """The parts of each window of an epoch, in reading order."""
+        """List the parts of each window of an epoch, in reading order."""
         order = self._random(epoch).permutation(len(self.rows_per_part))
         windows: list[list[int]] = []
         rows = self.window_rows
@@ -92,8 +93,8 @@ class BatchStream:
             table = table.filter(pa.compute.greater(table["num_label_tokens"], 0))
             if table.num_rows != self.rows_per_part[index]:
                 raise ValueError(
-                    f"part {index} has {table.num_rows} trainable examples, "
-                    f"{self.rows_per_part[index]} were counted"
+                    f"part {index}: found {table.num_rows} trainable examples, expected "
+                    f"{self.rows_per_part[index]}"
                 )
             tables.append(table.select(["input_ids", "loss_mask"]))
         table = pa.concat_tables(tables).combine_chunks()
@@ -116,16 +117,16 @@ class BatchStream:
 def grouped_by_length(
     lengths: np.ndarray, random: np.random.Generator, *, batch_size: int, first: int
 ) -> np.ndarray:
-    """A permutation of the rows: `first` rows (the rest of a batch begun before), then batches of
-    rows of similar length in random order, then what is left."""
+    """Return a permutation of the rows: `first` rows that complete the batch of the window before,
+    then batches of rows of similar length in random order, then the remaining rows."""
     order = random.permutation(len(lengths))
     first = min(first, len(order))
     end = first + (len(order) - first) // batch_size * batch_size
     body = order[first:end]
-    pool = POOL * batch_size
+    block = BLOCK * batch_size
     batches = [
         rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, batch_size)
-        for rows in (body[i : i + pool] for i in range(0, len(body), pool))
+        for rows in (body[i : i + block] for i in range(0, len(body), block))
     ]
     if batches:
         shuffled = np.concatenate(batches)
@@ -134,7 +135,7 @@ def grouped_by_length(
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """All values of a list column end to end, and the row offsets into them [N + 1]."""
+    """Concatenate the values of a list column, and return the offsets of the rows [N + 1]."""
     array = column.chunk(0) if column.num_chunks else column.combine_chunks()
     offsets = array.offsets.to_numpy()
     return array.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]

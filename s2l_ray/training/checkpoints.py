@@ -1,24 +1,25 @@
-"""Checkpoints of a training: at which steps, under which names, made of which files."""
+"""Checkpoints of a training: their steps, names and files."""
 
 from __future__ import annotations
 
 import math
 
 import ray
-import ray.train
 
 from s2l_ray.config import ModelConfig, TrainingConfig
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.checksums import checksum_of_files
 from s2l_ray.store.scratch import working_folder
+from s2l_ray.store.views import TrainingView
 
 
 def num_steps(config: TrainingConfig, num_examples: int) -> int:
+    """Count the optimizer steps of a training on so many examples."""
     return config.max_steps or math.ceil(config.epochs * num_examples / config.global_batch_size)
 
 
 def checkpoint_steps(config: TrainingConfig, steps: int) -> list[int]:
-    """The steps after which a checkpoint is kept; the last step always is."""
+    """List the steps after which a checkpoint is kept. The last step is always one."""
     if config.checkpoint_every is not None:
         return sorted({*range(config.checkpoint_every, steps, config.checkpoint_every), steps})
     count = config.num_checkpoints or 1
@@ -26,19 +27,19 @@ def checkpoint_steps(config: TrainingConfig, steps: int) -> list[int]:
 
 
 def checkpoint_name(step: int) -> str:
+    """Name the folder of a checkpoint, below its training's."""
     return f"checkpoint-{step:06d}"
 
 
 def checkpoints_of(training: Manifest) -> dict[int, str]:
-    """step -> folder, of a training stage."""
-    return {
-        step: f"{training.folder}/{checkpoint_name(step)}" for step in training.info["checkpoints"]
-    }
+    """Map each step to the folder of its checkpoint."""
+    steps = TrainingView(training).checkpoints
+    return {step: f"{training.folder}/{checkpoint_name(step)}" for step in steps}
 
 
 def checksums_of_checkpoints(training: Manifest) -> dict[int, str]:
-    """step -> mark of the files, of a training stage."""
-    files: dict[int, dict[str, str]] = {step: {} for step in training.info["checkpoints"]}
+    """Map each step to the checksum of its checkpoint's files, as checksum_of_folder has it."""
+    files: dict[int, dict[str, str]] = {step: {} for step in TrainingView(training).checkpoints}
     for step, checksums in files.items():
         for part in training.parts:
             folder, _, name = part.file.rpartition("/")
@@ -51,7 +52,7 @@ def checksums_of_checkpoints(training: Manifest) -> dict[int, str]:
 def write_initial(
     store: Store, config: ModelConfig, tokenizer_folder: str, seed: int, folder: str
 ) -> None:
-    """The model as a training starts from it, as a checkpoint in `folder`."""
+    """Write the model that a training starts from as a checkpoint in `folder`."""
     from s2l_ray.corpus.tokenizer import load_tokenizer
     from s2l_ray.models.loading import initial_model
 

@@ -1,9 +1,9 @@
-"""How gradients are shared and weights updated: plain DDP, or DeepSpeed ZeRO. One interface.
+"""Engines share gradients between workers and update weights: torch's DDP, or DeepSpeed ZeRO.
 
-`with micro_batch(last): forward, backward`, then `step(learning_rate)` after the last one, which
-returns the gradient's norm; save_model, save_optimizer and load make a resume point, which any
-number of workers can go on from. Both use torch's AdamW over fp32 master weights and clip the
-gradient's norm. L and B as in models.py.
+Both have one interface. For each micro-batch `with micro_batch(last): forward, backward`; after the
+last one `step(learning_rate)`, which returns the gradient's norm. save_model, save_optimizer and
+load serve resume points, which any number of workers can load. Both engines use torch's AdamW over
+fp32 master weights and clip the gradient's norm. B examples, L tokens.
 """
 
 from __future__ import annotations
@@ -23,20 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 from s2l_ray.config import TrainingConfig
 from s2l_ray.models.loss import LabelLoss
 
-MASTER = "fp32"  # the master weights, beside the moments
+MASTER = "fp32"  # the master weights, saved beside the moments
+
 STATE = (MASTER, "exp_avg", "exp_avg_sq")
 
 
-def make_engine(
-    loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
-) -> DataParallelEngine | DeepSpeedEngine:
-    if config.zero_stage is None:
-        return DataParallelEngine(loss, config, device, world)
-    return DeepSpeedEngine(loss, config, device, world)
-
-
 class DataParallelEngine:
-    """torch's DistributedDataParallel; with one worker the bare module."""
+    """torch's DistributedDataParallel, or the bare module if there is one worker."""
 
     def __init__(
         self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
@@ -63,7 +56,7 @@ class DataParallelEngine:
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
         alone = last or self.module is self.loss
-        return nullcontext() if alone else self.module.no_sync()  # gradients are shared once
+        return nullcontext() if alone else self.module.no_sync()  # share gradients once per step
 
     def step(self, learning_rate: float) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self.loss.parameters(), self.max_grad_norm)
@@ -74,11 +67,11 @@ class DataParallelEngine:
         return float(norm)
 
     def save_model(self, local: str) -> None:
-        if _is_first():
+        if rank_and_world()[0] == 0:
             _save_weights(self.loss, self.loss.state_dict(), local)
 
     def save_optimizer(self, local: str) -> None:
-        if not _is_first():
+        if rank_and_world()[0] != 0:
             return
         tensors = {
             f"{name}/{key}": value.contiguous()
@@ -98,20 +91,20 @@ class DataParallelEngine:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed ZeRO stage 0 to 3.
+    """DeepSpeed ZeRO, stages 0 to 3.
 
-    Saved are whole tensors, as DDP has them: each worker gathers all and writes its share of them.
+    Saves whole tensors, as DDP does: every worker gathers all of them and writes its share.
     """
 
     def __init__(
         self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
     ) -> None:
-        # By itself DeepSpeed takes a GPU that it sees, also one that Ray gave to nobody or another.
+        # DeepSpeed takes any GPU that it sees, even one that Ray gave to another worker or to none.
         os.environ["DS_ACCELERATOR"] = device.type
         import deepspeed
 
         if device.type == "cpu":
-            # An operator for inference, not used here, that takes a minute to compile.
+            # This operator, for inference only, takes a minute to compile.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
         accumulation = config.global_batch_size // (world * config.micro_batch_size)
@@ -142,7 +135,7 @@ class DeepSpeedEngine:
         return self.engine(input_ids_BL, loss_mask_BL)
 
     def backward(self, loss: Tensor) -> None:
-        # The loss is already a share of the whole batch's, accumulation included.
+        # The loss is already divided by the label tokens of the whole batch.
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
@@ -153,7 +146,7 @@ class DeepSpeedEngine:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
-        return float(self.engine.get_global_grad_norm() or 0.0)  # stage 0 does not tell
+        return float(self.engine.get_global_grad_norm() or 0.0)  # None at stage 0
 
     def save_model(self, local: str) -> None:
         sharded = self.engine.zero_optimization_stage() == 3
@@ -162,7 +155,7 @@ class DeepSpeedEngine:
             if sharded
             else self.loss.state_dict()
         )
-        if _is_first():
+        if rank_and_world()[0] == 0:
             _save_weights(self.loss, weights, local)
 
     def save_optimizer(self, local: str) -> None:
@@ -186,7 +179,7 @@ class DeepSpeedEngine:
 
     @property
     def _base(self) -> torch.optim.Optimizer:
-        """torch's optimizer: over flat partitions, or at stage 0 in fp32 over the parameters."""
+        """torch's optimizer: over flat partitions; over the parameters at stage 0 in fp32."""
         return getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
 
     def _whole(self, parameter: Any, key: str) -> Tensor:
@@ -199,7 +192,7 @@ class DeepSpeedEngine:
     def _set(self, parameter: Any, key: str, whole: Tensor) -> None:
         if not _is_partitioned(parameter):
             (parameter.data if key == MASTER else self._base.state[parameter][key]).copy_(whole)
-        elif hasattr(parameter, "ds_tensor"):  # stage 3: the worker's own share, padded
+        elif hasattr(parameter, "ds_tensor"):  # stage 3: set the worker's own share, padded
             size = parameter.ds_tensor.numel()
             padded = torch.nn.functional.pad(
                 whole.flatten(), (0, size * dist.get_world_size() - whole.numel())
@@ -215,7 +208,7 @@ class DeepSpeedEngine:
             self.deepspeed.safe_set_full_optimizer_state(parameter, whole, key)
 
     def _start_from(self, step: Tensor) -> None:
-        """Make the state that AdamW makes at its first step, if it is not there."""
+        """Create the state that AdamW would create at its first step."""
         if self._base.state:
             return
         zero = self.engine.optimizer
@@ -228,8 +221,25 @@ class DeepSpeedEngine:
                 "exp_avg": torch.zeros_like(tensor),
                 "exp_avg_sq": torch.zeros_like(tensor),
             }
-        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # what DeepSpeed does after it
+        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # DeepSpeed's own next step
             zero._lazy_init_hp_params_optimizer_state()
+
+
+Engine = DataParallelEngine | DeepSpeedEngine
+
+
+def make_engine(
+    loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
+) -> Engine:
+    """DDP, or DeepSpeed if zero_stage is set. Moves the model to the device."""
+    if config.zero_stage is None:
+        return DataParallelEngine(loss, config, device, world)
+    return DeepSpeedEngine(loss, config, device, world)
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This worker's rank and the number of workers."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _is_partitioned(parameter: Any) -> bool:
@@ -237,9 +247,12 @@ def _is_partitioned(parameter: Any) -> bool:
 
 
 def _save_weights(loss: LabelLoss, weights: dict[str, Tensor], local: str) -> None:
-    """As a folder in Hugging Face format, from the CPU: save_pretrained copies weights that share
-    a buffer, as ZeRO 1 and 2 have all of them, where they are, and the GPU may be full."""
-    on_cpu: dict[tuple[Any, ...], Tensor] = {}  # tied ones stay one
+    """Save a folder in Hugging Face format.
+
+    Copies the weights to the CPU first: under ZeRO 1 and 2 all weights share a buffer, and
+    save_pretrained would copy each of them on the GPU, which may be full.
+    """
+    on_cpu: dict[tuple[Any, ...], Tensor] = {}  # one entry for tied weights
     for tensor in weights.values():
         if (key := _place_of(tensor)) not in on_cpu:
             on_cpu[key] = tensor.detach().to("cpu")
@@ -261,7 +274,3 @@ def _adamw(loss: LabelLoss, config: TrainingConfig) -> torch.optim.AdamW:
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-
-
-def _is_first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0

@@ -1,23 +1,22 @@
-"""What each Ray Train worker runs: the one loop of fine-tuning, from batches to checkpoints.
+"""The fine-tuning loop that every Ray Train worker runs.
 
-The learning rate, the data order and the random numbers are functions of the step, so a resume
-point is weights, optimizer moments and the step. W workers.
+The learning rate, the order of examples and the random numbers are functions of the step. A resume
+point therefore holds weights, the optimizer's moments and the step, and no generator's state.
+B examples, L tokens, W workers.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from transformers import PreTrainedModel
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.corpus.tokenizer import load_tokenizer
@@ -25,32 +24,67 @@ from s2l_ray.models.batch import Example, pad
 from s2l_ray.models.loading import explain_out_of_memory, initial_model, load_model, no_tf32
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.properties import learned_positions, steady_positions
-from s2l_ray.store import Manifest, Store
 from s2l_ray.store.preflight import check_node
-from s2l_ray.store.scratch import working_folder
+from s2l_ray.store.views import TokensView
 from s2l_ray.training.batches import BatchStream
-from s2l_ray.training.checkpoints import checkpoint_name, checkpoint_steps
-from s2l_ray.training.engines import make_engine
-from s2l_ray.training.resume import last_resume_point, resume_name, resume_point, resume_points
+from s2l_ray.training.checkpoints import checkpoint_steps
+from s2l_ray.training.engines import Engine, make_engine
+from s2l_ray.training.job import TrainingJob
+from s2l_ray.training.resume import last_resume_point
+from s2l_ray.training.saving import save
 
-HISTORY_POINTS = 500  # of the training curve
+HISTORY_POINTS = 500  # at most, of the training curve
 
-LESS_MEMORY = (
-    "lower micro_batch_size, which goes on from the last resume point, or set "
-    "gradient_checkpointing or a higher zero_stage"
+NOTICE_SECONDS = 5.0  # between two questions to Ray Train; each makes all workers wait
+
+STEP_MEMORY = (
+    "lower micro_batch_size and start again (training continues from the last resume point), or "
+    "set gradient_checkpointing or a higher zero_stage"
 )
 
-LESS_TO_HOLD = "set a higher zero_stage with more workers, or offload_optimizer"
-NOTICE_SECONDS = 5.0  # between questions whether a node is about to go; all workers wait for each
+SETUP_MEMORY = "set a higher zero_stage with more workers, or offload_optimizer"
 
 
-def run(job: dict[str, Any]) -> None:
-    """Train to the last step, from the last resume point on; `job` is what training.train made."""
-    store: Store = job["store"]
+class StepResult(NamedTuple):
+    """One optimizer step over all workers."""
+
+    loss: float  # summed over the label tokens of the batch, divided by their number
+    norm: float  # of the gradient, before clipping
+    tokens: int
+    padded_tokens: int
+    ask: bool  # whether any worker asks for a look at Ray Train's notices
+
+
+class Notices:
+    """Asks Ray Train now and then whether a node of the training is about to be taken away.
+
+    `get_preemption_info` waits for all workers, so they must call it at the same step. A worker
+    for which it is time says so in `due`; the step's all-reduce tells the others.
+    """
+
+    def __init__(self) -> None:
+        self.leaving = self.reported = False
+        self.asked = 0.0
+
+    def look(self) -> None:
+        """Ask. All workers must call it, and all get the same answer."""
+        self.leaving = ray.train.get_preemption_info() is not None
+        self.asked = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self.asked > NOTICE_SECONDS
+
+    def is_new(self) -> bool:
+        """Whether a node is leaving, and was not at the last call."""
+        new, self.reported = self.leaving and not self.reported, self.leaving
+        return new
+
+
+def run(job: TrainingJob) -> None:
+    """Train to the last step, from the newest resume point if there is one."""
+    store, config, folder, steps = job.store, job.config, job.folder, job.steps
     check_node(store)
-    tokens: Manifest = job["tokens"]
-    config: TrainingConfig = job["config"]
-    folder, steps, seed = job["folder"], job["steps"], job["seed"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
@@ -58,141 +92,136 @@ def run(job: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(config.workers.cpus_per_worker)))
     no_tf32()
 
-    tokenizer = load_tokenizer(store, job["tokenizer_folder"])
+    tokenizer = load_tokenizer(store, job.tokenizer_folder)
     point, state = last_resume_point(store, folder)
     resume = store.download(folder, "resume", point) if point else None
-    model = (
-        load_model(resume)
-        if resume
-        else initial_model(config.model, tokenizer, seed=seed)  # the same on every worker
-    )
-    longest, positions = tokens.info.get("max_length", 0), learned_positions(model)
-    if positions is not None and longest > positions:
-        raise ValueError(
-            f"prompt.max_length: {longest} tokens, but the model has embeddings of {positions} "
-            f"positions (its max_position_embeddings)"
-        )
-    steady = steady_positions(model)
-    if steady is not None and longest > steady:
-        raise ValueError(
-            f"prompt.max_length: {longest} tokens, but beyond {steady} positions the rotary "
-            f"embeddings of this model go by the longest example of a batch, so that no example "
-            f"would have a loss of its own; lower it to {steady}"
-        )
+    model = load_model(resume) if resume else initial_model(config.model, tokenizer, seed=job.seed)
+    tokens = TokensView(job.tokens)
+    check_length(model, tokens.max_length)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    module = LabelLoss(model, anew=config.gradient_checkpointing)
-    with explain_out_of_memory(folder, "creating weights and optimizer", LESS_TO_HOLD):
+    module = LabelLoss(model, recompute=config.gradient_checkpointing)
+    with explain_out_of_memory(folder, "creating weights and optimizer", SETUP_MEMORY):
         engine = make_engine(module, config, device, world)
-        if resume and state["step"] < steps:
+        if resume and state.step < steps:
             engine.load(resume)
     if resume:
         if world > 1:
-            dist.barrier()  # all of this node have read it
+            dist.barrier()  # until all workers of this node have read it
         store.discard(resume)
 
     stream = BatchStream(
-        lambda index: store.read_part(tokens.folder, tokens.parts[index]),
-        [part.stats["trainable"] for part in tokens.parts],
-        seed=seed,
+        lambda index: store.read_part(job.tokens.folder, job.tokens.parts[index]),
+        tokens.trainable_by_part,
+        seed=job.seed,
         batch_size=config.global_batch_size,
     )
     keep = set(checkpoint_steps(config, steps))
     every = max(1, steps // HISTORY_POINTS)
-    seconds_before, began, tokens_here, recent = state["seconds"], time.monotonic(), 0, []
-    fingerprint = job["fingerprint"]
-    leaving = warned = False
-    ask, last_asked = True, 0.0
-    batches = stream.batches(state["step"])
-    for step in range(state["step"], steps):
+    seconds_before, began = state.seconds, time.monotonic()
+    tokens_before, recent = state.tokens, list[float]()
+    notices, ask = Notices(), True
+    batches = stream.batches(state.step)
+    for step in range(state.step, steps):
         asked = time.monotonic()
         batch = next(batches)
-        state["waiting"] += time.monotonic() - asked
-        torch.manual_seed(dropout_seed(seed, step, rank))
+        state.waiting += time.monotonic() - asked
+        torch.manual_seed(dropout_seed(job.seed, step, rank))
         rate = learning_rate(config, step, steps)
         if ask:
-            leaving = ray.train.get_preemption_info() is not None  # the same on all workers
-            last_asked = time.monotonic()
-        due = time.monotonic() - last_asked > NOTICE_SECONDS
+            notices.look()
         doing = (
             f"training step {step + 1} with micro-batches of {config.micro_batch_size} examples "
             f"of up to {max(len(ids) for ids, _ in batch)} tokens"
         )
-        with explain_out_of_memory(folder, doing, LESS_MEMORY):
-            loss, norm, real, padded, ask = _step(
-                engine, batch, config, rank, world, device, rate, due
-            )
-        if not math.isfinite(loss + norm):
+        with explain_out_of_memory(folder, doing, STEP_MEMORY):
+            mine = shard(batch, rank, world)
+            result = _step(engine, batch, mine, config, world, device, rate, notices.due)
+        ask = result.ask
+        if not math.isfinite(result.loss + result.norm):
             raise ValueError(
-                f"{folder}: the training loss is {loss}, its gradient's norm {norm} at step "
-                f"{step + 1} (learning rate {rate:.3g}); lower learning_rate, or look for faulty "
-                "examples"
+                f"{folder}: the training loss is {result.loss} and the gradient's norm "
+                f"{result.norm} at step {step + 1} (learning rate {rate:.3g}); lower "
+                "learning_rate, or check the corpus for faulty examples"
             )
         done = step + 1
-        tokens_here += real
-        recent.append(loss)
-        state["tokens"] += real
-        state["padded_tokens"] += padded
+        recent.append(result.loss)
+        state.tokens += result.tokens
+        state.padded_tokens += result.padded_tokens
         if done % every == 0 or done == steps:
-            state["history"].append([done, round(sum(recent) / len(recent), 6)])
+            state.history.append([done, round(sum(recent) / len(recent), 6)])
             recent = []
         if rank == 0:
-            speed = tokens_here / (time.monotonic() - began)
-            job["board"].write.remote(done, f"loss {loss:.3f}, {speed:,.0f} tokens/s")
-        sudden, warned = leaving and not warned, leaving  # a node goes: keep what there is, once
-        if done in keep or done % config.resume_every == 0 or sudden:
-            seconds = seconds_before + time.monotonic() - began
-            state |= {"step": done, "workers": world, "seconds": seconds}
-            _save(
-                store, folder, fingerprint, engine, tokenizer, state,
-                publish=done in keep, moments=done < steps,
-            )  # fmt: skip
-            ray.train.report({"step": done, "loss": loss})
+            speed = (state.tokens - tokens_before) / (time.monotonic() - began)
+            job.board.write.remote(done, f"loss {result.loss:.3f}, {speed:,.0f} tokens/s")
+        leaving = notices.is_new()  # save what there is, once
+        if done in keep or done % config.resume_every == 0 or leaving:
+            state.step, state.workers = done, world
+            state.seconds = seconds_before + time.monotonic() - began
+            save(job, engine, tokenizer, state, publish=done in keep)
+            ray.train.report({"step": done, "loss": result.loss})
+
+
+def check_length(model: PreTrainedModel, longest: int) -> None:
+    """ValueError if examples of `longest` tokens do not fit the model's positions, or if their
+    losses would depend on the other examples of their batch."""
+    positions, steady = learned_positions(model), steady_positions(model)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"prompt.max_length: {longest} tokens, but the model has embeddings of only "
+            f"{positions} positions (max_position_embeddings); lower it to {positions}"
+        )
+    if steady is not None and longest > steady:
+        raise ValueError(
+            f"prompt.max_length: {longest} tokens, but beyond {steady} positions this model's "
+            f"rotary embeddings change with the longest example of a batch, and so would every "
+            f"loss in it; lower it to {steady}"
+        )
+
+
+def shard(batch: list[Example], rank: int, world: int) -> list[Example]:
+    """The share of one worker, shortest example first. Workers get about the same lengths."""
+    return sorted(batch, key=lambda example: len(example[0]))[rank::world]
 
 
 def _step(
-    engine: Any,
+    engine: Engine,
     batch: list[Example],
+    mine: list[Example],
     config: TrainingConfig,
-    rank: int,
     world: int,
     device: torch.device,
     rate: float,
-    due: bool,
-) -> tuple[float, float, int, int, bool]:
-    """One optimizer step. Returns the batch's loss, the gradient's norm, the batch's tokens, its
-    tokens with padding, and whether for any worker it is `due`.
-
-    The loss of a batch is the summed label loss over the label tokens of all workers.
-    """
+    ask: bool,
+) -> StepResult:
+    """Make one optimizer step over the global batch, of which `mine` is this worker's share."""
     labels = sum(int(mask.sum()) for _, mask in batch)
-    mine = sorted(batch, key=lambda example: len(example[0]))[rank::world]
     size = config.micro_batch_size
     micro_batches = [mine[i : i + size] for i in range(0, len(mine), size)]
     total = torch.zeros((), device=device)
     padded = 0
     for number, micro_batch in enumerate(micro_batches):
         last = number == len(micro_batches) - 1
-        input_ids, loss_mask = pad(micro_batch, device)
-        padded += input_ids.numel()
+        input_ids_BL, loss_mask_BL = pad(micro_batch, device)
+        padded += input_ids_BL.numel()
         with engine.micro_batch(last):
-            losses = engine.forward(input_ids, loss_mask)
-            # Gradients are averaged over workers: times W makes that a sum.
-            engine.backward(losses.sum() * (world / labels))
-        total += losses.detach().sum()
+            losses_M = engine.forward(input_ids_BL, loss_mask_BL)
+            # Engines average gradients over workers; the factor W turns the mean into a sum.
+            engine.backward(losses_M.sum() * (world / labels))
+        total += losses_M.detach().sum()
     norm = engine.step(rate)
-    sums = torch.tensor([float(total), padded, due], dtype=torch.float64, device=device)
+    sums = torch.tensor([float(total), padded, ask], dtype=torch.float64, device=device)
     if world > 1:
         dist.all_reduce(sums)
-    loss_sum, padded_sum, number_due = sums.tolist()
+    loss_sum, padded_sum, num_asking = sums.tolist()
     tokens = sum(len(ids) for ids, _ in batch)
-    return loss_sum / labels, norm, tokens, int(padded_sum), number_due > 0
+    return StepResult(loss_sum / labels, norm, tokens, int(padded_sum), num_asking > 0)
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine; for the update of step `step`, counted from 0.
+    """Return the learning rate of step `step`, counted from 0: linear warm-up, then half a cosine.
 
-    Hugging Face's cosine schedule, but the warm-up does not begin with an update at rate 0.
+    As Hugging Face's cosine schedule, except that its first update, at rate 0, is left out.
     """
     warmup = math.ceil(config.warmup_share * steps)
     if step < warmup:
@@ -207,65 +236,3 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
     numpy's SeedSequence, which never changes what it derives, mixes the three.
     """
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
-
-
-def _save(
-    store: Store,
-    folder: str,
-    fingerprint: str,
-    engine: Any,
-    tokenizer: Any,
-    state: dict[str, Any],
-    *,
-    publish: bool,
-    moments: bool,
-) -> None:
-    """Keep a checkpoint (when `publish`) and a resume point; this and the whole one before stay.
-
-    Every worker saves its share of the optimizer (`moments`); the first also the weights, and the
-    resume point's manifest last.
-    """
-    store.guard()
-    step, point = state["step"], resume_name(state["step"], store.epoch)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if rank == 0:
-        store.remove(folder, "resume", point)  # what is left of one, of another number of workers
-    if world > 1:
-        dist.barrier()
-    with working_folder() as local:
-        engine.save_model(local)  # gathers from all workers, writes on the first
-        if world > 1:
-            dist.barrier()  # DeepSpeed's own groups wait ten minutes at most
-        if moments:
-            engine.save_optimizer(local)
-        if rank == 0 and publish:
-            published = Path(local, "publish")
-            published.mkdir()
-            for file in [*Path(local).glob("*.json"), *Path(local).glob("model*.safetensors")]:
-                shutil.copy(file, published)
-            tokenizer.save_pretrained(published)
-            name = checkpoint_name(step)
-            for copied in store.upload(published, folder, name):
-                path = f"{name}/{copied.file}"
-                state["files"].append(asdict(replace(copied, unit=path, file=path)))
-            state["checkpoints"].append(step)
-        saved: list[Any] = [store.upload(local, folder, "resume", point)]
-    if world > 1:
-        mine, saved = saved[0], [None] * world
-        dist.all_gather_object(saved, mine)  # when all have written
-    if rank == 0:
-        parts = [part for files in saved for part in files]
-        store.commit(f"{folder}/resume/{point}", fingerprint, parts, state)
-        names = resume_points(store, folder)
-        older = names[names.index(point) + 1 :]
-        whole = (name for name in older if _is_whole(store, folder, name))
-        # Newer ones are of a training that came to nothing: it went back to before this one.
-        gone = {*names} - {point, next(whole, point)}
-        store.guard()
-        for name in gone:
-            store.remove(folder, "resume", name)
-
-
-def _is_whole(store: Store, folder: str, name: str) -> bool:
-    manifest, fault = resume_point(store, folder, name)
-    return manifest is not None and fault is None

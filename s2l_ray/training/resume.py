@@ -1,24 +1,52 @@
-"""Resume points: from which an unfinished training goes on."""
+"""Resume points: where an unfinished training continues after a stop.
+
+A resume point is a folder `resume/step-000500` of the training: weights, the optimizer's moments
+and a manifest of its own, whose info is a TrainingState.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from s2l_ray.store import Manifest, Store
+from s2l_ray.store import Manifest, Part, Store
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class TrainingState:
+    """How far a training is. Without `files` it is the info of the finished stage."""
+
+    step: int = 0  # optimizer steps done
+    workers: int | None = None  # that did the last of them
+    seconds: float = 0.0
+    waiting: float = 0.0  # seconds of these spent waiting for batches
+    tokens: int = 0
+    padded_tokens: int = 0
+    history: list[list[float]] = field(default_factory=list)  # [step, mean loss up to it]
+    checkpoints: list[int] = field(default_factory=list)  # steps
+    files: list[Part] = field(default_factory=list)  # of the checkpoints
+
+    @classmethod
+    def of(cls, info: dict[str, Any]) -> TrainingState:
+        return cls(**info | {"files": [Part(**file) for file in info.get("files", [])]})
+
+    def as_info(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def resume_name(step: int, epoch: int | None) -> str:
-    """Of a resume point. Two owners of a run, an old one unaware of the new, never share one."""
+    """Name a resume point. The epoch of the lease keeps an old owner of the run, which does not
+    know yet that it has lost it, from writing into a resume point of the new owner."""
     return f"step-{step:06d}" + (f"-lease-{epoch}" if epoch else "")
 
 
 def resume_points(store: Store, folder: str) -> list[str]:
-    """Names of the resume points of a training, the newest first, whole or not."""
+    """List the names of a training's resume points, newest first, complete or not."""
     found = []
     for name in store.names(folder, "resume"):
         if match := re.fullmatch(r"step-(\d+)(?:-lease-(\d+))?", name):
@@ -27,7 +55,8 @@ def resume_points(store: Store, folder: str) -> list[str]:
 
 
 def resume_point(store: Store, folder: str, name: str) -> tuple[Manifest | None, str | None]:
-    """Its manifest, if it has one that can be read, and what is wrong with it or its files."""
+    """Read the manifest of a resume point (None if there is none, or it cannot be read), and say
+    what is wrong with it or its files."""
     try:
         manifest = store.manifest(f"{folder}/resume/{name}")
         return manifest, store.fault(manifest) if manifest else None
@@ -36,26 +65,23 @@ def resume_point(store: Store, folder: str, name: str) -> tuple[Manifest | None,
 
 
 def checkpoints_so_far(store: Store, folder: str) -> list[int]:
-    """Steps of the checkpoints that an unfinished training has kept, also while it runs."""
+    """List the steps of the checkpoints that an unfinished training has kept so far."""
     for name in resume_points(store, folder):
-        with suppress(OSError, ValueError):  # of one that is removed just now
+        with suppress(OSError, ValueError):  # the training may remove one at any moment
             if manifest := store.manifest(f"{folder}/resume/{name}"):
-                return manifest.info["checkpoints"]
+                return TrainingState.of(manifest.info).checkpoints
     return []
 
 
-def last_resume_point(store: Store, folder: str) -> tuple[str, dict[str, Any]]:
-    """Name of the newest whole resume point ("" if there is none), and the training up to there.
+def last_resume_point(store: Store, folder: str) -> tuple[str, TrainingState]:
+    """Find the newest complete resume point: its name ("" if there is none) and its state.
 
-    Each has a manifest of its own. One that is not whole is named and passed over.
+    Skips incomplete ones, and logs what is wrong with them.
     """
     for name in resume_points(store, folder):
         manifest, fault = resume_point(store, folder, name)
         if fault:
-            logger.info(f"{fault}; training goes on from an earlier step")
+            logger.info(f"{fault}; training continues from an earlier step")
         elif manifest:
-            return name, manifest.info
-    return "", {
-        "step": 0, "workers": None, "seconds": 0.0, "waiting": 0.0, "tokens": 0,
-        "padded_tokens": 0, "history": [], "checkpoints": [], "files": [],
-    }  # fmt: skip
+            return name, TrainingState.of(manifest.info)
+    return "", TrainingState()

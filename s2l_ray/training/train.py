@@ -1,8 +1,7 @@
-"""One fine-tuning loop on Ray Train, for proxy and target: DDP, or DeepSpeed ZeRO by config.
+"""Fine-tuning on Ray Train, for proxy and target: the driver's side. loop.py is the workers' side.
 
-What a training stage leaves in its folder: `checkpoint-000500/` in Hugging Face format, a manifest
-that lists their files, and while unfinished `resume/step-000500/`, from which a restart goes on.
-Here is the driver's side; loop.py is the workers'.
+A training stage leaves folders `checkpoint-000500/` in Hugging Face format and a manifest of their
+files. While unfinished it has `resume/step-000500/`, from which a restart continues.
 """
 
 from __future__ import annotations
@@ -27,16 +26,18 @@ from s2l_ray.execution.board import make_board, watch
 from s2l_ray.execution.nodes import besides, check_room, own_disk, release
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import fixable
-from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store import Manifest, Store
+from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import num_steps
+from s2l_ray.training.job import TrainingJob
 from s2l_ray.training.resume import last_resume_point, resume_points
 
 logger = logging.getLogger(__name__)
 
-SAVE_SECONDS = 2 * 3600  # that workers wait for one another: for one that writes a large model
+SAVE_SECONDS = 2 * 3600  # that workers wait for one that writes a large model
 
-# The threads of a worker that has several CPUs to itself wait for one another as libgomp has it by
-# itself, spinning; driver.WORKER_ENVIRONMENT is for CPUs that are shared.
+# For a worker with several CPUs of its own: its threads spin while they wait for one another, which
+# is libgomp's default. execution.connect.WORKER_ENVIRONMENT is for shared CPUs.
 _OWN_CPUS = {"GOMP_SPINCOUNT": "300000"}
 
 
@@ -52,41 +53,39 @@ def train(
     label: str = "train",
     board: Any = None,
 ) -> Manifest:
-    """Fine-tune on the tokens and return the stage's manifest.
+    """Fine-tune on the tokens and return the stage's manifest (store.views.TrainingView).
 
-    info: step (the last), workers, checkpoints (their steps), history [[step, loss], …], tokens,
-    padded_tokens, seconds, waiting (those of them spent waiting for batches). Goes on from the last
-    resume point of an earlier, unfinished run. board: a progress.make_board() for others to read.
-    ValueError for what a user can mend; Ray Train's TrainingFailedError for the rest.
+    Continues from the newest resume point of an earlier, unfinished run. board: from
+    execution.board.make_board, for others to read the progress. ValueError if a user can fix what
+    is wrong; otherwise Ray Train's TrainingFailedError.
     """
-    rows = [part.stats["trainable"] for part in tokens.parts]
-    steps = num_steps(config, sum(rows))
+    steps = num_steps(config, TokensView(tokens).trainable)
     board = board or make_board()
-    job = {
-        "store": store, "tokens": tokens, "config": config, "tokenizer_folder": tokenizer_folder,
-        "folder": folder, "fingerprint": fingerprint, "seed": seed, "steps": steps, "board": board,
-    }  # fmt: skip
+    job = TrainingJob(
+        store, tokens, config, tokenizer_folder, folder, fingerprint, seed, steps, board
+    )
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
         _fit(job, label)
     _, state = last_resume_point(store, folder)
-    if state["step"] != steps:
+    if state.step != steps:
         last = [name for name in resume_points(store, folder) if int(name.split("-")[1]) == steps]
         if any(store.exists(folder, "resume", name, "manifest.json") for name in last):
             raise ValueError(
                 f"{store.address(folder)}: the resume point of the last step, {steps:,}, is not "
-                f"whole; started again, the training goes on from step {state['step']:,}"
+                f"complete; start again to continue from step {state.step:,}"
             )
-        store.guard()  # another run may have finished it meanwhile
-        raise KeyboardInterrupt  # Ray Train ends a training so at the user's Ctrl-C
-    files = [Part(**file) for file in state.pop("files")]
-    manifest = store.commit(folder, fingerprint, files, state)
+        store.guard()  # another run may have finished the stage meanwhile
+        raise KeyboardInterrupt  # Ray Train returns like this after the user's Ctrl-C
+    info = state.as_info()
+    del info["files"]
+    manifest = store.commit(folder, fingerprint, state.files, info)
     store.remove(folder, "resume")
     return manifest
 
 
-def _fit(job: dict[str, Any], label: str) -> None:
-    """Train to the end: where workers die, again from the last resume point on."""
-    config: TrainingConfig = job["config"]
+def _fit(job: TrainingJob, label: str) -> None:
+    """Train to the last step. If workers die, start again from the newest resume point."""
+    config = job.config
     full, deaths, reached = dict[str, NodeFull](), 0, -1
     before = set(placement_group_table())
     while True:
@@ -96,9 +95,9 @@ def _fit(job: dict[str, Any], label: str) -> None:
             return _fit_once(job, elsewhere)
         except NodeFull as error:
             full[error.node] = error
-            logger.info(f"{label}: {error}; training goes on without this node")
+            logger.info(f"{label}: {error}; training continues without this node")
         except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
-            step = last_resume_point(job["store"], job["folder"])[1]["step"]
+            step = last_resume_point(job.store, job.folder)[1].step
             deaths, reached = deaths + 1 if step == reached else 1, step
             if deaths > config.max_failures >= 0:
                 raise
@@ -107,21 +106,20 @@ def _fit(job: dict[str, Any], label: str) -> None:
             else:
                 who, why = "Ray Train's controller", error.controller_failure
             why = str(why).partition("\n")[0]
-            logger.info(f"{label}: {who} failed ({why}); going on from step {step:,}")
+            logger.info(f"{label}: {who} failed ({why}); training continues from step {step:,}")
             release(before)
 
 
-def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
-    """TorchTrainer.fit(); an error of a worker that a user can fix arrives as it was."""
-    config: TrainingConfig = job["config"]
+def _fit_once(job: TrainingJob, label_selector: dict[str, str]) -> None:
+    """Run Ray Train once. A worker's error that a user can fix is raised as it was."""
+    config = job.config
     workers = config.workers
-    # Ray Train would have each worker in a folder of its own, where relative paths lead nowhere.
+    # Otherwise Ray Train starts each worker in a folder of its own, and relative paths break.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    # Ray Train wants a place to write to. What a run keeps goes to the store, in our own way.
-    scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")
+    scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")  # Ray Train requires a storage path
     trainer = TorchTrainer(
         _work,
-        train_loop_config=job,
+        train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=(workers.num_workers, config.max_workers)
             if config.max_workers
@@ -149,12 +147,12 @@ def _fit_once(job: dict[str, Any], label_selector: dict[str, str]) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own there
+            signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own handler
 
 
-def _work(job: dict[str, Any]) -> None:
-    # Imported by the workers alone: the driver and Ray Train's controller start without models.
+def _work(settings: dict[str, TrainingJob]) -> None:
+    # Only workers import it: the driver and Ray Train's controller start without models.
     from s2l_ray.training.loop import run
 
     with own_disk():
-        run(job)
+        run(settings["job"])

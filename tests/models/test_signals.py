@@ -1,4 +1,4 @@
-"""Details against a naive full softmax and autograd, one example at a time; and the loss unmoved.
+"""Signals against a naive full softmax and autograd, one example at a time; the loss unchanged.
 
 N examples, V vocabulary, M label tokens.
 """
@@ -18,24 +18,24 @@ from s2l_ray.models.signals import _distances
 from s2l_ray.scoring.scorer import score_table
 from s2l_ray.store.schemas import LOSSES
 
-DETAILS = ("confidence", "el2n", "features", "grad_norm")
+SIGNALS = ("confidence", "el2n", "features", "grad_norm")
 APART = {"gpt_neox": True, "llama": True, "phi": True, "gemma2": False, "granite": False}
 
 
 def sharp_model(kind):
-    """One that is sure of a token here, of none there."""
+    """A model that is sure of some tokens and not of others."""
     model = small_model(kind)
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(6)
     return model
 
 
-def naive_details(tokens, model):
-    """Columns of the details, one example after the other, no padding, all logits at once."""
+def naive_signals(tokens, model):
+    """Columns of the signals: one example at a time, no padding, all logits at once."""
     model = copy.deepcopy(model)
     head = model.get_output_embeddings()
-    head.weight = nn.Parameter(head.weight.detach().clone())  # of its own, where it was tied
-    found = {name: [] for name in DETAILS}
+    head.weight = nn.Parameter(head.weight.detach().clone())  # untied
+    found = {name: [] for name in SIGNALS}
     for row in tokens.to_pylist():
         if not any(row["loss_mask"]):
             continue
@@ -54,32 +54,32 @@ def naive_details(tokens, model):
 
 
 @pytest.mark.parametrize("kind", APART)
-def test_details_are_those_of_a_naive_loop_whatever_the_batches(monkeypatch, kind):
+def test_signals_are_those_of_a_naive_loop_for_any_batches(monkeypatch, kind):
     monkeypatch.setattr(models, "VOCABULARY_BLOCK", 77)  # 300 tokens: a last block of another size
     tokens, model = random_tokens(25), sharp_model(kind)
-    expected = naive_details(tokens, model)
+    expected = naive_signals(tokens, model)
     for name in ("confidence", "el2n", "grad_norm"):
         assert np.ptp(expected[name]) > 0.005 * np.mean(expected[name])
     loss = LabelLoss(model)
     assert loss.head_apart == APART[kind]
     for tokens_per_batch in (1, 100, 1 << 20):
-        table = score_table(tokens, loss, tokens_per_batch=tokens_per_batch, details=DETAILS[::-1])
+        table = score_table(tokens, loss, tokens_per_batch=tokens_per_batch, details=SIGNALS[::-1])
         assert table.num_rows == 20
         assert table.schema == pa.schema(
             [*LOSSES, ("confidence", pa.float32()), ("el2n", pa.float32()),
              ("features", pa.list_(pa.float32(), 32)), ("grad_norm", pa.float32())]
         )  # fmt: skip
-        for name in DETAILS:
+        for name in SIGNALS:
             found = np.array(table[name].to_pylist())
             np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", APART)
-def test_the_loss_and_a_detail_are_the_same_bits_whatever_else_is_asked_for(kind):
+def test_the_loss_and_a_signal_have_the_same_bits_with_any_others(kind):
     tokens, loss = random_tokens(25), LabelLoss(sharp_model(kind))
-    whole = score_table(tokens, loss, tokens_per_batch=100, details=DETAILS)
+    whole = score_table(tokens, loss, tokens_per_batch=100, details=SIGNALS)
     assert whole.select(LOSSES.names).equals(score_table(tokens, loss, tokens_per_batch=100))
-    for name in DETAILS:
+    for name in SIGNALS:
         alone = score_table(tokens, loss, tokens_per_batch=100, details=[name])
         assert alone.schema.names == [*LOSSES.names, name]
         assert alone.equals(whole.select([*LOSSES.names, name]))
@@ -93,35 +93,35 @@ def test_el2n_of_sure_tokens_does_not_cancel():
     expected_M = (p_MV - nn.functional.one_hot(targets_M, 300)).norm(dim=1)
     assert (expected_M < 1e-5).any() and (expected_M > 0.5).any()
     for size in (1, 64, 300):
-        found_M = _distances(over_vocabulary(logits_MV.split(size, 1), targets_M, beyond=True))
+        found_M = _distances(over_vocabulary(logits_MV.split(size, 1), targets_M, extremes=True))
         torch.testing.assert_close(found_M.double(), expected_M, rtol=1e-4, atol=1e-5)
 
 
 def test_no_example_with_labels_gives_an_empty_table_of_the_same_schema():
     loss = LabelLoss(small_model("llama"))
-    empty = score_table(random_tokens(5)[4:], loss, details=DETAILS)
+    empty = score_table(random_tokens(5)[4:], loss, details=SIGNALS)
     assert empty.num_rows == 0
-    assert empty.schema == score_table(random_tokens(4), loss, details=DETAILS).schema
+    assert empty.schema == score_table(random_tokens(4), loss, details=SIGNALS).schema
 
 
 @pytest.mark.parametrize("name", ["features", "grad_norm"])
-def test_a_model_that_does_not_show_its_head_is_told(name):
+def test_a_model_that_does_not_expose_its_head_is_refused(name):
     tokens, model = random_tokens(4), small_model("llama")
     whole = score_table(tokens, LabelLoss(model), details=["confidence"])
     model.get_output_embeddings = lambda: None
     loss = LabelLoss(model)
-    with pytest.raises(ValueError, match=f"details {name}: LlamaForCausalLM does not show what"):
+    with pytest.raises(ValueError, match=f"signals {name}: LlamaForCausalLM does not expose the"):
         score_table(tokens, loss, details=[name])
     alike = score_table(tokens, loss, details=["confidence"])
     np.testing.assert_allclose(alike["confidence"], whole["confidence"], rtol=1e-5)
 
 
-def test_a_detail_that_is_not_finite_is_told():
+def test_a_signal_that_is_not_finite_is_reported():
     tokens, model = random_tokens(12, first_id=7000), small_model("llama")
-    with torch.no_grad():  # states so large that their products are no fp32 numbers
+    with torch.no_grad():  # states whose products overflow fp32
         model.base_model.norm.weight.mul_(1e25)
         model.get_output_embeddings().weight.mul_(1e-25)
     with pytest.raises(
         ValueError, match=r"example_id 7000: the grad_norm is (inf|nan), a finite number"
     ):
-        score_table(tokens, LabelLoss(model), details=DETAILS)
+        score_table(tokens, LabelLoss(model), details=SIGNALS)

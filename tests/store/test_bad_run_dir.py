@@ -233,7 +233,7 @@ def test_a_model_folder_cut_short_is_refused(checkpoint, tmp_path):
     faults = [
         ("model.safetensors", None, "model.safetensors"),
         ("config.json", None, "config.json"),
-        ("model.safetensors", (tmp_path / "fewer").read_bytes(), "model.norm.weight (1 such)"),
+        ("model.safetensors", (tmp_path / "fewer").read_bytes(), "model.norm.weight (1 in all)"),
         *(("config.json", data, "") for data in (b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe")),
         ("config.json", b'{"model_type": "unheard-of"}', "unheard-of"),
         *(("model.safetensors", weights[:n], "") for n in (0, 4, 8, 100, 999, len(weights) - 1)),
@@ -248,9 +248,11 @@ def test_a_model_folder_cut_short_is_refused(checkpoint, tmp_path):
         faults.append(("config.json", settings.replace(old, new), said))
     for name, data, said in faults:
         local = changed(checkpoint, tmp_path, name, data)
-        assert said in refusal(lambda local=local: load_model(local), f"{local}: not a whole model")
+        assert said in refusal(
+            lambda local=local: load_model(local), f"{local}: not a complete model"
+        )
     shutil.rmtree(local)
-    refusal(lambda: load_model(local), f"{local}: not a whole model")
+    refusal(lambda: load_model(local), f"{local}: not a complete model")
 
 
 # ---- losses, trajectories, centers

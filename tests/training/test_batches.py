@@ -95,5 +95,5 @@ def test_nothing_to_train_on():
 def test_a_wrong_count_is_found():
     stream = make((5, 5))
     stream.rows_per_part[0] = 4
-    with pytest.raises(ValueError, match="part 0 has 5 trainable examples, 4 were counted"):
+    with pytest.raises(ValueError, match="part 0: found 5 trainable examples, expected 4"):
         list(islice(stream.batches(), 3))
