@@ -1,14 +1,14 @@
-"""Gradients of examples' losses with respect to all weights of a model: the workers' side of
-gradients.py.
+"""Gradients of examples' losses with respect to all weights of a model: the workers' side.
 
 An example's loss is the mean cross-entropy over its label tokens, the model in eval mode, fp32.
-N examples, B of a batch, L tokens, M label tokens of a batch, P weights of the model, D width of a
-sketch.
+N examples, B examples of a batch, L tokens, M label tokens of a batch, P weights of the model,
+D width of a sketch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,78 +16,94 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from s2l_ray.analysis.gradients import Weighted, Window
+from s2l_ray.analysis.gradient_parts import SketchBatch, Weighted, Window, members
 from s2l_ray.config import WorkersConfig
 from s2l_ray.models.batch import Example, examples_of, pad, token_batches
 from s2l_ray.models.held import HeldModel
+from s2l_ray.models.loading import explain_out_of_memory
 from s2l_ray.models.loss import LabelLoss
-from s2l_ray.store import Part, Store
+from s2l_ray.store import Store
+from s2l_ray.store.schemas import GRADIENT_SUM, sketches
 
 TOKENS_PER_BATCH = 2048  # padded, in a forward and backward pass
 
+WIDTH = 4096  # of a sketch
 
-def sum_window(
-    window: Window,
-    store: Store,
-    checkpoint: str,
-    folder: str,
-    sets: Sequence[Weighted | None],
-    workers: WorkersConfig,
-) -> dict[int, tuple[int, float, np.ndarray]]:
-    """By place the sets of examples (None: all) that have some in this window of a part of tokens:
-    their number there, the sum of their weights, and sum_i weight_i gradient_i float32 [P].
+LARGER = "use a larger GPU"
+
+
+class Gradients:
+    """The work of one actor: makes parts with gradients of one checkpoint, which it holds.
+
+    A unit has a SketchBatch under "batch" or a Window under "window". sets: those of the windows.
     """
-    tokens = store.read_part(folder, window.part).slice(window.first, window.rows)
-    tokens = tokens.filter(pc.greater(tokens["num_label_tokens"], 0))
-    loss, found = None, {}
-    for place, chosen in enumerate(sets):
-        mine, weights_N = tokens, np.ones(tokens.num_rows)
-        if chosen is not None:
-            at = pc.index_in(tokens["example_id"], value_set=pa.array(chosen.example_id))
-            mine = tokens.filter(at.is_valid())
-            weights_N = chosen.weight[at.drop_null().to_numpy()]
-        if not mine.num_rows:
-            continue
-        loss = loss or _load(store, checkpoint, workers)
-        gradient_P = summed(loss, examples_of(mine), weights_N)
-        if not np.isfinite(gradient_P).all():
+
+    def __init__(
+        self,
+        store: Store,
+        checkpoint: str,
+        folder: str,
+        sets: Sequence[Weighted],
+        seed: int,
+        workers: WorkersConfig,
+    ) -> None:
+        self.store, self.checkpoint, self.folder = store, checkpoint, folder
+        self.sets, self.seed = sets, seed
+        self.held = HeldModel(store, workers, advice=LARGER)
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        loss = self.held.load(self.checkpoint)
+        with explain_out_of_memory(self.checkpoint, "computing gradients", LARGER):
+            if "batch" in unit:
+                return self._sketch(loss, unit["batch"]), {}
+            return self._sum(loss, unit["window"])
+
+    def _sketch(self, loss: LabelLoss, batch: SketchBatch) -> pa.Table:
+        """Sketch the examples of a batch that have a label token (schema `sketches`)."""
+        tokens = self.store.read_part(self.folder, batch.part)
+        at = pc.index_in(pa.array(batch.example_id), value_set=tokens["example_id"])
+        if at.null_count:
+            missing = batch.example_id[at.is_null().to_numpy(zero_copy_only=False)][0]
+            address = self.store.address(self.folder, batch.part.file)
+            raise ValueError(f"{address}: example_id {missing} is in the clusters, but not here")
+        tokens = tokens.take(at)
+        labelled = np.flatnonzero(tokens["num_label_tokens"].to_numpy() > 0)
+        norm_N, sketch_ND = sketched(loss, examples_of(tokens.take(labelled)), seed=self.seed)
+        bad = np.flatnonzero(~np.isfinite(norm_N))
+        if len(bad):
             raise ValueError(
-                f"{checkpoint}: the gradient of rows {window.first + 1} to "
-                f"{window.first + window.rows} of {store.address(folder, window.part.file)} is not "
-                f"finite"
+                f"{self.checkpoint}: the norm of the gradient of example_id "
+                f"{batch.example_id[labelled[bad[0]]]} is {norm_N[bad[0]]}, expected a finite "
+                f"number"
             )
-        found[place] = mine.num_rows, float(weights_N.sum()), gradient_P
-    return found
-
-
-def sketch_examples(
-    part: Part,
-    example_id: np.ndarray,
-    store: Store,
-    checkpoint: str,
-    folder: str,
-    seed: int,
-    workers: WorkersConfig,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of those of these examples of a part that have a label token: which they are of those given,
-    by place, and what `sketched` gives of them."""
-    tokens = store.read_part(folder, part)
-    at = pc.index_in(pa.array(example_id), value_set=tokens["example_id"])
-    if at.null_count:
-        missing = example_id[at.is_null().to_numpy(zero_copy_only=False)][0]
-        address = store.address(folder, part.file)
-        raise ValueError(f"{address}: example_id {missing} is not there, but in the clusters")
-    tokens = tokens.take(at)
-    labelled = np.flatnonzero(tokens["num_label_tokens"].to_numpy() > 0)
-    loss = _load(store, checkpoint, workers)
-    norm_N, sketch_ND = sketched(loss, examples_of(tokens.take(labelled)), seed=seed)
-    bad = np.flatnonzero(~np.isfinite(norm_N))
-    if len(bad):
-        raise ValueError(
-            f"{checkpoint}: the norm of the gradient of example_id {example_id[labelled[bad[0]]]} "
-            f"is {norm_N[bad[0]]}, a finite number is wanted"
+        flat = pa.array(sketch_ND.reshape(-1))
+        return pa.Table.from_arrays(
+            [
+                pa.array(batch.rows[labelled]),
+                pa.array(norm_N),
+                pa.FixedSizeListArray.from_arrays(flat, WIDTH),
+            ],
+            schema=sketches(WIDTH),
         )
-    return labelled, norm_N, sketch_ND
+
+    def _sum(self, loss: LabelLoss, window: Window) -> tuple[pa.Table, dict[str, Any]]:
+        """sum_i weight_i gradient_i over a window, a row per weight of the model."""
+        chosen = None if window.set_index is None else self.sets[window.set_index]
+        tables, weights = [], []
+        for part, first, rows in window.slices:
+            table, weight_N = members(self.store.read_part(self.folder, part), chosen)
+            tables.append(table.slice(first, rows))
+            weights.append(weight_N[first : first + rows])
+        tokens, weight_N = pa.concat_tables(tables), np.concatenate(weights)
+        gradient_P = summed(loss, examples_of(tokens), weight_N)
+        if not np.isfinite(gradient_P).all():
+            first, last = (tokens["example_id"][row].as_py() for row in (0, -1))
+            raise ValueError(
+                f"{self.checkpoint}: the gradient over {tokens.num_rows:,} examples, from "
+                f"example_id {first} to {last}, is not finite"
+            )
+        stats = {"examples": tokens.num_rows, "weight": float(weight_N.sum())}
+        return pa.Table.from_arrays([pa.array(gradient_P)], schema=GRADIENT_SUM), stats
 
 
 def summed(
@@ -97,9 +113,9 @@ def summed(
     *,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> np.ndarray:
-    """sum_i weight_i gradient_i, float32 [P], the model's parameters end to end in their order.
+    """Compute sum_i weight_i gradient_i, float32 [P]: the model's parameters in their order.
 
-    Every example has a label token. Batches of padded examples, one backward pass each.
+    Every example must have a label token. Makes one backward pass per batch of padded examples.
     """
     loss.eval().zero_grad()
     device = next(loss.parameters()).device
@@ -113,19 +129,21 @@ def summed(
         torch.zeros_like(weights) if weights.grad is None else weights.grad
         for weights in loss.parameters()
     ]
-    return torch.cat([gradient.reshape(-1) for gradient in gradients]).cpu().numpy()
+    gradient_P = torch.cat([gradient.reshape(-1) for gradient in gradients]).cpu().numpy()
+    loss.zero_grad()  # the model stays in memory; its gradients need not
+    return gradient_P
 
 
 def sketched(
-    loss: LabelLoss, examples: list[Example], *, seed: int, width: int = 4096
+    loss: LabelLoss, examples: list[Example], *, seed: int, width: int = WIDTH
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each example's gradient the norm, float32 [N], and a count sketch, float32 [N, D].
+    """Compute the norm of each example's gradient, float32 [N], and a count sketch, float32 [N, D].
 
-    Charikar, Chen, Farach-Colton 2002; here each weight goes to one of D sums with a random sign,
-    both functions of the seed. Inner products are kept without bias, with a variance of at most
-    (|x|^2 |y|^2 + <x, y>^2) / D (Weinberger et al. 2009, arXiv 0902.2206, lemma 2): the error of a
-    cosine has a standard deviation of at most sqrt((1 + cos^2) / D), 0.016 to 0.022 at 4096.
-    Besides the model and one gradient, 4 bytes for each weight are held.
+    Each weight goes to one of D sums with a random sign, both functions of the seed (Charikar,
+    Chen, Farach-Colton 2002). Sketches keep inner products without bias, with a variance of at most
+    (|x|^2 |y|^2 + <x, y>^2) / D (Weinberger et al. 2009, arXiv 0902.2206, lemma 2). The error of a
+    cosine then has a standard deviation of at most sqrt((1 + cos^2) / D): 0.016 to 0.022 at 4096.
+    Takes 4 bytes per weight besides the model and one gradient.
     """
     loss.eval()
     parameters = [weights for weights in loss.parameters() if weights.requires_grad]
@@ -145,7 +163,7 @@ def sketched(
 
 
 def _places(parameters: list[torch.nn.Parameter], seed: int, width: int) -> list[Tensor]:
-    """The sum of each weight, int32: one of `width` that are added, or of as many subtracted."""
+    """Draw the sum of each weight, int32: one of `width` to add, or of as many to subtract."""
     random = torch.Generator().manual_seed(seed)
     return [
         torch.randint(
@@ -153,7 +171,3 @@ def _places(parameters: list[torch.nn.Parameter], seed: int, width: int) -> list
         ).to(weights.device)
         for weights in parameters
     ]  # fmt: skip
-
-
-def _load(store: Store, checkpoint: str, workers: WorkersConfig) -> LabelLoss:
-    return HeldModel(store, workers, advice="use a larger GPU").load(checkpoint)

@@ -34,7 +34,7 @@ from s2l_ray.pipeline.targets import finetune
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
-from s2l_ray.training.checkpoints import checkpoints_of
+from s2l_ray.training.checkpoints import checkpoints_of, checksums_of_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +238,7 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
                 raise
             logger.info(f"evaluation.baselines: {name} is left out: {error}")
     rows = []
+    checksums = checksums_of_checkpoints(target)
     for step, checkpoint in sorted(checkpoints_of(target).items()):
         logger.info(f"diagnose: gradients at the target's step {step:,}")
         found = theorem(
@@ -246,6 +247,7 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
             tokens,
             _groups(base, "s2l"),
             subsets,
+            made_of=checksums[step],
             workers=config.trajectories.workers,
         )
         rows += [{"step": step} | row for row in found]

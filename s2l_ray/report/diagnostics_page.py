@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from s2l_ray.analysis.theorem import in_words as gradients_in_words
+from s2l_ray.analysis.gradient_measures import sentences
 from s2l_ray.execution import machine
 from s2l_ray.formatting import plural
 from s2l_ray.report.html import environment, printable
@@ -231,8 +231,8 @@ def _purity(purity: Diagnosis | None) -> str:
 def _gradients(rows: Sequence[Diagnosis]) -> list[str]:
     found = []
     for step in dict.fromkeys(row["step"] for row in rows):
-        sentences = gradients_in_words([dict(row) for row in rows if row["step"] == step])
-        found += [f"Step {step:,} of a target: {sentence}" for sentence in sentences]
+        said = sentences([dict(row) for row in rows if row["step"] == step])
+        found += [f"Step {step:,} of a target: {sentence}" for sentence in said]
     return found
 
 

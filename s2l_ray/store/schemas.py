@@ -101,6 +101,22 @@ SUBSET = pa.schema(
     ]
 )
 
+
+# A sum of gradients, a row per weight of the model.
+GRADIENT_SUM = pa.schema([("gradient", pa.float32())])
+
+
+def sketches(width: int) -> pa.Schema:
+    """The schema of sketches of single examples' gradients."""
+    return pa.schema(
+        [
+            ("row", pa.int64()),  # in the sample
+            ("norm", pa.float32()),  # of the whole gradient
+            ("sketch", pa.list_(pa.float32(), width)),
+        ]
+    )
+
+
 ANSWERS = pa.schema(
     [
         ("example_id", pa.int64()),

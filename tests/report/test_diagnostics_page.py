@@ -169,7 +169,7 @@ def test_gradients_of_a_target(record):
     ]
     pair_words, mean_words = page.sentences_of(record)[-2:]
     assert pair_words.startswith("Step 1,500 of a target: Gradients within a cluster are more")
-    assert "32.2% ± 1.2%" in mean_words and "is at 11.1%" in mean_words
+    assert "32.2% ± 1.2%" in mean_words and "the difference is 11.1%" in mean_words
     html = render(record)
     assert "<script" not in html
     for shown in (
