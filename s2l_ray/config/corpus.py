@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from s2l_ray.config.base import Section
-from s2l_ray.config.values import Location, Share
+from s2l_ray.config.values import ImportName, Location, Share
 
 
 class CorpusConfig(Section):
@@ -37,6 +37,15 @@ class CorpusConfig(Section):
             description="Column names by field, such as `{instruction: question, output: answer}`. "
             "Fields left out are detected; `source: null` ignores a column named `source`.",
         )
+    )
+    map: ImportName | None = Field(
+        None,
+        description="Function, as `module:function`, that turns a row (a dict of its columns) into "
+        "a row of a known shape. It returns a dict, or None or a string (the reason) to reject the "
+        "row; an exception rejects it too, and `max_rejected_share` counts them all. The module "
+        "must be importable where the run starts and need only installed packages; nodes need no "
+        "copy of it. Its source counts in the corpus's fingerprint. Evaluation files pass through "
+        "the function too. `null` reads rows as they are.",
     )
     source: str | None = Field(
         None, description="Source of the rows that name none. `null` means `default`."

@@ -83,6 +83,15 @@ Location = Annotated[  # a path or URI
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _import_name(value: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", value):
+        raise ValueError(f"expected module:name, such as my_rows:to_example, got {shown(value)}")
+    return value
+
+
+ImportName = Annotated[str, AfterValidator(_import_name)]
+
+
 def _budget(value: Any) -> Any:
     parse_budget(value)  # before pydantic would take true for 1
     return value

@@ -29,6 +29,9 @@ from s2l_ray.store.views import CorpusView
 MAX_SOURCES = 10_000  # the driver, manifests and reports have a line for each
 
 
+REASONS = 100  # kinds of faults told per part: those of a user's corpus.map may be many
+
+
 def ingest(
     store: Store,
     config: CorpusConfig,
@@ -197,6 +200,9 @@ def _write(table: pa.Table, store: Store, folder: str, num_parts: int, duplicate
         *(bad[name].to_pylist() for name in ("category", "file", "row")), strict=True
     ):
         reasons.setdefault(category, [0, file, row])[0] += 1
+    if len(reasons) > REASONS:
+        most = sorted(reasons.items(), key=lambda item: (-item[1][0], item[0]))
+        reasons = dict(most[:REASONS])
     summary = {"parts": parts, "counts": counts, "reasons": reasons}
     return pa.table({"summary": [json.dumps(summary)]})
 

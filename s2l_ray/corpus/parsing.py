@@ -15,8 +15,9 @@ import ray
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import Columns, detect
 from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
+from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
 from s2l_ray.corpus.reading import read_rows
-from s2l_ray.corpus.rows import BadRow, SourceRow
+from s2l_ray.corpus.rows import BadRow, SourceRow, text_of
 from s2l_ray.corpus.shapes import parse
 from s2l_ray.corpus.sources import MIB, SourceFile, resolve
 from s2l_ray.execution.remote import rows_of
@@ -51,12 +52,13 @@ def parse_files(config: CorpusConfig, seed: int) -> Parsed:
     files = resolve(config)
     total = sum(file.bytes for file in files)
     num_parts = config.num_parts or _num_parts(total)
+    settings = {"config": config, "seed": seed, "num_parts": num_parts}
     items = [{"file": json.dumps(asdict(file))} for file in files]
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _parse_file,
         batch_size=1,
         batch_format="pyarrow",
-        fn_kwargs={"config": config, "seed": seed, "num_parts": num_parts},
+        fn_kwargs=settings | {"row_map": row_map_of(config)},
     )
     names = list(dict.fromkeys(file.name for file in files))
     return Parsed(rows, names, num_parts, -(-total // (2 * PART_BYTES)))
@@ -66,13 +68,17 @@ def parse_dataset(
     dataset: ray.data.Dataset, digest: dict[str, int], config: CorpusConfig, seed: int
 ) -> Parsed:
     num_parts = config.num_parts or _num_parts(digest["bytes"])
-    names = dataset.columns() or []
+    settings = {"config": config, "seed": seed, "num_parts": num_parts}
     rows = dataset.map_batches(
-        _parse_batch,
-        batch_format="pyarrow",
-        fn_kwargs={"config": config, "seed": seed, "num_parts": num_parts, "names": names},
+        _parse_batch, batch_format="pyarrow", fn_kwargs=settings | _columns(dataset, config)
     )
     return Parsed(rows, ["dataset"], num_parts, num_parts)
+
+
+def _columns(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, Any]:
+    """Return the columns' names, which only the rows tell if they are mapped, and the map."""
+    names = [] if config.map else dataset.columns() or []
+    return {"names": names, "row_map": row_map_of(config)}
 
 
 def _parse_file(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
@@ -99,15 +105,15 @@ def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]
     digests = dataset.map_batches(
         _digest_batch,
         batch_format="pyarrow",
-        fn_kwargs={"config": config, "names": dataset.columns() or []},
+        fn_kwargs={"config": config} | _columns(dataset, config),
     )
     found = list(rows_of(digests))
     total = {name: sum(int(row[name]) for row in found) for name in ("rows", "ids", "bytes")}
     return total | {"ids": total["ids"] % 2**63}
 
 
-def _digest_batch(batch: pa.Table, config: CorpusConfig, names: list[str]) -> Iterator[pa.Table]:
-    for table in _parse_batch(batch, config=config, names=names, seed=0, num_parts=1):
+def _digest_batch(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
+    for table in _parse_batch(batch, **settings, seed=0, num_parts=1):
         ids = zip(table["example_id"].to_pylist(), table["raw"].to_pylist(), strict=True)
         total = sum(hash63(raw.encode()) if raw else known for known, raw in ids)
         texts = pc.struct_field(pc.list_flatten(table["turns"]), "text")
@@ -123,12 +129,13 @@ def parse_rows(
     seed: int,
     num_parts: int,
     names: Sequence[str] = (),
+    row_map: RowMap | None = None,
 ) -> Iterator[pa.Table]:
     """Yield tables of PARSED, at least one, so that the schema is known.
 
     names: of the columns; the first rows tell them if it is empty.
     """
-    rows = iter(rows)
+    rows = mapped(rows, row_map) if row_map else iter(rows)
     head = list(islice(rows, 100))
     known = [row.content for row in head if isinstance(row.content, dict)]
     columns = detect([names] if names else known, config.columns, file) if known else Columns()
@@ -165,9 +172,7 @@ def _example(
 
 def _rejected(row: SourceRow, file: str, bad: BadRow) -> tuple[tuple[Any, ...], int]:
     """Return the same as `_example`."""
-    raw = row.text
-    if raw is None:
-        raw = json.dumps(row.content, ensure_ascii=False, default=str)
+    raw = text_of(row)
     key = hash63(f"{file}:{row.number}:{raw}".encode(errors="replace"))
     texts = (_printable(text) for text in (raw, bad.reason, bad.category))
     return (key, None, None, None, file, row.number, None, *texts), len(raw)

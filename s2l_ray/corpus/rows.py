@@ -6,6 +6,7 @@ says why a row has none. A bad row never stops a run: it is set aside with its r
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 Turns = list[tuple[str, str]]  # (role, text); role: system, user, input or assistant
@@ -17,6 +18,13 @@ class SourceRow(NamedTuple):
     number: int  # line, or row if the file has no lines, from 1; 0 in a Ray Dataset
     text: str | None  # as it stands in the file; None if the file is not text
     content: Any  # the parsed row, or the BadRow that says why it cannot be parsed
+
+
+def text_of(row: SourceRow) -> str:
+    """Return the row's text, or its content as JSON if the file is not text."""
+    if row.text is not None:
+        return row.text
+    return json.dumps(row.content, ensure_ascii=False, default=str)
 
 
 class BadRow(Exception):

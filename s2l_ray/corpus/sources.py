@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.mapping import row_map_of
 
 MIB = 2**20
 HASHED = 64 * MIB  # local files up to this size are identified by content, larger ones by time
@@ -64,6 +65,9 @@ def fingerprint_of(
     """
     settings = config.model_dump(mode="json", exclude={"max_rejected_share"})
     settings |= {"seed": seed if config.heldout_share else None}
+    del settings["map"]
+    if row_map := row_map_of(config):
+        settings["map"] = [config.map, row_map.checksum]
     if digest is None:
         sources: Any = [[f.name, f.bytes, f.stamp, f.start] for f in resolve(config)]
     else:

@@ -46,6 +46,7 @@ def heldout_examples(
             path=path,
             split=config.split,
             columns=columns,
+            map=like.map,
             source=f"{name} (file)" if name in taken else name,  # of rows without one
             duplicates="number",
         )

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.parsing import parse_rows
 from s2l_ray.corpus.reading import read_rows
 from s2l_ray.corpus.sources import resolve
@@ -18,12 +19,11 @@ def read(path, data=None, **changes):
     if data is not None:
         path.write_bytes(data)
     config = CorpusConfig(path=str(path), **changes)
+    how = {"config": config, "seed": 0, "num_parts": 4, "row_map": row_map_of(config)}
     return [
         row
         for file in resolve(config)
-        for table in parse_rows(
-            read_rows(file, "train"), file.name, config=config, seed=0, num_parts=4
-        )
+        for table in parse_rows(read_rows(file, "train"), file.name, **how)
         for row in table.to_pylist()
     ]
 
