@@ -97,8 +97,8 @@ class Cost:
         if self.on_subset is None or self.on_corpus is None:
             return text
         saved = 1 - (self.flops + self.on_subset) / self.on_corpus
-        less = "less" if saved > 0 else "more"
-        return f"{text} For this target ({self.parameters:,}) they cost {abs(saved):.1%} {less}."
+        change = f"{abs(saved):.1%} {'less' if saved > 0 else 'more'}"
+        return f"{text} For this target ({self.parameters:,} parameters) they cost {change}."
 
 
 def training_flops(parameters: float, tokens: float) -> float:

@@ -1,4 +1,4 @@
-"""What the page of a run shows, as plain numbers."""
+"""The data of a run's page, as plain numbers. Losses are in nats per response token."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 
 class Arm(NamedTuple):
-    """One target: trained on one selection with one seed, then evaluated.
-
-    Losses are held-out, mean cross-entropy in nats per label token; lower is better.
-    """
+    """One target: trained on one selection with one seed, then evaluated on held-out examples."""
 
     selector: str
     seed: int
@@ -25,19 +22,19 @@ class Arm(NamedTuple):
     loss: float
     loss_by_source: Mapping[str, float]
     n_tokens: int  # of the selection
-    error_over_examples: float | None  # of the loss less the baseline's, were others held out
-    others: Mapping[str, float]  # what else was measured, by its name in words
+    error_over_examples: float | None  # standard error of the loss − baseline's, over examples
+    others: Mapping[str, float]  # other metrics, by their names in words
 
     @property
     def seeds(self) -> Seeds:
-        """One seed stands for the selection and the training alike."""
+        """The selection seed and the training seed, which are the same here."""
         return self.seed, self.seed
 
 
 class Curve(NamedTuple):
-    """Training loss (nats per label token) of one model: `steps` [P] and `losses` [P].
+    """Training loss of one model: `steps` [P] and `losses` [P].
 
-    `name` is "proxy" for the proxy, else the selector of the target; `seed` may be None.
+    `name` is "proxy", or the selector of a target; `seed` may be None.
     """
 
     name: str
@@ -47,7 +44,7 @@ class Curve(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One example to show; losses (nats per label token) at the first and the last checkpoint."""
+    """One example to show, with its loss at the first and the last checkpoint."""
 
     source: str
     loss_first: float
@@ -58,7 +55,7 @@ class Example(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """Rows set aside for one reason, with one place ("file:row") to look at."""
+    """Rows rejected for one reason, with one place ("file:row") to look at."""
 
     reason: str
     n_rows: int
@@ -76,28 +73,28 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything the page shows. What is None or empty is left out of the page.
+    """Everything the page shows. The page leaves out what is None or empty.
 
-    Arrays may be lists or numpy arrays. Losses are in nats per label token.
+    Arrays may be lists or numpy arrays.
     """
 
     title: str  # name of the configuration
     run_dir: str
-    created: str  # date and time, as it is to be shown
-    selector: str  # the selector whose subset this run is about
-    budget: str  # as asked for: "1,100 examples", "11% of the corpus", "2M tokens"
+    created: str  # date and time, as shown
+    selector: str  # of the run's subset
+    budget: str  # as configured: "1,100 examples", "11% of the corpus", "2M tokens"
     seed: int
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
     hardware: str = ""
     settings_yaml: str = ""  # the resolved configuration
 
     corpus_by_source: Mapping[str, int]  # source -> examples offered to the selector
-    n_duplicates: int = 0  # exact ones
+    n_duplicates: int = 0  # exact
     duplicates_kept: bool = False
-    n_rejected: int = 0  # rows set aside
+    n_rejected: int = 0  # rows
     rejections: Sequence[Rejection] = ()
     n_held_out: int = 0  # examples kept for evaluation, not in corpus_by_source
-    n_unlabelled: int = 0  # examples without a label token after truncation
+    n_unlabelled: int = 0  # examples without a response token after truncation
     n_truncated: int = 0
 
     subset_by_source: Mapping[str, int] | None = None  # source -> chosen examples
@@ -113,23 +110,23 @@ class ReportData:
     cluster_sizes: Sequence[int] | None = None  # [K], examples
     cluster_chosen: Sequence[int] | None = None  # [K], chosen examples
     loss_quantiles_5T: Sequence[Sequence[float]] | None = None  # [5, T]: 5, 25, 50, 75, 95%
-    explained_variance_level: float | None = None  # share 0..1, first principal component
-    inertia: float | None = None  # k-means: sum of squared distances
-    n_iter: int | None = None  # k-means: iterations
-    share_above_quota: float | None = None  # share 0..1 of clusters larger than their quota
-    adjusted_rand: float | None = None  # this partition against one with another seed
+    explained_variance_level: float | None = None  # share 0..1 of the first principal component
+    inertia: float | None = None  # of k-means: sum of squared distances
+    n_iter: int | None = None  # of k-means
+    share_above_quota: float | None = None  # share 0..1 of clusters
+    adjusted_rand: float | None = None  # index with the clusters of another k-means seed
 
     examples: Sequence[Sequence[Example]] = ()  # [K] lists, position = cluster id
 
     arms: Sequence[Arm] = ()
-    left_out: Sequence[str] = ()  # sentences: what is not evaluated on, or not compared, and why
+    left_out: Sequence[str] = ()  # what was not evaluated or not compared, and why
 
     timings: Sequence[Timing] = ()
     peak_memory_bytes: int | None = None  # of the driver
-    cost: Cost | None = None  # of the selection, and what its subset spares
+    cost: Cost | None = None
 
 
 def evaluated_sources(data: ReportData) -> list[str]:
-    """Sources with a held-out loss, the largest in the corpus first."""
+    """Return the sources with a held-out loss, the largest in the corpus first."""
     found = {source for arm in data.arms for source in arm.loss_by_source}
     return sorted(found, key=lambda source: (-data.corpus_by_source.get(source, 0), source))

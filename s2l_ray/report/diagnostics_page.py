@@ -1,6 +1,6 @@
-"""What a diagnosis found in words, as a table for the terminal and as a page.
+"""A diagnosis in sentences, as a table on the terminal and as a page.
 
-A record is that of diagnosis.diagnose.
+Its record is that of pipeline.diagnosis.diagnose.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Diagnosis = Mapping[str, Any]
 
-CHANGES = {  # what a variant changed -> how a sentence begins
+CHANGES = {  # what a variant changed -> how its sentence begins
     "k-means seed": "Another k-means seed",
     "n_clusters": "Another number of clusters",
     "checkpoints": "Fewer checkpoints",
@@ -36,26 +36,28 @@ GROUPS = {
     "random": "Random groups of the same sizes",
 }
 
-BEYOND_CHANCE = 3  # standard deviations
-SHARE = 10  # so many beyond chance, and a share of it is off by a tenth or so
-ALIKE = 0.05  # two indices or shares less than so far apart are called alike
+
+BEYOND_CHANCE = 3  # standard deviations above which an overlap is not chance
+SHARE = 10  # standard deviations above which a share of the overlap is known to about a tenth
+ALIKE = 0.05  # indices or shares that differ by less are called equal
 
 
 class Variant(NamedTuple):
-    """A variant in the table: indices against the run's groups and subset."""
+    """A row of the table: a variant's agreement with the run's clusters and subset."""
 
     changed: str
     to: str
     adjusted_rand: float
     jaccard: float
-    by_chance: float
-    spread: float
-    kept: float | None  # of what the draw alone shares beyond chance; None where that is little
+    by_chance: float  # Jaccard index of two uniform subsets
+    spread: float  # its standard deviation
+    kept: float | None  # overlap beyond chance over that of the draw alone, if that is large
     strata_adjusted_rand: float
     strata_jaccard: float
 
 
 def variants_of(record: Diagnosis) -> list[Variant]:
+    """Return the rows of the table."""
     rows, kept_by_draw = [], 0.0
     for variant in record["stability"]:
         main, strata = (variant["subsets"][name] for name in ("s2l", "loss_strata"))
@@ -79,7 +81,7 @@ def variants_of(record: Diagnosis) -> list[Variant]:
 
 
 def sentences_of(record: Diagnosis) -> list[str]:
-    """What the numbers say, and no more than they carry."""
+    """Return what the variants and the purities say, a text per change."""
     rows = variants_of(record)
     by_change = {
         changed: [row for row in rows if row.changed == changed]
@@ -91,30 +93,43 @@ def sentences_of(record: Diagnosis) -> list[str]:
     found += [_change(changed, mine, noise) for changed, mine in by_change.items()]
     if "proxy seed" in by_change:
         found.append(_control(by_change["proxy seed"], noise))
-    return [*found, _purity(record["purity"]), *_gradients(record["gradients"] or [])]
+    return [*found, _purity(record["purity"])]
+
+
+def gradient_sentences_of(record: Diagnosis) -> list[str]:
+    """Return what the gradients say at each step of the target, if they were measured."""
+    rows = record["gradients"] or []
+    return [
+        f"Target at step {step:,}: {sentence}"
+        for step in dict.fromkeys(row["step"] for row in rows)
+        for sentence in sentences([dict(row) for row in rows if row["step"] == step])
+    ]
 
 
 def as_text(record: Diagnosis) -> str:
-    """The table of variants, and what it says."""
-    lines = ["against the run's S2L subset (in brackets: loss strata)"]
-    for row in variants_of(record):
-        kept = "" if row.kept is None else f", {row.kept:.0%} of what the draw alone keeps"
+    """Return the table of variants, and what the diagnosis says."""
+    lines = ["variants against the run, in parentheses the same for loss strata"]
+    rows = variants_of(record)
+    width = max(len(f"{row.changed} {row.to}") for row in rows)
+    for row in rows:
+        kept = "" if row.kept is None else f", kept {row.kept:.0%}"
         lines.append(
-            f"  {f'{row.changed} {row.to}':24}  adjusted Rand {row.adjusted_rand:.2f} "
+            f"  {f'{row.changed} {row.to}':{width}}  adjusted Rand {row.adjusted_rand:.2f} "
             f"({row.strata_adjusted_rand:.2f}), Jaccard {row.jaccard:.3f} "
             f"({row.strata_jaccard:.3f}), by chance {row.by_chance:.3f}{kept}"
         )
-    return "\n".join([*lines, *sentences_of(record)])
+    return "\n".join([*lines, *sentences_of(record), *gradient_sentences_of(record)])
 
 
 def write(run: Run, record: Diagnosis) -> str:
-    """Render the page to report/diagnostics.html; returns its address."""
+    """Write the page to report/diagnostics.html and return its address."""
     page = render(run.config.name, run.store.uri, str(run.config.selection.budget), record)
     run.store.write_bytes(page.encode(), "report", "diagnostics.html")
     return run.store.address("report", "diagnostics.html")
 
 
 def render(title: str, run_dir: str, budget: str, record: Diagnosis) -> str:
+    """Return the page as HTML text, to be written as UTF-8."""
     from markupsafe import Markup
 
     from s2l_ray.report.figures.diagnosis import purities
@@ -129,6 +144,7 @@ def render(title: str, run_dir: str, budget: str, record: Diagnosis) -> str:
             budget=budget,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             sentences=sentences_of(record),
+            gradient_sentences=gradient_sentences_of(record),
             rows=variants_of(record),
             purity=purity,
             groups=GROUPS,
@@ -143,97 +159,93 @@ def render(title: str, run_dir: str, budget: str, record: Diagnosis) -> str:
 
 def _draw(row: Variant) -> str:
     lead = (
-        f"Drawn once more from the same clusters, the subset has a Jaccard index of "
+        f"Another draw from the same clusters gives a subset with a Jaccard index of "
         f"{row.jaccard:.3f} with the run's; two uniform subsets of these sizes have "
-        f"{row.by_chance:.3f} ± {row.spread:.3f}: "
+        f"{row.by_chance:.3f} ± {row.spread:.3f}."
     )
     decided = (row.jaccard - row.by_chance) / (1 - row.by_chance) if row.by_chance < 1 else 0.0
     if row.jaccard - row.by_chance <= BEYOND_CHANCE * row.spread:
-        return lead + "what the clusters decide of what is in it cannot be told from chance."
+        return f"{lead} What the clusters determine is not distinguishable from chance."
     if decided >= 0.5:
-        return lead + "the clusters decide most of what is in it."
+        return f"{lead} The clusters determine most of the subset."
     if decided >= 0.1:
-        return lead + "the clusters decide some of what is in it, the draw the rest."
-    return lead + "the clusters decide a little of what is in it, the draw nearly all."
+        return f"{lead} The clusters determine some of the subset, the draw the rest."
+    return f"{lead} The clusters determine little of the subset, the draw nearly all."
 
 
 def _change(changed: str, rows: Sequence[Variant], noise: float) -> str:
-    """noise: the index that another seed of k-means alone gives."""
+    """`noise` is the index that another k-means seed alone gives."""
     rand = float(np.mean([row.adjusted_rand for row in rows]))
-    reading = ", so the clusters depend strongly on it"
-    if changed == "n_clusters":  # even clusters that nest are unlike: half as many give 2/3
-        reading = " (clusters of another number cannot reach 1)"
+    reading = "they depend strongly on it"
+    if changed == "n_clusters":  # Even nested clusters do not agree: half as many give 2/3.
+        reading = "with another number of clusters it cannot reach 1"
     elif rand >= 0.9:
-        reading = ", so the clusters hardly depend on it"
+        reading = "they hardly depend on it"
     elif rand >= 0.7:
-        reading = ", so the clusters depend on it to some extent"
+        reading = "they depend on it somewhat"
     if changed not in ("n_clusters", "k-means seed") and noise - ALIKE < rand < 0.9:
-        reading = f", no less than with another seed of k-means alone ({noise:.2f})"
+        reading = f"no lower than the {noise:.2f} of another k-means seed alone"
     text = (
-        f"{CHANGES[changed]} ({', '.join(row.to for row in rows)}): adjusted Rand index "
-        f"{_range([row.adjusted_rand for row in rows], 2)}{reading}; Jaccard index "
-        f"{_range([row.jaccard for row in rows], 3)}"
+        f"{CHANGES[changed]} ({', '.join(row.to for row in rows)}): adjusted Rand index of the "
+        f"clusters {_range([row.adjusted_rand for row in rows], 2)} ({reading}). Jaccard index of "
+        f"the subset {_range([row.jaccard for row in rows], 3)}"
     )
     kept = [row.kept for row in rows if row.kept is not None]
     if not kept:
         return f"{text}."
     share = float(np.mean(kept))
-    reading = "most of what the clusters decide changes with it"
+    reading = "most of what the clusters determine changes"
     if share >= 0.9:
-        reading = "the subset is as steady as its draw lets it be"
+        reading = "the subset is as stable as its draw allows"
     elif share >= 0.5:
-        reading = "most of what the clusters decide stays"
-    return f"{text}, {share:.0%} of what the draw alone keeps beyond chance: {reading}."
+        reading = "most of what the clusters determine stays"
+    overlap = f"this is {share:.0%} of the overlap of another draw alone"
+    return f"{text}. Beyond chance, {overlap}: {reading}."
 
 
 def _control(proxies: Sequence[Variant], noise: float) -> str:
-    """k-means that starts elsewhere already makes other clusters of the same trajectories, strata
-    stay: so the clusters' index counts as it is, and as a share of what another start leaves."""
+    """Compare how clusters and loss strata depend on the proxy's seed.
+
+    Another k-means start alone changes the clusters, but not the strata. So both bounds must agree:
+    the clusters' index, and its share of the index that another start leaves.
+    """
     clusters = float(np.mean([row.adjusted_rand for row in proxies]))
     strata = float(np.mean([row.strata_adjusted_rand for row in proxies]))
     bounds = [clusters, clusters / noise] if noise > 0 else [clusters, 1.0]
-    reading = "trajectories are about as noisy as the plain mean loss"
+    reading = "Trajectories are about as noisy as the mean loss"
     if max(bounds) <= strata - ALIKE:
-        reading = "trajectories are noisier than the plain mean loss"
+        reading = "Trajectories are noisier than the mean loss"
     elif min(bounds) >= strata + ALIKE:
-        reading = "trajectories are less noisy than the plain mean loss"
+        reading = "Trajectories are less noisy than the mean loss"
     elif max(bounds) - min(bounds) > ALIKE:
-        reading = "k-means' own start hides which of the two is noisier"
+        reading = "The start of k-means hides which of the two is noisier"
     return (
-        f"With another proxy seed the clusters' adjusted Rand index is {clusters:.2f} (with "
-        f"another k-means seed alone {noise:.2f}), that of as many strata of the mean loss "
-        f"{strata:.2f}: {reading}."
+        f"With another proxy seed, the adjusted Rand index of the clusters is {clusters:.2f} (with "
+        f"another k-means seed alone {noise:.2f}), and that of as many strata of the mean loss "
+        f"{strata:.2f}. {reading}."
     )
 
 
 def _purity(purity: Diagnosis | None) -> str:
     if purity is None:
-        return "The corpus has one source: how pure clusters are in topic cannot be told."
+        return "The corpus has one source, so how well clusters follow topics is unknown."
     mine, features, random = (purity[name]["mean"] for name in GROUPS)
-    reading = "they follow the topics somewhat"
+    reading = "follow the topics somewhat"
     if mine - random < ALIKE:
-        reading = "they do not follow the topics"
+        reading = "do not follow the topics"
     elif mine - random >= 0.5 * (1 - random):
-        reading = "they follow the topics closely"
-    beside = "about as pure as"
+        reading = "follow the topics closely"
+    than = "about as pure as"
     if mine - features >= ALIKE:
-        beside = "purer than"
+        than = "purer than"
     elif features - mine >= ALIKE:
-        beside = "less pure than"
+        than = "less pure than"
     return (
         f"The most common of {plural(len(purity['topics']), 'topic')} makes up {mine:.0%} of a "
-        f"cluster of trajectories, {features:.0%} of one of last-layer features and {random:.0%} "
-        f"of a random group of the same size (means over examples): {reading}, and "
-        f"are {beside} those of features."
+        f"cluster of trajectories, {features:.0%} of a cluster of last-layer features and "
+        f"{random:.0%} of a random group of the same size (means over examples). Clusters of "
+        f"trajectories {reading}. They are {than} clusters of features."
     )
-
-
-def _gradients(rows: Sequence[Diagnosis]) -> list[str]:
-    found = []
-    for step in dict.fromkeys(row["step"] for row in rows):
-        said = sentences([dict(row) for row in rows if row["step"] == step])
-        found += [f"Step {step:,} of a target: {sentence}" for sentence in said]
-    return found
 
 
 def _range(values: Sequence[float], digits: int) -> str:

@@ -62,7 +62,7 @@ def _partition(data: ReportData) -> list[str]:
             f"examples (median {float(np.median(sizes)):,.0f})"
         )
         if (tiny := int((sizes <= 2).sum())) > 0:
-            text += f", {tiny:,} with at most two"
+            text += f", {tiny:,} of them with at most two"
         if data.inertia is not None:
             text += f"; k-means inertia {data.inertia:,.6g}"
         if data.n_iter is not None:

@@ -1,4 +1,4 @@
-"""From a run's artifacts to the numbers of its report: manifests, and a sample of whole parts."""
+"""From a run's manifests, and a sample of its parts, to the numbers of its page."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ LENGTH_BINS = 40
 
 
 def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) -> str:
-    """Render the run's page to report/index.html; returns its address.
+    """Write the run's page to report/index.html and return its address.
 
-    arms: records of the comparison with the baselines; unless given, those that an earlier command
-    has left for this selection.
+    arms: records of the comparison with the baselines. By default those that an earlier command
+    left for this selection.
     """
     if arms is None:
         arms = records.known(run.store, records.BASELINES, records.settings_of_baselines(run))
@@ -42,7 +42,7 @@ def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) 
 
 
 def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> ReportData:
-    """What the page shows of a run that has got at least to its selection."""
+    """Return what the page shows of a run that has made its selection."""
     config, done, info = run.config, run.done, selection.info
     measured = [arm for arm in arms if "target" in arm]
     corpus, tokens = done["corpus"].info, done["tokens"]
@@ -62,7 +62,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
             "share_above_quota": info["groups_above_quota"],
             "examples": _examples(run, clusters, chosen) if config.report.examples else (),
         }
-        if stage.name in ("clusters", "clusters_by_source"):  # of others the centers are no losses
+        if stage.name in ("clusters", "clusters_by_source"):  # other centers are not losses
             clustered["explained_variance_level"] = clusters.info["level_share"]
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     trained = [("proxy", None, done["proxy"].info["history"])]
@@ -102,7 +102,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
 
 
 def arms_of(found: Sequence[Record]) -> list[Arm]:
-    """The targets of comparison.baselines."""
+    """Return the arms of the records of comparison.baselines."""
     measured = [record for record in found if "loss" in record]
     metrics = metrics_of(measured) if measured else []
     others = [m for m in metrics if m.key != "loss" and not m.key.startswith("by_source/")]
@@ -148,9 +148,10 @@ def _chosen_ids(selection: Selection) -> pa.Array:
 
 
 def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[int]]:
-    """Histogram of tokens per example: edges [LENGTH_BINS + 1], of the corpus, of the chosen.
+    """Return the histogram of tokens per example, from a sample of the parts.
 
-    Of a uniform sample of examples."""
+    Edges [LENGTH_BINS + 1], counts of the corpus and of the chosen examples [LENGTH_BINS].
+    """
     lengths, taken = [], []
     for part in sampled(run.done["tokens"].parts):
         table = run.store.read_part(run.done["tokens"].folder, part, ["example_id", "input_ids"])
@@ -163,7 +164,7 @@ def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[i
 
 
 def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Example]]:
-    """A few examples of each cluster: the first by id, from no more parts than needed."""
+    """Return the first few examples of each cluster by id, from as few parts as possible."""
     wanted = run.config.report.examples_per_cluster
     shown: list[list[Example]] = [[] for _ in clusters.info["sizes"]]
     parts = {name: {p.unit: p for p in run.done[name].parts} for name in ("corpus", "trajectories")}

@@ -1,4 +1,4 @@
-"""The templates' environment, and text that HTML can hold."""
+"""The environment of the templates, and text that HTML can hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2l_ray.formatting import MISSING, duration, percent, signed
 
 
 def environment() -> Any:
-    """Of the templates: everything is escaped, and a name that is not there is an error."""
+    """Return the Jinja environment: it escapes everything and refuses unknown names."""
     import jinja2
 
     found = jinja2.Environment(
@@ -36,12 +36,12 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 
 
 def printable(text: str) -> str:
-    """`text` with what HTML or UTF-8 cannot hold (controls, lone surrogates) made U+FFFD."""
+    """Replace what HTML or UTF-8 cannot hold (controls, lone surrogates) by U+FFFD."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def _number(value: float | None, digits: int = 4) -> str:
-    """Fixed digits, for losses; "–" for None, "not finite" for NaN and infinities."""
+    """Return fixed digits, "–" for None, "not finite" for NaN and infinities."""
     if value is None:
         return MISSING
     return f"{value:.{digits}f}" if abs(value) < float("inf") else "not finite"

@@ -1,10 +1,10 @@
-"""The report of a run: plain numbers in, one self-contained HTML page out.
+"""The page of a run: plain numbers in, one self-contained HTML page out.
 
     html = render(ReportData(title="demo", run_dir="runs/demo", ...))
 
-`render` reads no file of the run and needs no network, nor does the page: the figures are inline
-SVG, the style is inline CSS, there is no script. Corpus text, names of sources and paths are
-untrusted: the template escapes everything, the figures never parse their labels as math.
+`render` reads no file of the run. The page needs no network and no script: figures are inline SVG,
+the style is inline CSS. Corpus text, names of sources and paths are untrusted: the template escapes
+everything, and figures never parse their labels as math.
 
 Shape suffixes: N examples, T checkpoints, K clusters, H bins of a histogram, P points of a curve.
 """
@@ -31,12 +31,16 @@ FIGURES = (
     "targets",
 )
 
-MAX_TEXT_CHARS = 600  # of one prompt or response
-MAX_EXAMPLES_BYTES = 3_000_000  # of all prompts and responses together, escaped, in UTF-8
+
+MAX_TEXT_CHARS = 600  # per prompt or response
+MAX_EXAMPLES_BYTES = 3_000_000  # all prompts and responses, escaped, in UTF-8
 
 
 def render(data: ReportData) -> str:
-    """The page as HTML text (write it as UTF-8). Raises ValueError if two arms share a seed."""
+    """Return the page as HTML text, to be written as UTF-8.
+
+    Raises ValueError if two arms of a selector share a seed.
+    """
     from markupsafe import Markup
 
     from s2l_ray.report.figures import run as figures
@@ -70,13 +74,13 @@ def render(data: ReportData) -> str:
 
 
 def _losses_by_source(data: ReportData) -> dict[str, list[tuple[float | None, float | None]]]:
-    """source -> for each selector, in the order of `summarize`, mean and standard error."""
+    """Return source -> mean and standard error of each selector, in the order of `summarize`."""
     found = means(data.arms, lambda arm: arm.loss_by_source)
     return {source: found[source] for source in evaluated_sources(data)}
 
 
 def _cluster_rows(data: ReportData) -> list[dict[str, Any]]:
-    """One row per cluster (id, size, chosen, first and last mean loss), lowest mean loss first."""
+    """Return a row per cluster, lowest mean loss first: id, size, chosen, first and last loss."""
     if data.cluster_sizes is None:
         return []
     K = len(data.cluster_sizes)
@@ -94,7 +98,7 @@ def _cluster_rows(data: ReportData) -> list[dict[str, Any]]:
 def _examples_to_show(
     clusters: Sequence[Sequence[Example]],
 ) -> tuple[dict[int, list[Example]], int, int]:
-    """Cut texts, then take the first example of every cluster, the second, ... while they fit.
+    """Cut texts; take the first example of every cluster, then the second, … while they fit.
 
     Returns cluster id -> examples, the number of examples shown, the number offered.
     """
@@ -116,7 +120,7 @@ def _examples_to_show(
 
 
 def _cut(text: str) -> str:
-    """The first `MAX_TEXT_CHARS` characters, and how many are missing."""
+    """Return the first `MAX_TEXT_CHARS` characters, and how many more there are."""
     missing = len(text) - MAX_TEXT_CHARS
     text = printable(text[:MAX_TEXT_CHARS])
     return f"{text}… [{missing:,} more characters]" if missing > 0 else text

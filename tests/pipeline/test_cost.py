@@ -69,9 +69,9 @@ def test_break_even_by_hand():
 def test_a_trained_target_is_held_against_the_corpus():
     large = costs(parameters=1_000_000)
     assert (large.on_subset, large.on_corpus) == (3e9, 3e10)
-    assert large.summary.endswith("For this target (1,000,000) they cost 60.0% less.")
+    assert large.summary.endswith("For this target (1,000,000 parameters) they cost 60.0% less.")
     small = costs(parameters=100_000)  # 9e9 + 3e8 against 3e9
-    assert small.summary.endswith("For this target (100,000) they cost 210.0% more.")
+    assert small.summary.endswith("For this target (100,000 parameters) they cost 210.0% more.")
 
 
 def test_words_where_nothing_is_spared_or_no_target_is_configured():

@@ -56,7 +56,10 @@ def test_what_is_kept_is_a_share_of_what_the_draw_keeps(record):
     rows = page.variants_of(record)
     assert [row.kept for row in rows] == pytest.approx([1, 0.95, 0.6, 0.2, 0.3, 1])
     # Within ten deviations of chance, a share of it would be mostly noise.
-    for jaccard, told in ((0.129, "cannot be told from chance"), (0.18, "the draw nearly all")):
+    for jaccard, told in (
+        (0.129, "not distinguishable from chance"),
+        (0.18, "the draw nearly all"),
+    ):
         record["stability"][0]["subsets"]["s2l"]["jaccard"] = jaccard
         assert [row.kept for row in page.variants_of(record)] == [None] * 6
         assert told in page.sentences_of(record)[0]
@@ -64,29 +67,29 @@ def test_what_is_kept_is_a_share_of_what_the_draw_keeps(record):
 
 def test_words_say_what_the_numbers_say(record):
     draw, kmeans, number, seed, proxy, control, topics = page.sentences_of(record)
-    assert "0.300" in draw and "0.100 ± 0.010" in draw and "decide some of what is in it" in draw
-    assert "(43)" in kmeans and "index 0.50, so the clusters depend strongly on it" in kmeans
-    assert "95%" in kmeans and "as steady as its draw lets it be" in kmeans
-    assert "0.75 (clusters of another number cannot reach 1)" in number
+    assert "0.300" in draw and "0.100 ± 0.010" in draw and "determine some of the subset" in draw
+    assert "(43)" in kmeans and "clusters 0.50 (they depend strongly on it)" in kmeans
+    assert "95%" in kmeans and "as stable as its draw allows" in kmeans
+    assert "0.75 (with another number of clusters it cannot reach 1)" in number
     assert "60%" in number and "stays" in number
-    assert "(1, 2)" in seed and "index 0.20 to 0.30" in seed and "25%" in seed
-    assert "changes with it" in seed
-    assert "hardly depend on it" in proxy
+    assert "(1, 2)" in seed and "clusters 0.20 to 0.30" in seed and "25%" in seed
+    assert "determine changes" in seed
+    assert "(they hardly depend on it)" in proxy
     assert "is 0.25 (with another k-means seed alone 0.50)" in control
-    assert "loss 0.70: trajectories are noisier" in control
-    assert "2 topics makes up 85%" in topics and "95% of one of last-layer" in topics
+    assert "loss 0.70. Trajectories are noisier" in control
+    assert "2 topics makes up 85%" in topics and "95% of a cluster of last-layer" in topics
     assert "60% of a random group" in topics
-    assert "they follow the topics closely, and are less pure than those of features" in topics
+    assert "follow the topics closely. They are less pure than clusters of features" in topics
 
 
 @pytest.mark.parametrize(
     ("start", "proxy", "strata", "told"),
     [
-        (0.5, 0.45, 0.55, "k-means' own start hides which"),  # 0.9 of what another start leaves
+        (0.5, 0.45, 0.55, "start of k-means hides which"),  # 0.9 of what another start leaves
         (0.5, 0.45, 0.35, "less noisy"),
         (1.0, 0.5, 0.52, "about as noisy"),
         (0.9, 0.4, 0.8, "noisier than"),
-        (0.0, 0.0, 0.5, "k-means' own start hides which"),
+        (0.0, 0.0, 0.5, "start of k-means hides which"),
     ],
 )
 def test_noise_of_k_means_is_not_laid_on_trajectories(record, start, proxy, strata, told):
@@ -102,10 +105,10 @@ def test_noise_of_k_means_is_not_laid_on_trajectories(record, start, proxy, stra
 @pytest.mark.parametrize(
     ("rand", "told"),
     [
-        (0.44, "index 0.44, so the clusters depend strongly on it;"),
-        (0.46, "index 0.46, no less than with another seed of k-means alone (0.50);"),
-        (0.89, "index 0.89, no less than with another seed of k-means alone (0.50);"),
-        (0.90, "index 0.90, so the clusters hardly depend on it;"),
+        (0.44, "clusters 0.44 (they depend strongly on it)."),
+        (0.46, "clusters 0.46 (no lower than the 0.50 of another k-means seed alone)."),
+        (0.89, "clusters 0.89 (no lower than the 0.50 of another k-means seed alone)."),
+        (0.90, "clusters 0.90 (they hardly depend on it)."),
     ],
 )
 def test_noise_of_k_means_is_not_laid_on_what_was_changed(record, rand, told):
@@ -126,15 +129,15 @@ def test_words_where_the_draw_is_all(record):
         variant["subsets"]["s2l"]["jaccard"] = 0.12
     noise["purity"] = None
     draw, kmeans, number, topics = page.sentences_of(noise)
-    assert "cannot be told from chance" in draw
-    assert kmeans.endswith("Jaccard index 0.120.") and number.endswith("Jaccard index 0.120.")
+    assert "not distinguishable from chance" in draw
+    assert kmeans.endswith("subset 0.120.") and number.endswith("subset 0.120.")
     assert "one source" in topics
     assert "<svg" not in render(noise)
 
 
 def test_clusters_as_pure_as_random_groups(record):
     record["purity"]["trajectories"] = groups(0.62, 0.62)
-    assert "they do not follow the topics" in page.sentences_of(record)[-1]
+    assert "do not follow the topics" in page.sentences_of(record)[-1]
 
 
 def render(record):
@@ -167,8 +170,8 @@ def test_gradients_of_a_target(record):
             mean | {"weighted": True, "distance": 0.1111},
         )
     ]
-    pair_words, mean_words = page.sentences_of(record)[-2:]
-    assert pair_words.startswith("Step 1,500 of a target: Gradients within a cluster are more")
+    pair_words, mean_words = page.gradient_sentences_of(record)
+    assert pair_words.startswith("Target at step 1,500: Gradients within a cluster are more")
     assert "32.2% ± 1.2%" in mean_words and "the difference is 11.1%" in mean_words
     html = render(record)
     assert "<script" not in html
@@ -189,5 +192,5 @@ def test_text_has_a_line_a_variant_and_the_words(record):
     assert len(lines) == 1 + 6 + 7
     assert " ".join(lines[2].split()) == (
         "k-means seed 43 adjusted Rand 0.50 (1.00), Jaccard 0.290 (0.110), by chance 0.100, "
-        "95% of what the draw alone keeps"
+        "kept 95%"
     )

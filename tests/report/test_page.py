@@ -25,16 +25,16 @@ def demo() -> str:
 def test_duplicates_that_were_kept_are_told_so() -> None:
     for kept, word in ((False, "dropped"), (True, "kept")):
         data = dataclasses.replace(report_data(), n_duplicates=1234, duplicates_kept=kept)
-        assert f"Duplicates {word}1,234" in "".join(Page(render(data)).text)
+        assert f"Exact duplicates {word}1,234" in "".join(Page(render(data)).text)
 
 
 def test_page_holds_the_run(demo: str) -> None:
     page = Page(demo)
     text = " ".join(page.text)
     for heading in (
-        *("Comparison", "Corpus against subset", "Loss curves of the clusters", "Training"),
+        *("Comparison", "Corpus and subset", "Loss curves of the clusters", "Training"),
         *("Time and throughput", "Cost", "Rejected rows", "Examples from the clusters"),
-        *("Diagnostics", "Settings"),
+        *("Findings", "Settings"),
     ):
         assert heading in text
     assert page.tags.count("svg") == 8
@@ -59,7 +59,7 @@ def cost_rows(data: ReportData) -> tuple[str, list[str]]:
 def test_cost_of_a_run() -> None:
     data = report_data()
     lead, rows = cost_rows(data)
-    assert "For this target (1,000,000) they cost 60.0% less." in lead
+    assert "For this target (1,000,000 parameters) they cost 60.0% less." in lead
     assert rows == [
         "Stage|Time|CPU time|Operations",
         "proxy|1 h 06 min|2 h 13 min|6.00e+09",
@@ -99,9 +99,9 @@ def test_missing_sections_are_left_out() -> None:
     page = Page(render(bare))
     text = " ".join(page.text)
     assert "svg" not in page.tags and "None" not in text
-    assert "whether the subset helps was not measured" in text
+    assert "Whether the subset helps was not measured" in text
     headings = ("Comparison", "Loss curves", "Training", "Time and", "Cost", "Rejected")
-    for heading in (*headings, "Diagnostics"):
+    for heading in (*headings, "Findings"):
         assert heading not in text
 
     some = dataclasses.replace(

@@ -51,7 +51,7 @@ def step_axis(axes: Axes, text: str) -> None:
 
 def loss_axis(axes: Axes, losses: np.ndarray) -> None:
     """Label the y axis; make it logarithmic if `losses` span too much for a linear one."""
-    axes.set_ylabel("loss (nats per response token)")
+    axes.set_ylabel("loss (nats per token)")
     low, high = np.nanmin([*losses, np.inf]), np.nanmax([*losses, 0])
     if 0 < low < high and np.log10(high / low) > MAX_DECADES_LINEAR:
         log_axis(axes, "y", low, high)

@@ -63,7 +63,7 @@ def comparison(data: ReportData) -> str:
             )
             mean_and_error(axes, loss, row, color)
         name_rows(axes, selectors)
-        axes.set_xlabel("held-out loss (nats per response token)")
+        axes.set_xlabel("held-out loss (nats per token)")
 
     height = 1.1 + 0.42 * len(selectors)
     return to_svg(draw, name="comparison", height=height, aria_label="Held-out loss by selector")
