@@ -59,10 +59,11 @@ bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python benchmarks/kmeans.py --rows 200000 --seeds 1 --json $(BENCH)/kmeans.json
 	$(BIN)/python benchmarks/scale.py --rows 100000 300000 --json $(BENCH)/scale.json
 
-lint: $(INSTALLED)  ## ruff's rules and format, and the layers of the package
+lint: $(INSTALLED)  ## ruff's rules and format, the layers of the package, the links of the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python docs/_tools/links.py
 
 format: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
