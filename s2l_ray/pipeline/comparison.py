@@ -38,8 +38,8 @@ from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
 from s2l_ray.pipeline.targets import finetune, side_by_side
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.selection.subset import trainable_tokens
 from s2l_ray.store import Manifest
+from s2l_ray.store.views import SelectionView, TokensView, TrainingView
 from s2l_ray.training.checkpoints import num_steps
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def baselines(run: Run) -> list[Record]:
     # As many tokens are not as many examples; otherwise keep the budget as it is written, so that
     # what other commands made is found.
     by_tokens = parse_budget(config.selection.budget)[0] == "tokens"
-    budget = main.info["examples"] if by_tokens else config.selection.budget
+    budget = SelectionView(main.manifest).examples if by_tokens else config.selection.budget
     like = config.selection.like
     chosen: dict[SelectorName, dict[int, SelectionConfig]] = {}
     short: list[Record] = []
@@ -133,8 +133,8 @@ def baselines(run: Run) -> list[Record]:
                     seed,
                     selector,
                     subset,
-                    subset.info["examples"],
-                    subset.info["tokens"],
+                    SelectionView(subset).examples,
+                    SelectionView(subset).tokens,
                     shared,
                     target,
                     like if selector_named(selector).like else None,
@@ -226,11 +226,10 @@ def _arms(
     def subset(selector: SelectorName, budget: Any) -> tuple[Manifest, int, int]:
         choice = SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
         manifest = choose_subset(view, choice).manifest
-        return manifest, manifest.info["examples"], manifest.info["tokens"]
+        return manifest, SelectionView(manifest).examples, SelectionView(manifest).tokens
 
-    tokens = view.get(view.plan.tokens)
-    trainable = sum(part.stats["trainable"] for part in tokens.parts)
-    full = view.get(view.plan.corpus), trainable, trainable_tokens(tokens)
+    tokens = TokensView(view.get(view.plan.tokens))
+    full = view.get(view.plan.corpus), tokens.trainable, tokens.trainable_tokens
     for budget in config.compare.budgets:
         base = subset(BASELINE, budget)
         # Per example of each step: the batch size is the same for all.
@@ -299,8 +298,8 @@ def _measure(run: Run, arms: list[Arm]) -> list[Record]:
             "examples": arm.count,
             "tokens": arm.tokens,
             "shared": arm.shared,
-            "steps": target.info["step"],
-            "trained_tokens": target.info["tokens"],
+            "steps": TrainingView(target).step,
+            "trained_tokens": TrainingView(target).tokens,
             "target": target.folder,
         } | mine
 

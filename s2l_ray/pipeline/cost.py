@@ -11,8 +11,8 @@ from s2l_ray.config import WorkersConfig
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Stage, walk
-from s2l_ray.selection.subset import trainable_tokens
 from s2l_ray.store import Manifest, Store
+from s2l_ray.store.views import SelectionView, StepsView, TokensView, TrainingView
 from s2l_ray.training.checkpoints import checkpoints_of
 
 
@@ -23,47 +23,49 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     whole. A stage without workers of its own may take every CPU of the cluster, and is counted so.
     """
     config, plan, choice = run.config, run.plan, run.config.selection
-    proxy, tokens = run.get(plan.proxy), run.get(plan.tokens)
+    proxy, tokens = run.get(plan.proxy), TokensView(run.get(plan.tokens))
     # Examples without a label token are neither trained on nor scored.
-    corpus_tokens = trainable_tokens(tokens)
-    label_share = sum(part.stats["label_tokens"] for part in tokens.parts) / corpus_tokens
+    corpus_tokens = tokens.trainable_tokens
+    label_share = tokens.label_tokens / corpus_tokens
     parameters = _parameters(run.store, proxy, label_share)
     steps = [
         _step(run, stage, parameters, corpus_tokens)
         for stage in walk([plan.selection(choice)])
         if stage.name not in ("corpus", "tokens")
     ]
-    epochs: float | None = proxy.info["tokens"] / corpus_tokens
+    epochs: float | None = TrainingView(proxy).tokens / corpus_tokens
     if config.target is not None:
         epochs = None if config.target.max_steps else config.target.epochs
     target = run.done.get(f"targets/{selection_name(choice.selector, choice.seed)}")
     return Cost(
         steps=steps,
         corpus_tokens=corpus_tokens,
-        subset_tokens=selection.info["tokens"],
+        subset_tokens=SelectionView(selection).tokens,
         epochs=epochs,
         like_proxy=config.target is None,
         parameters=None if target is None else _parameters(run.store, target, label_share),
-        seconds=None if target is None else target.info["seconds"],
+        seconds=None if target is None else TrainingView(target).seconds,
     )
 
 
 def _step(run: Run, stage: Stage, parameters: int, corpus_tokens: int) -> Step:
-    info, work = run.get(stage).info, stage.work
+    manifest, work = run.get(stage), stage.work
     seconds, flops = _seconds(run, stage.name), None
     workers = work.workers or WorkersConfig()
     number: int | None = workers.num_workers
     if work.passes == "training":
-        number, seconds = info["workers"], info["seconds"]
-        flops = training_flops(parameters, info["tokens"])
+        training = TrainingView(manifest)
+        number, seconds = training.workers, training.seconds
+        flops = training_flops(parameters, training.tokens)
     elif work.passes == "scoring":
         if (work.max_workers or workers.num_workers) > workers.num_workers:
             number = None  # the pool grows and shrinks
         # One pass gives a checkpoint's losses and details; it is counted at the details.
-        copied = {
-            step for each in stage.reads if each.work.passes for step in run.get(each).info["steps"]
-        }
-        flops = scoring_flops(parameters, len({*info["steps"]} - copied) * corpus_tokens)
+        steps = set(StepsView(manifest).steps)
+        for each in stage.reads:
+            if each.work.passes:
+                steps -= set(StepsView(run.get(each)).steps)
+        flops = scoring_flops(parameters, len(steps) * corpus_tokens)
     else:
         number = int(ray.cluster_resources().get("CPU", 1))
     cpu, gpu = (

@@ -34,6 +34,7 @@ from s2l_ray.pipeline.targets import finetune
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
+from s2l_ray.store.views import CorpusView, SelectionView, StepsView, TokensView
 from s2l_ray.training.checkpoints import checkpoints_of, checksums_of_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -100,8 +101,7 @@ def _base(run: Run) -> Run:
 def _numbers_of_clusters(base: Run) -> list[int]:
     """Return the numbers of clusters to try; ValueError for more clusters than examples."""
     own, wanted = base.config.clusters.n_clusters, base.config.diagnose.n_clusters
-    tokens = base.get(base.plan.tokens)
-    have = sum(part.stats["trainable"] for part in tokens.parts)
+    have = TokensView(base.get(base.plan.tokens)).trainable
     if wanted is None:
         wanted = [number for number in (own // 2, 2 * own) if 1 <= number <= have]
     if (most := max(wanted, default=0)) > have:
@@ -129,7 +129,7 @@ def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
     for number in numbers_of_clusters:
         clusters = other.clusters.model_copy(update={"n_clusters": number})
         yield Variant("n_clusters", str(number), _with_clusters(base, other, clusters))
-    steps = base.get(base.plan.trajectories).info["steps"]
+    steps = StepsView(base.get(base.plan.trajectories)).steps
     for count in asked.checkpoints:
         if count >= len(steps):
             logger.info(
@@ -181,11 +181,11 @@ def _beside(base: Run, view: Run, selector: str) -> dict[str, Any]:
     own, chosen = _subset(base, selector), _subset(view, selector)
     index = agreement(base.store, _groups(base, selector), _groups(view, selector))
     shared = overlap(base.store, own, chosen)._asdict()
-    return {"adjusted_rand": index, **shared, "examples": chosen.info["examples"]}
+    return {"adjusted_rand": index, **shared, "examples": SelectionView(chosen).examples}
 
 
 def _purity(base: Run) -> dict[str, Any] | None:
-    if len(base.get(base.plan.corpus).info["by_source"]) < 2:
+    if len(CorpusView(base.get(base.plan.corpus)).by_source) < 2:
         return None
     _subset(base, FEATURES)
     tables, trajectories = {}, base.get(base.plan.trajectories)

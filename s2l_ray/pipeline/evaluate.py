@@ -14,6 +14,7 @@ from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
 from s2l_ray.scoring.losses import Scoring, score
 from s2l_ray.store import Manifest
+from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import checkpoints_of, checksums_of_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def heldout_stages(plan: Plan, heldout: Mapping[str, Manifest]) -> dict[str, Sta
         return tokenize(
             run.store,
             examples,
-            tokenizer_folder=run.get(tokens).info["tokenizer"],
+            tokenizer_folder=TokensView(run.get(tokens)).tokenizer,
             prompt=prompt,
             marker=marker,
             **where,
@@ -117,7 +118,7 @@ def _tokens_of_heldout(run: Run, heldout: dict[str, Manifest]) -> dict[str, Mani
         if not mine:
             continue
         made = dict(zip(mine, run.get_all(mine.values()), strict=True))
-        if not any(part.stats["label_tokens"] for each in made.values() for part in each.parts):
+        if not any(TokensView(each).label_tokens for each in made.values()):
             marker = run.config.evaluation.answer_marker if after else None
             examples = sum(each.rows for each in heldout.values())
             raise evaluation.nothing_left(examples, marker)
@@ -161,7 +162,7 @@ def _answers(
     """Let each target answer the questions of each set, with one pool: by target and set."""
     settings, scoring = run.config.evaluation, run.config.trajectories
     prompt = run.config.target_prompt or run.config.prompt
-    tokenizer = tokens.info["tokenizer"]
+    tokenizer = TokensView(tokens).tokenizer
 
     def make(run: Run, jobs: list[Job]) -> list[Manifest]:
         answerings = []

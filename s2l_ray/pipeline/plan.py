@@ -37,6 +37,7 @@ from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.selection.subset import deal
 from s2l_ray.store import Manifest
+from s2l_ray.store.views import SelectionView, TokensView
 from s2l_ray.training.train import train
 
 if TYPE_CHECKING:
@@ -224,8 +225,10 @@ class Plan:
         """Declare the target fine-tuned on examples that exist: a subset, or the corpus."""
         training = training or self.config.target
         assert training is not None
-        rows = Stage.given(examples, examples.info.get("chosen"))
-        if "selector" in examples.info and len(examples.parts) > 1:  # in rank order over its parts
+        rows = Stage.given(examples, SelectionView(examples).chosen)
+        if (
+            SelectionView(examples).has("selector") and len(examples.parts) > 1
+        ):  # in rank order over its parts
             subset = rows
             rows = Stage(
                 f"targets/{name}/dealt",
@@ -242,7 +245,7 @@ class Plan:
                 run.store,
                 found,
                 training,
-                tokenizer_folder=found.info["tokenizer"],
+                tokenizer_folder=TokensView(found).tokenizer,
                 seed=seed,
                 label=f"target {name}",
                 **where,
@@ -259,10 +262,10 @@ class Plan:
 
 def _check_refused(name: str, run: Run, tokens: Manifest) -> None:
     """Tell which examples the chat template refuses; ValueError if there are too many."""
-    refused = [part.stats for part in tokens.parts if part.stats.get("refused")]
-    if not refused:
+    view = TokensView(tokens)
+    if view.refused_first is None:
         return
-    count, (file, row, why) = sum(s["refused"] for s in refused), refused[0]["refused_first"]
+    count, (file, row, why) = view.refused, view.refused_first
     most = run.config.corpus.max_rejected_share
     text = f"{name}: {count:,} of {tokens.rows:,} examples ({file}:{row} for one): {why}"
     if count > most * tokens.rows:

@@ -16,6 +16,7 @@ from s2l_ray.pipeline.stage import Job
 from s2l_ray.scoring.losses import Scoring, score, score_ahead
 from s2l_ray.scoring.while_training import meanwhile
 from s2l_ray.store import Manifest
+from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import (
     checkpoint_name,
     checkpoint_steps,
@@ -37,8 +38,8 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
     folders where the stages of losses and details will find them."""
     config, store, tokens = run.config, run.store, run.get(plan.tokens)
     check_room("trajectories.workers", config.trajectories.workers)  # now, not after the training
-    examples = sum(part.stats["trainable"] for part in tokens.parts)
-    kept = checkpoint_steps(config.proxy, num_steps(config.proxy, examples))
+    steps = num_steps(config.proxy, TokensView(tokens).trainable)
+    kept = checkpoint_steps(config.proxy, steps)
     columns, whens = plan.columns(config.selection), {kept[0]: "early", kept[-1]: "final"}
     details = plan.details(config.selection)
 
@@ -76,7 +77,7 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
             store,
             tokens,
             config.proxy,
-            tokenizer_folder=tokens.info["tokenizer"],
+            tokenizer_folder=TokensView(tokens).tokenizer,
             seed=config.seed,
             label="proxy",
             board=board,
@@ -123,11 +124,8 @@ def score_before(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Mani
     """Score the proxy as it is before its training: one checkpoint, step 0."""
     tokens, config = run.get(plan.tokens), run.config
     model = f"{folder}/{checkpoint_name(0)}"
-    ray.get(
-        write_initial.remote(
-            run.store, config.proxy.model, tokens.info["tokenizer"], config.seed, model
-        )
-    )
+    tokenizer = TokensView(tokens).tokenizer
+    ray.get(write_initial.remote(run.store, config.proxy.model, tokenizer, config.seed, model))
     scoring = Scoring(tokens, {0: model}, folder, fingerprint)
     return score(run.store, [scoring], config.trajectories, label="score before")[0]
 

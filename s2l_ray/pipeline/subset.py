@@ -17,6 +17,7 @@ from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import EXAMPLES
+from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
 
 
@@ -81,7 +82,7 @@ def choose_subset(run: Run, choice: SelectionConfig) -> Selection:
 
 def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
     """Refuse what the corpus is too small for before hours of training, not after them."""
-    have = sum(part.stats["trainable"] for part in tokens.parts)
+    have = TokensView(tokens).trainable
     if not have:
         raise ValueError(
             f"prompt.max_length: none of {tokens.rows:,} examples has a response token left after "

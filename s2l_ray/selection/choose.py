@@ -18,8 +18,9 @@ from s2l_ray.execution.parts import fold_parts
 from s2l_ray.selection.cut import cut, keys
 from s2l_ray.selection.kinds import BINS, Cluster
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.selection.subset import Chosen, lengths_of, trainable_tokens, write_subset
+from s2l_ray.selection.subset import Chosen, lengths_of, write_subset
 from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.views import CorpusView, GroupsView, SelectionView, TokensView
 
 
 def choose(
@@ -48,7 +49,8 @@ def choose(
     """
     selector = selector_named(config.selector)
     clustered = isinstance(selector, Cluster)
-    if clustered and "sources" not in groups.info:
+    view = GroupsView(groups)
+    if clustered and not view.has("sources"):
         raise ValueError(
             f"{groups.folder}: no sources in the manifest's info; {config.selector} draws from "
             f"clusters, expected the source of each (null if clusters cross sources)"
@@ -56,22 +58,23 @@ def choose(
     assert (like is not None) == (selector.like is not None)
     quotas_of, budget = selector.quotas, config.budget
     if like is not None and selector.like == "shares":
-        quotas_of = partial(selector.quotas, like=like.info["by_source"])
+        quotas_of = partial(selector.quotas, like=SelectionView(like).by_source)
     elif like is not None:
-        budget = f"{like.info['tokens']} tokens"
-    sources = groups.info.get("sources", [None])
+        budget = f"{SelectionView(like).tokens} tokens"
+    sources = view.sources
     order = _Order.of(groups, config.seed)
     histogram_GX = _histogram(store, groups, len(sources), order)
     sizes = histogram_GX.sum(axis=1)
     subset = _cut_to_budget(
         store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order,
-        corpus.info["num_parts"],
+        CorpusView(corpus).num_parts,
     )  # fmt: skip
-    ranked = groups.info.get("ranked", len(subset.example_id))
-    if len(subset.example_id) > ranked:  # the chosen are much shorter than the corpus's examples
+    if (
+        view.ranked is not None and len(subset.example_id) > view.ranked
+    ):  # the chosen are much shorter than the corpus's examples
         raise TooFew(
             f"selection.budget: {config.budget!r} is enough for {len(subset.example_id):,} "
-            f"examples, but {config.selector} ranked {ranked:,}; give the budget in examples"
+            f"examples, but {config.selector} ranked {view.ranked:,}; give the budget in examples"
         )
     reasons = [selector.reason(group, source) for group, source in enumerate(sources)]
     parts, by_source, num_tokens = write_subset(
@@ -108,10 +111,9 @@ class _Order:
 
     @classmethod
     def of(cls, groups: Manifest, seed: int) -> _Order:
-        ranked = "edges" in groups.info
-        column = "group" if ranked else "cluster_id" if "sources" in groups.info else None
-        edges = groups.info.get("edges")
-        return cls(column, None if edges is None else np.array(edges), seed)
+        view = GroupsView(groups)
+        column = "group" if view.has("edges") else "cluster_id" if view.has("sources") else None
+        return cls(column, None if view.edges is None else np.array(view.edges), seed)
 
     def bins(self, example_id: np.ndarray, score: np.ndarray) -> np.ndarray:
         if self.edges is None:
@@ -129,11 +131,11 @@ def examples_for(
     """
     kind, amount = parse_budget(budget)
     if kind == "share":
-        count = max(1, round(amount * sum(part.stats["trainable"] for part in tokens.parts)))
+        count = max(1, round(amount * TokensView(tokens).trainable))
     elif kind == "examples":
         count = int(amount)
     else:
-        have = trainable_tokens(tokens)
+        have = TokensView(tokens).trainable_tokens
         if amount > have:
             raise _too_many_tokens(budget, have)
         count = min(total, 1 + int(slack * amount / have * total))

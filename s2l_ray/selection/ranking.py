@@ -16,6 +16,7 @@ from s2l_ray.selection.kinds import BINS, Draw, Known, Rank
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import GROUPS, RANKING
+from s2l_ray.store.views import StepsView
 
 
 def rank(
@@ -82,7 +83,7 @@ def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str
         folder=folder,
         fingerprint=fingerprint,
         label="falls",
-        info={"steps": trajectories.info["steps"][1:]},
+        info={"steps": StepsView(trajectories).steps[1:]},
     )
     if not manifest.rows:
         raise TooFew(

@@ -24,6 +24,7 @@ from s2l_ray.execution.remote import get
 from s2l_ray.selection.exports import export_row
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, SUBSET
+from s2l_ray.store.views import CorpusView
 
 SUBSET_ROWS = 50_000  # examples in one part of the subset
 
@@ -52,7 +53,7 @@ def write_subset(
     num_chosen, pieces = len(chosen.example_id), []
     num_subset_parts = -(-num_chosen // SUBSET_ROWS)
     gather = _gather.options(num_returns=num_subset_parts)
-    for part, rank in _by_part(corpus.parts, chosen.example_id, corpus.info["num_parts"]):
+    for part, rank in _by_part(corpus.parts, chosen.example_id, CorpusView(corpus).num_parts):
         if len(rank):
             mine = Chosen(chosen.example_id[rank], chosen.group[rank], chosen.place[rank])
             pieces.append(
@@ -72,7 +73,9 @@ def write_subset(
         parts.append(part)
         by_source.update(counts)
     assert sum(part.rows for part in parts) == num_chosen, "chosen examples were lost"
-    num_tokens = int(lengths_of(store, tokens, chosen.example_id, corpus.info["num_parts"]).sum())
+    num_tokens = int(
+        lengths_of(store, tokens, chosen.example_id, CorpusView(corpus).num_parts).sum()
+    )
     return parts, dict(sorted(by_source.items())), num_tokens
 
 
@@ -194,11 +197,6 @@ def _places(
             f"({len(missing)} such ids); the groups may come from another corpus"
         )
     return at
-
-
-def trainable_tokens(tokens: Manifest) -> int:
-    """Return the tokens of the examples that have a label token: those that can be chosen."""
-    return sum(part.stats["trainable_tokens"] for part in tokens.parts)
 
 
 def _by_part(

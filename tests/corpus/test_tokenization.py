@@ -14,9 +14,9 @@ from s2l_ray.corpus.templates import segments
 from s2l_ray.corpus.tokenization import encode, encode_table, end_tokens, prompts_of, tokenize
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.stage import Stage
-from s2l_ray.selection.subset import trainable_tokens
 from s2l_ray.store import Manifest, Part
 from s2l_ray.store.schemas import EXAMPLES, TOKENS
+from s2l_ray.store.views import TokensView
 
 SPECIAL = ["</s>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
 CHAT = (
@@ -411,5 +411,5 @@ def test_tokens_are_counted_of_examples_with_a_label_token(local_ray, store):
         store, write_corpus(store, examples), tokenizer_folder="tokenizer", prompt=prompt,
         folder="tokens", fingerprint="t",
     )  # fmt: skip
-    assert trainable_tokens(tokens) == 7 + 30 + 30
+    assert TokensView(tokens).trainable_tokens == 7 + 30 + 30
     assert sum(part.stats["trainable"] for part in tokens.parts) == 3

@@ -317,7 +317,7 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     with pytest.raises(
         ValueError, match=r"answer_marker: none of \d+ held-out responses contains 'A'"
     ):
-        targets.prepare_evaluation(run)
+        evaluate.prepare_evaluation(run)
 
     # What is left goes by the corpus: another one is searched anew.
     smaller = write_corpus(store, [example("q7", "a7"), example("q1", "a1")])

@@ -16,6 +16,7 @@ from s2l_ray.selection.choose import choose
 from s2l_ray.selection.cut import cut, keys
 from s2l_ray.selection.quotas import even
 from s2l_ray.store.schemas import TOKENS
+from s2l_ray.store.views import TokensView
 
 
 def stages(store, count=400, num_clusters=7, cut=None):
@@ -172,7 +173,7 @@ def test_tokens_of_examples_that_cannot_be_chosen_pay_for_nothing(local_ray, sto
     ]
     count, have = sum(map(len, lengths)), sum(map(sum, lengths))
     assert 100 < count < tokens.rows == 200
-    assert subset.trainable_tokens(tokens) == have
+    assert TokensView(tokens).trainable_tokens == have
     whole = run(store, given, selector="s2l", budget=f"{have} tokens")
     assert (whole.info["tokens"], whole.info["examples"]) == (have, count)
     message = f"selection.budget: '{have + 1} tokens', but only {have:,} tokens can be chosen"

@@ -148,5 +148,8 @@ def test_quotas_never_fall_as_the_budget_grows(name, seed):
 def test_the_page_of_selectors_has_a_line_for_each_with_its_rule():
     page = (Path(__file__).parents[2] / "docs/selectors.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE)
-    told = {name: rule.replace("`", "") for name, rule in rows if name in BUILT_IN_SELECTORS}
+    told: dict[str, str] = {}
+    for name, rule in rows:  # the first table that names it
+        if name in BUILT_IN_SELECTORS:
+            told.setdefault(name, rule.replace("`", ""))
     assert told == {name: selector_named(name).rule for name in BUILT_IN_SELECTORS}
