@@ -297,9 +297,7 @@ def test_a_loss_that_is_not_finite_makes_no_trajectory(tmp_path_factory, losses)
         assert table["losses"].to_pylist() == losses
         return
     row, checkpoint = np.argwhere(bad)[0]
-    said = refusal(
-        lambda: work(unit), store.address("losses/f", unit["losses"][checkpoint]["file"])
-    )
+    said = refusal(lambda: work(unit), store.address("losses/f", unit["losses"][checkpoint].file))
     assert f"the loss of example_id {unit_ids(store, corpus)[row]} is " in said
 
 
