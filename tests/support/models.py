@@ -1,11 +1,14 @@
-"""Small models and tokens."""
+"""Small models, tokenizers and tokens."""
 
 import numpy as np
 import pyarrow as pa
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from s2l_ray.config import ModelConfig
+from s2l_ray.corpus.tokenizer import load_tokenizer, prepare_tokenizer
 from s2l_ray.store.schemas import TOKENS
+from support.corpora import example, write_corpus
 
 VOCAB = 300
 
@@ -62,3 +65,38 @@ def random_tokens(count, seed=0, first_id=0):
             }
         )
     return pa.Table.from_pylist(rows, schema=TOKENS)
+
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+
+WORDS = ["anchor", "basket", "candle", "dragon", "engine", "forest", "garden", "hammer", "island"]
+WORDS += ["jacket", "kettle", "ladder", "marble", "needle", "orange"]
+EXAMPLES = [example(f"{a} of {b}", f"the {b} and the {a}") for a in WORDS for b in WORDS]
+
+
+def config_of(**fields):
+    """A tiny model from scratch; changes to its architecture."""
+    return ModelConfig(architecture=TINY | fields, tokenizer_vocab=320)
+
+
+def tiny_tokenizer(store):
+    """A tokenizer trained on EXAMPLES, which the store keeps as a corpus."""
+    corpus = write_corpus(store, EXAMPLES)
+    prepare_tokenizer(store, config_of(), corpus, folder="tokenizer")
+    return load_tokenizer(store, "tokenizer")
+
+
+def random_batch(vocab=320):
+    torch.manual_seed(3)
+    ids_BL = torch.randint(0, vocab, (5, 17))
+    mask_BL = torch.rand(5, 17) < 0.5
+    mask_BL[:, 0] = False
+    return ids_BL, mask_BL

@@ -1,0 +1,71 @@
+"""Tokenizers trained on the corpus, or copied."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import ray
+from support.corpora import example, write_corpus
+from support.models import EXAMPLES, TINY, config_of, tiny_tokenizer
+
+from s2l_ray.config import ModelConfig
+from s2l_ray.corpus.tokenizer import load_tokenizer, prepare_tokenizer
+from s2l_ray.store import Store
+
+
+@pytest.fixture
+def tokenizer(store):
+    return tiny_tokenizer(store)
+
+
+def test_any_text_comes_back(tokenizer):
+    assert len(tokenizer) == 320
+    assert tokenizer.eos_token == "<|endoftext|>"
+    texts = [
+        "",
+        "the candle  of the dragon",
+        " leading, trailing \n\n\ttabs\r\n",
+        "naïve Größe 東京 🦜👩‍👩‍👧 \u0000 \u200f עברית e\u0301",
+        "don't . , ! he 's 1234567890",
+        "".join(map(chr, range(1, 0x250))),
+    ]
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.eos_token_id not in ids
+    assert len(tokenizer("the candle of the dragon")["input_ids"]) < 15  # it learnt something
+    assert len(tokenizer("2024")["input_ids"]) == 4  # a token a digit
+
+
+def test_same_corpus_same_tokenizer(local_ray, store, tmp_path):
+    """In this process and in another, byte for byte; another corpus has another."""
+
+    def digests(root, examples):
+        there = Store(root)
+        corpus = write_corpus(there, examples)
+        prepare_tokenizer(there, config_of(), corpus, folder="tokenizer")
+        files = sorted(Path(there.address("tokenizer")).iterdir())
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    far = ray.remote(digests).remote(str(tmp_path / "far"), EXAMPLES)
+    here = digests(store.uri, EXAMPLES)
+    assert "tokenizer.json" in here
+    assert here == ray.get(far)
+    assert here["tokenizer.json"] != digests(tmp_path / "other", EXAMPLES[9:])["tokenizer.json"]
+
+
+def test_a_tokenizer_that_is_there_is_not_made_again(store):
+    first = write_corpus(store, EXAMPLES, folder="corpus/first")
+    other = write_corpus(store, [example("ä" * 9, "ö" * 9)], folder="corpus/other")
+    prepare_tokenizer(store, config_of(), first, folder="tokenizer")
+    before = store.read_bytes("tokenizer", "tokenizer.json")
+    prepare_tokenizer(store, config_of(), other, folder="tokenizer")
+    assert store.read_bytes("tokenizer", "tokenizer.json") == before
+
+
+def test_a_tokenizer_from_a_folder(store, tokenizer):
+    corpus = store.manifest("corpus/test")
+    config = ModelConfig(architecture=TINY, tokenizer=store.address("tokenizer"))
+    prepare_tokenizer(store, config, corpus, folder="copied")
+    text = "the anchor 3 ü"
+    assert load_tokenizer(store, "copied")(text) == tokenizer(text)
