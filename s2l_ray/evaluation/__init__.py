@@ -11,7 +11,7 @@ from s2l_ray.evaluation.heldout import (
     summarise,
     summarise_answers,
 )
-from s2l_ray.evaluation.judge import judge
+from s2l_ray.evaluation.judging import judge
 from s2l_ray.evaluation.leaks import notes
 
 __all__ = [

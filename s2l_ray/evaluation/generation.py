@@ -12,7 +12,7 @@ from s2l_ray.config import PromptConfig, TrajectoriesConfig
 from s2l_ray.corpus.tokenization import end_tokens, prompts_of
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.evaluation.answers import expected_answer, extract
-from s2l_ray.evaluation.judge import judge
+from s2l_ray.evaluation.judging import judge
 from s2l_ray.execution.remote import get
 from s2l_ray.models.held import HeldModel
 from s2l_ray.models.loading import explain_out_of_memory
