@@ -26,8 +26,24 @@ BUILT_IN_SELECTORS = tuple(
 BASELINE = "random"  # what selectors are compared with
 
 
+IMPORT_NAME = r"\w+(\.\w+)*:\w+"  # module:name
+
+
+def _import_name(value: str) -> str:
+    if not re.fullmatch(IMPORT_NAME, value):
+        raise ValueError(f"expected module:name, such as my_rows:to_pair, got {shown(value)}")
+    return value
+
+
+ImportName = Annotated[
+    str,
+    AfterValidator(_import_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{IMPORT_NAME}$"}),
+]
+
+
 def _known_selector(value: str) -> str:
-    if value in BUILT_IN_SELECTORS or re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+    if value in BUILT_IN_SELECTORS or re.fullmatch(IMPORT_NAME, value):
         return value
     near = difflib.get_close_matches(value, BUILT_IN_SELECTORS, n=1, cutoff=0.4)
     hint = f"; nearest valid name: {near[0]}" if near else ""
@@ -44,7 +60,7 @@ SelectorName = Annotated[
         {
             "anyOf": [
                 {"type": "string", "enum": list(BUILT_IN_SELECTORS)},
-                {"type": "string", "pattern": r"^\w+(\.\w+)*:\w+$"},
+                {"type": "string", "pattern": f"^{IMPORT_NAME}$"},
             ]
         }
     ),
@@ -81,15 +97,6 @@ Location = Annotated[  # a path or URI
 ]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _import_name(value: str) -> str:
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", value):
-        raise ValueError(f"expected module:name, such as my_rows:to_example, got {shown(value)}")
-    return value
-
-
-ImportName = Annotated[str, AfterValidator(_import_name)]
 
 
 def _budget(value: Any) -> Any:

@@ -1,24 +1,18 @@
 """corpus.map: a user's function from a row of a source to a row of a known shape.
 
-The field's description (config/corpus.py) is the contract. The driver imports the function; Ray's
-tasks get its module by value, so other nodes need no copy of it.
+The field's description (config/corpus.py) is the contract.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
-
-import ray.cloudpickle
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.rows import BadRow, SourceRow, text_of
-from s2l_ray.store.checksums import checksum_of
+from s2l_ray.execution.extensions import import_extension
 
 LONGEST = 200  # characters that are kept of a reason
 
@@ -65,27 +59,7 @@ def mapped(rows: Iterable[SourceRow], row_map: RowMap) -> Iterator[SourceRow]:
 
 @cache  # a module is imported once, so its checksum must stay that of what was imported
 def _load(name: str) -> RowMap:
-    """Import `module:function`, also from the current folder. ValueError says what is wrong."""
-    module_name, _, function_name = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything
-        raise ValueError(
-            f"corpus.map: cannot import {module_name!r}: {type(error).__name__}: {error}"
-        ) from error
-    file = getattr(module, "__file__", None)
-    if file is None or not file.endswith(".py"):
-        raise ValueError(
-            f"corpus.map: expected a module with Python source, got {module_name!r} "
-            f"({file or 'no file'})"
-        )
-    function = getattr(module, function_name, None)
+    function, checksum = import_extension("corpus.map", name)
     if not callable(function):
-        found = type(function).__name__ if hasattr(module, function_name) else "nothing"
-        raise ValueError(
-            f"corpus.map: expected a function {function_name!r} in {file}, got {found}"
-        )
-    ray.cloudpickle.register_pickle_by_value(module)
-    return RowMap(function, checksum_of(Path(file).read_bytes()))
+        raise ValueError(f"corpus.map: {name!r}: expected a function, got {function!r}")
+    return RowMap(function, checksum)

@@ -100,25 +100,27 @@ def test_the_module_s_source_is_part_of_the_fingerprint(module, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere_to_be_found:f", "cannot import 'nowhere_to_be_found': ModuleNotFoundError"),
-        ("MODULE:to_pear", r"expected a function 'to_pear' in .*\.py, got nothing"),
-        ("MODULE:NUMBER", r"expected a function 'NUMBER' in .*\.py, got int"),
-        ("sys:exit", r"expected a module with Python source, got 'sys' \(no file\)"),
-        ("broken:f", "cannot import 'broken': ZeroDivisionError: division by zero"),
+        ("nowhere_to_be_found:f", "cannot be imported: ModuleNotFoundError: No module named"),
+        ("MODULE:to_pear", "expected a function, got None"),
+        ("MODULE:NUMBER", "expected a function, got 3"),
+        ("sys:exit", "expected a module with Python source, got no file"),
+        ("broken:f", "cannot be imported: ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_function_that_cannot_be_used_is_refused(module, tmp_path, name, message):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     name = name.replace("MODULE", module)
-    with pytest.raises(ValueError, match=f"corpus.map: {message}"):
+    with pytest.raises(ValueError, match=f"corpus.map: {name!r}:? {message}"):
         fingerprint_of(CorpusConfig(path="a.jsonl", map=name))
 
 
-@pytest.mark.parametrize("name", ["rows", "rows:", ":f", "a b:f", "rows:f()", "1:f", "a..b:f"])
+@pytest.mark.parametrize("name", ["rows", "rows:", ":f", "a b:f", "rows:f()", "a..b:f"])
 def test_a_name_of_another_form_is_refused(name):
     data = {"run_dir": "r", "corpus": {"path": "a", "map": name},
             "proxy": {"model": {"name": "m"}, "num_checkpoints": 2}}  # fmt: skip
-    with pytest.raises(ConfigError, match=r"corpus\.map: expected module:name, such as my_rows"):
+    with pytest.raises(
+        ConfigError, match=r"corpus\.map: expected module:name, such as my_rows:to_pair"
+    ):
         validate(data)
 
 
