@@ -234,7 +234,7 @@ def timings_of(run: Run) -> list[Timing]:
 
 
 def _timing(manifest: Manifest | None, stage: str, entries: Sequence[dict[str, Any]]) -> Timing:
-    """`manifest` is None if the stage was not needed again after a repair."""
+    """Return a stage's row. `manifest` is None if the stage was not needed after a repair."""
     made = [entry for entry in entries if not entry["reused"]]
     throughput = ""
     if manifest is not None and "padded_tokens" in manifest.info:

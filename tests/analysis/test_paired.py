@@ -1,4 +1,4 @@
-"""Tables of paired differences: numbers by hand and by scipy, and their words."""
+"""Tables of paired differences, by hand and by scipy, and their verdicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def outcomes(seeds: list[Seeds] | None = None, **values: list[float]) -> list[Ou
     ]
 
 
-def test_differences_are_method_less_baseline_of_the_same_seeds() -> None:
+def test_differences_are_method_minus_baseline_with_the_same_seeds() -> None:
     arms = outcomes([(1, 1), (2, 2), (3, 3)], s2l=[1.0, 3.0, math.nan], random=[0.75, 4.0, 1.0])
     found = paired_differences([*reversed(arms)], "loss", "s2l")
     assert found == {(1, 1): 0.25, (2, 2): -1.0}
@@ -34,7 +34,7 @@ def shifted(by: float, noise: float = 1.0) -> list[float]:
     return [base + by + noise * e for base, e in zip(BASE, NOISE, strict=True)]
 
 
-def test_table_and_its_words() -> None:
+def test_table_and_its_sentences() -> None:
     arms = outcomes(
         random=BASE,
         s2l=shifted(-0.1),
@@ -112,7 +112,7 @@ def test_more_trainings_of_five_seeds_keep_the_verdict() -> None:
 
 
 def test_pairs_that_share_seeds_do_not_count_as_many() -> None:
-    # Five draws, three trainings each: the draws differ, so that 15 pairs prove less.
+    # Five draws with three trainings each. The draws differ, so 15 pairs show less.
     by = np.repeat([-0.1, -0.02, -0.08, 0.03, 0.0], 3)
     base = np.resize(BASE, 15)
     method = base + by + np.resize(NOISE, 15) / 10

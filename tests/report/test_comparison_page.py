@@ -1,4 +1,4 @@
-"""The page and the words of a comparison: numbers by hand, hostile names, plans."""
+"""A comparison's tables, text, plan and page: numbers by hand, hostile names."""
 
 import math
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def records(shift=0.1, seeds=5, matches=("examples",)):
-    """random's losses, and "s2l" by `shift` lower but for a wobble."""
+    """Return losses of random, and of s2l lower by `shift` and 0.001 per seed."""
     found = []
     for match in matches:
         for seed in range(seeds):
@@ -73,11 +73,11 @@ def test_the_table_by_hand():
     assert "pair's difference over the examples: s2l 0.0300." in text.as_text(records())
     # A higher share of correct answers is better.
     assert group.tables[-1].rows[0].difference.mean == pytest.approx(0.2)
-    # No seed repeats: nothing tells the selection's spread from the training's.
+    # No seed repeats, so the spreads of selection and training cannot be separated.
     assert group.tables[0].spreads == {}
 
 
-def test_spreads_by_hand_where_a_selection_is_trained_on_twice():
+def test_spreads_by_hand_if_a_subset_is_trained_on_twice():
     found = []
     for record in records():
         for number in (0, 1):
@@ -107,7 +107,7 @@ def test_the_page_escapes_and_shows_each_group(monkeypatch):
     assert "Better than random: s2l" in html and html.count("<svg") == 2
 
 
-def test_text_tells_numbers_and_verdict():
+def test_text_has_numbers_and_verdict():
     said = text.as_text(records())
     [line] = [line for line in said.splitlines() if line.strip().startswith("s2l")]
     mean = np.mean([r["loss"] for r in records() if r["method"] == "s2l"])
@@ -119,7 +119,7 @@ def test_text_tells_numbers_and_verdict():
     assert "No verdict: s2l −0.1" in few and "at least 5 selection seeds" in few
 
 
-def test_a_selector_with_too_few_examples_is_told_and_left_out(monkeypatch):
+def test_a_selector_with_too_few_examples_is_named_and_left_out(monkeypatch):
     monkeypatch.setattr(page.machine, "hardware", lambda: "2 CPUs")
     where = {"budget": "11%", "match": "examples", "selection_seed": 3, "training_seed": 3}
     short = {"method": "k_center", **where, "too_few": "40 examples, but only <7>"}
@@ -130,7 +130,7 @@ def test_a_selector_with_too_few_examples_is_told_and_left_out(monkeypatch):
     assert page.groups_of(found)[0].tables == page.groups_of(records())[0].tables
 
 
-def test_plan_says_what_the_seeds_can_show():
+def test_plan_says_what_the_seeds_can_detect():
     settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], difference=0.001)
     said = text.plan(settings, comparison.num_targets(settings), [])
     assert "at most 15 targets" in said  # s2l, random, the whole corpus
@@ -147,8 +147,8 @@ def test_plan_says_what_the_seeds_can_show():
     assert "4 seeds give differences but no verdict" in text.plan(config(seeds=[0, 1, 2, 3]), 1, [])
 
 
-def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
-    """The spread is of a seed's mean over its trainings, and pooled by degrees of freedom."""
+def test_more_trainings_per_seed_do_not_lower_the_detectable_difference():
+    """The spread is that of a seed's mean over its trainings, pooled by degrees of freedom."""
     twice = [
         record | {"training_seed": 100 * number + record["training_seed"]}
         for record in records()
@@ -159,7 +159,7 @@ def test_trainings_of_one_seed_do_not_shrink_what_can_be_shown():
     assert f"detect a difference of {detectable(sd, 5, alpha=0.025):.4f} (80% power" in text.plan(
         settings, 30, twice
     )
-    # Another method with the first two seeds alone: one degree of freedom beside four.
+    # Another method with only two seeds: one degree of freedom, next to four.
     also = [
         record | {"method": "longest", "loss": record["loss"] + 0.01 * record["selection_seed"]}
         for record in records()
@@ -189,9 +189,8 @@ def test_random_tokens_is_compared_at_equal_examples_alone():
         config(also=["random_tokens"], match=["tokens"])
 
 
-def test_a_selection_is_held_against_its_controls():
-    """By hand: 0.02 and 0.04 below them, and 0.001 a seed; 2.776 times 0.001581 / √5 about the
-    mean."""
+def test_a_selection_is_compared_with_its_controls():
+    """By hand: 0.02 and 0.04 below, and 0.001 per seed; half width 2.776 times 0.001581 / √5."""
     found = records()
     for control, above, like in (
         ("loss_strata", 0.02, {}),

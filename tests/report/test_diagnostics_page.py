@@ -1,4 +1,4 @@
-"""The words, the table and the page of a diagnosis: numbers by hand, hostile names."""
+"""A diagnosis's sentences, table and page: numbers by hand, hostile names."""
 
 import copy
 
@@ -11,7 +11,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def subsets(s2l, strata):
-    """(adjusted Rand index, Jaccard index) each; chance gives 0.1."""
+    """Take (adjusted Rand index, Jaccard index) of each; chance gives 0.1."""
     names = ("adjusted_rand", "jaccard", "by_chance", "spread", "examples")
     found = {"s2l": s2l, "loss_strata": strata}
     return {
@@ -55,7 +55,7 @@ def record():
 def test_what_is_kept_is_a_share_of_what_the_draw_keeps(record):
     rows = page.variants_of(record)
     assert [row.kept for row in rows] == pytest.approx([1, 0.95, 0.6, 0.2, 0.3, 1])
-    # Within ten deviations of chance, a share of it would be mostly noise.
+    # Within ten standard deviations of chance the share would be mostly noise.
     for jaccard, told in (
         (0.129, "not distinguishable from chance"),
         (0.18, "the draw nearly all"),
@@ -65,7 +65,7 @@ def test_what_is_kept_is_a_share_of_what_the_draw_keeps(record):
         assert told in page.sentences_of(record)[0]
 
 
-def test_words_say_what_the_numbers_say(record):
+def test_sentences_say_what_the_numbers_say(record):
     draw, kmeans, number, seed, proxy, control, topics = page.sentences_of(record)
     assert "0.300" in draw and "0.100 ± 0.010" in draw and "determine some of the subset" in draw
     assert "(43)" in kmeans and "clusters 0.50 (they depend strongly on it)" in kmeans
@@ -92,7 +92,7 @@ def test_words_say_what_the_numbers_say(record):
         (0.0, 0.0, 0.5, "start of k-means hides which"),
     ],
 )
-def test_noise_of_k_means_is_not_laid_on_trajectories(record, start, proxy, strata, told):
+def test_k_means_noise_is_not_blamed_on_trajectories(record, start, proxy, strata, told):
     for variant in record["stability"]:
         if variant["changed"] == "k-means seed":
             variant["subsets"]["s2l"]["adjusted_rand"] = start
@@ -111,7 +111,7 @@ def test_noise_of_k_means_is_not_laid_on_trajectories(record, start, proxy, stra
         (0.90, "clusters 0.90 (they hardly depend on it)."),
     ],
 )
-def test_noise_of_k_means_is_not_laid_on_what_was_changed(record, rand, told):
+def test_k_means_noise_is_not_blamed_on_the_change(record, rand, told):
     [proxy] = [each for each in record["stability"] if each["changed"] == "proxy"]
     proxy["subsets"]["s2l"]["adjusted_rand"] = rand
     assert told in page.sentences_of(record)[4]
@@ -122,7 +122,7 @@ def no_cluster(monkeypatch):
     monkeypatch.setattr(page.machine, "hardware", lambda: "2 CPUs")
 
 
-def test_words_where_the_draw_is_all(record):
+def test_sentences_if_the_draw_decides_all(record):
     noise = copy.deepcopy(record)
     noise["stability"] = noise["stability"][:3]
     for variant in noise["stability"]:
@@ -187,7 +187,7 @@ def test_gradients_of_a_target(record):
         assert shown in html
 
 
-def test_text_has_a_line_a_variant_and_the_words(record):
+def test_text_has_a_line_per_variant_and_the_sentences(record):
     lines = page.as_text(record).splitlines()
     assert len(lines) == 1 + 6 + 7
     assert " ".join(lines[2].split()) == (

@@ -1,4 +1,4 @@
-"""What is read from a run for its page."""
+"""What a run's page takes from the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def entry(stage, seconds, *, reused=False, resumed=False):
 
 
 def test_a_stage_that_was_repaired_has_one_row_with_the_sum_of_its_seconds():
-    """By hand: 100 rows in the last 4 s; what was found again took nothing."""
+    """By hand: 100 rows in the last 4 s; a reused stage adds nothing."""
     parts = [Part("part-0", "f", 100, 1, "c", {})]
     trained = {"padded_tokens": 9, "tokens": 90, "seconds": 3.0}
     done = {

@@ -22,7 +22,7 @@ def demo() -> str:
     return render(report_data())
 
 
-def test_duplicates_that_were_kept_are_told_so() -> None:
+def test_duplicates_are_called_kept_or_dropped() -> None:
     for kept, word in ((False, "dropped"), (True, "kept")):
         data = dataclasses.replace(report_data(), n_duplicates=1234, duplicates_kept=kept)
         assert f"Exact duplicates {word}1,234" in "".join(Page(render(data)).text)
@@ -49,7 +49,7 @@ def test_page_holds_the_run(demo: str) -> None:
 
 
 def cost_rows(data: ReportData) -> tuple[str, list[str]]:
-    """The text before the table of costs, and its rows, cells between bars."""
+    """Return the text before the table of costs, and its rows with cells joined by bars."""
     section = re.search("<h2>Cost</h2>(.*?)</section>", render(data), re.DOTALL)[1]
     lead, table = section.split("<table>")
     rows = re.findall("<tr>(.*?)</tr>", table, re.DOTALL)
@@ -122,7 +122,7 @@ def test_any_field_may_be_missing(field: str, monkeypatch: pytest.MonkeyPatch) -
     Page(render(dataclasses.replace(report_data(K=2, T=2, n_sources=2), **{field: default})))
 
 
-def test_what_was_not_evaluated_on_is_told() -> None:
+def test_what_was_not_evaluated_is_on_the_page() -> None:
     told = dataclasses.replace(report_data(K=2, T=2), left_out=["exam: <b> 3 of 6 are left out"])
     assert "exam: <b> 3 of 6 are left out." in Page(render(told)).text
 

@@ -1,4 +1,4 @@
-"""The verdict: numbers by hand, and no more said than they carry."""
+"""The verdict: numbers by hand, and no more than they support."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def test_verdict_worse_and_noise() -> None:
         ([0.5, 0.5, 0.5, 0.5], "No verdict", "0.5000 ± 0.0000 lower"),
     ],
 )
-def test_too_few_pairs_carry_no_verdict(main: list[float], lead: str, numbers: str) -> None:
+def test_too_few_pairs_support_no_verdict(main: list[float], lead: str, numbers: str) -> None:
     text = verdict(arms_of(s2l=main, random=[1.0] * len(main)), main="s2l")
     assert text.startswith(lead) and numbers in text
     assert "A verdict needs at least 5 pairs." in text
 
 
-def test_copies_carry_no_verdict() -> None:
+def test_equal_differences_support_no_verdict() -> None:
     text = verdict(arms_of(s2l=[0.75] * 6, random=[1.0] * 6), main="s2l")
     assert text.startswith("No verdict") and "0.2500 ± 0.0000 lower" in text
     assert "over 6 pairs" in text and "A verdict needs some spread among the pairs." in text
 
 
-def test_verdict_tells_how_far_other_held_out_examples_would_move_a_difference() -> None:
+def test_verdict_has_the_standard_error_over_held_out_examples() -> None:
     arms = arms_of(s2l=[0.9, 0.8, 0.7], random=[1.0] * 3)
     assert "one pair's difference" not in verdict(arms, main="s2l")
     for row, error in enumerate((0.02, 0.05, 0.04)):
@@ -80,7 +80,7 @@ def test_verdict_without_a_comparison() -> None:
         verdict(arms_of(s2l=[1.0]) * 2, main="s2l")
 
 
-def test_verdict_tells_of_lost_runs_and_unequal_steps() -> None:
+def test_verdict_names_lost_runs_and_unequal_steps_and_tokens() -> None:
     arms = arms_of(s2l=[0.9, math.nan], random=[1.0, 1.0])
     assert "Left out because a loss is not finite: 1 pair." in verdict(arms, main="s2l")
     arms[0] = arms[0]._replace(n_steps=99)
@@ -98,7 +98,7 @@ def test_summary_of_selectors() -> None:
     assert random.difference is None and random.standard_error == 0.0
 
 
-def test_what_else_was_measured_has_a_line_each_and_a_table() -> None:
+def test_other_metrics_have_a_line_each_and_a_table() -> None:
     record = {
         "seed": 0, "examples": 9, "steps": 2, "tokens": 90, "loss": 1.0, "macro": 1.5,
         "by_source": {"a": 1.0}, "examples_by_source": {"a": 4}, "answer_loss": None,

@@ -1,4 +1,4 @@
-"""The data of a page with made-up numbers, hostile text, and a parser of pages."""
+"""Made-up data of a run's page, hostile text, and a parser of pages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
 class Page(HTMLParser):
-    """Tags, attributes and text of a page; asserts that the tags balance."""
+    """The tags, attributes and text of a page, whose tags must balance."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -69,7 +69,7 @@ def arms_of(**losses: list[float]) -> list[Arm]:
 
 
 def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> ReportData:
-    """A run as the demo makes it, with K clusters, T checkpoints and made-up numbers."""
+    """Return a run like the demo's, with K clusters, T checkpoints and made-up numbers."""
     rng = np.random.default_rng(0)
     names = list(names) or [f"source_{i}" for i in range(n_sources)]
     centers_KT = np.sort(rng.gamma(2, 0.5, (K, 1)), axis=0) + np.linspace(1, 0.3, T)
