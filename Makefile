@@ -10,7 +10,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all slice faults soak bench lint format types check clean
+.PHONY: help install demo test test-all slice faults soak bench docs lint format types check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##/\1:/' | column -t -s: 2>/dev/null \
@@ -59,6 +59,10 @@ bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
 	$(BIN)/python benchmarks/kmeans.py --rows 200000 --seeds 1 --json $(BENCH)/kmeans.json
 	$(BIN)/python benchmarks/scale.py --rows 100000 300000 --json $(BENCH)/scale.json
 
+docs: $(INSTALLED)  ## docs/configuration.md, and the documentation as a site in site/
+	$(BIN)/python docs/_tools/configuration.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict
+
 lint: $(INSTALLED)  ## ruff's rules and format, the layers of the package, the links of the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -75,5 +79,5 @@ types: $(INSTALLED)  ## mypy
 check: lint types test  ## lint, types and tests
 
 clean:  ## caches and build output; runs/ and .venv stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

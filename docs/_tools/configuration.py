@@ -39,7 +39,7 @@ prints the JSON schema, with which editors complete and check the file.
 """
 
 Node = dict[str, Any]
-NAMED = [  # types with a name that says more than their schema
+NAMED: list[tuple[Any, str, str]] = [  # types with a name that says more than their schema
     (Location, "path", "paths"),
     (SelectorName, "[selector](selectors.md)", "[selectors](selectors.md)"),
     (Budget, "number or string", "numbers or strings"),
