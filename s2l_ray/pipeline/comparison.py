@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,6 +30,7 @@ from s2l_ray.config import (
 )
 from s2l_ray.errors import TooFew
 from s2l_ray.pipeline import records
+from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS, Arm, can_match
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.records import Record
@@ -43,44 +43,6 @@ from s2l_ray.store.views import SelectionView, TokensView, TrainingView
 from s2l_ray.training.checkpoints import num_steps
 
 logger = logging.getLogger(__name__)
-
-FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A target to train: on what, for how long, and with which seeds."""
-
-    budget: str  # as asked for
-    match: str  # what is equal to the baseline's: examples, tokens or compute
-    selection_seed: int
-    training_seed: int
-    method: str  # a selector's name, FULL_COMPUTE or FULL_EPOCHS
-    examples: Manifest
-    count: int  # of examples that have a label token
-    tokens: int  # in these, by the proxy's tokenizer
-    shared: float  # the share of them that the baseline's subset has too
-    training: TrainingConfig
-    like: str | None = None  # the selector that the method resembles
-    own_name: str = ""  # unless set, the name follows from the rest
-
-    @property
-    def steps(self) -> int:
-        return num_steps(self.training, self.count)
-
-    @property
-    def pair(self) -> tuple[str, str, int, int]:
-        """Equal for the arms that are compared with one arm of the baseline."""
-        return self.budget, self.match, self.selection_seed, self.training_seed
-
-    @property
-    def name(self) -> str:
-        """Arms with one name are one training."""
-        who = self.method.replace(", equal ", "-").replace(":", ".")
-        return self.own_name or (
-            f"{who}-{self.count}-seed{self.selection_seed}-steps{self.steps}"
-            f"-train{self.training_seed}"
-        )
 
 
 def baselines(run: Run) -> list[Record]:
@@ -127,18 +89,18 @@ def baselines(run: Run) -> list[Record]:
                 shared = share_in(run.store, subset, base)
             arms.append(
                 Arm(
-                    str(budget),
-                    "examples",
-                    seed,
-                    seed,
-                    selector,
-                    subset,
-                    SelectionView(subset).examples,
-                    SelectionView(subset).tokens,
-                    shared,
-                    target,
-                    like if selector_named(selector).like else None,
-                    selection_name(selector, seed),
+                    budget=str(budget),
+                    match="examples",
+                    selection_seed=seed,
+                    training_seed=seed,
+                    method=selector,
+                    examples=subset,
+                    count=SelectionView(subset).examples,
+                    tokens=SelectionView(subset).tokens,
+                    shared=shared,
+                    training=target,
+                    like=like if selector_named(selector).like else None,
+                    own_name=selection_name(selector, seed),
                 )
             )
     found = _measure(run, arms) + short
@@ -179,12 +141,6 @@ def training_seed(seed: int, number: int) -> int:
     """Return the seed of training `number` on the subsets of a selection seed; the first is that
     seed itself."""
     return (seed + number * 1_000_003) % (2**32 - 1)
-
-
-def can_match(selector: SelectorName, match: str) -> bool:
-    """Whether a selector's subset tells something there. A random draw with another selection's
-    tokens belongs beside that selection at equal examples; at equal tokens it is `random`."""
-    return match == "examples" or selector_named(selector).like != "tokens"
 
 
 def num_targets(config: RunConfig) -> int:
