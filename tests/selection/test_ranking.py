@@ -247,8 +247,6 @@ def test_a_score_that_is_not_finite_is_told(local_ray, store, given):
     stages["before"] = store.commit("before/bad", "b", [bad, *others], {})
     told = rf"example_id {table['example_id'][2]} is nan, expected a finite"
     with pytest.raises(ValueError, match=told):
-        ValueError, match=rf"example_id {table['example_id'][2]} is nan, expected a finite"
-    ):
         select(store, stages, "high_learnability", 5)
 
 
