@@ -1,7 +1,6 @@
-"""A whole run as typed, validated models: sections, YAML, overrides.
+"""The configuration of a run: typed, validated models, read from YAML and overrides.
 
-Imports neither numpy, ray nor torch, so that a faulty configuration is refused in well under a
-second.
+Imports neither numpy, ray nor torch, so a mistake is reported in well under a second.
 """
 
 from s2l_ray.config.base import Section

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,13 +23,19 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's `yes` as a number would quietly be 1; the others could not be written as JSON."""
+        """Refuse booleans that pydantic would take for numbers, and what JSON cannot hold."""
         assert info.field_name is not None
+        annotation = cls.model_fields[info.field_name].annotation
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, bool) and cls.model_fields[info.field_name].annotation is not bool:
-                raise ValueError(f"found {value!r}, wanted no truth value")
+            if isinstance(item, bool) and annotation is not bool:
+                expected = "a number" if _takes_numbers(annotation) else "another type"
+                raise ValueError(f"expected {expected}, got a boolean ({shown(item)})")
             if isinstance(item, int) and abs(item) >= 2**63:
-                raise ValueError(f"found {shown(item)}")
+                raise ValueError(f"expected a number within 64 bits, got {shown(item)}")
             if isinstance(item, str) and SURROGATE.search(item):
-                raise ValueError(f"found {shown(item)}, wanted Unicode text")
+                raise ValueError(f"expected Unicode text, got {shown(item)}")
         return value
+
+
+def _takes_numbers(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_takes_numbers, get_args(annotation)))

@@ -77,7 +77,7 @@ class CorpusConfig(Section):
         for field, column in value.items():
             if column is None and field != "source":
                 raise ValueError(
-                    f"{field}: found null, wanted a column's name; only source has none"
+                    f"{field}: expected a column name, got null; only source may be null"
                 )
         return value
 
@@ -109,7 +109,7 @@ class PromptConfig(Section):
     @model_validator(mode="after")
     def _custom(self) -> PromptConfig:
         if (self.template == "custom") != (self.prompt is not None):
-            raise ValueError("prompt.prompt goes with prompt.template: custom, and only with it")
+            raise ValueError("prompt.prompt: the template custom needs it, the others refuse it")
         if self.prompt is not None and "{instruction}" not in self.prompt:
             raise ValueError("prompt.prompt lacks {instruction}")
         if self.prompt_with_input is not None and not (

@@ -84,10 +84,10 @@ class EvaluationConfig(Section):
     @model_validator(mode="after")
     def _names_apart(self) -> EvaluationConfig:
         if "heldout" in self.files:
-            raise ValueError("files: the name 'heldout' is that of corpus.heldout_share")
+            raise ValueError("files: the name 'heldout' is reserved for corpus.heldout_share")
         for name in self.answers:
             if name in self.files or name == "heldout":
-                raise ValueError(f"answers: the name {name!r} is that of held-out examples")
+                raise ValueError(f"answers: the name {name!r} is taken by held-out examples")
         return self
 
 
@@ -144,11 +144,11 @@ class CompareConfig(Section):
     @model_validator(mode="after")
     def _comparable(self) -> CompareConfig:
         if both := sorted(set(self.selectors) & set(self.also)):
-            raise ValueError(f"also: {', '.join(both)} is among selectors already")
+            raise ValueError(f"also: {', '.join(both)} is already in selectors")
         if "random_tokens" in self.selectors + self.also and "examples" not in self.match:
             raise ValueError(
-                f"found random_tokens, but match is {self.match}: it has the tokens that another "
-                "selection has at equal examples, and is compared there; add examples to match"
+                f"match: random_tokens needs examples among them, got {self.match}: it takes as "
+                "many tokens as another selection of equal examples"
             )
         return self
 

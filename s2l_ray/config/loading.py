@@ -1,7 +1,4 @@
-"""The whole run as typed, validated models. Nothing else in the project parses configuration.
-
-Imports neither torch nor ray, so that a typo costs well under a second.
-"""
+"""Reading and validating a configuration. Nothing else in the project parses one."""
 
 from __future__ import annotations
 
@@ -43,12 +40,12 @@ def read_file(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: wanted a mapping of settings, found {type(data).__name__}")
+        raise ConfigError(f"{path}: expected a mapping of settings, got {_kind(data)}")
     return data
 
 
 def validate(data: dict[str, Any], *, origin: str = "config") -> RunConfig:
-    """The mapping as a RunConfig; ConfigError names field, what was found and what was wanted."""
+    """Validate a mapping; ConfigError names each field, what was expected and what it has."""
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
@@ -61,7 +58,7 @@ def apply_override(data: dict[str, Any], override: str) -> tuple[tuple[str, ...]
     key, equals, value = override.partition("=")
     *parents, last = names = key.strip().split(".")
     if not equals or not all(names) or len(names) > MAX_DEPTH:
-        raise ConfigError(f"override {override!r}: wanted key.path=value")
+        raise ConfigError(f"override {override!r}: expected key.path=value")
     node = data
     for name in parents:
         if node.get(name) is None:
@@ -77,9 +74,9 @@ def apply_override(data: dict[str, Any], override: str) -> tuple[tuple[str, ...]
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[Section] | None:
-    """The config class whose fields the location's last name should be one of."""
+    """Return the class of the section that a location names, or None."""
     section: type[Section] | None = RunConfig
-    own_name = False  # of the user's, for an entry of a mapping of sections
+    own_name = False  # the user's name of an entry, in a mapping of sections
     for name in location:
         if own_name:
             own_name = False
@@ -95,7 +92,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[Section] | None:
 
 def _explain(fault: Any) -> str:
     location = fault["loc"]
-    # pydantic names the choices of a union too: corpus.path.list[str].0
+    # pydantic also names the choices of a union: corpus.path.list[str].0
     choice = re.compile(r"^(list|function-after)\[|\bstr$")
     names = [str(part) for part in location if not choice.search(str(part))]
     field = ".".join(names) or "the configuration"
@@ -106,14 +103,34 @@ def _explain(fault: Any) -> str:
         valid = sorted(section.model_fields) if section else []
         near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
         hint = f"; nearest valid name: {near[0]}" if near else f"; valid names: {', '.join(valid)}"
-        return f"{field}: unknown key (found {text}){hint}"
+        return f"{field}: unknown key (value {text}){hint}"
     if fault["type"] == "missing":
-        return f"{field}: missing, a value is wanted"
+        return f"{field}: required, but missing"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{field}: {message}"
-    if fault["type"] == "literal_error" and isinstance(found, str):
+    if fault["type"] != "literal_error":
+        message = message.partition(", ")[0]  # the rest says what the value is
+    elif isinstance(found, str):
         valid = re.findall(r"'([^']*)'", message)
         near = difflib.get_close_matches(found, valid, n=1, cutoff=0.4)
-        message += f"; nearest valid name: {near[0]}" if near else ""
-    return f"{field}: found {text}, wanted: {message}"
+        text += f"; nearest valid name: {near[0]}" if near else ""
+    return f"{field}: {_expected(message)}, got {text}"
+
+
+def _expected(message: str) -> str:
+    """Turn pydantic's "Input should be ..." and the like into "expected ..."."""
+    subject, should, rest = message.partition(" should ")
+    if not should:
+        return f"expected: {message}"
+    rest = re.sub(r"a valid dictionary.*", "a mapping", rest).removesuffix(" after validation")
+    if subject != "Input":
+        article = "" if subject.endswith("s") else "a "
+        return f"expected {article}{subject.lower()} to {rest}"
+    rest = rest.removeprefix("be ")
+    number = "a number " if rest.startswith(("greater", "less")) else ""
+    return f"expected {number}{rest}"
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", type(None): "nothing"}.get(type(value), f"a {type(value).__name__}")

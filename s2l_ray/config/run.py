@@ -76,26 +76,26 @@ class RunConfig(Section):
     def _place(cls, value: str) -> str:
         if "://" in value and not re.fullmatch(r"s3://[^/@:?#\s]+(/[^@?#]*)?", value):
             raise ValueError(
-                "wanted a local path or s3://bucket/prefix, without credentials or options in it"
+                "expected a local path or s3://bucket/prefix, without credentials or options"
             )
         return value
 
     @model_validator(mode="after")
     def _whole(self) -> RunConfig:
         if self.proxy.num_checkpoints is None and self.proxy.checkpoint_every is None:
-            raise ValueError("proxy needs num_checkpoints or checkpoint_every (at least 2 points)")
+            raise ValueError("proxy: set num_checkpoints (2 or more) or checkpoint_every")
         if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
-            raise ValueError("proxy.num_checkpoints must be 2 or more: a trajectory has 2 points")
+            raise ValueError("proxy.num_checkpoints must be 2 or more, the least for a trajectory")
         if self.target and self.target.max_steps and "epochs" in self.compare.full:
             raise ValueError(
-                "compare.full: epochs is the whole corpus for as many epochs as a subset, and "
-                "target.max_steps gives both as many steps: leave out one of the two"
+                "compare.full: epochs would train as long as a subset does, because "
+                "target.max_steps fixes the steps of both: leave out one of the two"
             )
         if self.diagnose.gradients and self.target is None:
-            raise ValueError("diagnose.gradients are those of a target: target is missing")
+            raise ValueError("diagnose.gradients needs a target: set target")
         if self.trajectories.while_training and self.proxy.max_workers is not None:
-            raise ValueError(  # an elastic training would reach for what scoring is at work on
-                "trajectories.while_training is for a proxy of fixed size: leave out "
+            raise ValueError(  # an elastic training would take the CPUs and GPUs of scoring
+                "trajectories.while_training needs a fixed number of workers: leave out "
                 "proxy.max_workers"
             )
         models = [("prompt", self.prompt, "proxy.model", self.proxy.model)]
@@ -108,7 +108,7 @@ class RunConfig(Section):
         for field, prompt, place, model in models:
             if prompt.template == "chat" and model.tokenizer_vocab:
                 raise ValueError(
-                    f"{field}.template chat needs a tokenizer with a chat template, and "
+                    f"{field}.template chat needs a tokenizer with a chat template; "
                     f"{place}.tokenizer_vocab trains one without"
                 )
         return self

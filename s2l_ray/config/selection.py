@@ -46,13 +46,13 @@ class TrajectoriesConfig(Section):
     def _one_gpu_or_less(self) -> TrajectoriesConfig:
         if self.max_workers is not None and self.max_workers < self.workers.num_workers:
             raise ValueError(
-                f"max_workers {self.max_workers} is less than workers.num_workers "
-                f"{self.workers.num_workers}, with which the pool begins"
+                f"max_workers {self.max_workers} must be at least workers.num_workers "
+                f"{self.workers.num_workers}, the size that the pool starts with"
             )
         if self.workers.gpus_per_worker > 1:
             raise ValueError(
-                f"workers.gpus_per_worker is {self.workers.gpus_per_worker:g}: a scoring actor "
-                "uses one GPU, or a share of one; for more GPUs take more workers"
+                "workers.gpus_per_worker: expected at most 1 for a scoring actor, got "
+                f"{self.workers.gpus_per_worker:g}; for more GPUs raise workers.num_workers"
             )
         return self
 
@@ -103,5 +103,5 @@ class SelectionConfig(Section):
     @model_validator(mode="after")
     def _like_another(self) -> SelectionConfig:
         if self.like in ("random_shares", "random_tokens"):
-            raise ValueError(f"like: {self.like} is itself like another, wanted another selector")
+            raise ValueError(f"like: {self.like} itself copies another: set another selector")
         return self

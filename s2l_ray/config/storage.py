@@ -65,7 +65,7 @@ class StorageConfig(Section):
     @model_validator(mode="after")
     def _sound(self) -> StorageConfig:
         if self.endpoint is not None and not re.fullmatch(r"https?://[^/@\s]+/?", self.endpoint):
-            raise ValueError("endpoint: wanted http(s)://host or http(s)://host:port, no more")
+            raise ValueError("endpoint: expected http(s)://host or http(s)://host:port")
         if self.kms_key is not None and self.encryption != "aws:kms":
-            raise ValueError("kms_key goes with encryption: aws:kms")
+            raise ValueError("kms_key needs encryption: aws:kms")
         return self

@@ -1,4 +1,4 @@
-"""YAML as plain data. What YAML lets pass in silence, or unfolds without end, is refused."""
+"""YAML as plain data, without duplicate keys, object tags or values of unbounded size."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import yaml
 
 KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
 TAGS = {f"tag:yaml.org,2002:{kind}": kind for kind in KINDS}
-MAX_DEPTH = 40  # also what ends a value that holds itself
-MAX_VALUES = 10_000  # with every alias unfolded
-SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair: no Unicode text
+MAX_DEPTH = 40  # also ends a value that contains itself
+MAX_VALUES = 10_000  # with every alias expanded
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which is not Unicode text
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document of a text as mappings, lists and scalars.
+    """Parse the only document of a text into mappings, lists and scalars.
 
-    ValueError, with the line, for what is not YAML, a key given twice, a tag that makes an object,
-    a scalar that is not what it looks like (2024-13-45), an integer beyond 64 bits, or too much.
+    ValueError, with the line, for invalid YAML, a duplicate key, a tag that makes an object, a
+    malformed scalar (2024-13-45), an integer beyond 64 bits, or more than MAX_VALUES values.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -34,7 +34,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _check(loader: yaml.SafeLoader, root: yaml.Node) -> None:
-    """Walk over the nodes before anything is made of them."""
+    """Check the nodes before any value is built from them."""
     waiting, seen = [(root, 1)], 0
     while waiting:
         node, depth = waiting.pop()
@@ -42,16 +42,16 @@ def _check(loader: yaml.SafeLoader, root: yaml.Node) -> None:
         if depth > MAX_DEPTH:
             raise _fault(node, f"nested more than {MAX_DEPTH} deep")
         if seen > MAX_VALUES:
-            raise _fault(node, f"more than {MAX_VALUES:,} values, aliases unfolded")
+            raise _fault(node, f"more than {MAX_VALUES:,} values, aliases expanded")
         if node.tag not in TAGS:
-            raise _fault(node, f"tag {node.tag!r}, wanted plain values")
+            raise _fault(node, f"expected plain values, got the tag {node.tag!r}")
         if isinstance(node, yaml.ScalarNode):
             _check_scalar(loader, node)
         elif isinstance(node, yaml.MappingNode):
             names = set()
             for key, value in node.value:
                 if (key.tag, str(key.value)) in names:
-                    raise _fault(key, f"key {key.value!r} is given twice")
+                    raise _fault(key, f"duplicate key {key.value!r}")
                 names.add((key.tag, str(key.value)))
                 waiting += [(key, depth + 1), (value, depth + 1)]
         else:
@@ -61,16 +61,16 @@ def _check(loader: yaml.SafeLoader, root: yaml.Node) -> None:
 def _check_scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> None:
     kind = TAGS[node.tag]
     if SURROGATE.search(node.value):
-        raise _fault(node, "half of a surrogate pair, wanted Unicode text")
+        raise _fault(node, "expected Unicode text, got half of a surrogate pair")
     if kind == "merge":
         return
     try:
         value = loader.construct_object(node)
-    # What yaml's own constructors let escape for a text that is not of the tag's kind.
+    # Raised by yaml's own constructors if the text does not fit the tag.
     except (ValueError, AttributeError, LookupError):
-        raise _fault(node, f"{node.value[:60]!r} is no {kind}") from None
+        raise _fault(node, f"expected a value of type {kind}, got {node.value[:60]!r}") from None
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise _fault(node, f"{node.value[:60]!r} is beyond 64 bits")
+        raise _fault(node, f"expected a number within 64 bits, got {node.value[:60]!r}")
 
 
 def _fault(node: yaml.Node, message: str) -> ValueError:

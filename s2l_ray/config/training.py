@@ -155,14 +155,14 @@ class TrainingConfig(Section):
     def _fits(self) -> TrainingConfig:
         if self.max_workers is not None:
             if self.zero_stage is not None:
-                raise ValueError("max_workers goes with DDP; DeepSpeed keeps its number of workers")
+                raise ValueError("max_workers needs DDP: leave out zero_stage, or max_workers")
             if not self.workers.num_workers <= self.max_workers <= self.global_batch_size:
                 raise ValueError(
                     f"max_workers {self.max_workers} must be between workers.num_workers "
                     f"{self.workers.num_workers} and global_batch_size {self.global_batch_size}"
                 )
         if self.num_checkpoints is not None and self.checkpoint_every is not None:
-            raise ValueError("give num_checkpoints or checkpoint_every, not both")
+            raise ValueError("set num_checkpoints or checkpoint_every, not both")
         share, rest = divmod(self.global_batch_size, self.workers.num_workers)
         if rest:
             raise ValueError(
@@ -176,20 +176,20 @@ class TrainingConfig(Section):
             )
         if self.workers.gpus_per_worker not in (0, 1):
             raise ValueError(
-                f"workers.gpus_per_worker is {self.workers.gpus_per_worker:g}: a worker of a "
-                "training has one GPU or none; for more GPUs take more workers"
+                "workers.gpus_per_worker: expected 0 or 1 for a training worker, got "
+                f"{self.workers.gpus_per_worker:g}; for more GPUs raise workers.num_workers"
             )
         if self.zero_stage == 0 and self.model.dtype == "bfloat16":
-            raise ValueError(  # there DeepSpeed's optimizer is another, without fp32 master weights
-                "zero_stage 0 goes with dtype float32; for bfloat16 leave zero_stage out (DDP), or "
-                "set 1, 2 or 3"
+            raise ValueError(  # DeepSpeed's optimizer then keeps no fp32 master weights
+                "zero_stage 0 needs dtype float32; for bfloat16 leave zero_stage out (DDP) or set "
+                "1, 2 or 3"
             )
         if (
             self.zero_stage == 1
             and self.model.dtype == "bfloat16"
             and share > self.micro_batch_size
         ):
-            raise ValueError(  # stages 2 and 3 sum them in fp32, as DDP does
+            raise ValueError(  # stages 2 and 3, and DDP, sum them in fp32
                 f"zero_stage 1 would sum the gradients of {share // self.micro_batch_size} "
                 f"micro-batches in bfloat16: raise micro_batch_size to {share}, or set 2 or 3"
             )

@@ -1,4 +1,4 @@
-"""Types of single values: budgets, seeds, locations, names of selectors."""
+"""Types of single values: budgets, seeds, locations, names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _known_selector(value: str) -> str:
     near = difflib.get_close_matches(value, BUILT_IN_SELECTORS, n=1, cutoff=0.4)
     hint = f"; nearest valid name: {near[0]}" if near else ""
     raise ValueError(
-        f"found {shown(value)}, expected one of {', '.join(BUILT_IN_SELECTORS)}, or module:Class"
+        f"expected one of {', '.join(BUILT_IN_SELECTORS)}, or module:Class, got {shown(value)}"
         f"{hint}"
     )
 
@@ -68,9 +68,9 @@ SelectorName = Annotated[
 
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
-FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # stands for a folder's name
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes part of folder names
 
-# Options of a URI, after its "?", that hold nothing secret.
+# Options after the "?" of a URI that hold no secret.
 URI_OPTIONS = (
     "region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path",
     "project_id", "retry_limit_seconds", "enable_tls", "user", "replication",
@@ -86,7 +86,7 @@ def _without_credentials(value: str) -> str:
     secret = "@" in query or not set(options) <= set(URI_OPTIONS)
     if remote and (secret or (at and not container)):
         raise ValueError(
-            f"wanted a path or URI without credentials in it (after a '?' may stand "
+            "expected a path or URI without credentials (allowed after '?': "
             f"{', '.join(URI_OPTIONS)})"
         )
     return value
@@ -100,7 +100,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _budget(value: Any) -> Any:
-    parse_budget(value)  # before pydantic would take true for 1
+    parse_budget(value)  # before pydantic takes true for 1
     return value
 
 
@@ -109,24 +109,24 @@ Budget = Annotated[int | float | str, BeforeValidator(_budget)]
 
 def no_entry_twice(value: list) -> list:
     if len(set(value)) != len(value):
-        raise ValueError(f"has an entry twice: {value}")
+        raise ValueError(f"has a duplicate entry: {value}")
     return value
 
 
 def with_baseline(value: list) -> list:
     if BASELINE not in value:
-        raise ValueError(f"found {value}, wanted {BASELINE} among them: others are held against it")
+        raise ValueError(f"expected {BASELINE} among them, the baseline of all; got {value}")
     return value
 
 
 def parse_budget(value: int | float | str) -> tuple[str, float]:
-    """A budget as ("examples", n), ("share", 0 < s <= 1) or ("tokens", n).
+    """Parse a budget into ("examples", n), ("share", 0 < s <= 1) or ("tokens", n).
 
     Strings: "500", "11%", "2M tokens", "1.5B tokens". Raises ValueError on anything else.
     """
-    wanted = 'a count (1000), a share (0.11 or "11%") or tokens ("2M tokens")'
+    expected = 'a count (1000), a share (0.11 or "11%") or tokens ("2M tokens")'
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{shown(value)}: wanted {wanted}")
+        raise ValueError(f"expected {expected}, got {shown(value)}")
     if isinstance(value, str):
         text = value.strip()
         if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGB]?)\s*tokens", text):
@@ -137,13 +137,13 @@ def parse_budget(value: int | float | str) -> tuple[str, float]:
         elif re.fullmatch(r"\d+", text):
             kind, number = "examples", float(text)
         else:
-            raise ValueError(f"{shown(value)}: wanted {wanted}")
+            raise ValueError(f"expected {expected}, got {shown(value)}")
     else:
         kind = "examples" if isinstance(value, int) else "share"
         number = float(value) if abs(value) < 2**63 else math.inf
     if not 0 < number < 2**63 or (kind == "share" and number > 1):
         raise ValueError(
-            f"{shown(value)}: wanted {wanted}, more than 0, within 64 bits, a share at most 1"
+            f"expected {expected}, above 0, a share at most 1, within 64 bits; got {shown(value)}"
         )
     return kind, number
 
@@ -151,7 +151,7 @@ def parse_budget(value: int | float | str) -> tuple[str, float]:
 def shown(value: Any) -> str:
     if isinstance(value, dict):
         return "a mapping"
-    if isinstance(value, int) and abs(value) >= 2**63:  # of which Python may refuse to show digits
+    if isinstance(value, int) and abs(value) >= 2**63:  # Python may refuse to print it
         return "an integer beyond 64 bits"
     text = re.sub(r"(\w://)[^/]*@", r"\1***@", repr(value))  # credentials
     text = re.sub(r"(\w://[^?'\"]*\?)[^'\"]*", r"\1***", text)

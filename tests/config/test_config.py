@@ -84,7 +84,7 @@ def test_clinical_report_shows_no_patient_text():
 
 
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("data", "expected"),
     [
         (small(corpous={"path": "x"}), ["corpous: unknown key", "nearest valid name: corpus"]),
         (
@@ -101,7 +101,7 @@ def test_clinical_report_shows_no_patient_text():
         ),
         (
             small(selection={"selector": "s2l_offical"}),
-            ["selection.selector: found 's2l_offical'", "nearest valid name: s2l_official"],
+            ["module:Class, got 's2l_offical'", "nearest valid name: s2l_official"],
         ),
         (
             small(diagnose={"proxies": {"large": {"nam": "m"}}}),
@@ -110,29 +110,47 @@ def test_clinical_report_shows_no_patient_text():
     ],
     ids=["section", "in a section", "two deep", "in an optional section", "a choice", "by name"],
 )
-def test_unknown_name_is_refused_with_the_nearest(data, wanted):
+def test_unknown_name_is_refused_with_the_nearest(data, expected):
     with pytest.raises(ConfigError) as caught:
         validate(data, origin="run.yaml")
-    for text in ["run.yaml: ", *wanted]:
+    for text in ["run.yaml: ", *expected]:
         assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("data", "field"),
     [
-        (small(proxy=proxy(epochs="three")), "proxy.epochs: found 'three'"),
-        (small(clusters={"n_clusters": 0}), "clusters.n_clusters: found 0"),
-        (small(clusters={"n_clusters": 2.5}), "clusters.n_clusters: found 2.5"),
-        (small(corpus="a.jsonl"), "corpus: found 'a.jsonl'"),
-        (small(run_dir=""), "run_dir: found ''"),
-        (small(name="a/b"), "name: found 'a/b'"),
-        (small(corpus={"path": "a", "heldout_share": 1.0}), "corpus.heldout_share: found 1.0"),
-        (small(trajectories={"dtype": "float16"}), "trajectories.dtype: found 'float16'"),
-        (small(evaluation={"seeds": []}), "evaluation.seeds: found []"),
-        (small(prompt={"max_length": 1}), "prompt.max_length: found 1"),
+        (small(proxy=proxy(epochs="three")), "proxy.epochs: expected a valid number, got 'three'"),
+        (
+            small(clusters={"n_clusters": 0}),
+            "greater than or equal to 1, got 0",
+        ),
+        (
+            small(clusters={"n_clusters": 2.5}),
+            "expected a valid integer, got 2.5",
+        ),
+        (small(corpus="a.jsonl"), "corpus: expected a mapping, got 'a.jsonl'"),
+        (small(run_dir=""), "run_dir: expected a string to have at least 1 character, got ''"),
+        (small(name="a/b"), "name: expected a string to match pattern '^[\\w.-]+$', got 'a/b'"),
+        (
+            small(corpus={"path": "a", "heldout_share": 1.0}),
+            "a number less than 1, got 1.0",
+        ),
+        (
+            small(trajectories={"dtype": "float16"}),
+            "'bfloat16', got 'float16'",
+        ),
+        (
+            small(evaluation={"seeds": []}),
+            "seeds: expected a list to have at least 1",
+        ),
+        (
+            small(prompt={"max_length": 1}),
+            "greater than or equal to 2, got 1",
+        ),
     ],
 )
-def test_wrong_value_names_field_and_what_was_found(data, field):
+def test_wrong_value_names_field_and_what_it_has(data, field):
     with pytest.raises(ConfigError, match=re.escape(field)):
         validate(data)
 
@@ -140,22 +158,31 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (small(proxy={"model": {"name": "m"}}), "proxy needs num_checkpoints or checkpoint_every"),
+        (small(proxy={"model": {"name": "m"}}), "proxy: set num_checkpoints (2 or more) or"),
         (small(proxy=proxy(num_checkpoints=1)), "must be 2 or more"),
         (small(proxy=proxy(checkpoint_every=5)), "num_checkpoints or checkpoint_every, not both"),
         (small(proxy=proxy(workers={"num_workers": 3})), "multiple of workers.num_workers 3"),
         (small(proxy=proxy(micro_batch_size=48)), "128 must be a multiple of micro_batch_size 48"),
         (small(proxy=proxy(offload_optimizer=True)), "offload_optimizer needs zero_stage"),
-        (small(proxy=proxy(workers={"gpus_per_worker": 2})), "has one GPU or none"),
-        (small(proxy=proxy(workers={"gpus_per_worker": 0.5})), "has one GPU or none"),
-        (small(trajectories={"workers": {"gpus_per_worker": 2}}), "one GPU, or a share of one"),
+        (
+            small(proxy=proxy(workers={"gpus_per_worker": 2})),
+            "expected 0 or 1 for a training",
+        ),
+        (
+            small(proxy=proxy(workers={"gpus_per_worker": 0.5})),
+            "expected 0 or 1 for a training",
+        ),
+        (
+            small(trajectories={"workers": {"gpus_per_worker": 2}}),
+            "expected at most 1 for a",
+        ),
         (
             small(target=proxy(num_checkpoints=1, max_steps=9), compare={"full": ["epochs"]}),
-            "compare.full: epochs is the whole corpus for as many epochs",
+            "compare.full: epochs would train as long as a subset does",
         ),
         (
             small(proxy=proxy(zero_stage=0, model={"name": "m", "dtype": "bfloat16"})),
-            "zero_stage 0 goes with dtype float32",
+            "zero_stage 0 needs dtype float32",
         ),
         (
             small(proxy=proxy(zero_stage=1, model={"name": "m", "dtype": "bfloat16"})),
@@ -163,9 +190,12 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
         ),
         (
             small(trajectories={"workers": {"num_workers": 4}, "max_workers": 2}),
-            "max_workers 2 is less than workers.num_workers 4",
+            "max_workers 2 must be at least workers.num_workers 4",
         ),
-        (small(corpus={"path": "x", "columns": {"output": None}}), "output: found null"),
+        (
+            small(corpus={"path": "x", "columns": {"output": None}}),
+            "output: expected a column name",
+        ),
         (small(proxy=proxy(model={})), "either name (pretrained) or architecture"),
         (
             small(proxy=proxy(model={"name": "m", "architecture": {"model_type": "llama"}})),
@@ -200,10 +230,10 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
             ),
             "diagnose.proxies.large.tokenizer_vocab trains one without",
         ),
-        (small(diagnose={"seeds": [1, 1]}), "diagnose.seeds: has an entry twice"),
-        (small(diagnose={"gradients": True}, target=None), "those of a target: target is missing"),
-        (small(prompt={"template": "custom"}), "prompt.prompt goes with prompt.template: custom"),
-        (small(prompt={"prompt": "{instruction}"}), "prompt.prompt goes with prompt.template"),
+        (small(diagnose={"seeds": [1, 1]}), "diagnose.seeds: has a duplicate entry"),
+        (small(diagnose={"gradients": True}, target=None), "diagnose.gradients needs a target"),
+        (small(prompt={"template": "custom"}), "prompt.prompt: the template custom needs it"),
+        (small(prompt={"prompt": "{instruction}"}), "prompt.prompt: the template custom needs it"),
         (small(prompt={"template": "custom", "prompt": "Q:"}), "lacks {instruction}"),
         (
             small(
@@ -215,22 +245,22 @@ def test_wrong_value_names_field_and_what_was_found(data, field):
             ),
             "prompt_with_input lacks",
         ),
-        (small(evaluation={"seeds": [1, 1]}), "has an entry twice"),
-        (small(evaluation={"baselines": ["random", "random"]}), "has an entry twice"),
+        (small(evaluation={"seeds": [1, 1]}), "has a duplicate entry"),
+        (small(evaluation={"baselines": ["random", "random"]}), "has a duplicate entry"),
         (
             small(evaluation={"baselines": ["el2n"]}),
-            "baselines: found ['el2n'], wanted random among them",
+            "baselines: expected random among them, the baseline of all; got ['el2n']",
         ),
         (
             small(evaluation={"files": {"exam": "a"}, "answers": {"exam": "b"}}),
-            "evaluation: answers: the name 'exam' is that of held-out examples",
+            "evaluation: answers: the name 'exam' is taken by held-out examples",
         ),
         (
             small(evaluation={"files": {"heldout": "a"}}),
-            "evaluation: files: the name 'heldout' is that of corpus.heldout_share",
+            "evaluation: files: the name 'heldout' is reserved for corpus.heldout_share",
         ),
-        (small(compare={"selectors": ["s2l"]}), "wanted random among them"),
-        (small(compare={"also": ["el2n", "s2l"]}), "compare: also: s2l is among selectors already"),
+        (small(compare={"selectors": ["s2l"]}), "expected random among them"),
+        (small(compare={"also": ["el2n", "s2l"]}), "compare: also: s2l is already in selectors"),
     ],
 )
 def test_impossible_combination_is_refused(data, message):
@@ -251,12 +281,19 @@ def test_missing_settings_are_named():
     with pytest.raises(ConfigError) as caught:
         validate({"corpus": {}})
     text = str(caught.value)
-    assert all(f"{name}: missing" in text for name in ("run_dir", "corpus.path", "proxy"))
+    assert all(
+        f"{name}: required, but missing" in text for name in ("run_dir", "corpus.path", "proxy")
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [1", "not YAML"), (b"- a\n", "found list"), (b"", "found NoneType"), (b"\xff", "read")],
+    [
+        (b"a: [1", "not YAML"),
+        (b"- a\n", "expected a mapping of settings, got a list"),
+        (b"", "expected a mapping of settings, got nothing"),
+        (b"\xff", "read"),
+    ],
 )
 def test_file_that_is_no_configuration(tmp_path, content, message):
     path = tmp_path / "bad.yaml"
@@ -313,12 +350,12 @@ def test_learning_rate_as_people_write_it(file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed", "wanted key.path=value"),
-        ("=3", "wanted key.path=value"),
+        ("seed", "expected key.path=value"),
+        ("=3", "expected key.path=value"),
         ("run_dir.deeper=3", "run_dir is not a section"),
         ("corpus.path=[a", "the value is not YAML"),
         ("proxy.workers.num_worker=2", "nearest valid name: num_workers"),
-        ("selection.budget=lots", "wanted a count"),
+        ("selection.budget=lots", "expected a count"),
     ],
 )
 def test_bad_override_is_refused(file, override, message):
@@ -356,15 +393,15 @@ def test_budget(value, parsed):
     "value", [0, -5, 0.0, 1.5, -0.1, "0%", "101%", "0 tokens", "many", "", "2M", "1.5", "-3"]
 )
 def test_bad_budget(value):
-    with pytest.raises(ValueError, match="wanted a count"):
+    with pytest.raises(ValueError, match="expected a count"):
         parse_budget(value)
     with pytest.raises(ConfigError, match=r"selection\.budget"):
         validate(small(selection={"budget": value}))
 
 
-def test_a_truth_value_is_no_budget():
+def test_a_boolean_is_no_budget():
     # YAML's `yes`; as a number it would quietly be a budget of one example.
-    with pytest.raises(ValueError, match="wanted a count"):
+    with pytest.raises(ValueError, match="expected a count"):
         parse_budget(True)
     with pytest.raises(ConfigError, match=r"selection\.budget"):
         validate(small(selection={"budget": True}))
