@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> None:
     try:
         command.work(*given)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; run the same command to continue", file=sys.stderr)
         sys.exit(130)
     # What a user can fix. Anything else is a bug and keeps its trace.
     except (ValueError, OSError) as error:
@@ -119,10 +119,11 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
 
 def _check(command: Command, config: RunConfig, path: str) -> None:
     if command.needs_target and config.target is None:
-        raise ConfigError(f"{path}: target: missing, this command fine-tunes one")
+        raise ConfigError(f"{path}: target: missing; this command fine-tunes the target")
     if command.needs_heldout and not (config.corpus.heldout_share or config.evaluation.files):
         raise ConfigError(
-            f"{path}: corpus.heldout_share: 0, and no evaluation.files: nothing to evaluate on"
+            f"{path}: corpus.heldout_share: found 0, and evaluation.files is empty; set one of "
+            f"them: this command evaluates on held-out examples"
         )
 
 
