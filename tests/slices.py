@@ -50,11 +50,13 @@ SLICES = {
         ("jobs", "execution", "cluster", "config", "store", "golden"),
         (
             "s2l_ray/cli.py",
+            "s2l_ray/commands.py",
             "s2l_ray/execution",
             "s2l_ray/config",
             "jobs",
             "cluster",
             "cluster.yaml",
+            "pyproject.toml",
         ),
     ),
     "deaths": Slice(
