@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -120,14 +119,12 @@ def make_parts(
     label: str,
     suffix: str = "arrow",
     actors: Actors | None = None,
-    stop: threading.Event | None = None,
 ) -> dict[str, list[Part]]:
     """Like map_stages, but commit nothing: return the parts of each stage by its folder.
 
     label: of the progress line. actors: call `make_work` once per actor (to load a model, say);
     without it each part is a Ray task of one CPU. Parts that a node with a full disk could not
-    write go to the other nodes; NodeFull if there are none. Once `stop` is set, return after the
-    next part; what other actors have under way is lost.
+    write go to the other nodes; NodeFull if there are none.
     """
     parts: dict[str, list[Part]] = {}
     todo = []
@@ -156,8 +153,6 @@ def make_parts(
                 else:
                     parts[unit["folder"]].append(made)
                     progress.advance(1)
-                if stop is not None and stop.is_set():
-                    return parts
     return parts
 
 
@@ -218,7 +213,7 @@ def _dataset(
     least = min(workers.num_workers, len(units))
     most = min(max(actors.max_workers or 0, workers.num_workers), len(units))
     return dataset.map_batches(
-        _PartWorker,
+        PartMaker,
         fn_constructor_args=constructor,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         **resources_of(workers),
@@ -226,7 +221,7 @@ def _dataset(
     )
 
 
-class _PartWorker:
+class PartMaker:
     """Makes parts in a process of its own: a Ray task, or an actor of a pool."""
 
     def __init__(
@@ -267,4 +262,4 @@ class _PartWorker:
 
 
 def _run_once(batch: pa.Table, *constructor: Any) -> pa.Table:
-    return _PartWorker(*constructor)(batch)
+    return PartMaker(*constructor)(batch)

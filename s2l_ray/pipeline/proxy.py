@@ -3,7 +3,6 @@ that some selectors need beside the losses."""
 
 from __future__ import annotations
 
-import threading
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,8 +12,8 @@ import ray
 from s2l_ray.execution.board import make_board, step_on
 from s2l_ray.execution.nodes import check_room
 from s2l_ray.pipeline.stage import Job
-from s2l_ray.scoring.losses import Scoring, score, score_ahead
-from s2l_ray.scoring.while_training import meanwhile
+from s2l_ray.scoring.losses import Scoring, score
+from s2l_ray.scoring.while_training import score_while_training
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import (
@@ -43,13 +42,13 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
     columns, whens = plan.columns(config.selection), {kept[0]: "early", kept[-1]: "final"}
     details = plan.details(config.selection)
 
-    def score_new(steps: list[int], stop: threading.Event) -> None:
+    def scorings(steps: list[int]) -> list[Scoring]:
         checkpoints: dict[str, dict[int, str]] = {}
         for step in steps:
             when = whens.get(step, "")  # losses are copied from details, if there are any
             mine = checkpoints.setdefault(when if when in details else "", {})
             mine[step] = f"{folder}/{checkpoint_name(step)}"
-        scorings = [
+        return [
             Scoring(
                 tokens,
                 mine,
@@ -59,15 +58,15 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
             )
             for when, mine in checkpoints.items()
         ]
-        score_ahead(store, scorings, config.trajectories, stop)
 
     board = make_board()
     ahead = (
-        meanwhile(
-            partial(checkpoints_so_far, store, folder),
-            score_new,
-            config.trajectories.workers,
-            partial(step_on, board),
+        score_while_training(
+            store,
+            config.trajectories,
+            checkpoints=partial(checkpoints_so_far, store, folder),
+            scorings=scorings,
+            step=partial(step_on, board),
         )
         if config.trajectories.while_training
         else nullcontext()

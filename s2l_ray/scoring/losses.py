@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from s2l_ray.config import TrajectoriesConfig
-from s2l_ray.execution.parts import Actors, StageParts, make_parts, map_stages
+from s2l_ray.execution.parts import Actors, StageParts, map_stages
 from s2l_ray.store import Manifest, Store
 
 
@@ -63,31 +62,16 @@ def score(
     `tokens` without the examples that have no label token. ValueError for what is not finite.
     """
     stages = [scoring.stage() for scoring in scorings]
-    actors = _actors(config)
-    return map_stages(store, stages, _make_scorer, (store, config), label=label, actors=actors)
+    actors = actors_of(config)
+    return map_stages(store, stages, make_scorer, (store, config), label=label, actors=actors)
 
 
-def score_ahead(
-    store: Store, scorings: list[Scoring], config: TrajectoriesConfig, stop: threading.Event
-) -> None:
-    """Losses at some checkpoints of stages, until `stop` is set; `score` will find them."""
-    # Room was found for one actor; more begin as there is room for them.
-    most = max(config.workers.num_workers, config.max_workers or 0)
-    one = config.workers.model_copy(update={"num_workers": 1})
-    actors = replace(_actors(config), workers=one, max_workers=most)
-    stages = [scoring.stage() for scoring in scorings]
-    make_parts(
-        store, stages, _make_scorer, (store, config),
-        label="score meanwhile", actors=actors, stop=stop,
-    )  # fmt: skip
-
-
-def _actors(config: TrajectoriesConfig) -> Actors:
+def actors_of(config: TrajectoriesConfig) -> Actors:
     return Actors(config.workers, config.max_workers, setting="trajectories.workers")
 
 
-def _make_scorer(store: Store, config: TrajectoriesConfig) -> Any:
-    # Imported by the actors alone: the driver starts without torch and models.
+def make_scorer(store: Store, config: TrajectoriesConfig) -> Any:
+    # Imported here because only the actors need it: the driver starts without torch.
     from s2l_ray.scoring.scorer import Scorer
 
     return Scorer(store, config)

@@ -6,7 +6,6 @@ N examples, T checkpoints.
 import dataclasses
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,11 @@ import torch
 from support.models import SHAPES, random_tokens, small_model
 
 from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.execution.parts import make_parts
 from s2l_ray.models import held
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.scoring import scorer
-from s2l_ray.scoring.losses import Scoring, score, score_ahead
+from s2l_ray.scoring.losses import Scoring, actors_of, make_scorer, score
 from s2l_ray.scoring.scorer import Scorer, score_table
 from s2l_ray.scoring.trajectories import assemble, losses_array, sampled
 from s2l_ray.store import Part
@@ -283,7 +283,8 @@ def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
         small_model("gpt_neox", seed=step).save_pretrained(store.address(folder))
     ahead = Scoring(tokens, checkpoints, "losses", "l")
     config = TrajectoriesConfig(workers={"num_workers": 1})
-    score_ahead(store, [ahead], config, threading.Event())
+    actors = actors_of(config)
+    make_parts(store, [ahead.stage()], make_scorer, (store, config), label="ahead", actors=actors)
     before = contents(store.address("losses"))
     assert len(before) == 2
 
