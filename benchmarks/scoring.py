@@ -148,7 +148,7 @@ def padding_of(tokens: pa.Table) -> float:
     """Share of padding in our batches."""
     examples = scorer.examples_of(tokens)
     lengths = np.array([len(ids) for ids, _ in examples])
-    batches = scorer.token_batches(examples, scorer.TOKENS_PER_BATCH)
+    batches = scorer.token_batches(examples, scorer.CPU_TOKENS_PER_BATCH)
     return 1 - float(lengths.sum() / sum(len(rows) * lengths[rows].max() for rows in batches))
 
 

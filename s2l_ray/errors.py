@@ -4,14 +4,15 @@ from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run: says the field, what was found and what was wanted."""
+    """A configuration that cannot be run. The message names the field, the value found and what was
+    expected."""
 
 
 class Damaged(ValueError):
-    """A file of a finished stage is missing, cut short or altered; names it, and its stage."""
+    """A file of a finished stage is missing, cut short or changed. `folder` is the stage's."""
 
     def __init__(self, message: str, folder: str) -> None:
-        super().__init__(message, folder)  # both, so that it can be pickled
+        super().__init__(message, folder)  # both, for pickle
         self.folder = folder
 
     def __str__(self) -> str:
@@ -19,18 +20,18 @@ class Damaged(ValueError):
 
 
 class LeaseLost(OSError):
-    """Another process owns the run directory by now: this one may not commit to it any more."""
+    """Another process has taken over the run directory. This one may not commit to it any more."""
 
 
 class StorageError(OSError):
-    """The object store refuses, or does not answer; the message says what and what to do."""
+    """The object store refuses a request or does not answer. The message says what to do."""
 
 
 class NodeFull(OSError):
-    """No room on the disk of a node; `node` is its id in Ray."""
+    """The disk of a node is full. `node` is the node's Ray id."""
 
     def __init__(self, message: str, node: str) -> None:
-        super().__init__(message, node)  # both, so that it can be pickled
+        super().__init__(message, node)  # both, for pickle
         self.node = node
 
     def __str__(self) -> str:
@@ -38,4 +39,4 @@ class NodeFull(OSError):
 
 
 class TooFew(ValueError):
-    """A selector has fewer examples to choose from than it was asked for."""
+    """A selector has fewer examples to choose from than the budget asks for."""

@@ -1,1 +1,1 @@
-"""k-means over an actor pool, and the stage around it."""
+"""k-means over a pool of actors, and the stage around it."""

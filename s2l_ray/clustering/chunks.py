@@ -1,6 +1,6 @@
-"""Trajectories in actors: the rows in chunks, and the passes over a chunk that k-means is made of.
+"""The actors of k-means: they hold chunks of trajectories and make passes over them.
 
-Shape suffixes: N examples, T checkpoints (losses per trajectory), K clusters.
+N examples, T checkpoints (losses per trajectory), K clusters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TILE_ROWS = 4096  # rows converted to float64 at a time
 
 
 class Sample(NamedTuple):
-    """Which rows are drawn: about `rows` of `of_rows`, whose inertia about their mean is given."""
+    """How to sample about `rows` of `of_rows`. inertia: of all rows, about their mean."""
 
     rows: int
     of_rows: int
@@ -29,20 +29,19 @@ class Sample(NamedTuple):
 
 @ray.remote(num_cpus=1)
 class ChunkActor:
-    """Works on chunks, each (first row, end row, [(object ref, start, stop), ...]).
+    """Works on chunks (rows.Chunk). `run` is a pure function of its arguments, whatever the actor.
 
-    The result of `run` depends on nothing but its arguments: any actor gives the same for a chunk.
-    Below `run` one method per pass over a chunk; rows leave them as float64 less `mean_T`, and
-    `centers_KT` are less `mean_T` too, against cancellation.
+    Below `run` there is one method per kind of pass. In their arguments and results, rows and
+    `centers_KT` are float64 and have `mean_T` subtracted, against cancellation.
     """
 
     def __init__(self):
-        self._loaded = {}  # by first row: every call to one actor is about one set of rows
-        self._sampled = {}  # by first row and size of the whole sample, of one size at a time
+        self._loaded = {}  # by first row
+        self._sampled = {}  # by first row and size of the whole sample; one size at a time
 
     def run(self, chunks, method, *args) -> list:
         for first_row in self._loaded.keys() - {chunk[0] for chunk in chunks}:
-            del self._loaded[first_row]  # another actor's by now
+            del self._loaded[first_row]  # another actor has it now
             self._sampled = {k: v for k, v in self._sampled.items() if k[0] != first_row}
         return [getattr(self, method)(chunk, *args) for chunk in chunks]
 
@@ -60,7 +59,7 @@ class ChunkActor:
                     whole = whole and stop - start == block.num_rows
                     pieces += block["losses"].slice(start, stop - start).chunks
                 losses_NT = decode(pieces, first_row)
-                # A view into a part of a block would pin all of it in the store of every node.
+                # A view of part of a block would keep the whole block in every node's object store.
                 self._loaded[first_row] = losses_NT if whole else losses_NT.copy()
         return self._loaded[first_row]
 
@@ -70,11 +69,11 @@ class ChunkActor:
             yield losses_NT[tile].astype(np.float64, order="C") - mean_T
 
     def sample(self, chunk, mean_T, sample):
-        """Rows drawn from the chunk [N, T], and weights [N] that make up for those left out.
+        """Sample the chunk. Return rows [N, T], and weights [N] that stand for the other rows.
 
-        A row is drawn by its share in `sample.rows`, of which it gets one half for being there and
-        one for its squared distance from the mean (Bachem, Lucic, Krause 2018, lightweight
-        coresets): far rows, which decide about k-means, are not missed.
+        One half of a row's probability is uniform. The other half is proportional to its squared
+        distance from the mean, so that the sample has the far rows, which decide k-means
+        (lightweight coresets: Bachem, Lucic, Krause 2018).
         """
         key = chunk[0], sample.rows
         if key not in self._sampled:
@@ -95,7 +94,7 @@ class ChunkActor:
         return x1_NT[:, :-1], weight_N
 
     def _members(self, chunk, mean_T, centers_KT, sample):
-        """What `nearest` yields for rows less mean_T, and their weights (None: one each)."""
+        """Yield what `nearest` yields for the rows or the sample, and weights (None: all are 1)."""
         if sample is None:
             tiles = with_ones(self._rows(chunk), mean_T, len(centers_KT))
             for members in nearest(tiles, centers_KT):
@@ -112,7 +111,7 @@ class ChunkActor:
                 first += count
 
     def inspect(self, chunk):
-        """(losses per row, rows with NaN or inf, the first of them, sum of the rows [T])"""
+        """Return (losses per row, rows with NaN or inf, the first such row, sum of rows [T])."""
         losses_NT = self._rows(chunk)
         bad = np.flatnonzero(~np.isfinite(losses_NT).all(axis=1))
         if bad.size:
@@ -121,7 +120,7 @@ class ChunkActor:
         return losses_NT.shape[1], 0, None, sum_T
 
     def distinct(self, chunk, limit):
-        """Up to `limit` distinct rows, as bytes."""
+        """Return up to `limit` distinct rows, as bytes."""
         seen: set[bytes] = set()
         for tile_NT in self._tiles(chunk, 0.0):
             seen.update(map(bytes, tile_NT + 0.0))  # -0.0 equals 0.0 but has other bytes
@@ -133,8 +132,10 @@ class ChunkActor:
         return sum((tile_NT**2).sum(axis=0) for tile_NT in self._tiles(chunk, mean_T))
 
     def partials(self, chunk, mean_T, centers_KT, sample):
-        """(sum of the members of each cluster [K, T], their weights [K], inertia less that of one
-        center at the mean)"""
+        """Return (sums of the clusters' members [K, T], their weights [K], gain).
+
+        gain: the inertia minus the inertia about the mean.
+        """
         K, T = centers_KT.shape
         sum_KT, weight_K, gain = np.zeros((K, T)), np.zeros(K), 0.0
         with one_thread():
@@ -150,8 +151,10 @@ class ChunkActor:
         return sum(float(assign(x_NT, centers_KT)[1].sum()) for x_NT in self._tiles(chunk, mean_T))
 
     def farthest(self, chunk, mean_T, centers_KT, sample, count):
-        """The rows farthest from their centers: (distance^2, a number in row order, cluster,
-        row [T], weight)"""
+        """Return the `count` rows farthest from their centers.
+
+        Each is (squared distance, number in row order, cluster, row [T], weight).
+        """
         found, row = [], chunk[0]
         with one_thread():
             for x_NT, cluster_id, _, weight in self._members(chunk, mean_T, centers_KT, sample):
@@ -166,7 +169,7 @@ class ChunkActor:
 
 
 def farthest_of(found, count: int) -> list:
-    """The `count` farthest of (distance^2, row, ...), ties by lowest row."""
+    """Return the `count` farthest of (squared distance, row, ...). Ties go to the lowest row."""
     return sorted(found, key=lambda item: (-item[0], item[1]))[:count]
 
 

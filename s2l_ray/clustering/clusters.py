@@ -1,5 +1,7 @@
-"""The clusters stage: k-means over trajectories, a cluster for every example, and what to know
-about the partition. N examples, T checkpoints, K clusters."""
+"""The clusters stage: k-means over trajectories, the cluster of every example, and diagnostics.
+
+N examples, T checkpoints, K clusters.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ from s2l_ray.execution.remote import plain_errors
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sources_of
 from s2l_ray.store import Manifest, Part, Store, schemas
 from s2l_ray.store.checksums import checksum_of
+from s2l_ray.store.views import ClustersView
 
 
 def cluster(
@@ -31,13 +34,11 @@ def cluster(
     folder: str,
     fingerprint: str,
 ) -> Manifest:
-    """Cluster all trajectories together, or those of each source apart (`by_source`).
+    """Cluster all trajectories together, or those of each source separately (`by_source`).
 
-    Parts: example_id, cluster_id int32 (unique over all sources), distance float32 to the center.
-    `centers.arrow`: cluster_id, source (null unless by_source), center float64[T]. info: sizes [K],
-    sources [K], inertia, n_iter, level_share, adjusted_rand (of the same k-means with another seed,
-    on a sample; null by source), centers (mark of their file). TooFew if there are more clusters
-    than rows.
+    Parts: schema `schemas.CLUSTERS`; cluster ids are unique over all sources. Centers, of all
+    clusters in order of id: `centers.arrow`, schema `schemas.centers`. Info: ClustersView. TooFew
+    if there are more clusters than rows.
     """
     if not by_source and config.n_clusters > trajectories.rows:
         raise TooFew(
@@ -58,7 +59,7 @@ def cluster(
             random_state=config.random_state,
             num_actors=config.num_actors,
         )
-        with plain_errors():  # of the tasks that read the trajectories
+        with plain_errors():  # of the tasks that read the losses
             X = _dataset(store, trajectories, source)
             fits.append(kmeans.fit(X, state=state.read(), keep=state.keep))
     centers = [(s, fit.cluster_centers_) for s, fit in zip(sources, fits, strict=True)]
@@ -69,22 +70,22 @@ def cluster(
     } | _diagnose(store, trajectories, config, None if by_source else fits[0])
     data = _centers_file(centers)
     store.write_bytes(data, folder, "centers.arrow")
-    mark = checksum_of(data)
-    units = units_of(trajectories, made_of=mark)
-    below = StageParts(f"{folder}/labels", fingerprint, units, {})
-    args = (store, trajectories.folder, centers, mark)
-    labelled = make_parts(store, [below], _Label, args, label="cluster", suffix="parquet")
-    found = labelled[below.folder]
+    checksum = checksum_of(data)
+    units = units_of(trajectories, made_of=checksum)
+    labels = StageParts(f"{folder}/labels", fingerprint, units, {})
+    args = store, trajectories.folder, centers, checksum
+    made = make_parts(store, [labels], _Label, args, label="cluster", suffix="parquet")
+    found = made[labels.folder]
     sizes = np.sum([part.stats["sizes"] for part in found], axis=0)
     parts = [replace(part, file=f"labels/{part.file}") for part in found]
-    info |= {"sizes": sizes.tolist(), "centers": mark}
+    info |= {"sizes": sizes.tolist(), "centers": checksum}
     manifest = store.commit(folder, fingerprint, parts, info)
     store.remove(folder, "resume")
     return manifest
 
 
 class _Resume:
-    """Where a k-means keeps its last iteration, from which a restart goes on."""
+    """Keeps the last iteration of a k-means, from which a restart continues."""
 
     def __init__(self, store: Store, folder: str, number: int) -> None:
         self.store, self.folder, self.unit = store, f"{folder}/resume", f"kmeans-{number:03d}"
@@ -116,14 +117,17 @@ class _Resume:
 
 
 def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
-    """Centers [K, T] in cluster_id order. Damaged if their file is not whole."""
+    """Return the centers [K, T] in order of cluster id. Damaged if their file is not as written."""
     address = store.address(clusters.folder, "centers.arrow")
     try:
         data = store.read_bytes(clusters.folder, "centers.arrow")
     except FileNotFoundError:
         raise Damaged(f"{address}: missing", clusters.folder) from None
-    if (mark := checksum_of(data)) != clusters.info.get("centers", mark):
-        raise Damaged(f"{address}: damaged: not as it was written", clusters.folder)
+    found, expected = checksum_of(data), ClustersView(clusters).centers
+    if expected is not None and found != expected:
+        raise Damaged(
+            f"{address}: damaged: checksum {found}, the manifest lists {expected}", clusters.folder
+        )
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
     return np.stack(table["center"].to_numpy())
 
@@ -149,7 +153,7 @@ def _read_losses(part: Part, store: Store, folder: str, source: str | None) -> p
 
 
 def _distinct(store: Store, trajectories: Manifest, source: str | None, at_most: int) -> int:
-    """How many distinct trajectories a source has, as far as `at_most`."""
+    """Return how many distinct trajectories a source has, or `at_most` if there are more."""
     found: np.ndarray | None = None
     args = store, trajectories.folder, source, at_most
     for rows_NT in fold_parts(_distinct_rows, trajectories.parts, *args):
@@ -166,10 +170,10 @@ def _distinct_rows(
 
 class _Label:
     def __init__(
-        self, store: Store, folder: str, centers: list[tuple[str | None, np.ndarray]], mark: str
+        self, store: Store, folder: str, centers: list[tuple[str | None, np.ndarray]], made_of: str
     ) -> None:
-        """mark: of the centers; labels by other centers are not taken for these."""
-        self.store, self.folder, self.centers, self.mark = store, folder, centers, mark
+        """made_of: checksum of the centers, so that labels of other centers are not kept."""
+        self.store, self.folder, self.centers, self.made_of = store, folder, centers, made_of
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         table = self.store.read_part(self.folder, unit["part"])
@@ -183,11 +187,11 @@ class _Label:
             own, squared = assign(losses_NT[rows], centers_KT)
             labels[rows], distances[rows] = own + offset, np.sqrt(squared)
             offset += len(centers_KT)
-        assert (labels >= 0).all(), "a source without centers"
+        assert (labels >= 0).all(), "a source has no centers"
         columns = [table["example_id"], labels, distances.astype(np.float32)]
         out = pa.table(columns, schema=schemas.CLUSTERS)
         sizes = np.bincount(labels, minlength=offset).tolist()
-        return out, {"sizes": sizes, "made_of": self.mark}
+        return out, {"sizes": sizes, "made_of": self.made_of}
 
 
 def _diagnose(
@@ -198,8 +202,7 @@ def _diagnose(
     agreement = None
     if config.stability and fit is not None:
 
-        def alike(seed: int) -> KMeans:
-            """Fitted to the same rows as the other: the sample."""
+        def fit_sample(seed: int) -> KMeans:
             return KMeans(
                 config.n_clusters,
                 max_iter=config.max_iter,
@@ -208,14 +211,14 @@ def _diagnose(
                 num_actors=config.num_actors,
             ).fit(losses_NT)
 
-        from sklearn.metrics import adjusted_rand_score  # here alone, and seconds to import
+        from sklearn.metrics import adjusted_rand_score  # takes seconds to import
 
         whole = len(losses_NT) == trajectories.rows
         try:
-            one = fit if whole else alike(config.random_state)
-            other = alike(config.random_state + 1)
+            one = fit if whole else fit_sample(config.random_state)  # both see the same rows
+            other = fit_sample(config.random_state + 1)
             agreement = adjusted_rand_score(one.predict(losses_NT), other.predict(losses_NT))
-        except ValueError:  # the sample has too few distinct rows: nothing to compare
+        except ValueError:  # the sample has fewer distinct rows than clusters
             agreement = None
     return {
         "level_share": float(singular[0] / singular.sum()) if singular.sum() else None,

@@ -1,4 +1,7 @@
-"""The nearest center of each trajectory, in tiles, on one thread."""
+"""The nearest center of each trajectory, in tiles, on one thread.
+
+N examples, n of a tile, T checkpoints, K clusters.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,32 @@ from contextlib import contextmanager
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-_SCORES = 2**17  # distances taken at a time: they fit in cache
+_SCORES = 2**17  # distances computed at a time, few enough for the cache
 
 
 def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest center of every trajectory: (cluster_id int32 [N], squared distance float64 [N]).
+    """Return the nearest center of every trajectory and the squared distance to it.
 
-    Computes in float64 whatever the dtype of the losses, in small tiles, on one thread. Ties go
-    to the lowest id. Raises ValueError if T differs or a row holds NaN or inf.
+    cluster_id int32 [N], squared distance float64 [N]. Computes in float64 for any dtype. Ties go
+    to the lowest id. ValueError if T differs or a row holds NaN or inf.
     """
     if losses_NT.ndim != 2 or losses_NT.shape[1] != centers_KT.shape[1]:
         raise ValueError(
-            f"losses have shape {losses_NT.shape}, wanted [N, T] with T={centers_KT.shape[1]}"
+            f"losses have shape {losses_NT.shape}, expected [N, T] with T={centers_KT.shape[1]}"
         )
-    # Any common offset keeps the distances; this one keeps |c|^2 - 2xc from cancelling.
+    # A common offset does not change distances. This one keeps |c|^2 - 2xc from cancelling.
     offset_T = centers_KT.mean(axis=0)
     centers_KT = centers_KT - offset_T
     cluster_id = np.empty(len(losses_NT), dtype=np.int32)
     squared = np.empty(len(losses_NT))
     first = 0
     with one_thread():
-        for x_NT, found, _ in nearest(with_ones(losses_NT, offset_T, len(centers_KT)), centers_KT):
+        for x_nT, found, _ in nearest(with_ones(losses_NT, offset_T, len(centers_KT)), centers_KT):
             tile = slice(first, first + len(found))
             cluster_id[tile] = found
-            # Taken directly, not from the product: exact even where the distance is tiny.
-            from_NT = x_NT - centers_KT[found]
-            squared[tile] = np.einsum("nt,nt->n", from_NT, from_NT)
+            # From the difference, not from the product: exact even if the distance is tiny.
+            from_nT = x_nT - centers_KT[found]
+            squared[tile] = np.einsum("nt,nt->n", from_nT, from_nT)
             first = tile.stop
     bad = np.flatnonzero(~np.isfinite(squared))
     if bad.size:
@@ -43,27 +46,31 @@ def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, n
 
 
 def with_ones(losses_NT: np.ndarray, offset_T: np.ndarray, K: int) -> Iterator[np.ndarray]:
-    """Tiles [n, T + 1] of the rows less an offset, float64, with a last column of ones. The tiles
-    share memory."""
+    """Yield tiles [n, T + 1] of the rows minus the offset, in float64, with a last column of ones.
+
+    All tiles share one buffer.
+    """
     rows = tile_rows(K)
-    x1_NT = np.ones((rows, losses_NT.shape[1] + 1))
+    x1_nT = np.ones((rows, losses_NT.shape[1] + 1))
     for first in range(0, len(losses_NT), rows):
         tile = losses_NT[first : first + rows]
-        np.subtract(tile, offset_T, out=x1_NT[: len(tile), :-1])
-        yield x1_NT[: len(tile)]
+        np.subtract(tile, offset_T, out=x1_nT[: len(tile), :-1])
+        yield x1_nT[: len(tile)]
 
 
 def nearest(tiles, centers_KT: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """For each tile of `with_ones`: its rows, their nearest centers, ties to the lowest, and the
-    squared distance to it less the row's square."""
+    """Yield, for each tile of `with_ones`, its rows, their nearest centers, and the scores.
+
+    The score of a row is its squared distance minus its square. Ties go to the lowest center.
+    """
     # [x, 1] times this is |c|^2 - 2xc.
     squares_K = (centers_KT**2).sum(axis=1)
     product_TK = np.ascontiguousarray(np.vstack([-2.0 * centers_KT.T, squares_K]))
-    score_NK = np.empty((tile_rows(len(centers_KT)), len(centers_KT)))
-    for x1_NT in tiles:
-        np.matmul(x1_NT, product_TK, out=score_NK[: len(x1_NT)])
-        nearest = score_NK[: len(x1_NT)].argmin(axis=1)
-        yield x1_NT[:, :-1], nearest, score_NK[np.arange(len(x1_NT)), nearest]
+    score_nK = np.empty((tile_rows(len(centers_KT)), len(centers_KT)))
+    for x1_nT in tiles:
+        np.matmul(x1_nT, product_TK, out=score_nK[: len(x1_nT)])
+        nearest = score_nK[: len(x1_nT)].argmin(axis=1)
+        yield x1_nT[:, :-1], nearest, score_nK[np.arange(len(x1_nT)), nearest]
 
 
 def tile_rows(K: int) -> int:
@@ -72,8 +79,8 @@ def tile_rows(K: int) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Actors have a CPU each; and no result depends on how many threads there are."""
-    with thread_pools().limit(limits=1), np.errstate(invalid="ignore"):
+    """Use one BLAS thread: an actor has one CPU, and results must not depend on the number."""
+    with blas_threads().limit(limits=1), np.errstate(invalid="ignore"):
         yield
 
 
@@ -82,6 +89,6 @@ def not_finite(bad_rows: int, num_rows: int, first_row: int) -> str:
 
 
 @functools.cache
-def thread_pools() -> ThreadpoolController:
-    """Finding the thread pools takes longer than a tile, setting their size does not."""
+def blas_threads() -> ThreadpoolController:
+    """Return the controller of BLAS and OpenMP threads. Finding the libraries is slow, so once."""
     return ThreadpoolController()

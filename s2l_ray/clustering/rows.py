@@ -7,21 +7,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+# (first row, end row, [(object ref, start, stop), ...])
+Chunk = tuple[int, int, list[tuple[ray.ObjectRef, int, int]]]
 
-def chunks_of(X, chunk_rows: int) -> list:
-    """Cut X into [(first row, end row, [(object ref, start, stop), ...]), ...]."""
+
+def cut_into_chunks(X, chunk_rows: int) -> list[Chunk]:
+    """Cut an array [N, T], or a Dataset with a column `losses`, into chunks in row order.
+
+    ValueError if there are no rows or no such column.
+    """
     if not isinstance(X, ray.data.Dataset):
         losses_NT = as_float_array(X)
         if not len(losses_NT):
-            raise ValueError("X has no rows, wanted [N, T] with N >= n_clusters")
+            raise ValueError("X has no rows, expected [N, T] with N >= n_clusters")
         return [
             (first, first + len(part), [(ray.put(part), 0, len(part))])
             for first in range(0, len(losses_NT), chunk_rows)
             for part in [losses_NT[first : first + chunk_rows]]
         ]
     check_column(X)
-    selected = X if _as_wanted(X) else X.select_columns(["losses"])
-    options = selected.context.execution_options  # may be shared with X: put it back
+    selected = X if _can_be_used_as_is(X) else X.select_columns(["losses"])
+    options = selected.context.execution_options  # may be shared with X, so restore it
     preserve_order, options.preserve_order = options.preserve_order, True
     try:
         bundles = list(selected.materialize().iter_internal_ref_bundles())
@@ -45,9 +51,11 @@ def chunks_of(X, chunk_rows: int) -> list:
     return chunks
 
 
-def _as_wanted(X: ray.data.Dataset) -> bool:
-    """Whether its blocks are there, hold losses alone, and are no larger than Ray makes them: then
-    a copy of them would be one more in the object store."""
+def _can_be_used_as_is(X: ray.data.Dataset) -> bool:
+    """Return whether the Dataset is materialized, has losses alone, and no oversized blocks.
+
+    Its blocks are then used where they are; selecting the column would copy them.
+    """
     if not isinstance(X, ray.data.dataset.MaterializedDataset) or X.columns() != ["losses"]:
         return False
     bundles = X.iter_internal_ref_bundles()
@@ -57,7 +65,10 @@ def _as_wanted(X: ray.data.Dataset) -> bool:
 
 
 def decode(pieces: list[pa.Array], first_row: int = 0) -> np.ndarray:
-    """Pieces of a list or Ray tensor column as one float array [N, T], without a copy if it can."""
+    """Return pieces of a list or Ray tensor column as one float array [N, T].
+
+    Copies only if there are several pieces. first_row: of the pieces, for messages.
+    """
     flats, lengths = [], []
     for piece in pieces:
         column_type = piece.type
@@ -90,7 +101,7 @@ def as_float_array(X) -> np.ndarray:
     if losses_NT.dtype.kind != "f":
         losses_NT = losses_NT.astype(np.float64)
     if losses_NT.ndim != 2 or not losses_NT.shape[1]:
-        raise ValueError(f"X has shape {losses_NT.shape}, wanted [N, T] with T >= 1")
+        raise ValueError(f"X has shape {losses_NT.shape}, expected [N, T] with T >= 1")
     return losses_NT
 
 

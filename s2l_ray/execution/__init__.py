@@ -1,1 +1,1 @@
-"""All that knows Ray: connecting, work over parts, actors, nodes, progress."""
+"""Everything that knows Ray: connecting, work over parts, actors, nodes, progress."""

@@ -1,11 +1,11 @@
-"""Actors that work on chunks of data in passes, as many as the cluster has room for just then.
+"""Actors that work on chunks of data in passes, as many as the cluster has CPUs for.
 
-Between two passes actors join that have found a CPU, on a node that came, say; the chunks of one
-that died go to the others in the same pass. What a pass returns depends on neither.
+Actors start as nodes join and take part from the next pass on. If an actor dies, the others do its
+chunks in the same pass. Neither changes what a pass returns.
 
-Rows that were on a dead node are read again by Ray's tasks, while an actor that waits for them
-keeps its CPU: after a death, actors leave one CPU of the cluster free. (A cluster that is down to
-one CPU has none to leave, and waits for a node.)
+Rows that were on a dead node are read again by Ray tasks, and an actor that waits for these rows
+keeps its CPU. So after a death the actors leave one CPU of the cluster free. (A cluster with only
+one CPU has none to leave. It waits for a node.)
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ from s2l_ray.execution.nodes import num_cpus
 from s2l_ray.execution.remote import get
 
 logger = logging.getLogger(__name__)
-_START_SECONDS = 30.0  # that the first pass waits for more actors than one
-_INLINE_BYTES = 2**16  # Ray's own limit is 100 KB
+
+_START_SECONDS = 30.0  # that the first pass waits for all actors to start; one is enough after that
+_INLINE_BYTES = 2**16  # arguments up to this size travel with the call; Ray's own limit is 100 KB
 _MAX_DEATHS = 10  # rounds in a row in which actors died and no chunk was done
 
 
-class Pool:
-    """`actor_class` has a method run(chunks, method, *args) that returns a result for each chunk.
+class ActorPool:
+    """Calls a method of `actor_class` on every chunk, pass after pass.
 
-    num_actors: how many are wanted, one CPU each, at most one per chunk; None: one for each CPU
-    that the cluster has, counted before each pass. Use it in a `with`, whose end ends the actors.
+    actor_class: a Ray actor class with a method run(chunks, method, *args), which returns one
+    result per chunk. num_actors: at most this many, of one CPU each, and at most one per chunk.
+    None takes one per CPU of the cluster, counted before each pass. Use the pool in a `with`; its
+    end kills the actors.
     """
 
     def __init__(self, actor_class: Any, chunks: Sequence[Any], num_actors: int | None) -> None:
         self.actor_class, self.chunks, self.num_actors = actor_class, chunks, num_actors
         self.ready: list[Any] = []
-        self.starting: dict[ray.ObjectRef, Any] = {}  # by what resolves when an actor has started
-        self.shares: dict[int, list[ray.ObjectRef]] = {}  # of all chunks, by the number of actors
-        self.deaths = 0  # rounds of them in a row
+        self.starting: dict[ray.ObjectRef, Any] = {}  # by the ref that resolves once it has started
+        self.shares: dict[int, list[ray.ObjectRef]] = {}  # of all chunks, by number of actors
+        self.deaths = 0  # rounds in a row
         self.spare = 0  # CPUs left free
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> ActorPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,12 +52,12 @@ class Pool:
             ray.kill(actor)
 
     def each_chunk(self, method: str, *args: Any) -> list[Any]:
-        """actor.run([chunk], method, *args) for every chunk: the results in the order of chunks.
+        """Call actor.run([chunk], method, *args) for every chunk; return results in chunk order.
 
-        Raises an error that a user can fix as it was, and Ray's error if actors die again and again
-        and nothing is done.
+        Raises an error that a user can fix as it was. Raises Ray's error if actors keep dying and
+        nothing gets done.
         """
-        # Small ones travel with the call; the others are sent once to each node.
+        # Large arguments are sent to each node once.
         sent = [ray.put(arg) if getattr(arg, "nbytes", 0) > _INLINE_BYTES else arg for arg in args]
         results: list[Any] = [None] * len(self.chunks)
         todo = list(range(len(self.chunks)))
@@ -74,7 +77,7 @@ class Pool:
                 try:
                     found = get(call)
                 except (RayActorError, OutOfMemoryError) as error:
-                    if actor in self.ready:  # else it was let go
+                    if actor in self.ready:  # otherwise we killed it
                         self.ready.remove(actor)
                         dead.append(error)
                         self._leave_room()
@@ -83,7 +86,7 @@ class Pool:
                     done = True
                     for index, result in zip(mine, found, strict=True):
                         results[index] = result
-            self._mourn(dead, done)
+            self._count_deaths(dead, done)
         return results
 
     def _shares(self, todo: list[int], indices: list[list[int]]) -> list[ray.ObjectRef]:
@@ -96,15 +99,15 @@ class Pool:
         return shares
 
     def _join(self) -> None:
-        """Ask for the actors that are wanted and take in those that have started, at least one."""
+        """Start missing actors and take in those that have started; wait for at least one."""
         before, seconds = len(self.ready), 0.0 if self.ready else _START_SECONDS
         while True:
             have = num_cpus()
-            wanted = min(self.num_actors or have, len(self.chunks))
+            target = min(self.num_actors or have, len(self.chunks))
             if self.spare:
-                wanted = min(wanted, have - self.spare)
-            wanted = max(1, wanted)
-            for _ in range(wanted - len(self.ready) - len(self.starting)):
+                target = min(target, have - self.spare)
+            target = max(1, target)
+            for _ in range(target - len(self.ready) - len(self.starting)):
                 actor = self.actor_class.remote()
                 self.starting[actor.__ray_ready__.remote()] = actor
             refs = list(self.starting)
@@ -119,24 +122,27 @@ class Pool:
                     self.ready.append(actor)
                 except (RayActorError, OutOfMemoryError) as error:
                     dead.append(error)
-            self._mourn(dead, done=False)
+            self._count_deaths(dead, done=False)
             if self.ready:
                 break
             if self.starting:
-                logger.warning("%d actors wait for a CPU", len(self.starting))
+                logger.warning(f"{len(self.starting)} actors are waiting for a CPU")
         if before and len(self.ready) != before:
-            logger.info("%d of %d actors at work", len(self.ready), wanted)
+            logger.info(f"{len(self.ready)} of {target} actors are running")
 
-    def _mourn(self, dead: list[Exception], done: bool) -> None:
-        """Give up where nothing else happens any more. (A node takes all its actors at once.)"""
+    def _count_deaths(self, dead: list[Exception], done: bool) -> None:
+        """Raise the last death if nothing else happens any more.
+
+        Deaths of one round count once: a node takes all its actors with it.
+        """
         for error in dead:
-            logger.warning("an actor died: %s", str(error).partition("\n")[0])
+            logger.warning(f"an actor died: {str(error).partition(chr(10))[0]}")
         self.deaths = 0 if done else self.deaths + bool(dead)
         if self.deaths >= _MAX_DEATHS:
             raise dead[-1]
 
     def _leave_room(self) -> None:
-        """Let actors go, those that are at work too, until a CPU is free."""
+        """Kill actors, busy ones too, until one CPU is free."""
         self.spare = 1
         for actor in self.starting.values():
             ray.kill(actor)

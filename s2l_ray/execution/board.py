@@ -1,8 +1,10 @@
-"""How far a training worker is, for the driver to show."""
+"""The progress of a training, sent from a worker to the driver."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -13,57 +15,57 @@ from s2l_ray.execution.progress import Progress
 
 @ray.remote(max_restarts=-1)
 class Board:
-    """Where a worker writes how far it is, for the driver to show."""
+    """Keeps the last step that a training worker wrote, and a note."""
 
     def __init__(self) -> None:
-        self.news: tuple[int, str] = (0, "")
+        self.last: tuple[int, str] = (0, "")
 
-    def write(self, done: int, note: str) -> None:
-        self.news = (done, note)
+    def write(self, step: int, note: str) -> None:
+        self.last = (step, note)
 
     def read(self) -> tuple[int, str]:
-        return self.news
+        return self.last
 
 
 def make_board() -> Any:
-    """On the driver's node: elsewhere it would keep an idle node from being released."""
+    """Start a Board on the driver's node. On another one it would keep an idle node alive."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Board.options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 def step_on(board: Any) -> int:
-    """How far the worker is; 0 if the board is lost."""
+    """Return the last step written; 0 if there is none, or if the board is lost."""
+    return _read(board)[0]
+
+
+@contextmanager
+def watch(board: Any, progress: Progress) -> Iterator[None]:
+    """Show the board's last step as progress while the block runs."""
+    over = threading.Event()
+
+    def show() -> None:
+        step, note = _read(board)
+        if step and not progress.done:
+            progress.resume_at(step)
+        if step:
+            progress.set(step, note)
+
+    def run() -> None:
+        while not over.wait(1.0):
+            show()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     try:
-        return ray.get(board.read.remote())[0]
+        yield
+    finally:
+        over.set()
+        thread.join()
+        show()
+
+
+def _read(board: Any) -> tuple[int, str]:
+    try:
+        return ray.get(board.read.remote())
     except ray.exceptions.RayError:
-        return 0
-
-
-class watch:
-    """`with watch(board, progress):` shows the board's news while the block runs."""
-
-    def __init__(self, board: Any, progress: Progress) -> None:
-        self.board, self.progress, self.over = board, progress, threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join()
-        self._show()
-
-    def _run(self) -> None:
-        while not self.over.wait(1.0):
-            self._show()
-
-    def _show(self) -> None:
-        try:
-            done, note = ray.get(self.board.read.remote())
-        except ray.exceptions.RayError:
-            return  # lost: what it shows is not worth the training
-        if done and not self.progress.done:
-            self.progress.resume_at(done)
-        if done:
-            self.progress.set(done, note)
+        return 0, ""  # a lost board must not end the training

@@ -1,4 +1,4 @@
-"""The driver's side of Ray: connect, quieten, and say what machine and versions a run had."""
+"""Connect the driver to Ray."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from s2l_ray.config import StorageConfig
 
 logger = logging.getLogger(__name__)
 
-# For every worker, before torch is loaded: threads that wait for one another spin for some 20 us
-# and then sleep, since cores may be shared with other processes, and freed training buffers are
-# kept instead of going back to the system at each step.
+# Set in every worker before torch is loaded. Threads that wait for each other spin for about 20 us
+# and then sleep, because other processes may share their cores. Freed training buffers are kept
+# instead of being returned to the system at each step.
 WORKER_ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
@@ -29,54 +29,55 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-# What Ray reads in the driver's process (the first of them a Ray that is started from there).
+# What Ray reads in the driver's process. The first is read by a Ray that is started from there.
 DRIVER_ENVIRONMENT = {
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # a worker that has torch keeps it
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
-    # The thread of Ray Data's usage statistics, at work while Ray shuts down, can end the process
-    # with status 1.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # keep workers that have loaded torch
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # notice the end of a training sooner
+    # If Ray shuts down while the usage statistics of Ray Data are sent, their thread can end the
+    # process with status 1.
     "RAY_DATA_USAGE_DISABLED": "1",
 }
 
-JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name, really: in the environment of a job
-_started: list[str] = []  # nodes of the Rays that `connect` started
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets a variable of this name for a submitted job
+
+_started: list[str] = []  # ids of the nodes of local Rays that `connect` started
 
 
 def connect(storage: StorageConfig | None = None) -> None:
-    """Use the Ray that is there (RAY_ADDRESS, a job's cluster, the caller's), or start a local one.
+    """Connect to a running Ray (RAY_ADDRESS, a job's cluster, `ray start`), or start a local one.
 
-    A program that runs on Ray already keeps its own settings.
+    Does nothing if the program has connected already; its settings stay.
     """
     if ray.is_initialized():
         return
     quiet()
-    # Ray refuses a variable that the job's submission sets too: that one stands.
+    # Ray refuses a variable that the job's submission also sets. The submission's value stays.
     job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
     given = job.get("env_vars") or {}
-    reach = storage.environment() if storage is not None else {}
-    os.environ.update(reach)
-    wanted = WORKER_ENVIRONMENT | reach
-    ours = {name: value for name, value in wanted.items() if name not in given}
+    access = storage.environment() if storage is not None else {}
+    os.environ.update(access)
+    variables = WORKER_ENVIRONMENT | access
+    ours = {name: value for name, value in variables.items() if name not in given}
     runtime_env: dict[str, object] = {"env_vars": ours}
     local = False
-    # Where `ray start` notes its address; a Ray that was killed leaves the note.
+    # `ray start` writes its address here. If Ray is killed the file stays.
     started = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
     if not in_job():
-        runtime_env["py_modules"] = [str(Path(__file__).parents[1])]  # no job brings the code
+        runtime_env["py_modules"] = [str(Path(__file__).parents[1])]  # a job ships the code itself
         if "RAY_ADDRESS" in os.environ:
             _check_address("RAY_ADDRESS", os.environ["RAY_ADDRESS"])
         elif started.is_file():
             try:
                 _check_address(str(started), started.read_text().strip())
             except ConnectionError as error:
-                logger.warning(f"{error}: starting a Ray of this machine")
+                logger.warning(f"{error}; starting a local Ray")
                 local = True
         else:
             local = True
     for name, value in DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if local:
-        with inherited(wanted):
+        with inherited(variables):
             ray.init("local", log_to_driver=False, logging_level=logging.ERROR)
         _started.append(ray.get_runtime_context().get_node_id())
     else:
@@ -85,8 +86,11 @@ def connect(storage: StorageConfig | None = None) -> None:
 
 @contextmanager
 def inherited(variables: dict[str, str]) -> Iterator[None]:
-    """For a Ray that is started here: its workers have these variables from it. As a runtime
-    environment they would cost each worker half a second, and the first ones would not be used."""
+    """Set environment variables while the block starts a local Ray, whose workers inherit them.
+
+    As a Ray runtime environment they would cost half a second per worker, and the workers that Ray
+    starts in advance would stay unused.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -100,14 +104,14 @@ def inherited(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _check_address(where: str, address: str) -> None:
-    """Ray would try an address that nothing answers at again and again, for minutes."""
+    """Raise ConnectionError at once if nothing answers. Ray itself would retry for minutes."""
     if address.startswith(("http://", "https://")):
         raise ValueError(
-            f"{where}: {address} is a dashboard, for `ray job submit`; wanted the head's "
-            f"host:port, or no RAY_ADDRESS for a Ray of this machine"
+            f"{where}: {address} is a dashboard's address, for `ray job submit`; expected the "
+            f"head's host:port; unset RAY_ADDRESS to start a local Ray"
         )
     known = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d+)", address)
-    if known is None:  # auto, local
+    if known is None:  # "auto" or "local"
         return
     try:
         socket.create_connection((known[1], int(known[2])), timeout=10).close()
@@ -116,22 +120,22 @@ def _check_address(where: str, address: str) -> None:
 
 
 def own_ray() -> bool:
-    """Whether Ray is one that this process started for itself: no node will come to it."""
+    """Return whether this process started Ray for itself. No node will join it."""
     return ray.get_runtime_context().get_node_id() in _started
 
 
 def in_job() -> bool:
-    """Whether this is the driver of a submitted Ray job."""
+    """Return whether this process is the driver of a submitted Ray job."""
     return JOB_CONFIG in os.environ
 
 
 def job_id() -> str:
-    """Of the submitted job, or of this driver in its cluster."""
+    """Return the id of the submitted job, or else that of this driver."""
     return os.environ.get("RAY_JOB_SUBMISSION_ID") or ray.get_runtime_context().get_job_id()
 
 
 def quiet() -> None:
-    """Leave the terminal to the stages' own progress; Ray's logs are in its session folder."""
+    """Turn off Ray's output on the terminal. Ray's logs are in its session folder."""
     DataContext.get_current().enable_progress_bars = False
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)

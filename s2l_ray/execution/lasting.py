@@ -1,4 +1,4 @@
-"""Actors that make parts and stay when there is nothing to do: starting one costs seconds."""
+"""Actors that make parts and stay alive between them, because starting one costs seconds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ MAX_DEATHS = 5  # of actors in a row, without a part made
 
 
 class LastingActors:
-    """Makes the parts of stages that are added over time, and commits none of them.
+    """Makes the parts of stages that are added over time. Commits nothing: make_parts finds them.
 
-    `make_parts` finds these parts later. The caller decides when an actor starts (`start`) and when
-    all are let go (`let_go`); the parts they had under way are then queued again. Use it in a
-    `with`, whose end lets all actors go. For one thread.
+    The caller decides when to start an actor and when to stop all of them. Use it from one thread
+    and in a `with`, whose end stops them.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class LastingActors:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.let_go()
+        self.stop_all()
         if self.progress.total:
             self.progress.__exit__(kind, error, trace)
 
@@ -72,45 +71,46 @@ class LastingActors:
 
     @property
     def wants_more(self) -> bool:
-        """Whether another actor would have something to do."""
+        """Whether another actor would have work, and the pool may grow."""
         return len(self.queue) > len(self.idle) and len(self.idle) + len(self.busy) < self.most
 
     @property
     def idle_seconds(self) -> float:
-        """How long all actors have had nothing to do; 0 if there are none."""
+        """Seconds for which all actors have been without work; 0 if there are none."""
         return 0.0 if self.busy or not self.idle else time.monotonic() - self.worked
 
     def start(self) -> None:
-        """Start another actor; it is given work at once."""
+        """Start another actor."""
         self.idle.append(
             ray.remote(PartMaker).options(**resources_of(self.workers)).remote(*self.constructor)
         )
 
     def work(self, seconds: float) -> None:
-        """Give idle actors work and take in what is made, for so long or until nothing is left.
+        """Let the actors make parts, until none is left or the time is up.
 
-        Raises an error that a user can fix as it was; NodeFull too, rather than look for another
-        node; Ray's if actors die again and again.
+        Raises an error that a user can fix as it was, NodeFull included. Raises Ray's error if
+        actors keep dying and nothing gets made.
         """
         until = time.monotonic() + seconds
         while True:
             while self.queue and self.idle:
                 actor, unit = self.idle.pop(), self.queue.popleft()
                 self.busy[actor.make.remote(unit)] = actor, unit
-            left = until - time.monotonic()
-            if not self.busy or left <= 0:
+            if not self.busy:
                 return
-            done, _ = ray.wait(list(self.busy), timeout=left)
+            done, _ = ray.wait(list(self.busy), timeout=max(0.0, until - time.monotonic()))
+            if not done:
+                return
             for call in done:
                 self._take(call)
 
     def finish(self, seconds: float) -> None:
-        """Wait so long for the parts under way, and begin no others."""
+        """Wait for the parts that are being made, at most this long. Drop the queue."""
         self.queue.clear()
         self.work(seconds)
 
-    def let_go(self) -> None:
-        """End all actors. The parts they had under way are queued again, first."""
+    def stop_all(self) -> None:
+        """Kill all actors. Put the parts they were making back at the front of the queue."""
         for actor, unit in reversed(self.busy.values()):
             ray.kill(actor)
             self.queue.appendleft(unit)
@@ -123,6 +123,7 @@ class LastingActors:
         try:
             made = get(call)
         except (RayActorError, OutOfMemoryError):
+            ray.kill(actor)  # if it is only out of reach
             self.queue.appendleft(unit)
             self.deaths += 1
             if self.deaths >= MAX_DEATHS:

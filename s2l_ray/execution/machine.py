@@ -1,4 +1,4 @@
-"""What machine and versions a run had."""
+"""The hardware and the package versions of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """One line: what the cluster offers, and the driver's kind of machine."""
+    """Describe the cluster's resources and the driver's architecture in one line."""
     have = ray.cluster_resources()
     nodes = len([node for node in ray.nodes() if node["Alive"]])
     gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""
@@ -28,6 +28,6 @@ def hardware() -> str:
 
 
 def peak_memory() -> float:
-    """Largest resident size of this process so far, bytes."""
+    """Return the largest resident size of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if platform.system() == "Darwin" else 1024)

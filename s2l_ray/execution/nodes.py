@@ -1,4 +1,4 @@
-"""Nodes that are not there, or cannot work: a disk is full, a dead training holds them."""
+"""Nodes: room for workers, full disks, and what a dead training has reserved."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def own_disk() -> Iterator[None]:
-    """In a worker: an error for want of room on a disk becomes NodeFull, which names the node."""
+def disk_errors() -> Iterator[None]:
+    """In a worker, raise NodeFull, which names the node, if the block fails on a full disk."""
     try:
         yield
     except Exception as error:
-        if not _lacks_room(error):
+        if not _is_disk_full(error):
             raise
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free / 2**20
@@ -40,80 +40,85 @@ def own_disk() -> Iterator[None]:
         ) from None
 
 
-def _lacks_room(error: Exception) -> bool:
+def _is_disk_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return f"os error {errno.ENOSPC}" in str(error)  # safetensors' and tokenizers' own errors
+    return f"os error {errno.ENOSPC}" in str(error)  # safetensors and tokenizers
 
 
-def besides(full: dict[str, NodeFull], workers: WorkersConfig | None) -> dict[str, str]:
-    """The label selector that keeps work away from the full nodes; raises the last of the errors
-    where no other node could do it."""
+def away_from(full: dict[str, NodeFull], workers: WorkersConfig | None) -> dict[str, str]:
+    """Return the label selector that keeps work away from full nodes (by id).
+
+    Raises the last of the errors if no other node has room for the work.
+    """
     if not full:
         return {}
-    if not _room_for(workers or WorkersConfig(), besides=full):
+    if not _room_for(workers or WorkersConfig(), excluded=full):
         raise next(reversed(full.values()))
     return {"ray.io/node-id": f"!in({','.join(full)})"}
 
 
 def check_room(
-    what: str, workers: WorkersConfig, together: int = 1, besides: Container[str] = ()
+    setting: str, workers: WorkersConfig, together: int = 1, excluded: Container[str] = ()
 ) -> None:
-    """Where the nodes, but for those `besides`, cannot hold so many workers, say what is about to
-    be waited for; ValueError where it would be for ever: on a Ray that this process started for
-    itself. what: the setting, such as proxy.workers."""
-    have = _room_for(workers, besides)
+    """Log what the stage will wait for if the nodes cannot hold `together` workers now.
+
+    ValueError if it would wait forever: on a local Ray that this process started. setting: the
+    config field of `workers`, for messages. excluded: ids of nodes that do not count.
+    """
+    have = _room_for(workers, excluded)
     if have >= together:
         return
     gpus = f" and {workers.gpus_per_worker:g} GPUs" if workers.gpus_per_worker else ""
     kind = f" ({workers.accelerator_type})" if workers.accelerator_type else ""
     text = (
-        f"{what}: wanted room for {together:,}, each with "
-        f"{workers.cpus_per_worker:g} CPUs{gpus}{kind}; found room for {have:,} on {hardware()}"
+        f"{setting}: needs room for {together:,} with {workers.cpus_per_worker:g} CPUs{gpus}{kind} "
+        f"each; found room for {have:,} on {hardware()}"
     )
     if own_ray():
-        raise ValueError(f"{text}: ask for less")
-    logger.info(f"{text}: waiting for nodes")
+        raise ValueError(f"{text}; ask for fewer or smaller workers")
+    logger.info(f"{text}; waiting for nodes")
 
 
 def num_cpus() -> int:
-    """The CPUs of all nodes that are there now."""
+    """Return the number of CPUs of all nodes that are alive."""
     return int(ray.cluster_resources().get("CPU", 1))
 
 
 def resources_of(workers: WorkersConfig) -> dict[str, Any]:
-    """What one worker takes, as options of a Ray task or actor."""
+    """Return what one worker takes, as options of a Ray task or actor."""
     kind = {"accelerator_type": workers.accelerator_type} if workers.accelerator_type else {}
     return {"num_cpus": workers.cpus_per_worker, "num_gpus": workers.gpus_per_worker} | kind
 
 
-def _room_for(workers: WorkersConfig, besides: Container[str] = ()) -> int:
-    """How many workers the nodes that are alive could hold, were they idle."""
-    wanted = {"CPU": workers.cpus_per_worker}
+def _room_for(workers: WorkersConfig, excluded: Container[str] = ()) -> int:
+    """Return how many workers the nodes that are alive could hold if they were idle."""
+    needed = {"CPU": workers.cpus_per_worker}
     if workers.gpus_per_worker:
-        wanted["GPU"] = workers.gpus_per_worker
+        needed["GPU"] = workers.gpus_per_worker
     if workers.accelerator_type:
-        wanted[f"accelerator_type:{workers.accelerator_type}"] = 0.001  # as Ray asks for it
+        needed[f"accelerator_type:{workers.accelerator_type}"] = 0.001  # what Ray asks for
     return sum(
-        min(int(node["Resources"].get(name, 0) / amount) for name, amount in wanted.items())
+        min(int(node["Resources"].get(name, 0) / amount) for name, amount in needed.items())
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in besides
+        if node["Alive"] and node["NodeID"] not in excluded
     )
 
 
 def release(before: set[str]) -> None:
-    """Free what trainings of this job reserved that are dead: placement groups that were not there
-    `before`, and in which nothing runs.
+    """Remove this job's placement groups that a dead training left: new ones in which nothing runs.
 
-    Ray Train 2.60 leaves it to an actor to do so when its controller dies. Where that one dies too,
-    as when Ray kills several processes for want of memory, the group would stay to the job's end
-    and the next attempt wait for its CPUs. A group of another training that is just starting may
-    be hit; that training then starts anew.
+    before: names of the groups that existed before the training started.
+
+    Ray Train 2.60 leaves the removal to an actor, which acts when the controller dies. If that
+    actor dies too (Ray may kill several processes when memory runs out), the group would stay until
+    the job ends, and the next attempt would wait for its CPUs. A group of another training that is
+    just starting may be removed as well; that training then starts again.
     """
-    time.sleep(2.0)  # until all nodes have told what is free
+    time.sleep(2.0)  # until all nodes have reported what is free
     free, job = ray.available_resources(), ray.get_runtime_context().get_job_id()
     for name, group in placement_group_table().items():
-        wanted = sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
-        idle = group["state"] == "CREATED" and free.get(f"CPU_group_{name}", 0) >= wanted
+        reserved = sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
+        idle = group["state"] == "CREATED" and free.get(f"CPU_group_{name}", 0) >= reserved
         if idle and name not in before and name.endswith(job):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))

@@ -1,8 +1,8 @@
-"""The two ways in which work runs on Ray: map over parts, and fold over parts.
+"""Work on Ray: map over parts, and fold over parts.
 
-map_parts: one part in, one part out. It can be restarted: whole parts that an earlier run left
-behind are kept, and only what is missing is made.
-fold_parts: a small result per part, in part order, for the driver to combine.
+map_parts makes one part from another. It can be restarted: it keeps the whole parts that an earlier
+run left and makes only the missing ones.
+fold_parts yields a small result per part, in part order, for the driver to combine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray.data import ActorPoolStrategy
 
 from s2l_ray.config import WorkersConfig
 from s2l_ray.errors import NodeFull
-from s2l_ray.execution.nodes import besides, check_room, num_cpus, own_disk, resources_of
+from s2l_ray.execution.nodes import away_from, check_room, disk_errors, num_cpus, resources_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import get, rows_of
 from s2l_ray.store import Manifest, Part, Store
@@ -34,21 +34,25 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Makes one part from what its unit names: the rows, and the stats (JSON) for the manifest.
+# From a unit to the part's rows and its stats (JSON, kept in the manifest).
 Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
 
-FULL_PAUSE = 5.0  # seconds that a full node keeps a part, or it would fail all of them at once
-TASKS_PER_CPU = 2  # that fold_parts has submitted at a time: a new node finds work waiting
+FULL_PAUSE = 5.0  # seconds that a full node holds a part, so that it does not fail all the others
+TASKS_PER_CPU = 2  # submitted by fold_parts at a time, so that a new node finds work waiting
 
 
 @dataclass(frozen=True)
 class StageParts:
-    """The parts of one stage to make.
+    """The parts to make for one stage.
 
-    units: a dict for each part, pickled on its way to the worker. "unit" is the part's name in the
-    stage, which may hold a folder ("step-000500/part-00000"). "made_of", if there, must equal
-    stats["made_of"] of a part that an earlier run left; another part is made again. The rest is for
-    the work. info: of the stage's manifest.
+    units: what to make each part from, pickled on its way to a worker. Two keys are read here, the
+    others are for the work:
+
+    - "unit": the part's name, which may include a folder ("step-000500/part-00000")
+    - "made_of" (optional): a part that an earlier run left is kept only if its stats have the same
+      value under "made_of"
+
+    info: of the stage's manifest.
     """
 
     folder: str
@@ -59,9 +63,9 @@ class StageParts:
 
 @dataclass(frozen=True)
 class Actors:
-    """A pool of actors instead of tasks: from workers.num_workers up to max_workers of them.
+    """A pool of workers.num_workers to max_workers actors, used instead of tasks.
 
-    setting: the config field that `workers` is, for messages.
+    setting: the config field of `workers`, for messages.
     """
 
     workers: WorkersConfig
@@ -70,7 +74,7 @@ class Actors:
 
 
 def units_of(manifest: Manifest, **more: Any) -> list[dict[str, Any]]:
-    """One unit per part of a stage, with the same name; the part is under "part"."""
+    """Return a unit per part of a stage: its name as "unit", the Part as "part", and `more`."""
     return [{"unit": part.unit, "part": part} | more for part in manifest.parts]
 
 
@@ -85,9 +89,10 @@ def map_parts(
     info: dict[str, Any] | None = None,
     **how: Any,
 ) -> Manifest:
-    """Run `make_work(*args)(unit)` for each unit (see StageParts) and commit the stage `folder`.
+    """Make a part from each unit (see StageParts), commit the stage `folder`, return its manifest.
 
-    how: as `make_parts` has it. A part without rows is listed like any other.
+    `make_work(*args)` returns the function that does the work. how: see make_parts. A part without
+    rows is listed like any other.
     """
     [manifest] = map_stages(
         store, [StageParts(folder, fingerprint, units, info or {})], make_work, args, **how
@@ -102,7 +107,7 @@ def map_stages(
     args: tuple[Any, ...] = (),
     **how: Any,
 ) -> list[Manifest]:
-    """Like map_parts for several stages of one kind at once; return the manifests in order."""
+    """Like map_parts, for several stages of one kind together. Return their manifests in order."""
     parts = make_parts(store, stages, make_work, args, **how)
     return [
         store.commit(stage.folder, stage.fingerprint, parts[stage.folder], stage.info)
@@ -120,11 +125,11 @@ def make_parts(
     suffix: str = "arrow",
     actors: Actors | None = None,
 ) -> dict[str, list[Part]]:
-    """Like map_stages, but commit nothing: return the parts of each stage by its folder.
+    """Like map_stages, but commit nothing. Return the parts of each stage by folder.
 
-    label: of the progress line. actors: call `make_work` once per actor (to load a model, say);
-    without it each part is a Ray task of one CPU. Parts that a node with a full disk could not
-    write go to the other nodes; NodeFull if there are none.
+    label: of the progress line. suffix: arrow or parquet. actors: each calls `make_work` once, to
+    load a model for example. Without `actors` each part is a Ray task of one CPU. If a node's disk
+    is full, its parts go to other nodes; NodeFull if there are none.
     """
     parts: dict[str, list[Part]] = {}
     todo = []
@@ -141,7 +146,7 @@ def make_parts(
     constructor, full = (store, suffix, make_work, args), dict[str, NodeFull]()
     with Progress(label, total=len(todo), unit="parts") as progress:
         while todo:
-            dataset = _dataset(todo, constructor, actors, besides(full, workers))
+            dataset = _dataset(todo, constructor, actors, away_from(full, workers))
             todo = []
             for row in rows_of(dataset):
                 unit, made = pickle.loads(row["made"])
@@ -163,12 +168,12 @@ def fold_parts(
     label: str = "",
     workers: WorkersConfig | None = None,
 ) -> Iterator[Result]:
-    """Yield `function(part, *args)` for each part in order, each from a Ray task.
+    """Yield `function(part, *args)` for each part in order. Each call is a Ray task.
 
-    The results must be small (a count, a histogram, some ids). The driver holds those of few parts
-    at a time, so combine them as they come. `args` are sent to each node once.
-    label: shows progress. workers: the resources of a task (by default one CPU), of which
-    num_workers run at a time.
+    Results should be small: counts, a histogram, ids. Combine them as they arrive; the driver holds
+    those of a few parts at a time. `args` are sent to each node once.
+    label: of the progress line; none without. workers: resources of a task (default: one CPU), and
+    how many run at a time.
     """
     todo = list(parts)
     shared = ray.put((function, args))
@@ -192,7 +197,7 @@ def fold_parts(
 @ray.remote
 def _apply(shared: tuple[Callable[..., Any], tuple[Any, ...]], part: Any) -> Any:
     function, args = shared
-    with own_disk():
+    with disk_errors():
         return function(part, *args)
 
 
@@ -222,7 +227,7 @@ def _dataset(
 
 
 class PartMaker:
-    """Makes parts in a process of its own: a Ray task, or an actor of a pool."""
+    """Makes parts in its own process: a Ray task or an actor."""
 
     def __init__(
         self,
@@ -233,17 +238,17 @@ class PartMaker:
     ) -> None:
         self.store, self.suffix = store, suffix
         self.make_work = partial(make_work, *args)
-        self.work: Work | None = None  # not made for parts that are found done
+        self.work: Work | None = None  # made when the first part needs it
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         units = [pickle.loads(data) for data in batch["unit"].to_pylist()]
         return pa.table({"made": [pickle.dumps((unit, self.make(unit))) for unit in units]})
 
     def make(self, unit: dict[str, Any]) -> Part | NodeFull:
-        """The part of a unit, made or found; NodeFull if there is no room on this node's disk."""
-        check_node(self.store)  # not in __init__: its error would reach the driver as text
+        """Make or find the part of a unit. Return NodeFull if this node's disk is full."""
+        check_node(self.store)  # not in __init__, whose errors reach the driver as text only
         try:
-            with own_disk():
+            with disk_errors():
                 return self._part(unit)
         except NodeFull as error:
             time.sleep(FULL_PAUSE)

@@ -1,7 +1,11 @@
-"""Progress of a stage: a live line on a terminal, a line now and then elsewhere."""
+"""The progress of stages on stderr, and log lines that do not get in its way.
+
+On a terminal all running stages share one live line. Elsewhere a stage prints a line now and then.
+"""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import threading
@@ -10,19 +14,21 @@ from types import TracebackType
 
 from s2l_ray.formatting import duration
 
-INTERVAL = 15.0  # seconds between lines when the output is not a terminal
-_live: dict[str, str] = {}  # the stages that run just now, and their lines on the terminal
-_terminal = threading.Lock()
+INTERVAL = 15.0  # seconds between a stage's lines if stderr is not a terminal
+LIVE_INTERVAL = 0.5  # seconds between updates of the live line
+
+_live: dict[str, str] = {}  # running stage -> its part of the live line
+_terminal = threading.RLock()
 
 
 class Progress:
-    """`with Progress("score", total=12, unit="parts") as p: p.advance(1)`; writes to stderr."""
+    """`with Progress("score", total=12, unit="parts") as p: p.advance(1)`"""
 
     def __init__(self, stage: str, *, total: float, unit: str) -> None:
         self.stage, self.total, self.unit = stage, total, unit
         self.done, self.note = 0.0, ""
         self.began = self.shown = self.first = time.monotonic()
-        self.already = 0.0  # done before `first`: not part of the rate
+        self.already = 0.0  # done before `first`; does not count in the rate
 
     def __enter__(self) -> Progress:
         return self
@@ -36,10 +42,12 @@ class Progress:
         if kind is None:
             self._show(final=True)
         elif sys.stderr.isatty():
-            _live.pop(self.stage, None)
-            sys.stderr.write("\n")
+            with _terminal:
+                _live.pop(self.stage, None)
+                sys.stderr.write("\n")  # the last state stays, above the error
 
     def resume_at(self, done: float) -> None:
+        """Start from `done`: what an earlier run did."""
         self.done = self.already = done
         self.first = time.monotonic()
 
@@ -48,8 +56,8 @@ class Progress:
 
     def set(self, done: float, note: str = "") -> None:
         self.done, self.note = done, note
-        wait = 0.5 if sys.stderr.isatty() else INTERVAL
-        if time.monotonic() - self.shown >= wait:
+        interval = LIVE_INTERVAL if sys.stderr.isatty() else INTERVAL
+        if time.monotonic() - self.shown >= interval:
             self._show()
 
     def _show(self, final: bool = False) -> None:
@@ -65,15 +73,36 @@ class Progress:
         if self.note:
             line += f", {self.note}"
         with _terminal:
-            if not sys.stderr.isatty():
-                sys.stderr.write(line + "\n")
+            if final or not sys.stderr.isatty():
+                _live.pop(self.stage, None)
+                write_line(line)
             else:
-                if final:
-                    _live.pop(self.stage, None)
-                    sys.stderr.write(f"\r\033[K{line}\n")
-                else:
-                    _live[self.stage] = line
-                if _live:
-                    width = shutil.get_terminal_size().columns - 1
-                    sys.stderr.write("\r\033[K" + "  ".join(_live.values())[:width])
+                _live[self.stage] = line
+                sys.stderr.write(_live_line())
             sys.stderr.flush()
+
+
+class LogHandler(logging.Handler):
+    """Writes log records to stderr, each on a line of its own above the live line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            write_line(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def write_line(text: str) -> None:
+    """Write a line to stderr. On a terminal, clear the live line first and draw it again below."""
+    with _terminal:
+        if not sys.stderr.isatty():
+            sys.stderr.write(f"{text}\n")
+        else:
+            live = _live_line() if _live else ""
+            sys.stderr.write(f"\r\033[K{text}\n{live}")
+        sys.stderr.flush()
+
+
+def _live_line() -> str:
+    width = shutil.get_terminal_size().columns - 1
+    return "\r\033[K" + "  ".join(_live.values())[:width]

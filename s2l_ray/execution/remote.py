@@ -1,8 +1,8 @@
-"""Errors of remote code, raised in the driver with their own type and message.
+"""Raise the errors of remote code in the driver with their own type and message.
 
-Ray wraps what a task, actor or Train worker raises in errors of its own, whose text is the whole
-remote traceback. That is right for a bug. For an error that a user can fix only the message counts,
-and `Run.finish` needs the type: it repairs what `Damaged` names.
+Ray wraps an error of a task, an actor or a Train worker in its own, whose text is the remote
+traceback. That is right for a bug. For an error that a user can fix, the message is enough, and
+callers need the type: a run repairs the stage that `Damaged` names.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from ray.exceptions import RayError, RayTaskError
 
 from s2l_ray.errors import ConfigError, Damaged, LeaseLost, NodeFull, StorageError, TooFew
 
-# Compared by exact type: subclasses that libraries raise, such as pyarrow's ArrowInvalid, are bugs
-# here and keep their traceback.
+# Compared by exact type: a subclass from a library, such as pyarrow's ArrowInvalid, is a bug and
+# keeps its traceback.
 FIXABLE = (ValueError, ConfigError, Damaged, LeaseLost, NodeFull, StorageError, TooFew)
 
-# Ray Data appends advice on retries, which would not help.
+# Ray Data appends advice on retries, which does not apply.
 _ADVICE = re.compile(r"\nFailed to [^\n]* after \d+/\d+ attempts.*", re.DOTALL)
 
 
 def fixable(error: BaseException) -> Exception | None:
-    """Return the error that a user can fix inside one of Ray's, as it was raised, or None.
+    """Return the error inside a Ray error, as it was raised, if a user can fix it; otherwise None.
 
-    error: of a task, an actor's method, a Ray Data task or a Ray Train worker (of several that
-    failed, the first by rank). An error in an actor's `__init__` reaches the driver as text only;
-    actors of this package do what may fail in their methods.
+    error: of a task, an actor's method, a Ray Data task, or Ray Train (of several workers, the
+    failure with the lowest rank counts). An error in an actor's `__init__` cannot be found, because
+    Ray keeps its text only.
     """
     if type(error) in FIXABLE:
         args = [_ADVICE.sub("", arg) if isinstance(arg, str) else arg for arg in error.args]
-        return cast(Exception, type(error)(*args))  # a fresh one has no trace
+        return cast(Exception, type(error)(*args))  # a new one has no traceback
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     inner = [failure for _, failure in sorted(failures.items())]
     if isinstance(error, RayTaskError) and error.cause is not None:
@@ -45,7 +45,7 @@ def fixable(error: BaseException) -> Exception | None:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """In the block, raise an error that a user can fix instead of Ray's error around it."""
+    """In the block, replace a Ray error by the error inside it, if a user can fix that."""
     try:
         yield
     except RayError as error:
@@ -56,15 +56,15 @@ def plain_errors() -> Iterator[None]:
 
 
 def get(refs: Any) -> Any:
-    """As `ray.get`, with `plain_errors`."""
+    """Like `ray.get`, with `plain_errors`."""
     with plain_errors():
         return ray.get(refs)
 
 
 def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Dataset, with `plain_errors`."""
-    # Otherwise Ray Data raises its own error from ours, and pickling loses what it came from.
-    context = dataset.context  # of a user's own dataset, maybe: put it back
+    # Otherwise Ray Data raises an error of its own, and pickling loses the one that caused it.
+    context = dataset.context  # may belong to the user's dataset, so restore it
     before, context.raise_original_map_exception = context.raise_original_map_exception, True
     try:
         with plain_errors():

@@ -139,7 +139,7 @@ def _losses(
             assert target is not None and examples is not None
             last = dict([max(checkpoints_of(target).items())])
             checksums = checksums_of_checkpoints(target)
-            scorings.append(Scoring(examples, last, **job.where, marks=checksums))
+            scorings.append(Scoring(examples, last, **job.where, checksums=checksums))
         return score(run.store, scorings, config, label="evaluate")
 
     stages = {

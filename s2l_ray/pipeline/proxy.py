@@ -54,7 +54,7 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
                 mine,
                 details[when].folder if when else plan.losses.folder,
                 "",
-                details=columns.get(when, ()),
+                signals=columns.get(when, ()),
             )
             for when, mine in checkpoints.items()
         ]
@@ -93,7 +93,7 @@ def score_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
         checkpoints_of(proxy),
         folder,
         fingerprint,
-        marks=checksums_of_checkpoints(proxy),
+        checksums=checksums_of_checkpoints(proxy),
         known={
             _step_of(proxy, when): run.get(stage)
             for when, stage in plan.details(run.config.selection).items()
@@ -112,8 +112,8 @@ def score_details(plan: Plan, run: Run, jobs: list[Job]) -> list[Manifest]:
                 run.get(plan.tokens),
                 {step: checkpoints_of(proxy)[step]},
                 **job.where,
-                marks=checksums_of_checkpoints(proxy),
-                details=job.stage.settings[-1],
+                checksums=checksums_of_checkpoints(proxy),
+                signals=job.stage.settings[-1],
             )
         )
     return score(run.store, scorings, run.config.trajectories, label="score details")

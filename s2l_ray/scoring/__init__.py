@@ -1,1 +1,1 @@
-"""Losses at checkpoints, and the trajectories made of them."""
+"""Losses at checkpoints, and the trajectories made from them."""

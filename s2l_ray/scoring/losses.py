@@ -1,4 +1,4 @@
-"""Losses at checkpoints, one part per (checkpoint, part)."""
+"""Losses at checkpoints. The restart unit is (checkpoint, part)."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ from typing import Any
 
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.execution.parts import Actors, StageParts, map_stages
-from s2l_ray.store import Manifest, Store
+from s2l_ray.store import Manifest, Part, Store
 
 
 @dataclass(frozen=True)
 class Scoring:
     """A stage of losses to make: of every example of `tokens` at every checkpoint.
 
-    checkpoints: step -> folder of a model in Hugging Face format, below the run directory (or an
-    absolute local path). marks: step -> mark of that folder's files, where they are known: losses
-    that were made of others are not taken.
-    details: columns beside the losses (details.py).
-    known: step -> a stage of this kind with that checkpoint's losses; they are copied from it,
-    where it was made of the same files, and not scored again.
+    checkpoints: step -> folder of a model in Hugging Face format, in the run directory (or an
+    absolute local path).
+    checksums: step -> checksum of that folder's files, if they are known. Losses of other files are
+    made again.
+    signals: columns to make together with the losses (models/signals.py).
+    known: step -> a finished stage with the losses at that checkpoint. If they are of the same
+    files they are copied, not computed.
     """
 
     tokens: Manifest
     checkpoints: dict[int, str]
     folder: str
     fingerprint: str
-    marks: dict[int, str] = field(default_factory=dict)
-    details: tuple[str, ...] = ()
+    checksums: dict[int, str] = field(default_factory=dict)
+    signals: tuple[str, ...] = ()
     known: dict[int, Manifest] = field(default_factory=dict)
 
     def stage(self) -> StageParts:
-        known = dict[str, dict[str, Any]]()
+        known: dict[str, tuple[str, Part]] = {}
         for step, stage in self.known.items():
             for part in stage.parts:
-                if part.stats["made_of"] == self.marks.get(step):
-                    known[part.unit] = {"folder": stage.folder, "part": part}
+                if part.stats["made_of"] == self.checksums.get(step):
+                    known[part.unit] = stage.folder, part
         units = [
             {
                 "unit": (unit := f"step-{step:06d}/{part.unit}"),
                 "model": model,
                 "tokens": self.tokens.folder,
                 "part": part,
-                "made_of": self.marks.get(step),
-                "details": self.details,
-                "losses": known.get(unit),
+                "made_of": self.checksums.get(step),
+                "signals": self.signals,
+                "known": known.get(unit),
             }
             for step, model in sorted(self.checkpoints.items())
             for part in self.tokens.parts
@@ -56,10 +57,10 @@ class Scoring:
 def score(
     store: Store, scorings: list[Scoring], config: TrajectoriesConfig, *, label: str = "score"
 ) -> list[Manifest]:
-    """Make stages of losses with one actor pool; their manifests in order. info: steps.
+    """Make stages of losses with one pool of actors. Return their manifests (StepsView) in order.
 
-    Parts `step-000500/part-*`, schema `store.LOSSES` and then the details by name, rows as in
-    `tokens` without the examples that have no label token. ValueError for what is not finite.
+    Parts: `step-000500/part-*`, schema `schemas.signals`, rows in the order of `tokens`, without
+    the examples that have no label token. ValueError if a number is not finite.
     """
     stages = [scoring.stage() for scoring in scorings]
     actors = actors_of(config)

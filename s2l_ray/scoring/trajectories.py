@@ -1,13 +1,10 @@
-"""Per-example losses at checkpoints, details beside them, and the trajectories made of losses.
+"""Trajectories: the losses of each example at all checkpoints, in step order.
 
-The restart unit of scoring is (checkpoint, part). A loss is the mean cross-entropy over the
-example's label tokens, fp32 unless set, the model in eval mode; batches are cut inside one part by
-its lengths, so the losses do not depend on how many actors there are. N examples, T checkpoints.
+N examples, T checkpoints.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,18 +14,16 @@ import pyarrow.compute
 
 from s2l_ray.execution.parts import fold_parts, map_parts
 from s2l_ray.store import Manifest, Part, Store, schemas
+from s2l_ray.store.views import StepsView
 
-logger = logging.getLogger(__name__)
-
-SAMPLE_ROWS = 50_000  # for diagnostics
+SAMPLE_ROWS = 50_000  # of samples for diagnostics and thresholds
 
 
 def assemble(
     store: Store, corpus: Manifest, losses: Manifest, *, folder: str, fingerprint: str
 ) -> Manifest:
-    """Trajectories from losses: example_id, source, losses float32[T] in step order,
-    num_label_tokens; the part layout of the corpus."""
-    steps = losses.info["steps"]
+    """Join the losses of all checkpoints. Schema `schemas.trajectories`, parts as in the corpus."""
+    steps = StepsView(losses).steps
     by_unit = {part.unit: part for part in losses.parts}
     units = [
         {
@@ -51,26 +46,29 @@ def assemble(
 
 
 def losses_array(table: pa.Table) -> np.ndarray:
-    """The column `losses` of a trajectories table as float32 [N, T]."""
+    """Return the column `losses` of a table of trajectories as float32 [N, T]."""
     column = table["losses"].combine_chunks()
     width = column.type.list_size
     return column.flatten().to_numpy().reshape(-1, width)
 
 
 def sampled(parts: Sequence[Part], rows: int = SAMPLE_ROWS) -> list[Part]:
-    """The first parts, as many as have so many rows together, or all: a uniform sample, since ids
-    are hashes."""
+    """Return the first parts that have `rows` rows together, or all parts.
+
+    They are a uniform sample, because parts are ranges of ids and ids are hashes.
+    """
     before = np.cumsum([0, *(part.rows for part in parts)])
     return [part for part, have in zip(parts, before, strict=False) if have < rows]
 
 
 def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE_ROWS) -> pa.Table:
-    """`rows` trajectories, a uniform sample, or all."""
+    """Return a uniform sample of `rows` trajectories, or all."""
     tables = [store.read_part(trajectories.folder, p) for p in sampled(trajectories.parts, rows)]
     return pa.concat_tables(tables).slice(0, rows)
 
 
 def sources_of(store: Store, trajectories: Manifest) -> list[str | None]:
+    """Return the sources of the trajectories, sorted."""
     found = set[str]()
     for sources in fold_parts(_sources, trajectories.parts, store, trajectories.folder):
         found.update(sources)
@@ -90,8 +88,8 @@ class _Assemble:
         tables = [self.store.read_part(self.losses_folder, part) for part in unit["losses"]]
         ids = tables[0]["example_id"]
         if any(not table["example_id"].equals(ids) for table in tables):
-            raise ValueError(f"{unit['unit']}: the checkpoints' losses are of different examples")
-        # Both are sorted by id; the corpus has, besides, the examples without a label token.
+            raise ValueError(f"{unit['unit']}: the checkpoints have losses of different examples")
+        # The corpus also has the examples without a label token.
         places = pa.compute.index_in(ids, value_set=corpus["example_id"])
         if places.null_count:
             raise ValueError(f"{unit['unit']}: losses of {places.null_count} unknown examples")
@@ -102,8 +100,8 @@ class _Assemble:
             row, checkpoint = bad[0]
             raise ValueError(
                 f"{self.store.address(self.losses_folder, unit['losses'][checkpoint].file)}: "
-                f"the loss of example_id {ids[row]} is {losses_NT[row, checkpoint]}, a finite "
-                f"number is wanted"
+                f"the loss of example_id {ids[row]} is {losses_NT[row, checkpoint]}; expected a "
+                f"finite number"
             )
         losses = pa.FixedSizeListArray.from_arrays(
             pa.array(losses_NT.reshape(-1), pa.float32()), losses_NT.shape[1]

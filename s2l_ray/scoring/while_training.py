@@ -1,8 +1,10 @@
-"""Score the proxy's checkpoints while its training goes on, where the cluster has room for that.
+"""Score the proxy's checkpoints beside its training, if the cluster has room for that.
 
-The losses are parts of the losses stage. Scoring finds them there when its turn comes. If there is
-no room nothing starts, and scoring follows the training. A place counts as room if the training
-takes a step while it lies free: the place of a worker that has just died is the training's.
+The losses become parts of the losses stage, which finds them when its turn comes. Without room
+nothing starts, and scoring follows the training.
+
+There is room if a place stays free while the training takes a step. The place of a worker that has
+just died is free too, but the training needs it for the next worker.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from s2l_ray.store import Store
 
 logger = logging.getLogger(__name__)
 
-PAUSE = 2.0  # seconds between two looks for checkpoints and for a training that waits
-ASK = 5.0  # seconds in which a place that is free is had: a process may have to start
-IDLE = 300.0  # seconds after which actors without work are let go, and their nodes with them
-GRACE = 30.0  # seconds that the end of the training waits for the parts under way
+PAUSE = 2.0  # seconds between two rounds
+ASK = 5.0  # seconds after which a place counts as taken; Ray may have to start a process
+IDLE = 300.0  # seconds after which actors without work are stopped, so that their nodes can go
+GRACE = 30.0  # seconds that the end of the training waits for parts that are being scored
 
 
 @contextmanager
@@ -39,11 +41,13 @@ def score_while_training(
     scorings: Callable[[list[int]], list[Scoring]],
     step: Callable[[], int],
 ) -> Iterator[None]:
-    """Until the block ends, score `scorings(steps)` of each new step in `checkpoints()`.
+    """While the block trains a proxy, score its checkpoints with one pool of actors.
 
-    `step()` is the one that the training has reached. One pool of actors does it, which grows as
-    there is room and is let go if the training waits for a place. An error ends the scoring here
-    and is logged; the block goes on.
+    checkpoints: returns the steps of the checkpoints saved so far. scorings: returns what to score
+    for new steps. step: returns the step that the training has reached.
+
+    The pool grows as there is room, and stops if the training waits for a place. An error ends the
+    scoring, not the block, and is logged.
     """
     stop = threading.Event()
 
@@ -57,7 +61,7 @@ def score_while_training(
                 _work(actors, checkpoints, scorings, step, stop)
         except Exception as error:
             message = str(error).partition("\n")[0] or repr(error)
-            logger.info(f"scoring beside the training stopped, it follows later: {message}")
+            logger.info(f"scoring stopped and will follow the training: {message}")
 
     thread = threading.Thread(target=work, name="score while training", daemon=True)
     thread.start()
@@ -65,7 +69,7 @@ def score_while_training(
         yield
     finally:
         stop.set()
-        thread.join(GRACE + PAUSE)  # one that waits for the store, say, must not hold this up
+        thread.join(GRACE + PAUSE)  # if it hangs, for example on the store, leave it behind
 
 
 def _work(
@@ -76,20 +80,18 @@ def _work(
     stop: threading.Event,
 ) -> None:
     seen: set[int] = set()
-    places = free_places(actors.workers, step)
-    waiting = training_waits()
+    places, waits = free_places(actors.workers, step), training_waits()
     while not stop.is_set():
         if new := sorted(set(checkpoints()) - seen):
             actors.add([scoring.stage() for scoring in scorings(new)])
             seen.update(new)
-        if next(waiting) or actors.idle_seconds > IDLE:
-            actors.let_go()
-        if actors.wants_more:
-            if next(places):
-                actors.start()
-        else:
-            places.close()
+        if next(waits) or actors.idle_seconds > IDLE:
+            actors.stop_all()
+        if not actors.wants_more:
+            places.close()  # ask for no place
             places = free_places(actors.workers, step)
+        elif next(places):
+            actors.start()
         until = time.monotonic() + PAUSE
         actors.work(PAUSE)
         stop.wait(until - time.monotonic())
@@ -98,35 +100,35 @@ def _work(
 
 
 def free_places(workers: WorkersConfig, step: Callable[[], int]) -> Generator[bool, None, None]:
-    """Yield at each look whether there is a place for one actor that the training leaves free.
+    """Yield whether there is a place for one actor beside the training.
 
-    The place is asked for, so that an autoscaler sees the demand, given back until the training has
-    taken a step, and asked for again. Nothing is held when True is yielded.
+    It asks Ray for the place (an autoscaler sees the demand), gives it back until the training has
+    taken a step, and asks again. It holds nothing when it yields True.
 
-    A task asks, not a placement group: one that is removed just as it is made can leave its CPUs
-    reserved for ever (seen with Ray 2.60).
+    It asks with a task. A placement group that is removed while it is made can leave its CPUs
+    reserved forever (seen with Ray 2.60).
     """
-    ask = _stand.options(**resources_of(workers)).remote
+    ask = _take_place.options(**resources_of(workers)).remote
     while True:
-        standing = ask()
+        asked = ask()
         try:
-            while not _is_done(standing):
+            while not _is_done(asked):
                 yield False
             reached = step()
-            while step() == reached:  # it lies free, for the training if it wants it
+            while step() == reached:  # the training may take the place
                 yield False
-            standing, until = ask(), time.monotonic() + ASK
-            while not (had := _is_done(standing)) and time.monotonic() < until:
+            asked, until = ask(), time.monotonic() + ASK
+            while not (free := _is_done(asked)) and time.monotonic() < until:
                 yield False
         finally:
-            ray.cancel(standing)  # nothing if it is done
-        yield had
+            ray.cancel(asked)  # does nothing if the task is done
+        yield free
 
 
 def training_waits() -> Iterator[bool]:
-    """Yield at each look whether the training has waited for a place since the look before.
+    """Yield whether the training waits for a place and did so when last asked.
 
-    Ray Train asks for places with placement groups.
+    Ray Train reserves places with placement groups.
     """
     job, before = ray.get_runtime_context().get_job_id(), set[str]()
     while True:
@@ -140,10 +142,10 @@ def training_waits() -> Iterator[bool]:
 
 
 @ray.remote(max_retries=0)
-def _stand() -> None:
-    """Take a place, and leave it at once."""
+def _take_place() -> None:
+    """Occupy a place for a moment."""
 
 
 def _is_done(task: ray.ObjectRef) -> bool:
-    done, _ = ray.wait([task], timeout=0.1)  # most are done by then
+    done, _ = ray.wait([task], timeout=0.1)  # long enough if the place is free
     return bool(done)

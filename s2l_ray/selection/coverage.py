@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from s2l_ray.clustering.nearest import thread_pools
-from s2l_ray.execution.actors import Pool
+from s2l_ray.clustering.nearest import blas_threads
+from s2l_ray.execution.actors import ActorPool
 from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.selection.greedy import grid, on_grid
@@ -40,7 +40,7 @@ def cover(
     features: parts with example_id and features fixed_size_list<float32>[D]. Parts of the same
     units: example_id, score float64 (the place in the greedy order, from 0; `budget` for examples
     that are not chosen, so any cut takes them last, by key), group int32 (0). info: sources [None],
-    edges [255], ranked (the budget), and the selector's own. num_actors: as in Pool.
+    edges [255], ranked (the budget), and the selector's own. num_actors: as in ActorPool.
 
     The ranking depends neither on the actors nor on how rows are spread over parts. A run that
     stops before the parts are written starts the greedy order again.
@@ -54,7 +54,7 @@ def cover(
             f"selection.budget: {budget:,} examples, but from 1 to {features.rows:,} can be chosen"
         )
     with (
-        Pool(FeatureActor, chunks_of(store, features, selector), num_actors) as pool,
+        ActorPool(FeatureActor, chunks_of(store, features, selector), num_actors) as pool,
         Progress(rule, total=budget, unit="examples") as progress,
     ):
         ids, widths = zip(*pool.each_chunk("inspect"), strict=True)
@@ -125,7 +125,7 @@ class FeatureWork:
     def run(self, chunks: list[_Chunk], method: str, *args: Any) -> list[Any]:
         for first in self.loaded.keys() - {chunk.first for chunk in chunks}:
             del self.loaded[first]  # another actor's by now
-        with thread_pools().limit(limits=1):
+        with blas_threads().limit(limits=1):
             found = [getattr(self, method)(chunk, *args) for chunk in chunks]
         self.read = None
         return found

@@ -23,7 +23,7 @@ from ray.util import placement_group_table
 from s2l_ray.config import TrainingConfig
 from s2l_ray.errors import NodeFull
 from s2l_ray.execution.board import make_board, watch
-from s2l_ray.execution.nodes import besides, check_room, own_disk, release
+from s2l_ray.execution.nodes import away_from, check_room, disk_errors, release
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import fixable
 from s2l_ray.store import Manifest, Store
@@ -89,7 +89,7 @@ def _fit(job: TrainingJob, label: str) -> None:
     full, deaths, reached = dict[str, NodeFull](), 0, -1
     before = set(placement_group_table())
     while True:
-        elsewhere = besides(full, config.workers)
+        elsewhere = away_from(full, config.workers)
         check_room(f"{label}: workers", config.workers, config.workers.num_workers, full)
         try:
             return _fit_once(job, elsewhere)
@@ -154,5 +154,5 @@ def _work(settings: dict[str, TrainingJob]) -> None:
     # Only workers import it: the driver and Ray Train's controller start without models.
     from s2l_ray.training.loop import run
 
-    with own_disk():
+    with disk_errors():
         run(settings["job"])

@@ -14,11 +14,11 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from s2l_ray.clustering import chunks, kmeans
+from s2l_ray.clustering import chunks, lloyd
 from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.clustering.nearest import assign
-from s2l_ray.clustering.rows import chunks_of
-from s2l_ray.execution.actors import Pool
+from s2l_ray.clustering.rows import cut_into_chunks
+from s2l_ray.execution.actors import ActorPool
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -165,7 +165,7 @@ def test_plusplus_is_as_good_as_sklearn_and_repeatable(monkeypatch):
 
 def test_samples_that_grow_lead_to_the_same_optimum_and_are_repeatable(monkeypatch):
     for name, value in {"_SEED_ROWS": 200, "_SEED_ROWS_PER_CLUSTER": 1, "_GROWTH": 3}.items():
-        monkeypatch.setattr(kmeans, name, value)
+        monkeypatch.setattr(lloyd, name, value)
     oracle = SklearnKMeans(12, n_init=10, random_state=5).fit(X.astype(np.float64))
     settings, states = {"init": "k-means++", "tol": 1e-6, "chunk_rows": 500}, []
     sampled = small(**settings, random_state=5).fit(X, keep=states.append)
@@ -178,9 +178,9 @@ def test_samples_that_grow_lead_to_the_same_optimum_and_are_repeatable(monkeypat
 
 
 def test_a_sample_stands_for_all_rows():
-    sample = kmeans.Sample(800, len(X), float(X.var(axis=0).sum() * len(X)), seed=3)
-    mean_T, chunks_ = X.mean(axis=0, dtype=float), chunks_of(X, 400)
-    with Pool(chunks.ChunkActor, chunks_, 1) as pool:
+    sample = chunks.Sample(800, len(X), float(X.var(axis=0).sum() * len(X)), seed=3)
+    mean_T, chunks_ = X.mean(axis=0, dtype=float), cut_into_chunks(X, 400)
+    with ActorPool(chunks.ChunkActor, chunks_, 1) as pool:
         rows, weights = zip(*pool.each_chunk("sample", mean_T, sample), strict=True)
         rows, weights = np.concatenate(rows), np.concatenate(weights)
         assert 400 < len(rows) < 900  # the far ones have no chance above one
@@ -208,7 +208,7 @@ def test_predict_on_a_dataset(fitted):
 
 
 def test_a_killed_actor_is_replaced_and_changes_nothing(fitted, monkeypatch, caplog):
-    monkeypatch.setattr(kmeans, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(lloyd, "_LOG_SECONDS", 0.0)
     killed = []
 
     class KillAtIteration3(logging.Handler):
@@ -218,18 +218,18 @@ def test_a_killed_actor_is_replaced_and_changes_nothing(fitted, monkeypatch, cap
                 os.kill(killed[0]["Pid"], signal.SIGKILL)
 
     handler = KillAtIteration3(logging.INFO)
-    kmeans.logger.addHandler(handler)
+    lloyd.logger.addHandler(handler)
     try:
         with caplog.at_level(logging.INFO, logger="s2l_ray"):
             assert_same_fit(small(tol=1e-8, num_actors=2).fit(X), fitted)
     finally:
-        kmeans.logger.removeHandler(handler)
+        lloyd.logger.removeHandler(handler)
     assert len(killed) == 1
     assert caplog.text.count("an actor died") == 1
 
 
 def test_actors_are_released_after_success_and_after_an_error(fitted):
-    with pytest.raises(ValueError, match=r"shape \(12, 5\), wanted \[K, T\] = \(12, 6\)"):
+    with pytest.raises(ValueError, match=r"shape \(12, 5\), expected \[K, T\] = \(12, 6\)"):
         small(init=INIT[:, :5]).fit(X)
     deadline = time.monotonic() + 10
     while alive_actors() and time.monotonic() < deadline:
@@ -259,7 +259,7 @@ def with_value(row, value):
 @pytest.mark.parametrize(
     ("data", "changes", "message"),
     [
-        (X[0], {}, r"shape \(6,\), wanted \[N, T\]"),
+        (X[0], {}, r"shape \(6,\), expected \[N, T\]"),
         (X[:, :0], {}, r"shape \(3000, 0\)"),
         (X[:0], {}, "no rows"),
         (with_value(443, -np.inf), {}, "2 of 500 rows hold NaN or inf, the first is row 443"),
@@ -297,11 +297,11 @@ def test_fit_on_a_dataset_says_what_is_wrong():
     )
     fails(of([[1.0, 2]]).filter(lambda row: False), "no rows|no column")
     fails(of([[1.0, 2]] * 3 + [[3.0]]), "unequal length: row 2 has 2 losses, row 3 has 1")
-    fails(of([[1.0, 2], [3.0, 4], [3.0]]), "between 1 and 2 losses, wanted one T")
+    fails(of([[1.0, 2], [3.0, 4], [3.0]]), "between 1 and 2 losses, expected one T")
 
 
 def test_predict_says_what_is_wrong(fitted):
-    with pytest.raises(ValueError, match=r"shape \(3000, 5\), wanted \[N, T\] with T=6"):
+    with pytest.raises(ValueError, match=r"shape \(3000, 5\), expected \[N, T\] with T=6"):
         fitted.predict(X[:, :5])
     with pytest.raises(ValueError, match="2 of 500 rows hold NaN or inf, the first is row 3"):
         fitted.predict(with_value(3, np.inf))
@@ -315,7 +315,7 @@ def test_predict_on_a_dataset_says_what_is_wrong(fitted):
     ragged = ragged.repartition(1)
     cubes = ray.data.from_numpy(np.zeros((4, 2, 3))).rename_columns({"data": "losses"})
     for dataset, message in [
-        (dataset_of(X[:50, :5]), r"wanted \[N, T\] with T=6"),
+        (dataset_of(X[:50, :5]), r"expected \[N, T\] with T=6"),
         (of([six, [*six[:5], None]]), "1 of 2 rows hold NaN or inf, the first is row 1"),
         (of([1.0, 2.0]), "must hold lists of floats, got double"),
         (of([six, None]), "1 rows that are null"),

@@ -11,7 +11,7 @@ import ray
 from support.head import REPOSITORY, environment
 
 from s2l_ray.execution import actors as pool
-from s2l_ray.execution.actors import Pool
+from s2l_ray.execution.actors import ActorPool
 
 
 @ray.remote(num_cpus=1)
@@ -25,7 +25,7 @@ class Doubler:
 
 
 def test_results_come_in_the_order_of_chunks(local_ray):
-    with Pool(Doubler, range(7), 3) as actors:
+    with ActorPool(Doubler, range(7), 3) as actors:
         results = actors.each_chunk("double", 100)
         assert [value for value, _ in results] == [100, 102, 104, 106, 108, 110, 112]
         assert len({pid for _, pid in results}) == 3
@@ -33,16 +33,16 @@ def test_results_come_in_the_order_of_chunks(local_ray):
 
 def test_more_actors_than_cpus_or_chunks(local_ray, monkeypatch):
     monkeypatch.setattr(pool, "_START_SECONDS", 10.0)
-    with Pool(Doubler, range(20), 9) as actors:  # of which four find a CPU
+    with ActorPool(Doubler, range(20), 9) as actors:  # of which four find a CPU
         for _ in range(2):
             assert len({pid for _, pid in actors.each_chunk("double")}) == 4
-    with Pool(Doubler, range(2), 9) as actors:
+    with ActorPool(Doubler, range(2), 9) as actors:
         assert len({pid for _, pid in actors.each_chunk("double")}) == 2
 
 
 def test_an_error_arrives_as_it_was(local_ray):
     with (
-        Pool(Doubler, [5], 1) as actors,
+        ActorPool(Doubler, [5], 1) as actors,
         pytest.raises(ValueError, match=r"^chunk 5 is not wanted$"),
     ):
         actors.each_chunk("refuse")
@@ -50,7 +50,7 @@ def test_an_error_arrives_as_it_was(local_ray):
 
 def test_actors_that_die_again_and_again_end_the_pool(local_ray, monkeypatch):
     monkeypatch.setattr(pool, "_MAX_DEATHS", 3)
-    with Pool(Doubler, range(4), 2) as actors:
+    with ActorPool(Doubler, range(4), 2) as actors:
         actors.each_chunk("double")
         with pytest.raises(ray.exceptions.RayActorError):
             actors.each_chunk("die")
@@ -59,7 +59,7 @@ def test_actors_that_die_again_and_again_end_the_pool(local_ray, monkeypatch):
 
 def test_all_actors_of_a_node_at_once_are_one_death(local_ray, monkeypatch):
     monkeypatch.setattr(pool, "_MAX_DEATHS", 3)
-    with Pool(Doubler, range(4), 4) as actors:
+    with ActorPool(Doubler, range(4), 4) as actors:
         pids = {pid for _, pid in actors.each_chunk("double")}
         assert len(pids) == 4
         for pid in pids:

@@ -77,7 +77,7 @@ def test_no_more_actors_than_there_is_work_for_or_than_are_allowed(local_ray, st
             actors.start()
         assert not actors.wants_more
         actors.work(60)
-        actors.let_go()
+        actors.stop_all()
         actors.add([stage("d")])
         actors.start()
         assert not actors.wants_more
@@ -92,7 +92,7 @@ def test_what_was_under_way_is_made_by_the_next_actors(local_ray, store, tmp_pat
         while not begun(tmp_path, "a"):
             actors.work(0.1)
             assert time.monotonic() < until
-        actors.let_go()
+        actors.stop_all()
         assert made(store) == {} and actors.wants_more
         actors.work(0.1)  # without actors nothing happens
         actors.start()

@@ -18,22 +18,26 @@ def test_a_stage_says_what_it_waits_for_and_does_not_wait_for_ever(local_ray, mo
     check_room("proxy", WorkersConfig(), have)
     assert said() == ""
     asked = [
-        (WorkersConfig(), have + 1, rf"for {have + 1}, each with 1 CPUs; found room for {have} on"),
-        (WorkersConfig(gpus_per_worker=1), 1, "with 1 CPUs and 1 GPUs; found room for 0 on 1 node"),
-        (WorkersConfig(accelerator_type="L4"), 1, r"1 CPUs \(L4\); found room for 0"),
+        (WorkersConfig(), have + 1, rf"for {have + 1} with 1 CPUs each; found room for {have} on"),
+        (
+            WorkersConfig(gpus_per_worker=1),
+            1,
+            "with 1 CPUs and 1 GPUs each; found room for 0 on 1 node",
+        ),
+        (WorkersConfig(accelerator_type="L4"), 1, r"1 CPUs \(L4\) each; found room for 0"),
         (WorkersConfig(cpus_per_worker=have / 2 + 0.5), 2, "found room for 1 on"),
     ]
     for workers, together, wanted in asked:
         monkeypatch.setattr(driver, "_started", [])  # a cluster: nodes may come
         check_room("proxy.workers", workers, together)
         text = said()
-        assert "proxy.workers: wanted room for" in text and "waiting for nodes" in text
+        assert "proxy.workers: needs room for" in text and "waiting for nodes" in text
         monkeypatch.setattr(driver, "_started", [ray.get_runtime_context().get_node_id()])
         with pytest.raises(ValueError, match=wanted):
             check_room("proxy.workers", workers, together)
     full = {ray.get_runtime_context().get_node_id()}
     with pytest.raises(ValueError, match="found room for 0 on"):
-        check_room("proxy.workers", WorkersConfig(), besides=full)
+        check_room("proxy.workers", WorkersConfig(), excluded=full)
 
 
 @ray.remote(num_cpus=0)

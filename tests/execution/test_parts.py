@@ -227,5 +227,5 @@ def test_a_fold_over_nothing(local_ray, tmp_path, capfd):
 def test_the_setting_that_asks_for_too_much_is_named(local_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(connect, "_started", [ray.get_runtime_context().get_node_id()])
     large = Actors(WorkersConfig(cpus_per_worker=99), None, setting="my.setting")
-    with pytest.raises(ValueError, match=r"^my\.setting: wanted room for 1"):
+    with pytest.raises(ValueError, match=r"^my\.setting: needs room for 1"):
         run(Store(tmp_path), Square, tmp_path / "log", actors=large)

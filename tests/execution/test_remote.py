@@ -7,7 +7,7 @@ import ray
 import ray.train
 
 from s2l_ray.errors import ConfigError, Damaged, LeaseLost, NodeFull, StorageError, TooFew
-from s2l_ray.execution.actors import Pool
+from s2l_ray.execution.actors import ActorPool
 from s2l_ray.execution.parts import fold_parts, map_parts
 from s2l_ray.execution.remote import fixable, get, plain_errors, rows_of
 from s2l_ray.store import Store
@@ -55,7 +55,7 @@ def in_a_task_before(error, tmp_path):
 
 
 def in_a_method(error, tmp_path):
-    with Pool(FailingActor, [1], 1) as pool:
+    with ActorPool(FailingActor, [1], 1) as pool:
         return pool.each_chunk("any", error)
 
 

@@ -63,7 +63,7 @@ def test_signals_are_those_of_a_naive_loop_for_any_batches(monkeypatch, kind):
     loss = LabelLoss(model)
     assert loss.head_apart == APART[kind]
     for tokens_per_batch in (1, 100, 1 << 20):
-        table = score_table(tokens, loss, tokens_per_batch=tokens_per_batch, details=SIGNALS[::-1])
+        table = score_table(tokens, loss, tokens_per_batch=tokens_per_batch, signals=SIGNALS[::-1])
         assert table.num_rows == 20
         assert table.schema == pa.schema(
             [*LOSSES, ("confidence", pa.float32()), ("el2n", pa.float32()),
@@ -77,10 +77,10 @@ def test_signals_are_those_of_a_naive_loop_for_any_batches(monkeypatch, kind):
 @pytest.mark.parametrize("kind", APART)
 def test_the_loss_and_a_signal_have_the_same_bits_with_any_others(kind):
     tokens, loss = random_tokens(25), LabelLoss(sharp_model(kind))
-    whole = score_table(tokens, loss, tokens_per_batch=100, details=SIGNALS)
+    whole = score_table(tokens, loss, tokens_per_batch=100, signals=SIGNALS)
     assert whole.select(LOSSES.names).equals(score_table(tokens, loss, tokens_per_batch=100))
     for name in SIGNALS:
-        alone = score_table(tokens, loss, tokens_per_batch=100, details=[name])
+        alone = score_table(tokens, loss, tokens_per_batch=100, signals=[name])
         assert alone.schema.names == [*LOSSES.names, name]
         assert alone.equals(whole.select([*LOSSES.names, name]))
 
@@ -99,20 +99,20 @@ def test_el2n_of_sure_tokens_does_not_cancel():
 
 def test_no_example_with_labels_gives_an_empty_table_of_the_same_schema():
     loss = LabelLoss(small_model("llama"))
-    empty = score_table(random_tokens(5)[4:], loss, details=SIGNALS)
+    empty = score_table(random_tokens(5)[4:], loss, signals=SIGNALS)
     assert empty.num_rows == 0
-    assert empty.schema == score_table(random_tokens(4), loss, details=SIGNALS).schema
+    assert empty.schema == score_table(random_tokens(4), loss, signals=SIGNALS).schema
 
 
 @pytest.mark.parametrize("name", ["features", "grad_norm"])
 def test_a_model_that_does_not_expose_its_head_is_refused(name):
     tokens, model = random_tokens(4), small_model("llama")
-    whole = score_table(tokens, LabelLoss(model), details=["confidence"])
+    whole = score_table(tokens, LabelLoss(model), signals=["confidence"])
     model.get_output_embeddings = lambda: None
     loss = LabelLoss(model)
     with pytest.raises(ValueError, match=f"signals {name}: LlamaForCausalLM does not expose the"):
-        score_table(tokens, loss, details=[name])
-    alike = score_table(tokens, loss, details=["confidence"])
+        score_table(tokens, loss, signals=[name])
+    alike = score_table(tokens, loss, signals=["confidence"])
     np.testing.assert_allclose(alike["confidence"], whole["confidence"], rtol=1e-5)
 
 
@@ -124,4 +124,4 @@ def test_a_signal_that_is_not_finite_is_reported():
     with pytest.raises(
         ValueError, match=r"example_id 7000: the grad_norm is (inf|nan), a finite number"
     ):
-        score_table(tokens, LabelLoss(model), details=SIGNALS)
+        score_table(tokens, LabelLoss(model), signals=SIGNALS)

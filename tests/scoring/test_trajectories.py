@@ -133,7 +133,7 @@ def test_a_gpu_that_the_weights_alone_fill_is_told(store, monkeypatch):
 
 @pytest.mark.parametrize("room", [1 << 30, 0])
 def test_an_actor_reads_a_part_once_where_memory_allows(store, monkeypatch, room):
-    monkeypatch.setattr(scorer, "KEPT_BYTES", room)
+    monkeypatch.setattr(scorer, "CACHED_BYTES", room)
     part = store.write_part(random_tokens(12), "tokens", "part-00000")
     models = {step: small_model("gpt_neox", seed=step) for step in (1, 2)}
     for step, model in models.items():
@@ -240,32 +240,32 @@ def test_losses_are_taken_from_details_of_the_same_weights(local_ray, store):
     tables = [random_tokens(12, seed=i, first_id=100 * i) for i in range(2)]
     parts = [store.write_part(t, "tokens", f"part-{i}") for i, t in enumerate(tables)]
     tokens = store.commit("tokens", "t", parts, {})
-    checkpoints, marks = {}, {}
+    checkpoints, checksums = {}, {}
     for step in (10, 20):
         checkpoints[step] = f"proxy/checkpoint-{step:06d}"
         small_model("gpt_neox", seed=step).save_pretrained(store.address(checkpoints[step]))
-        marks[step] = checksum_of_folder(store.address(checkpoints[step]))
+        checksums[step] = checksum_of_folder(store.address(checkpoints[step]))
     config = TrajectoriesConfig(workers={"num_workers": 1})
     scorings = [
-        Scoring(tokens, {step: checkpoints[step]}, folder, "d", marks, details=("confidence",))
+        Scoring(tokens, {step: checkpoints[step]}, folder, "d", checksums, signals=("confidence",))
         for step, folder in ((10, "details/early"), (20, "details/final"))
     ]
     early, final = score(store, scorings, config)
-    [alone] = score(store, [Scoring(tokens, checkpoints, "alone", "l", marks)], config)
+    [alone] = score(store, [Scoring(tokens, checkpoints, "alone", "l", checksums)], config)
     again = dataclasses.replace(scorings[0], folder="details/again")
     assert score(store, [again], config)[0].parts == early.parts  # whenever they are made
     assert "confidence" in store.read_part(early.folder, early.parts[0]).column_names
 
     shutil.rmtree(store.address(checkpoints[10]))
     known = {10: early, 20: final}
-    scoring = Scoring(tokens, checkpoints, "taken", "l", marks, known=known)
+    scoring = Scoring(tokens, checkpoints, "taken", "l", checksums, known=known)
     [taken] = score(store, [scoring], config)
     assert taken.parts == alone.parts  # the same bytes, made_of and all
 
     # Details of other weights are not taken.
     small_model("gpt_neox", seed=3).save_pretrained(store.address(checkpoints[20]))
-    marks = marks | {20: checksum_of_folder(store.address(checkpoints[20]))}
-    scoring = Scoring(tokens, checkpoints, "other", "l", marks, known=known)
+    checksums = checksums | {20: checksum_of_folder(store.address(checkpoints[20]))}
+    scoring = Scoring(tokens, checkpoints, "other", "l", checksums, known=known)
     [other] = score(store, [scoring], config)
     assert other.parts[:2] == alone.parts[:2]
     for part, table in zip(other.parts[2:], tables, strict=True):
@@ -296,8 +296,8 @@ def test_losses_made_ahead_of_other_weights_are_not_taken(local_ray, store):
             name = f"{folder.removeprefix('proxy/')}/{file.file}"
             files.append(dataclasses.replace(file, unit=name, file=name))
     proxy = store.commit("proxy", "p", files, {"checkpoints": [1, 2]})
-    marks = checksums_of_checkpoints(proxy)
-    [losses] = score(store, [dataclasses.replace(ahead, marks=marks)], config)
+    checksums = checksums_of_checkpoints(proxy)
+    [losses] = score(store, [dataclasses.replace(ahead, checksums=checksums)], config)
     for part, model in zip(losses.parts, models.values(), strict=True):
         assert_same_losses(store.read_part("losses", part), naive_losses(random_tokens(12), model))
     after = contents(store.address("losses"))

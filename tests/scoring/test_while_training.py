@@ -177,7 +177,7 @@ def test_an_error_ends_the_scoring_and_not_the_training(local_ray, beside, said)
         time.sleep(1)
     assert beside.asked == [[20]]
     text = "".join(lines)
-    assert "scoring beside the training stopped, it follows later: no such model\n" in text
+    assert "scoring stopped and will follow the training: no such model\n" in text
 
 
 def test_a_training_that_waits_for_a_place_gets_it(local_ray, beside):

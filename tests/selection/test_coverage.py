@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from s2l_ray.execution.actors import Pool
+from s2l_ray.execution.actors import ActorPool
 from s2l_ray.selection import choose as selection
 from s2l_ray.selection import coverage
 from s2l_ray.selection.coverage import FeatureWork, chunks_of, cover
@@ -226,7 +226,7 @@ def test_an_actor_that_dies_changes_nothing(local_ray, store, rule, monkeypatch)
     monkeypatch.setattr(coverage, "_CHUNK_ROWS", 50)
     features = stage(store, blobs(300), ids_for(300))
     undisturbed, info = choose(store, features, rule, 20)
-    each_chunk, calls = Pool.each_chunk, []
+    each_chunk, calls = ActorPool.each_chunk, []
 
     def kill_one_first(self, method, *args):
         calls.append(len(self.ready))
@@ -235,7 +235,7 @@ def test_an_actor_that_dies_changes_nothing(local_ray, store, rule, monkeypatch)
             os.kill(known[self.ready[0]._actor_id.hex()]["Pid"], signal.SIGKILL)
         return each_chunk(self, method, *args)
 
-    monkeypatch.setattr(Pool, "each_chunk", kill_one_first)
+    monkeypatch.setattr(ActorPool, "each_chunk", kill_one_first)
     manifest = rank(store, features, rule, 20, num_actors=2, name="killed")
     assert calls[11] == 2 and len(calls) > 12
     [part] = manifest.parts
