@@ -105,12 +105,13 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
         return (arguments.paths[0],)
 
     from s2l_ray.config import load, resolve
+    from s2l_ray.execution.progress import LogHandler
 
     config = load(arguments.config, arguments.overrides)
     if command.takes == "settings":
         return config, resolve(arguments.config, arguments.overrides)
     _check(command, config, arguments.config)
-    lines = logging.StreamHandler()
+    lines = LogHandler()
     lines.setFormatter(logging.Formatter("[run] %(message)s"))
     logging.getLogger("s2l_ray").addHandler(lines)
     logging.getLogger("s2l_ray").setLevel(logging.INFO)
