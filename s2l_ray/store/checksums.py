@@ -8,13 +8,12 @@ from pathlib import Path
 
 
 def checksum_of_files(checksums: dict[str, str]) -> str:
-    """Of a folder's content: file -> checksum."""
+    """Return the checksum of a folder, from those of its files by name."""
     return checksum_of(json.dumps(checksums, sort_keys=True).encode())
 
 
 def checksum_of_folder(local: str | Path) -> str:
-    """Checksum of the files in a local folder. Leaves out what a killed process left half written
-    (objects.LocalObjects)."""
+    """Return the checksum of a local folder, without half-written files of killed processes."""
     files = (path for path in Path(local).iterdir() if path.is_file())
     return checksum_of_files(
         {p.name: checksum_of_file(p) for p in files if not p.name.startswith(".")}

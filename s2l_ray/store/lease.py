@@ -1,16 +1,16 @@
 """One owner of a run directory at a time.
 
-`lease/00000007.json` is the seventh lease; the highest number owns the run, and the one who
-creates the next file owns it from then on. The owner writes its file anew now and then. A lease
-that was not renewed for its length, by the storage's own clock, may be followed by the next.
+`lease/00000007.json` is the seventh lease. The highest number owns the run; whoever creates the
+next file becomes the owner. The owner renews its lease by rewriting its file. The next process may
+follow once a lease has not been renewed for its length, by the storage's own clock.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -21,15 +21,17 @@ from typing import Any
 
 from s2l_ray.store.store import Store, lease_name, lease_number
 
-RENEWALS = 6  # in the length of a lease
-SETTLE = 3.0  # seconds; on a store without conditional writes, for a rival to show
+logger = logging.getLogger(__name__)
+
+RENEWALS = 6  # during the length of a lease
+SETTLE = 3.0  # seconds that a rival has to show up, on a store without conditional writes
 
 
 class Lease:
-    """`Lease(store, seconds=60).take()`, then `release()`; sets store.epoch, which guards commits.
+    """`Lease(store, seconds=60).take()`, then `release()`. Sets store.epoch, which guards commits.
 
-    `take` raises ValueError, naming host, job and time of the other, if the run directory has a
-    live owner. For a dead one it waits until that lease is over.
+    `take` waits for the lease of a dead owner to end. It raises ValueError if the owner is alive,
+    with its host, job and start.
     """
 
     def __init__(self, store: Store, *, seconds: float, job: str = "") -> None:
@@ -64,11 +66,11 @@ class Lease:
         self.over.set()
         self.thread.join()
         self.record["released"] = True
-        with suppress(OSError):  # the store is away: the lease will run out
+        with suppress(OSError):  # the store does not answer: the lease will expire
             self.store.objects.write(self.name, self._text())
 
     def _wait_for_end(self, number: int) -> None:
-        """Return when the lease is over; ValueError once its owner is seen to live."""
+        """Return when the lease has ended; raise ValueError once its owner has renewed it."""
         name, said = f"lease/{lease_name(number)}", False
         owner = self._read(name)
         first = self.store.objects.age(name)
@@ -84,10 +86,9 @@ class Lease:
                 )
             if not said:
                 said = True
-                print(
+                logger.warning(
                     f"{self.store.uri} was in use {age:.0f} s ago ({whose}); waiting up to "
-                    f"{owner['seconds'] - age:.0f} s to see whether that run lives",
-                    file=sys.stderr,
+                    f"{owner['seconds'] - age:.0f} s to see whether that run is alive"
                 )
             first = age
             time.sleep(min(1.0, self.seconds / 10))
@@ -96,7 +97,7 @@ class Lease:
     def _is_mine(self) -> bool:
         if self.store.objects.conditional:
             return True
-        time.sleep(SETTLE)  # the last of two writers at one moment stays, and both see it
+        time.sleep(SETTLE)  # of two simultaneous writers the last one stays, and both see it
         return bool(self._read(self.name)["owner"] == self.record["owner"])
 
     def _read(self, name: str) -> Any:
@@ -110,11 +111,11 @@ class Lease:
             try:
                 self.store.objects.write(self.name, self._text())
             except OSError:
-                continue  # the store is away; whoever follows is seen at the next commit
+                continue  # the store does not answer; a new owner shows at the next commit
 
 
 def _is_dead_here(owner: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this machine that is no more."""
+    """Return whether the owner was a process of this machine that has ended."""
     if owner["kernel"] is None or owner["kernel"] != _kernel():
         return False
     try:
@@ -127,7 +128,7 @@ def _is_dead_here(owner: dict[str, Any]) -> bool:
 
 
 def _kernel() -> str | None:
-    """Names the running system and the process numbers in it; None where it cannot be told."""
+    """Identify the running system and its process namespace; None if that is impossible."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

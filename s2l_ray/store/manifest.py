@@ -1,4 +1,4 @@
-"""Parts and manifests: what a finished stage holds."""
+"""Parts and manifests: what a finished stage consists of."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Part:
     rows: int
     bytes: int
     checksum: str
-    stats: dict[str, Any] = field(default_factory=dict)  # the unit's own account of itself (JSON)
+    stats: dict[str, Any] = field(default_factory=dict)  # what the unit reports (JSON)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -32,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished stage holds. `info` is the stage's own account of itself (JSON)."""
+    """A finished stage. `info` is what the stage reports (JSON); views.py gives it types."""
 
     folder: str  # below the run directory
     fingerprint: str
@@ -45,7 +45,7 @@ class Manifest:
 
 
 def manifest_of(folder: str, data: dict[str, Any]) -> Manifest:
-    """Of a manifest's JSON; KeyError, TypeError or ValueError for anything else."""
+    """Build a manifest from its JSON; KeyError, TypeError or ValueError if it is malformed."""
     for name, kind in {"format": int, "fingerprint": str, "parts": list, "info": dict}.items():
         _check_type(name, data[name], kind)
     parts = [Part.from_json(part) for part in data["parts"]]
@@ -56,11 +56,11 @@ def manifest_of(folder: str, data: dict[str, Any]) -> Manifest:
             _check_type(name, getattr(part, name), int)
         _check_type("stats", part.stats, dict)
     rest = {name: value for name, value in data.items() if name != "checksum"}
-    if data["checksum"] != (mark := checksum_of(json.dumps(rest).encode())):
-        raise ValueError(f"checksum {mark}, wanted {data['checksum']}")
+    if data["checksum"] != (found := checksum_of(json.dumps(rest).encode())):
+        raise ValueError(f"expected checksum {data['checksum']}, got {found}")
     return Manifest(folder, data["fingerprint"], parts, data["info"])
 
 
-def _check_type(name: str, value: Any, wanted: type) -> None:
-    if type(value) is not wanted:
-        raise TypeError(f"{name}: found {str(value)[:40]!r}, wanted {wanted.__name__}")
+def _check_type(name: str, value: Any, expected: type) -> None:
+    if type(value) is not expected:
+        raise TypeError(f"{name}: expected {expected.__name__}, got {str(value)[:40]!r}")

@@ -1,7 +1,7 @@
-"""Whole objects by name in a local folder: the local kind of what a run directory is made of.
+"""Whole objects by name in a local folder.
 
-s3.py has the other kind. Both promise the same: a reader sees an object whole, old or new;
-`create` makes one only where there is none. Names are relative, with slashes.
+s3.py offers the same for a bucket. Both promise that a reader sees an object whole, old or new, and
+that `create` never overwrites. Names are relative, with slashes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 class LocalObjects:
-    """Files below a folder, which may be on a network drive."""
+    """Files below a folder, possibly on a network drive."""
 
     conditional = True  # `create` is exact
 
@@ -23,7 +23,7 @@ class LocalObjects:
         self.root = Path(root).expanduser().absolute()
 
     def read(self, name: str) -> bytes:
-        """FileNotFoundError if there is none."""
+        """Raise FileNotFoundError if there is no such object."""
         return (self.root / name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
@@ -32,7 +32,7 @@ class LocalObjects:
             os.replace(temporary, self.root / name)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Whether the object is now this caller's; False if there was one already."""
+        """Create an object; return False if it already exists."""
         with self._temporary(name) as temporary:
             _write(temporary, data)
             try:
@@ -41,8 +41,8 @@ class LocalObjects:
                 return False
             except PermissionError as error:
                 raise OSError(
-                    f"{self.root}: its filesystem has no hard links ({error}); wanted one that "
-                    "has, or s3://…"
+                    f"{self.root}: expected a filesystem with hard links ({error}); use another "
+                    "drive, or s3://…"
                 ) from error
         return True
 
@@ -56,19 +56,19 @@ class LocalObjects:
         shutil.copyfile(self.root / name, local)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of every object below a folder, by its name relative to the folder."""
+        """Return the bytes of every object below a folder, by relative name."""
         top, found = self.root / folder, {}
         for parent, _, files in os.walk(top):
             for file in files:
                 path = Path(parent, file)
                 try:
                     found[path.relative_to(top).as_posix()] = path.stat().st_size
-                except FileNotFoundError:  # replaced or removed meanwhile
+                except FileNotFoundError:  # replaced or removed in the meantime
                     continue
         return dict(sorted(found.items()))
 
     def names(self, folder: str) -> list[str]:
-        """Objects and folders directly in a folder, sorted; none if it is not there."""
+        """List objects and folders directly in a folder, sorted; nothing if it is missing."""
         try:
             return sorted(os.listdir(self.root / folder))
         except (FileNotFoundError, NotADirectoryError):
@@ -78,13 +78,13 @@ class LocalObjects:
         return (self.root / name).exists()
 
     def age(self, name: str) -> float:
-        """Seconds since the object was written, by the storage's own clock."""
+        """Return the seconds since the object was written, by the storage's own clock."""
         with self._temporary(name) as now:
             now.touch()
             return now.stat().st_mtime - (self.root / name).stat().st_mtime
 
     def remove(self, name: str) -> None:
-        """An object, or a folder with all that is in it; nothing if it is not there."""
+        """Remove an object, or a folder and its content, if it exists."""
         path = self.root / name
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -108,6 +108,6 @@ def _write(file: Path, data: bytes) -> None:
 
 
 def _to_disk(file: Path) -> None:
-    """Before its name is known: a power cut leaves it whole, or not there."""
+    """Sync before the rename, so that after a power cut the file is whole or missing."""
     with open(file, "rb") as stream:
         os.fsync(stream.fileno())

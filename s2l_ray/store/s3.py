@@ -1,15 +1,15 @@
-"""Whole objects by name in an S3 bucket, below a prefix: the kind that a cluster's run lives in.
+"""Whole objects by name in an S3 bucket, below a prefix. The same interface as objects.py.
 
-Credentials come from the standard chain of the AWS libraries (environment, profile, instance
-role) and from nowhere else. A request that a store in trouble fails is made again for PATIENCE.
+Credentials come only from the standard chain of the AWS libraries (environment, profile, instance
+role). Requests that fail for a passing reason are retried for PATIENCE seconds.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import random
-import sys
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -29,10 +29,12 @@ from s2l_ray.config import StorageConfig
 from s2l_ray.errors import StorageError
 from s2l_ray.store.s3_errors import answer_of, explain, is_passing
 
+logger = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
-PATIENCE = 300.0  # seconds, with a store that is away or in trouble
-ATTEMPTS = 5  # of a request, by the client itself
-LARGE = 64 << 20  # bytes: files above are uploaded in pieces of this size
+PATIENCE = 300.0  # seconds, with a store that does not answer or is in trouble
+ATTEMPTS = 5  # of each request, by the client itself
+LARGE = 64 << 20  # bytes; larger files are uploaded in pieces of this size
 ABSENT = {"NoSuchKey", "404", "NotFound"}
 
 
@@ -42,7 +44,7 @@ class S3Objects:
     def __init__(self, uri: str, config: StorageConfig) -> None:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.bucket, self.prefix, self.config = bucket, prefix.strip("/"), config
-        self.conditional = True  # until the store says that it knows no conditional writes
+        self.conditional = True  # until the store refuses a conditional write
         self.client, self.patience = client(config), PATIENCE
         self.extra: dict[str, str] = {}
         if config.encryption:
@@ -51,7 +53,7 @@ class S3Objects:
             self.extra["SSEKMSKeyId"] = config.kms_key
 
     def read(self, name: str) -> bytes:
-        """FileNotFoundError if there is none."""
+        """Raise FileNotFoundError if there is no such object."""
 
         def get() -> bytes:
             return self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read()
@@ -62,17 +64,17 @@ class S3Objects:
         self._ask(f"write {name}", lambda: self._put(name, data))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Whether the object is now this caller's; False if there was one already.
+        """Create an object; return False if it already exists.
 
-        A store without conditional writes is asked first whether there is one: of two callers at
-        the same moment both may then be told True (`conditional` is False from then on).
+        On a store without conditional writes (`conditional` is then False), two simultaneous
+        callers may both get True.
         """
         if self.conditional:
             try:
                 self._ask(f"create {name}", lambda: self._put(name, data, IfNoneMatch="*"))
                 return True
             except FileExistsError:
-                # Or it was this very request, sent again after its answer was lost.
+                # Or this very request, sent again after its answer was lost, created it.
                 return self.read(name) == data
             except NotImplementedError:
                 self.conditional = False
@@ -91,7 +93,7 @@ class S3Objects:
                 self.client.upload_file(
                     str(local), self.bucket, self._key(name), ExtraArgs=self.extra, Config=transfer
                 )
-            except S3UploadFailedError as error:  # hides the store's answer
+            except S3UploadFailedError as error:  # it hides the store's answer
                 raise error.__context__ or error from None
 
         self._ask(f"write {name}", upload)
@@ -101,13 +103,13 @@ class S3Objects:
         def download() -> None:
             try:
                 self.client.download_file(self.bucket, self._key(name), str(local))
-            except RetriesExceededError as error:  # hides what broke off
+            except RetriesExceededError as error:  # it hides the cause
                 raise error.last_exception from None
 
         self._ask(f"read {name}", download)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of every object below a folder, by its name relative to the folder."""
+        """Return the bytes of every object below a folder, by relative name."""
         top = self._folder(folder)
 
         def find() -> dict[str, int]:
@@ -123,7 +125,7 @@ class S3Objects:
         return self._ask(f"list {folder}", find)
 
     def names(self, folder: str) -> list[str]:
-        """Objects and folders directly in a folder, sorted; none if it is not there."""
+        """List objects and folders directly in a folder, sorted; nothing if it is missing."""
         top = self._folder(folder)
 
         def find() -> list[str]:
@@ -138,7 +140,7 @@ class S3Objects:
         return self._ask(f"list {folder}", find)
 
     def exists(self, name: str) -> bool:
-        """Of an object, or of anything in a folder of that name."""
+        """Return whether there is such an object, or anything in a folder of that name."""
         try:
             self._ask(f"look for {name}", lambda: self._head(name))
             return True
@@ -146,13 +148,13 @@ class S3Objects:
             return bool(self.names(name))
 
     def age(self, name: str) -> float:
-        """Seconds since the object was written, by the storage's own clock."""
+        """Return the seconds since the object was written, by the storage's own clock."""
         answer = self._ask(f"look for {name}", lambda: self._head(name))
         now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
         return (now - answer["LastModified"]).total_seconds()
 
     def remove(self, name: str) -> None:
-        """An object, or a folder with all that is in it; nothing if it is not there."""
+        """Remove an object, or a folder and its content, if it exists."""
         for each in [name, *(f"{name}/{below}" for below in self.sizes(name))]:
             delete = partial(self.client.delete_object, Bucket=self.bucket, Key=self._key(each))
             self._ask(f"delete {each}", delete)
@@ -173,17 +175,17 @@ class S3Objects:
         return f"{key}/" if key else ""
 
     def _ask(self, what: str, request: Callable[[], Result]) -> Result:
-        """Make a request; for as long as the store is in trouble, again."""
+        """Make a request, and retry it while the store is in trouble."""
         began = time.monotonic()
         for attempt in itertools.count():
             try:
                 return request()
-            # urllib3's own: of a body that botocore passes on (a damaged TLS record).
+            # HTTPError: urllib3's own, which botocore passes on (a damaged TLS record).
             except (failures.BotoCoreError, failures.ClientError, HTTPError) as error:
                 if not is_passing(error) or time.monotonic() - began > self.patience:
                     raise self._refusal(what, error) from error
-                if attempt == 2:  # with the client's own, some ten times
-                    print(f"{self._refusal(what, error)}; trying on", file=sys.stderr, flush=True)
+                if attempt == 2:  # some ten requests, with the client's own attempts
+                    logger.warning(f"{self._refusal(what, error)}; retrying")
                 time.sleep(random.random() * min(2**attempt, 20))
         raise AssertionError
 
@@ -191,28 +193,30 @@ class S3Objects:
         where = f"s3://{self.bucket}/{self.prefix}"
         code, status = answer_of(error)
         if code in ABSENT and not what.startswith(("write", "create")):
-            return FileNotFoundError(f"{where}: {what}: not there")
+            return FileNotFoundError(f"{where}: {what}: missing")
         if code in ("PreconditionFailed", "412"):
-            return FileExistsError(f"{where}: {what}: already there")
+            return FileExistsError(f"{where}: {what}: already exists")
         if code == "NotImplemented" or status == 501:
-            return NotImplementedError(f"{where}: {what}: not offered by this store")
+            return NotImplementedError(f"{where}: {what}: this store does not support it")
         return StorageError(f"{where}: cannot {what}: {explain(error, self.bucket, self.config)}")
 
 
 def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 60) -> Any:
-    """A boto3 client of the run's store. To make one takes a tenth of a second, and its
-    connections are its own: a process has one for all that is reached alike."""
+    """Return a boto3 client of the run's store, one per process and configuration.
+
+    Making one takes a tenth of a second, and each has its own connections.
+    """
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     return _client(config, attempts, timeout, frozenset(environment.items()))
 
 
 @lru_cache(maxsize=8)
 def _client(config: StorageConfig, attempts: int, timeout: float, environment: frozenset) -> Any:
-    # An instance role's credentials come from a service of the node that answers slowly while many
-    # processes start; by itself botocore asks it once, for a second.
+    # The node's service for an instance role's credentials answers slowly while many processes
+    # start. By default botocore asks it once, for a second.
     core = botocore.session.get_session()
     for name, value in (("num_attempts", 3), ("timeout", min(2, timeout / 3))):
-        if core.get_config_variable(f"metadata_service_{name}") == 1:  # nobody has set another
+        if core.get_config_variable(f"metadata_service_{name}") == 1:  # the default
             core.set_config_variable(f"metadata_service_{name}", value)
     return boto3.session.Session(botocore_session=core).client(
         "s3",

@@ -1,4 +1,4 @@
-"""What a failure of S3 means, and whether it may pass."""
+"""What a failure of S3 means, and whether to retry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2l_ray.config import StorageConfig
 
 
 def answer_of(error: Exception) -> tuple[str, int]:
-    """The store's code and HTTP status; "" and 0 where there was no answer."""
+    """Return the store's error code and HTTP status, or "" and 0 if it gave no answer."""
     if not isinstance(error, failures.ClientError):
         return "", 0
     code = error.response.get("Error", {}).get("Code", "")
@@ -20,10 +20,10 @@ def answer_of(error: Exception) -> tuple[str, int]:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether the error is of a kind that goes by: no connection, a broken answer, an overload."""
+    """Return whether a retry may help: no connection, a broken answer, an overload."""
     code, status = answer_of(error)
     if status:
-        # 409: of two conditional writes at a time; the next try tells who was first.
+        # 409: two simultaneous conditional writes; a retry shows which was first.
         passing = status in (408, 409, 429) or (status >= 500 and status != 501)
         return passing or code == "RequestTimeout"
     return isinstance(
@@ -38,33 +38,33 @@ def is_passing(error: Exception) -> bool:
 
 
 def explain(error: Exception, bucket: str, config: StorageConfig) -> str:
-    """What a failure of S3 means, in words that say what to mend."""
+    """Say what a failure of S3 means and how to fix it."""
     response = getattr(error, "response", None) or {}
     code = response.get("Error", {}).get("Code", "")
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     endpoint = config.endpoint or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
     if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError):
         return (
-            "no credentials; wanted AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a "
-            "role of this machine"
+            "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, or give "
+            "this machine a role"
         )
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"):
         return f"the credentials are refused ({code}): a wrong, expired or foreign key"
     if code == "RequestTimeTooSkewed":
         here, there = time.strftime("%F %T %Z"), headers.get("date", "another")
-        return f"this machine's clock is off (it says {here}, the store {there}): set it right"
+        return f"this machine's clock says {here}, the store's {there}: set it right"
     if code in ("NoSuchBucket", "InvalidBucketName"):
         return f"there is no bucket {bucket!r} at {endpoint}"
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301", "307"):
         home = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
         return (
-            f"the bucket is in another region ({home or 'the store does not say which'}; "
-            f"storage.region is {config.region!r})"
+            f"the bucket is in another region ({home or 'the store does not name it'}); "
+            f"storage.region is {config.region!r}"
         )
     if code in ("AccessDenied", "403", "AllAccessDisabled"):
-        return f"access denied ({code}): the credentials lack the right to do this in the bucket"
+        return f"access denied ({code}): the credentials do not permit this in the bucket"
     if isinstance(error, failures.EndpointConnectionError | failures.ConnectionError):
         return f"{endpoint} does not answer: {error}"
     if isinstance(error, failures.HTTPClientError):
-        return f"{endpoint} breaks off or is too slow: {error}"
+        return f"{endpoint} is too slow or breaks off: {error}"
     return f"{code or type(error).__name__}: {error}"

@@ -1,5 +1,6 @@
-"""A node's temporary folder: copies of models, one for all processes of the node, and folders that
-a process works in. What a killed process leaves there goes when the next one comes.
+"""A node's temporary folder: copies of models shared by its processes, and working folders.
+
+The next process removes what a killed one left there.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-KEPT = 1800  # seconds that a node keeps its copy of a model after it was last asked for
+KEPT = 1800  # seconds that a node keeps its copy of a model after its last use
 
 
 @contextmanager
 def working_folder() -> Iterator[str]:
-    """An empty folder of this process alone, removed at the end."""
+    """Make an empty folder for this process, and remove it at the end."""
     _drop_abandoned()
     folder = _place() / f"work-{uuid.uuid4().hex}"
     lock, young = folder.with_suffix(".lock"), folder.with_suffix(".young")
-    with _locked(young):  # as long as the process lives
+    with _locked(young):  # while the process is alive
         try:
             os.rename(young, lock)  # locked before others see it
             folder.mkdir()
@@ -33,13 +34,15 @@ def working_folder() -> Iterator[str]:
             lock.unlink(missing_ok=True)
 
 
-def copy_of(mark: str, fetch: Callable[[str], None]) -> str:
-    """The node's copy of the files that `mark` stands for: one that is there, or else what
-    `fetch(folder)` puts into a folder, in one process, while others wait for it."""
-    local = _place() / mark
-    with _locked(_place() / f"{mark}.lock"):
+def copy_of(key: str, fetch: Callable[[str], None]) -> str:
+    """Return the node's copy of the files that `key` identifies.
+
+    If there is none, one process gets it by `fetch(folder)` while others wait.
+    """
+    local = _place() / key
+    with _locked(_place() / f"{key}.lock"):
         try:
-            os.utime(local)  # asked for just now
+            os.utime(local)  # in use
         except FileNotFoundError:
             _drop_old()
             with working_folder() as fresh:
@@ -49,8 +52,8 @@ def copy_of(mark: str, fetch: Callable[[str], None]) -> str:
 
 
 def discard(local: str) -> None:
-    """Remove a copy at once: nobody is served what is left of it, should this process be killed."""
-    with suppress(FileNotFoundError), working_folder() as gone:  # another process may be first
+    """Remove a copy atomically, so that nobody gets a part of it if this process is killed."""
+    with suppress(FileNotFoundError), working_folder() as gone:  # another process may be faster
         os.rename(local, Path(gone, "copy"))
 
 
@@ -68,19 +71,19 @@ def _locked(file: Path, how: int = 0) -> Iterator[None]:
 
 
 def _drop_abandoned() -> None:
-    """Remove the working folders of processes that are gone."""
+    """Remove the working folders of processes that have ended."""
     for lock in _place().glob("work-*.lock"):
         with suppress(OSError), open(lock) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its process lives
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its process is alive
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink()
 
 
 def _drop_old() -> None:
-    """Remove copies that nobody has asked for in a while."""
+    """Remove copies that have not been used for KEPT seconds."""
     for copy in _place().iterdir():
         if copy.is_dir() and not copy.name.startswith("work-"):
-            # Refused while another process asks for it.
+            # Refused while another process opens it.
             with suppress(OSError), _locked(copy.with_suffix(".lock"), fcntl.LOCK_NB):
                 times = [path.stat().st_mtime for path in (copy, *copy.iterdir())]
                 if max(times) < time.time() - KEPT:

@@ -1,14 +1,12 @@
-"""A run directory on any filesystem: part files, manifests, folders, atomic commit.
+"""A run directory, local or on S3: part files, manifests, folders, atomic commit.
 
-Layout of a stage (`losses/3f2a…/step-000500`, say): part files whose names carry their unit and a
-checksum of their content, and `manifest.json`, created once, last, that lists exactly one file
-per unit. Files the manifest does not list are ignored. Local paths and s3:// URIs work alike.
+A stage's folder (such as `losses/3f2a…`) has part files, named by their unit and a checksum of
+their content. Its `manifest.json` is created once, last, and lists exactly one file per unit; other
+files are ignored.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import re
@@ -18,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.errors import Damaged, LeaseLost
-from s2l_ray.store import scratch
+from s2l_ray.store import scratch, tables
 from s2l_ray.store.checksums import checksum_of, checksum_of_file
 from s2l_ray.store.manifest import FORMAT, Manifest, Part, manifest_of
 from s2l_ray.store.objects import LocalObjects
@@ -30,10 +27,10 @@ from s2l_ray.store.s3 import S3Objects
 
 
 class Store:
-    """A run directory. Cheap to pickle: holds how to open it, and opens it on use.
+    """A run directory. Cheap to pickle: it is opened on first use.
 
-    epoch: the number of the lease (lease.py) under which this process, or its driver, may commit;
-    None where nobody else can be at work.
+    epoch: the number of the lease (lease.py) that lets this process, or its driver, commit. None if
+    nobody else can be using the run directory.
     """
 
     def __init__(
@@ -63,25 +60,25 @@ class Store:
         return isinstance(self.objects, LocalObjects)
 
     def address(self, *names: str) -> str:
-        """Of something below the run directory: a local path or a URI."""
+        """Return the local path or URI of something below the run directory."""
         return "/".join([self.uri, *names])
 
     def exists(self, *names: str) -> bool:
         return self.objects.exists("/".join(names))
 
     def names(self, *folder: str) -> list[str]:
-        """Names of the files and folders directly in a folder, sorted; none if it is not there."""
+        """List files and folders directly in a folder, sorted; nothing if it is missing."""
         return self.objects.names("/".join(folder))
 
     def read_bytes(self, *names: str) -> bytes:
         return self.objects.read("/".join(names))
 
     def write_bytes(self, data: bytes, *names: str) -> None:
-        """Write a whole file; a reader sees the old one or the new one, never half of one."""
+        """Write a file atomically: readers see the old content or the new."""
         self.objects.write("/".join(names), data)
 
     def read_json(self, *names: str) -> Any:
-        """ValueError names a file that is not JSON."""
+        """Read a JSON file; ValueError names it if it is not JSON."""
         try:
             return json.loads(self.read_bytes(*names))
         except (ValueError, RecursionError) as error:
@@ -94,7 +91,7 @@ class Store:
         self.objects.remove("/".join(names))
 
     def guard(self) -> None:
-        """Raise LeaseLost if the run directory has a newer owner than this process's run."""
+        """Raise LeaseLost if another run has taken over the run directory."""
         if self.epoch is None:
             return
         newest = max(map(lease_number, self.names("lease")), default=0)
@@ -102,8 +99,8 @@ class Store:
             owner = self.read_json("lease", lease_name(newest))
             raise LeaseLost(
                 f"{self.uri}: taken over by {owner['host']} (job {owner['job']}, process "
-                f"{owner['pid']}) since {owner['since']}: this run had not renewed its lease; it "
-                f"stops here and commits nothing more"
+                f"{owner['pid']}) since {owner['since']}, because this run had not renewed its "
+                f"lease; it stops and commits nothing more"
             )
 
     # -- parts and manifests
@@ -119,43 +116,35 @@ class Store:
     ) -> Part:
         """Write one part of a stage, `<unit>-<checksum>.<suffix>` (arrow or parquet).
 
-        The stats go into the file's metadata too, so that a restart finds them with the part.
+        The stats also go into the file, so that a restart finds them with the part.
         """
         stats = stats or {}
-        table = table.replace_schema_metadata({"stats": json.dumps(stats, sort_keys=True)})
-        sink = io.BytesIO()
-        if suffix == "parquet":
-            pq.write_table(table, sink, compression="zstd")
-        else:
-            options = pa.ipc.IpcWriteOptions(compression="zstd")
-            with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-                writer.write_table(table)
-        data = sink.getvalue()
+        data = tables.encode(table, suffix, stats)
         checksum = checksum_of(data)
         name = f"{unit}-{checksum}.{suffix}"
         self.write_bytes(data, folder, name)
         return Part(unit, name, table.num_rows, len(data), checksum, stats)
 
     def read_part(self, folder: str, part: Part, columns: list[str] | None = None) -> pa.Table:
-        """Read a part whole; Damaged if it is not the file that the manifest lists."""
+        """Read a part; raise Damaged if it is not the file that the manifest lists."""
         try:
             data = self.read_bytes(folder, part.file)
         except FileNotFoundError:
-            hint = "; a local run directory must be seen by every node" if self.is_local else ""
+            hint = "; every node must see a local run directory" if self.is_local else ""
             raise Damaged(
-                f"{self.address(folder, part.file)}: not there, but the manifest lists it{hint}",
+                f"{self.address(folder, part.file)}: missing, but the manifest lists it{hint}",
                 folder,
             ) from None
         if len(data) != part.bytes or checksum_of(data) != part.checksum:
             raise Damaged(
-                f"{self.address(folder, part.file)}: damaged: {len(data)} bytes with checksum "
-                f"{checksum_of(data)}, the manifest lists {part.bytes} with {part.checksum}",
+                f"{self.address(folder, part.file)}: damaged: expected {part.bytes} bytes with "
+                f"checksum {part.checksum}, got {len(data)} with {checksum_of(data)}",
                 folder,
             )
-        return _parse(data, part.file, columns)
+        return tables.decode(data, part.file, columns)
 
     def found(self, folder: str) -> dict[str, str]:
-        """Names of part files that an unfinished run left in a folder or below it, by unit."""
+        """Find part files that an unfinished run left in or below a folder: unit -> name."""
         matches = (
             re.fullmatch(r"(.+)-[0-9a-f]{16}\.(?:arrow|parquet)", name)
             for name in self.objects.sizes(folder)
@@ -163,7 +152,7 @@ class Store:
         return {match[1]: match[0] for match in matches if match}
 
     def found_part(self, folder: str, name: str) -> Part | None:
-        """The part in a file of that name, or None if it is not whole."""
+        """Return the part in a file of that name, or None if the file is damaged."""
         unit, checksum = name.rsplit(".", 1)[0].rsplit("-", 1)
         try:
             data = self.read_bytes(folder, name)
@@ -171,12 +160,11 @@ class Store:
             return None
         if checksum_of(data) != checksum:
             return None
-        table = _parse(data, name, None)
-        stats = json.loads((table.schema.metadata or {}).get(b"stats", b"{}"))
-        return Part(unit, name, table.num_rows, len(data), checksum, stats)
+        table = tables.decode(data, name)
+        return Part(unit, name, table.num_rows, len(data), checksum, tables.stats_of(table))
 
     def manifest(self, folder: str) -> Manifest | None:
-        """The manifest of a finished stage, or None while it is unfinished."""
+        """Return the manifest of a finished stage, or None if the stage is unfinished."""
         if not self.exists(folder, "manifest.json"):
             return None
         address = self.address(folder, "manifest.json")
@@ -188,17 +176,17 @@ class Store:
             raise ValueError(f"{address}: damaged: not a manifest ({error!r})") from None
         if newer:
             raise ValueError(
-                f"{address}: format {data['format']} is newer than the format {FORMAT} that "
-                f"this version of s2l_ray reads"
+                f"{address}: format {data['format']} is newer than {FORMAT}, the newest that this "
+                f"version of s2l_ray reads"
             )
         return manifest
 
     def commit(
         self, folder: str, fingerprint: str, parts: Iterable[Part], info: dict[str, Any]
     ) -> Manifest:
-        """Finish a stage: create its manifest. The first to commit wins; its manifest is returned.
+        """Finish a stage: create its manifest. Return the manifest of the first to commit.
 
-        Parts are listed by unit; a unit listed twice is a bug.
+        Each unit must have exactly one part.
         """
         ordered = sorted(parts, key=lambda part: part.unit)
         assert len({part.unit for part in ordered}) == len(ordered), "a unit committed twice"
@@ -206,7 +194,7 @@ class Store:
         data = {"format": FORMAT, "stage": folder.split("/")[0]} | asdict(manifest)
         del data["folder"]
         data["checksum"] = checksum_of(json.dumps(data).encode())
-        if fault := self.fault(manifest):  # some stores keep less than they were given
+        if fault := self.fault(manifest):  # some stores silently truncate
             raise OSError(fault)
         self.guard()
         text = json.dumps(data, indent=1, ensure_ascii=False)
@@ -216,18 +204,18 @@ class Store:
         return committed
 
     def fault(self, manifest: Manifest) -> str | None:
-        """What is missing from a finished stage or not of its size, or None. Reads no file."""
+        """Say which file of a finished stage is missing or of the wrong size. Reads no file."""
         sizes = self.objects.sizes(manifest.folder)
         for part in manifest.parts:
             size = sizes.get(part.file)
             if size != part.bytes:
-                found = "not there" if size is None else f"{size} bytes"
+                found = "missing" if size is None else f"{size} bytes"
                 address = self.address(manifest.folder, part.file)
                 return f"{address}: {found}, the manifest lists {part.bytes} bytes"
         return None
 
     def set_aside(self, folder: str) -> None:
-        """Make a stage unfinished again: its manifest gets another name, its files stay."""
+        """Make a stage unfinished again: rename its manifest, keep its files."""
         self.guard()
         data = self.read_bytes(folder, "manifest.json")
         self.write_bytes(data, folder, f"manifest-damaged-{checksum_of(data)}.json")
@@ -236,7 +224,7 @@ class Store:
     # -- folders in Hugging Face format
 
     def upload(self, local: str | Path, *folder: str, last: str = "config.json") -> list[Part]:
-        """Copy a flat local folder into the run directory; the file named `last` goes last."""
+        """Copy a flat local folder into the run directory, the file named `last` last."""
         copied = []
         files = sorted(p for p in Path(local).iterdir() if p.is_file())
         for file in sorted(files, key=lambda p: p.name == last):
@@ -247,10 +235,10 @@ class Store:
         return copied
 
     def download(self, *folder: str) -> str:
-        """A local folder with the files of a folder of the run: itself, or a copy on this node.
+        """Return a local folder with a folder's files: the folder itself, or this node's copy.
 
-        Files that its own manifest lists, or else that of the folder above, are held against it:
-        Damaged if one differs. An absolute local path is returned as it is.
+        Files listed in its own manifest, or in that of the folder above, are verified: Damaged if
+        one differs. An absolute local path is returned as it is.
         """
         name = "/".join(folder)
         if os.path.isabs(name):
@@ -268,32 +256,32 @@ class Store:
         sizes = self.objects.sizes(name)
         if isinstance(self.objects, LocalObjects):
             local = self.objects.root / name
-            self._hold_against(listed, local, stage)
+            self._verify(listed, local, stage)
             return str(local)
-        # Known by its files too: a run made anew at the same address is not served the old copy.
+        # The files are part of the key: a new run at the same address must not get the old copy.
         known = [self.address(name), self.epoch, sizes, [part.checksum for part in listed.values()]]
-        mark = hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
+        key = checksum_of(json.dumps(known).encode())
 
         def fetch(local: str) -> None:
             for file in sizes:
                 self.objects.get_file(f"{name}/{file}", Path(local, file))
-            self._hold_against(listed, Path(local), stage)
+            self._verify(listed, Path(local), stage)
 
-        return scratch.copy_of(mark, fetch)
+        return scratch.copy_of(key, fetch)
 
     def discard(self, local: str) -> None:
-        """Remove a copy that `download` made on this node; the run's own folder stays."""
+        """Remove a copy that `download` made on this node, never the run's own folder."""
         if not self.is_local:
             scratch.discard(local)
 
-    def _hold_against(self, listed: dict[str, Part], local: Path, stage: str) -> None:
+    def _verify(self, listed: dict[str, Part], local: Path, stage: str) -> None:
         for file, part in listed.items():
             address = self.address(stage, part.file)
             if not (local / file).exists():
-                raise Damaged(f"{address}: not there, but the manifest lists it", stage)
+                raise Damaged(f"{address}: missing, but the manifest lists it", stage)
             if (found := checksum_of_file(local / file)) != part.checksum:
                 raise Damaged(
-                    f"{address}: damaged: checksum {found}, the manifest lists {part.checksum}",
+                    f"{address}: damaged: expected checksum {part.checksum}, got {found}",
                     stage,
                 )
 
@@ -304,10 +292,3 @@ def lease_name(number: int) -> str:
 
 def lease_number(name: str) -> int:
     return int(name.removesuffix(".json")) if name.endswith(".json") else 0
-
-
-def _parse(data: bytes, name: str, columns: list[str] | None) -> pa.Table:
-    if name.endswith(".parquet"):
-        return pq.read_table(pa.BufferReader(data), columns=columns)
-    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    return table.select(columns) if columns else table

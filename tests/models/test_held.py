@@ -85,5 +85,5 @@ def test_a_damaged_checkpoint_is_refused(store, folders):
     files = store.upload(store.address(folders[1]), "copy")
     store.commit("copy", "f", files, {})
     store.write_bytes(b"other", "copy", "model.safetensors")
-    with pytest.raises(Damaged, match=r"copy/model\.safetensors: damaged: checksum"):
+    with pytest.raises(Damaged, match=r"copy/model\.safetensors: damaged: expected checksum"):
         HeldModel(store, WorkersConfig()).load("copy")
