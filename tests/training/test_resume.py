@@ -65,5 +65,7 @@ def test_the_last_resume_point_is_the_newest_whole_one(store, tmp_path, said):
     assert last_resume_point(store, "training")[0] == "step-999500"
     assert "step-999900/manifest.json: damaged: not JSON" in said()
     store.write_bytes(b"1235", "training", "resume", "step-999500", "model.safetensors")
-    with pytest.raises(Damaged, match=r"step-999500/model\.safetensors: damaged: expected checksum"):
+    with pytest.raises(
+        Damaged, match=r"step-999500/model\.safetensors: damaged: expected checksum"
+    ):
         store.download("training", "resume", "step-999500")
