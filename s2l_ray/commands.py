@@ -167,7 +167,8 @@ def pipeline(config: RunConfig) -> None:
         arms = comparison.baselines(run)
         page = gather.write(run, selection, arms)
         shown = gather.arms_of(arms)
-        said = [verdict(shown, main=config.selection.selector), *other_measures(shown)]
+        told, notes = verdict(shown, main=config.selection.selector)
+        said = [" ".join([told, *notes]), *other_measures(shown)]
         return "\n".join([*said, f"selection: {selection.path}", f"report: {page}"])
 
     with Run.start(config) as run:

@@ -45,6 +45,9 @@ def render(data: ReportData) -> str:
 
     from s2l_ray.report.figures import run as figures
 
+    told, notes = "", list[str]()
+    if data.arms:
+        told, notes = verdict(data.arms, main=data.selector, baseline=BASELINE)
     shown, n_shown, n_offered = _examples_to_show(data.examples)
     page = (
         environment()
@@ -53,7 +56,8 @@ def render(data: ReportData) -> str:
             data=data,
             n_corpus=sum(data.corpus_by_source.values()),
             n_subset=sum((data.subset_by_source or {}).values()),
-            verdict=verdict(data.arms, main=data.selector, baseline=BASELINE) if data.arms else "",
+            verdict=told,
+            notes=notes,
             baseline=BASELINE,
             summaries=summarize(data.arms, baseline=BASELINE),
             tables=[

@@ -81,23 +81,26 @@ def other_measures(arms: Sequence[Arm]) -> list[str]:
     return found
 
 
-def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
-    """Say whether `main` beat `baseline`, with the numbers.
+def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> tuple[str, list[str]]:
+    """Say whether `main` beat `baseline`, with the numbers; and what to know when reading them.
 
     With `MIN_UNITS` pairs or more, the verdict is that of the 95% interval (Student's t over the
     pairs). With fewer, or with the same difference in all pairs, there are numbers but no verdict.
     """
     if main == baseline:
-        return f"The selector of this run is {baseline}, the baseline: there is no comparison."
+        return f"The selector of this run is {baseline}, the baseline: there is no comparison.", []
     pairs = paired(arms, main, baseline)
     found = differences(pairs)
+    return _verdict(found, main, baseline), _notes(pairs, len(pairs) - len(found))
+
+
+def _verdict(found: Sequence[float], main: str, baseline: str) -> str:
     n = len(found)
-    notes = " ".join(["", *_notes(pairs, len(pairs) - n)])
     mean, error, low, high, _ = interval(found)
     if mean is None:
         return (
             f"Whether {main} helps was not measured: no pair of targets of {main} and {baseline} "
-            f"has the same seed and finite losses.{notes}"
+            "has the same seed and finite losses."
         )
     size = f"{abs(mean):.4f}" + ("" if error is None else f" ± {error:.4f}")
     direction = "lower" if mean < 0 else "higher"
@@ -110,23 +113,20 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> str:
         needed = f"at least {MIN_UNITS} pairs" if n < MIN_UNITS else "some spread among the pairs"
         return (
             f"{lead}: the held-out loss of {main} is {gap} that of {baseline} ({basis}). A verdict "
-            f"needs {needed}.{notes}"
+            f"needs {needed}."
         )
     basis += f"; 95% interval {signed(low)} to {signed(high)}"
     if low <= 0 <= high:
         return (
             f"{main} is not distinguishable from {baseline}: its held-out loss differs by "
-            f"{signed(mean)} ± {error:.4f} ({basis}).{notes}"
+            f"{signed(mean)} ± {error:.4f} ({basis})."
         )
     word = "better" if high < 0 else "worse"
-    return (
-        f"{main} is {word} than {baseline}: its held-out loss is {size} {direction} "
-        f"({basis}).{notes}"
-    )
+    return f"{main} is {word} than {baseline}: its held-out loss is {size} {direction} ({basis})."
 
 
 def _notes(pairs: Sequence[tuple[Arm, Arm]], n_left_out: int) -> list[str]:
-    """Return what to know beside the numbers: other examples, unequal training, shared proxy."""
+    """Return what limits the verdict: the held-out examples, unequal training, one proxy."""
     found = []
     errors = [main.error_over_examples for main, _ in pairs]
     if known := [error for error in errors if error is not None and math.isfinite(error)]:

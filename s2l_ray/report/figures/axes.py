@@ -45,7 +45,7 @@ def legend(axes: Axes) -> None:
 
 def step_axis(axes: Axes, text: str) -> None:
     """Label the x axis and keep its ticks at whole steps."""
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel(text)
 
 
