@@ -152,7 +152,10 @@ def test_config_show_is_the_configuration_with_sources(config, s2l_ray, tmp_path
 
 def test_config_show_refuses_a_faulty_configuration(config, s2l_ray):
     status, text, said = s2l_ray("config", "show", config, "seed=-1")
-    assert (status, text) == (2, "") and f"{config}: seed: found -1" in said
+    assert (status, text) == (
+        2,
+        "",
+    ) and f"{config}: seed: expected a number greater than or equal to 0, got -1" in said
 
 
 def test_config_schema_is_the_schema(s2l_ray):
