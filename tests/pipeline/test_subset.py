@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from support.runs import corpus, files_of, ids_of, rows, settings, stages_run
 
 import s2l_ray
@@ -11,6 +12,7 @@ from s2l_ray.report import gather
 from s2l_ray.store import Store
 
 
+@pytest.mark.slow
 def test_selection_goes_straight_into_a_trainer_of_ones_own(finished, tmp_path):
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
