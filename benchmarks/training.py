@@ -44,6 +44,7 @@ from s2l_ray.models.batch import Example, pad
 from s2l_ray.models.loading import initial_model
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.store import Manifest, Store
+from s2l_ray.store.views import TokensView
 from s2l_ray.training.batches import BatchStream
 from s2l_ray.training.loop import learning_rate
 from s2l_ray.training.train import train
@@ -85,7 +86,7 @@ def prepare(store: Store, path: str, config: TrainingConfig, max_length: int) ->
 def batches_of(store: Store, tokens: Manifest, config: TrainingConfig) -> list[list[Example]]:
     stream = BatchStream(
         lambda index: store.read_part(tokens.folder, tokens.parts[index]),
-        [part.stats["trainable"] for part in tokens.parts],
+        TokensView(tokens).trainable_by_part,
         seed=SEED,
         batch_size=config.global_batch_size,
     )

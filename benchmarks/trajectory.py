@@ -40,6 +40,7 @@ from s2l_ray.models.loss import LabelLoss
 from s2l_ray.scoring.losses import Scoring, score
 from s2l_ray.scoring.scorer import score_table
 from s2l_ray.store import Manifest, Store
+from s2l_ray.store.views import TokensView
 
 CPUS = len(os.sched_getaffinity(0))
 SHAPE = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
@@ -111,7 +112,7 @@ def main() -> None:
             {"model": {"architecture": SHAPE, "tokenizer_vocab": 2048}, "epochs": 1}
         )
         tokens = prepare(store, str(corpus), config, max_length=256)
-        scored = sum(part.stats["trainable"] for part in tokens.parts)
+        scored = TokensView(tokens).trainable
         checkpoints = models(store, config, arguments.checkpoints)
         seconds: dict[tuple[int, str], list[float]] = {}
         for number in range(arguments.rounds):

@@ -29,7 +29,7 @@ from s2l_ray.store.views import CorpusView
 MAX_SOURCES = 10_000  # the driver, manifests and reports have a line for each
 
 
-REASONS = 100  # kinds of faults told per part: those of a user's corpus.map may be many
+REASONS = 100  # kinds of faults reported per part; a corpus.map may give any number
 
 
 def ingest(

@@ -24,6 +24,14 @@ from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Timi
 from s2l_ray.report.page import render
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sampled
 from s2l_ray.store import Manifest
+from s2l_ray.store.views import (
+    ClustersView,
+    CorpusView,
+    SelectionView,
+    StepsView,
+    TokensView,
+    TrainingView,
+)
 
 LENGTH_BINS = 40
 
@@ -43,29 +51,30 @@ def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) 
 
 def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> ReportData:
     """Return what the page shows of a run that has made its selection."""
-    config, done, info = run.config, run.done, selection.info
+    config, done, chosen_by = run.config, run.done, SelectionView(selection.manifest)
     measured = [arm for arm in arms if "target" in arm]
-    corpus, tokens = done["corpus"].info, done["tokens"]
+    corpus, tokens = CorpusView(done["corpus"]), TokensView(done["tokens"])
     sample = sample_trajectories(run.store, done["trajectories"])
     chosen = _chosen_ids(selection)
     edges, of_corpus, of_subset = _lengths(run, chosen)
     clustered: dict[str, Any] = {}
-    if info["by_cluster"] is not None:
+    if chosen_by.by_cluster is not None:
         stage = run.plan.groups(config.selection)
         clusters = run.get(stage)
+        partition = ClustersView(clusters)
         clustered = {
-            "cluster_sizes": clusters.info["sizes"],
-            "cluster_chosen": info["by_cluster"],
-            "inertia": clusters.info["inertia"],
-            "n_iter": clusters.info["n_iter"],
-            "adjusted_rand": clusters.info["adjusted_rand"],
-            "share_above_quota": info["groups_above_quota"],
+            "cluster_sizes": partition.sizes,
+            "cluster_chosen": chosen_by.by_cluster,
+            "inertia": partition.inertia,
+            "n_iter": partition.n_iter,
+            "adjusted_rand": partition.adjusted_rand,
+            "share_above_quota": chosen_by.groups_above_quota,
             "examples": _examples(run, clusters, chosen) if config.report.examples else (),
         }
         if stage.name in ("clusters", "clusters_by_source"):  # other centers are not losses
-            clustered["explained_variance_level"] = clusters.info["level_share"]
+            clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
-    trained = [("proxy", None, done["proxy"].info["history"])]
+    trained = [("proxy", None, TrainingView(done["proxy"]).history)]
     trained += [(arm["method"], arm["selection_seed"], _history(run, arm)) for arm in measured]
     return ReportData(
         title=config.name,
@@ -77,20 +86,20 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         versions=machine.versions(),
         hardware=machine.hardware(),
         settings_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
-        corpus_by_source=corpus["by_source"],
-        n_duplicates=corpus["duplicates"],
+        corpus_by_source=corpus.by_source,
+        n_duplicates=corpus.duplicates,
         duplicates_kept=config.corpus.duplicates == "number",
-        n_rejected=corpus["rejected"],
-        rejections=[Rejection(*reason) for reason in corpus["rejected_reasons"]],
-        n_held_out=corpus["heldout"],
-        n_unlabelled=tokens.rows - sum(part.stats["trainable"] for part in tokens.parts),
-        n_truncated=sum(part.stats["truncated"] for part in tokens.parts),
-        subset_by_source=info["by_source"],
+        n_rejected=corpus.rejected,
+        rejections=[Rejection(*reason) for reason in corpus.rejected_reasons],
+        n_held_out=corpus.heldout,
+        n_unlabelled=tokens.manifest.rows - tokens.trainable,
+        n_truncated=tokens.truncated,
+        subset_by_source=chosen_by.by_source,
         length_edges=edges,
         length_corpus=of_corpus,
         length_subset=of_subset,
         curves=[Curve(name, seed, *zip(*history, strict=True)) for name, seed, history in trained],
-        steps=done["trajectories"].info["steps"],
+        steps=StepsView(done["trajectories"]).steps,
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         arms=arms_of(arms),
         left_out=_left_out(arms),
@@ -132,10 +141,10 @@ def _left_out(found: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(texts + short))
 
 
-def _history(run: Run, record: Record) -> list[list[float]]:
+def _history(run: Run, record: Record) -> list[tuple[int, float]]:
     """The training curve of a record's target; empty if the target is no longer there."""
     manifest = run.store.manifest(record["target"])
-    return [] if manifest is None else manifest.info["history"]
+    return [] if manifest is None else TrainingView(manifest).history
 
 
 def _chosen_ids(selection: Selection) -> pa.Array:
@@ -166,7 +175,8 @@ def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[i
 def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Example]]:
     """Return the first few examples of each cluster by id, from as few parts as possible."""
     wanted = run.config.report.examples_per_cluster
-    shown: list[list[Example]] = [[] for _ in clusters.info["sizes"]]
+    sizes = ClustersView(clusters).sizes
+    shown: list[list[Example]] = [[] for _ in sizes]
     parts = {name: {p.unit: p for p in run.done[name].parts} for name in ("corpus", "trajectories")}
     for part in sampled(clusters.parts):
         labels = run.store.read_part(clusters.folder, part)
@@ -181,10 +191,7 @@ def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Examp
                 rows.append((row, cluster))
         if rows:
             _show(run, rows, labels, losses, parts["corpus"][part.unit], chosen, shown)
-        enough = all(
-            len(s) >= min(wanted, n) for s, n in zip(shown, clusters.info["sizes"], strict=True)
-        )
-        if enough:
+        if all(len(s) >= min(wanted, n) for s, n in zip(shown, sizes, strict=True)):
             break
     return shown
 
@@ -237,8 +244,8 @@ def _timing(manifest: Manifest | None, stage: str, entries: Sequence[dict[str, A
     """Return a stage's row. `manifest` is None if the stage was not needed after a repair."""
     made = [entry for entry in entries if not entry["reused"]]
     throughput = ""
-    if manifest is not None and "padded_tokens" in manifest.info:
-        rate = manifest.info["tokens"] / max(manifest.info["seconds"], 1e-9)
+    if manifest is not None and (training := TrainingView(manifest)).has("padded_tokens"):
+        rate = training.tokens / max(training.seconds, 1e-9)
         throughput = f"{rate:,.0f} tokens/s while training"
     elif manifest is not None and made and not made[-1]["resumed"] and made[-1]["seconds"]:
         throughput = f"{manifest.rows / made[-1]['seconds']:,.0f} rows/s" if manifest.rows else ""

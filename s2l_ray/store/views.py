@@ -1,7 +1,7 @@
 """Typed views of manifests: what a stage says about itself, by attribute instead of by string.
 
-A manifest keeps a stage's own account as JSON: `info` for the stage, `stats` for each part. A view
-names the keys of one kind of stage and reads them when asked: `TokensView(manifest).trainable`.
+A manifest keeps what a stage reports as JSON: `info` for the stage, `stats` for each part. A view
+names the keys of one kind of stage and reads them on access: `TokensView(manifest).trainable`.
 A missing key raises ValueError with the manifest's folder, unless the view gives it a default.
 """
 
@@ -24,7 +24,7 @@ class View:
         return f"{type(self).__name__}({self.manifest.folder!r})"
 
     def has(self, name: str) -> bool:
-        """Whether the stage's info has a key of this name."""
+        """Return whether the stage's info has a key of this name."""
         return name in self.manifest.info
 
 

@@ -186,10 +186,10 @@ def test_a_column_that_tells_no_source_is_left_out(local_ray, store, tmp_path, m
     ]
     (tmp_path / "web.jsonl").write_bytes(lines(items))
     config = CorpusConfig(path=str(tmp_path / "web.jsonl"))
-    wanted = (
+    expected = (
         r"at most 2 sources, got 3 in the column 'source' \(the first is 'https://example.org/0'\)"
     )
-    with pytest.raises(ValueError, match=wanted):
+    with pytest.raises(ValueError, match=expected):
         ingest(store, config, folder="corpus/many", fingerprint="many")
     config = CorpusConfig(path=config.path, columns={"source": None}, source="web")
     found = ingest(store, config, folder="corpus/one", fingerprint="one")
@@ -218,11 +218,11 @@ def test_ray_dataset_with_numbered_duplicates_and_heldout_by_content(mixed):
         )
         assert 0 <= row["example_id"] - own <= 2
     mixed_up = ray.data.from_items(items[::-1], override_num_blocks=2)
-    mark, again, fewer = (
+    first, again, fewer = (
         fingerprint_of(config, digest_of(each, config))
         for each in (dataset, mixed_up, dataset.limit(9))
     )
-    assert mark == again != fewer
+    assert first == again != fewer
     grown = digest_of(dataset, config) | {"rows": len(items) - 1}
     with pytest.raises(
         ValueError, match=rf"had {len(items) - 1} rows at first and {len(items)} when"

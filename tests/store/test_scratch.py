@@ -30,7 +30,7 @@ def fetch(folder):
     print("fetched", flush=True)
     time.sleep(0.5)
     pathlib.Path(folder, "weights").write_text("w")
-local = scratch.copy_of("mark", fetch)
+local = scratch.copy_of("key", fetch)
 assert pathlib.Path(local, "weights").read_text() == "w"
 print(local)
 """
@@ -41,8 +41,8 @@ def test_processes_of_a_node_fetch_a_copy_once(place):
     said = [process.communicate(timeout=60)[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     assert sum(line.count("fetched") for line in said) == 1
-    assert {line[-1] for line in said} == {str(place / "mark")}
-    assert sorted(path.name for path in place.iterdir()) == ["mark", "mark.lock"]
+    assert {line[-1] for line in said} == {str(place / "key")}
+    assert sorted(path.name for path in place.iterdir()) == ["key", "key.lock"]
 
 
 def test_what_a_killed_process_left_goes_when_the_next_one_comes(place):
@@ -70,14 +70,14 @@ def test_a_fetch_that_fails_or_is_killed_leaves_no_copy(place):
         raise ConnectionError("away")
 
     with pytest.raises(ConnectionError, match="away"):
-        scratch.copy_of("mark", fetch)
-    assert [path.name for path in place.iterdir()] == ["mark.lock"]
+        scratch.copy_of("key", fetch)
+    assert [path.name for path in place.iterdir()] == ["key.lock"]
     killed = start(COPY)
     assert killed.stdout.readline() == "fetched\n"
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=60)
     assert [path for path in place.glob("work-*") if path.is_dir()]
-    local = scratch.copy_of("mark", lambda folder: Path(folder, "weights").touch())
+    local = scratch.copy_of("key", lambda folder: Path(folder, "weights").touch())
     assert [path.name for path in Path(local).iterdir()] == ["weights"]
     assert not [path for path in place.glob("work-*") if path.is_dir()]
 
@@ -109,8 +109,8 @@ def test_a_copy_that_is_asked_for_just_now_stays(place):
 
 
 def test_copies_that_nobody_asks_for_go(place, monkeypatch):
-    def copy(mark):
-        return Path(scratch.copy_of(mark, lambda folder: Path(folder, "weights").touch()))
+    def copy(key):
+        return Path(scratch.copy_of(key, lambda folder: Path(folder, "weights").touch()))
 
     old, used = copy("old"), copy("used")
     past = time.time() - scratch.KEPT - 1
