@@ -120,16 +120,17 @@ class LastingActors:
 
     def _take(self, call: ray.ObjectRef) -> None:
         actor, unit = self.busy.pop(call)
+        self.idle.append(actor)
         try:
             made = get(call)
         except (RayActorError, OutOfMemoryError):
-            ray.kill(actor)  # if it is only out of reach
+            self.idle.remove(actor)
+            ray.kill(actor)  # it may only be out of reach
             self.queue.appendleft(unit)
             self.deaths += 1
             if self.deaths >= MAX_DEATHS:
                 raise
             return
-        self.idle.append(actor)
         if isinstance(made, NodeFull):
             raise made
         self.deaths, self.worked = 0, time.monotonic()

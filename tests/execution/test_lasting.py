@@ -51,6 +51,13 @@ def begun(tmp_path, unit):
     return len(list(tmp_path.glob(f"begun-{unit}-*")))
 
 
+def check_all_is_free():
+    until = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
 def test_actors_stay_when_there_is_nothing_to_do(local_ray, store, tmp_path, capfd):
     with lasting_actors(store, tmp_path) as actors:
         assert not actors.wants_more and actors.idle_seconds == 0
@@ -109,10 +116,7 @@ def test_the_end_waits_for_what_is_under_way_and_begins_no_more(local_ray, store
         actors.finish(60)
     assert made(store).keys() == {"a"}
     assert begun(tmp_path, "b") == 0
-    until = time.monotonic() + 60
-    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
-        assert time.monotonic() < until  # nothing stays reserved
-        time.sleep(0.2)
+    check_all_is_free()
 
 
 def test_whole_parts_are_kept(local_ray, store, tmp_path):
@@ -153,3 +157,4 @@ def test_an_error_arrives_as_it_was(local_ray, store, tmp_path, monkeypatch, err
         with pytest.raises(kind, match=message) as caught:
             actors.work(60)
     assert type(caught.value) is kind
+    check_all_is_free()
