@@ -23,6 +23,7 @@ from s2l_ray.config import BUILT_IN_SELECTORS, ClustersConfig, RunConfig
 from s2l_ray.errors import Damaged
 from s2l_ray.models.loading import load_model
 from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.stage import Stage
 from s2l_ray.scoring.trajectories import _Assemble
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Store
@@ -146,10 +147,11 @@ def test_a_manifest_of_another_stage_is_refused(stage):
     settings = {"corpus": {"path": "a"}, "proxy": {"model": {"name": "m"}, "num_checkpoints": 2}}
     config = RunConfig.model_validate({"run_dir": store.uri} | settings)
     run = Run(config, store, Lease(store, seconds=60))
-    copied = Path(store.address("losses", "a", "manifest.json"))
+    losses = Stage("losses", pytest.fail)
+    copied = Path(store.address(losses.folder, "manifest.json"))
     copied.parent.mkdir()
     shutil.copy(path, copied)
-    said = refusal(lambda: run.stage("losses", "a", pytest.fail), str(copied))
+    said = refusal(lambda: run.get(losses), str(copied))
     assert "fingerprint abc" in said
 
 
