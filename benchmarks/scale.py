@@ -45,6 +45,7 @@ from s2l_ray.selection.choose import choose
 from s2l_ray.selection.subset import SUBSET_ROWS
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, TOKENS
+from s2l_ray.store.views import ClustersView, SelectionView
 
 PART_ROWS = 62_500
 BILLION = 10**9
@@ -125,11 +126,11 @@ def one(num_rows: int, checkpoints: int, n_clusters: int, folder: str) -> dict[s
         "rows": trajectories.rows,
         "cluster": clustered - began,
         "select": selected - clustered,
-        "chosen": chosen.info["examples"],
+        "chosen": SelectionView(chosen).examples,
         "cluster GB": (memory.peak - memory.start) / 1e9,
         "driver MB": peak_memory() / 1e6,
-        "iterations": clusters.info["n_iter"],
-        "inertia": clusters.info["inertia"],
+        "iterations": ClustersView(clusters).n_iter,
+        "inertia": ClustersView(clusters).inertia,
         "pass_seconds": pass_seconds(store, trajectories, read_centers(store, clusters)),
         "cpus": int(ray.cluster_resources()["CPU"]),
     }
