@@ -88,6 +88,8 @@ def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel
 
     ValueError if a file or a weight is missing or damaged, or if the weights are not safetensors.
     """
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: not a complete model: the folder does not exist")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
