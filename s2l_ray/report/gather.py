@@ -174,7 +174,7 @@ def _lengths(run: Run, chosen: pa.Array) -> tuple[list[float], list[int], list[i
 
 def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Example]]:
     """Return the first few examples of each cluster by id, from as few parts as possible."""
-    wanted = run.config.report.examples_per_cluster
+    per_cluster = run.config.report.examples_per_cluster
     sizes = ClustersView(clusters).sizes
     shown: list[list[Example]] = [[] for _ in sizes]
     parts = {name: {p.unit: p for p in run.done[name].parts} for name in ("corpus", "trajectories")}
@@ -183,7 +183,7 @@ def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Examp
         losses = run.store.read_part(
             run.done["trajectories"].folder, parts["trajectories"][part.unit]
         )
-        room = [wanted - len(found) for found in shown]
+        room = [per_cluster - len(found) for found in shown]
         rows: list[tuple[int, int]] = []
         for row, cluster in enumerate(labels["cluster_id"].to_pylist()):
             if room[cluster] > 0:
@@ -191,7 +191,7 @@ def _examples(run: Run, clusters: Manifest, chosen: pa.Array) -> list[list[Examp
                 rows.append((row, cluster))
         if rows:
             _show(run, rows, labels, losses, parts["corpus"][part.unit], chosen, shown)
-        if all(len(s) >= min(wanted, n) for s, n in zip(shown, sizes, strict=True)):
+        if all(len(s) >= min(per_cluster, n) for s, n in zip(shown, sizes, strict=True)):
             break
     return shown
 

@@ -19,8 +19,8 @@ MAX_REACH = 5  # an axis ends at the farthest method within so many median reach
 def forest(rows: Sequence[Row], baseline: str, name: str) -> str:
     """Draw the paired differences of methods to the baseline with their 95% intervals.
 
-    A difference much larger than most is an arrow at the axis's end with its number. On one scale
-    with it the others could not be told apart.
+    A difference much larger than most is an arrow with its number at the end of the axis, so that
+    the others remain readable.
     """
     shown = [
         (row, row.difference.mean)
