@@ -18,7 +18,7 @@ def test_nodes_die_and_disks_are_full(ceph, in_s3, undisturbed, nodes, tmp_path,
     survives(command, [*wanted, *disks], ceph, draw, undisturbed)
     told = command.told()
     assert told.count("No space left on device") == 2, told
-    assert "training goes on without this node" in told
+    assert "training continues without this node" in told
     assert "its parts go to other nodes" in told
 
 
