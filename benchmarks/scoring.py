@@ -47,7 +47,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenize
 from benchmarks import machine
 from s2l_ray.config import CorpusConfig, PromptConfig
 from s2l_ray.corpus.columns import detect
-from s2l_ray.corpus.rows import BadRow, Turns
+from s2l_ray.corpus.rows import BadRow, Example
 from s2l_ray.corpus.shapes import parse
 from s2l_ray.corpus.tokenization import encode_table
 from s2l_ray.models.loss import LabelLoss
@@ -67,7 +67,7 @@ def pythia(seed: int = 0) -> Any:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def examples_of(path: str) -> Iterator[tuple[str, Turns]]:
+def examples_of(path: str) -> Iterator[tuple[str, Example]]:
     """Examples of a JSON lines file, without the rows that a run would reject."""
     records = []
     with open(path, "rb") as file:
@@ -93,12 +93,12 @@ def tokens_of(path: str, count: int, max_length: int) -> pa.Table:
         vocab_size=16384, special_tokens=["<|end|>"], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    bpe.train_from_iterator((text for _, turns in parsed for _, text in turns), trainer)
+    bpe.train_from_iterator((turn["text"] for _, each in parsed for turn in each.turns), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>")
     drawn = np.random.default_rng(0).permutation(len(parsed))[:count]
     rows = [
         {"example_id": i, "source": parsed[n][0], "file": path, "row": int(n),
-         "turns": [{"role": role, "text": text} for role, text in parsed[n][1]]}
+         "turns": parsed[n][1].turns}
         for i, n in enumerate(drawn)
     ]  # fmt: skip
     schema = pa.schema([field for field in EXAMPLES if field.name in rows[0]])

@@ -19,7 +19,7 @@ def settle(table: pa.Table, duplicates: str, span: tuple[int, int]) -> tuple[pa.
     again = np.flatnonzero(ids[1:] == ids[:-1]) + 1
     for i in again:
         one, two = (table.slice(j, 1).to_pylist()[0] for j in (int(i) - 1, int(i)))
-        if (one["source"], one["turns"]) != (two["source"], two["turns"]):
+        if any(one[name] != two[name] for name in ("source", "turns", "tools")):
             raise ValueError(
                 f"example_id {one['example_id']} stands for two contents: {one['file']}:"
                 f"{one['row']} and {two['file']}:{two['row']}; change one of the rows"

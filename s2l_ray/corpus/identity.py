@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from s2l_ray.corpus.rows import BadRow, Turns
+from s2l_ray.corpus.rows import BadRow, Example
+
+BEYOND_TEXT = ("reasoning", "tool_calls", "name", "tool_call_id", "train")
 
 
-def content_of(turns: Turns) -> bytes:
-    """Return the canonical JSON of the turns, which ids and the held-out draw depend on."""
-    return _utf8(json.dumps(turns, ensure_ascii=False, separators=(",", ":")))
+def content_of(example: Example) -> bytes:
+    """Return the canonical JSON of an example, which ids and the held-out draw depend on.
+
+    It is [[role, text], …]. What a turn has beyond its text is a third item, an object; the tools
+    are one more item after the turns.
+    """
+    items: list[Any] = []
+    for turn in example.turns:
+        fields: Mapping[str, Any] = turn
+        more = {name: fields[name] for name in BEYOND_TEXT if fields.get(name) is not None}
+        items.append([turn["role"], turn["text"], *([more] if more else [])])
+    if example.tools is not None:
+        items.append({"tools": example.tools})
+    return _utf8(json.dumps(items, ensure_ascii=False, separators=(",", ":")))
 
 
 def example_id_of(source: str, content: bytes) -> int:

@@ -163,11 +163,12 @@ def _example(
     """Return the key that the row goes to a part by, its other values of PARSED, and its bytes."""
     if isinstance(row.content, BadRow):
         raise row.content
-    source, turns = parse(row.content, columns, config.source or "default")
-    content = content_of(turns)
+    source, example = parse(row.content, columns, config.source or "default")
+    content = content_of(example)
     key = example_id_of(source, content)
     held = is_heldout(content, config.heldout_share, seed)
-    return (key, key, source, turns, file, row.number, held, None, None, None), len(content)
+    line = (key, key, source, *example, file, row.number, held, None, None, None)
+    return line, len(content)
 
 
 def _rejected(row: SourceRow, file: str, bad: BadRow) -> tuple[tuple[Any, ...], int]:
@@ -175,7 +176,7 @@ def _rejected(row: SourceRow, file: str, bad: BadRow) -> tuple[tuple[Any, ...], 
     raw = text_of(row)
     key = hash63(f"{file}:{row.number}:{raw}".encode(errors="replace"))
     texts = (_printable(text) for text in (raw, bad.reason, bad.category))
-    return (key, None, None, None, file, row.number, None, *texts), len(raw)
+    return (key, None, None, None, None, file, row.number, None, *texts), len(raw)
 
 
 def _printable(text: str) -> str:

@@ -1,15 +1,32 @@
 """Rows on their way into the corpus: as read, and what parsing makes of them.
 
-reading.py yields a SourceRow per row of a file, shapes.py makes Turns of its content, and BadRow
-says why a row has none. A bad row never stops a run: it is set aside with its reason.
+reading.py yields a SourceRow per row of a file, shapes.py makes an Example of its content, and
+BadRow says why it cannot. A bad row never stops a run: it is set aside with its reason.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
-Turns = list[tuple[str, str]]  # (role, text); role: system, user, input or assistant
+
+class Turn(TypedDict):
+    """One turn of an example, as the store has it (schemas.TURNS). An absent key means null."""
+
+    role: str
+    text: str
+    reasoning: NotRequired[str | None]
+    tool_calls: NotRequired[str | None]
+    name: NotRequired[str | None]
+    tool_call_id: NotRequired[str | None]
+    train: NotRequired[bool | None]
+
+
+class Example(NamedTuple):
+    """What a model is trained on: the turns, and the tools that it may call, as JSON."""
+
+    turns: list[Turn]
+    tools: str | None = None
 
 
 class SourceRow(NamedTuple):

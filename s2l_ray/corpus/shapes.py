@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s2l_ray.corpus.columns import Columns, listed
-from s2l_ray.corpus.rows import BadRow, Turns
+from s2l_ray.corpus.rows import BadRow, Example, Turn
 
 ROLES = {
     "system": "system",
@@ -32,15 +32,15 @@ KINDS = {
 }
 
 
-def parse(content: Any, columns: Columns, source: str) -> tuple[str, Turns]:
-    """Return the source (`source` if the row names none) and the turns of a row.
+def parse(content: Any, columns: Columns, source: str) -> tuple[str, Example]:
+    """Return the source (`source` if the row names none) and the example of a row.
 
     BadRow says why the row is not an example.
     """
     if not isinstance(content, dict):
         raise BadRow("not an object", f"got {_kind(content)}")
     turns = _chat(content, columns.messages) if columns.messages else _pair(content, columns)
-    return _source(content, columns.source) or source, turns
+    return _source(content, columns.source) or source, Example(turns)
 
 
 def _source(row: dict[str, Any], column: str | None) -> str | None:
@@ -55,23 +55,23 @@ def _source(row: dict[str, Any], column: str | None) -> str | None:
     return found
 
 
-def _pair(row: dict[str, Any], columns: Columns) -> Turns:
+def _pair(row: dict[str, Any], columns: Columns) -> list[Turn]:
     assert columns.instruction and columns.output and columns.input
-    turns = []
+    turns: list[Turn] = []
     if columns.system and not _is_blank(row.get(columns.system)):
-        turns.append(("system", _text(row, columns.system)))
-    turns.append(("user", _text(row, columns.instruction)))
+        turns.append({"role": "system", "text": _text(row, columns.system)})
+    turns.append({"role": "user", "text": _text(row, columns.instruction)})
     if not _is_blank(row.get(columns.input)):
-        turns.append(("input", _text(row, columns.input)))
-    turns.append(("assistant", _text(row, columns.output)))
+        turns.append({"role": "input", "text": _text(row, columns.input)})
+    turns.append({"role": "assistant", "text": _text(row, columns.output)})
     return turns
 
 
-def _chat(row: dict[str, Any], column: str) -> Turns:
+def _chat(row: dict[str, Any], column: str) -> list[Turn]:
     messages = _present(row, column)
     if not isinstance(messages, list):
         raise BadRow(f"wrong type of {column!r}", f"expected a list, got {_kind(messages)}")
-    turns: Turns = []
+    turns: list[Turn] = []
     for number, message in enumerate(messages, 1):
         if not isinstance(message, dict):
             detail = f"expected an object as message {number}, got {_kind(message)}"
@@ -86,10 +86,10 @@ def _chat(row: dict[str, Any], column: str) -> Turns:
         text = _joined(_present(message, field), field, number)
         if not text.strip() and role != "system":
             raise BadRow(f"empty field {field!r}", f"message {number}, role {role}")
-        turns.append((role, text))
-    if not any(role == "assistant" for role, _ in turns):
+        turns.append({"role": role, "text": text})
+    if not any(turn["role"] == "assistant" for turn in turns):
         raise BadRow("no assistant turn", f"{len(turns)} messages")
-    if turns[0][0] == "assistant":
+    if turns[0]["role"] == "assistant":
         raise BadRow("the first turn is the assistant's")
     return turns
 

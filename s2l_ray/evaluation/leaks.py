@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from s2l_ray.config import fingerprint
 from s2l_ray.corpus.identity import content_of, hash63
+from s2l_ray.corpus.rows import Example
 from s2l_ray.execution.parts import StageParts, Work, fold_parts, make_parts, units_of
 from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.schemas import EXAMPLES, completed
 from s2l_ray.store.views import LeaksView
 
 Places = dict[int, tuple[str, int]]  # hash of a content -> file and row of its first occurrence
@@ -95,28 +97,31 @@ def _part_places(
     part: Part, store: Store, folder: str, kind: str, among: frozenset[int] | None
 ) -> Places:
     found: Places = {}
-    table = store.read_part(folder, part, ["turns", "file", "row"])
+    table = completed(store.read_part(folder, part), EXAMPLES)
     for batch in table.to_batches(max_chunksize=1000):  # texts take more memory as Python objects
         for row in batch.to_pylist():
             place = row["file"], row["row"]
-            for content in _contents(row["turns"], kind):
+            for content in _contents(Example(row["turns"], row["tools"]), kind):
                 if among is None or content in among:
                     found[content] = min(found.get(content, place), place)
     return found
 
 
-def _contents(turns: list[dict[str, str]], kind: str) -> list[int]:
+def _contents(example: Example, kind: str) -> list[int]:
     """Hash what a row of a set and one of the corpus must share to be a leak."""
     if kind == "files":
-        return [hash63(content_of([(turn["role"], turn["text"]) for turn in turns]))]
+        return [hash63(content_of(example))]
     asked = ("user", "input")  # if the instruction is the task, the input is the question
-    return [hash63(turn["text"].encode()) for turn in turns if turn["role"] in asked]
+    return [hash63(turn["text"].encode()) for turn in example.turns if turn["role"] in asked]
 
 
 def _leave_out(store: Store, folder: str, kind: str, shared: set[int]) -> Work:
     def work(unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        table = store.read_part(folder, unit["part"])
-        kept = [shared.isdisjoint(_contents(turns, kind)) for turns in table["turns"].to_pylist()]
+        table = completed(store.read_part(folder, unit["part"]), EXAMPLES)
+        kept = [
+            shared.isdisjoint(_contents(Example(row["turns"], row["tools"]), kind))
+            for row in table.select(["turns", "tools"]).to_pylist()
+        ]
         return table.filter(pa.array(kept, pa.bool_())), {}
 
     return work

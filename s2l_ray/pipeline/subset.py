@@ -16,7 +16,7 @@ from s2l_ray.selection.exports import export_row
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
-from s2l_ray.store.schemas import EXAMPLES
+from s2l_ray.store.schemas import EXAMPLES, completed
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
 
@@ -108,8 +108,8 @@ def _check_export(run: Run) -> None:
     if not run.config.selection.export:
         return
     examples = run.get(run.plan.corpus)
-    table = run.store.read_part(examples.folder, examples.parts[0], EXAMPLES.names).slice(0, 1000)
-    for row in table.to_pylist():
+    table = completed(run.store.read_part(examples.folder, examples.parts[0]), EXAMPLES)
+    for row in table.slice(0, 1000).to_pylist():
         for shape in run.config.selection.export:
             try:
                 export_row(row["turns"], row["source"], shape)

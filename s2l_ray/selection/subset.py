@@ -23,7 +23,7 @@ from s2l_ray.execution.parts import fold_parts
 from s2l_ray.execution.remote import get
 from s2l_ray.selection.exports import export_row
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.schemas import EXAMPLES, SUBSET
+from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
 from s2l_ray.store.views import CorpusView
 
 SUBSET_ROWS = 50_000  # examples in one part of the subset
@@ -92,7 +92,7 @@ def _gather(
     num_subset_parts: int,
 ) -> Any:
     """Return the chosen rows of one corpus part, a table per subset part."""
-    table = store.read_part(folder, part, EXAMPLES.names)
+    table = completed(store.read_part(folder, part), EXAMPLES)
     at = _places(store, folder, part, table, chosen.example_id)
     group = pa.array(chosen.group, pa.int32())
     why = [f"{reasons[g]} {p + 1}" for g, p in zip(chosen.group, chosen.place, strict=True)]

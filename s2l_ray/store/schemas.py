@@ -6,7 +6,19 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
+TURNS = pa.list_(
+    pa.struct(
+        [
+            ("role", pa.string()),  # system, user, input, assistant or tool
+            ("text", pa.string()),
+            ("reasoning", pa.string()),  # of the assistant, before its text
+            ("tool_calls", pa.string()),  # JSON: a list of calls, nested as OpenAI writes them
+            ("name", pa.string()),  # of the tool or the speaker
+            ("tool_call_id", pa.string()),  # of the call that a tool's turn answers
+            ("train", pa.bool_()),  # false: the turn has no labels
+        ]
+    )
+)
 
 # Examples: the corpus, its held-out part, and (with more columns) a subset.
 EXAMPLES = pa.schema(
@@ -14,10 +26,23 @@ EXAMPLES = pa.schema(
         ("example_id", pa.int64()),
         ("source", pa.string()),
         ("turns", TURNS),
+        ("tools", pa.string()),  # JSON: the list of tools that the chat may call
         ("file", pa.string()),  # where the row came from
         ("row", pa.int64()),  # its line, counted from 1 (its number, in files without lines)
     ]
 )
+
+
+def completed(examples: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Add the nullable columns and turn fields that an older version did not write."""
+    columns = []
+    for field in schema:
+        if field.name not in examples.schema.names:
+            columns.append(pa.nulls(examples.num_rows, field.type))
+        else:
+            columns.append(examples[field.name].cast(field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
 
 REJECTED = pa.schema(
     [("raw", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string())]

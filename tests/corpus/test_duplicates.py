@@ -8,12 +8,26 @@ import pytest
 from s2l_ray.corpus.duplicates import settle
 from s2l_ray.corpus.identity import content_of, example_id_of
 from s2l_ray.corpus.parsing import PARSED
+from s2l_ray.corpus.rows import Example
 
 
 def test_example_id_is_63_bits_of_source_and_canonical_turns():
-    turns = [("user", "é"), ("assistant", "a")]
-    digest = hashlib.blake2b('"s"[["user","é"],["assistant","a"]]'.encode(), digest_size=8)
-    assert example_id_of("s", content_of(turns)) == int(digest.hexdigest(), 16) >> 1
+    ask, answer = {"role": "user", "text": "é"}, {"role": "assistant", "text": "a"}
+    call = '[{"function": {"name": "f"}}]'
+    calling = {"role": "assistant", "text": "", "train": False, "name": None, "tool_calls": call}
+    for example, content in (
+        (Example([ask, answer]), '[["user","é"],["assistant","a"]]'),
+        (Example([ask, answer | {"train": None}]), '[["user","é"],["assistant","a"]]'),
+        (Example([ask, answer], "[]"), '[["user","é"],["assistant","a"],{"tools":"[]"}]'),
+        (
+            Example([ask, calling]),
+            '[["user","é"],["assistant","",{"tool_calls":'
+            '"[{\\"function\\": {\\"name\\": \\"f\\"}}]","train":false}]]',
+        ),
+    ):
+        assert content_of(example).decode() == content
+        digest = hashlib.blake2b(b'"s"' + content.encode(), digest_size=8)
+        assert example_id_of("s", content_of(example)) == int(digest.hexdigest(), 16) >> 1
 
 
 def parsed(items: list[tuple[int, str, str, int]]) -> pa.Table:

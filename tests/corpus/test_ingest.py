@@ -15,6 +15,7 @@ from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.identity import content_of, example_id_of
 from s2l_ray.corpus.ingest import ingest, read_examples
 from s2l_ray.corpus.parsing import digest_of
+from s2l_ray.corpus.rows import Example
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import EXAMPLES, REJECTED
@@ -213,9 +214,7 @@ def test_ray_dataset_with_numbered_duplicates_and_heldout_by_content(mixed):
     assert not sides[0] & sides[1]
     assert len(sides[0] | sides[1]) == 60
     for row in kept + held:  # numbered from the id up
-        own = example_id_of(
-            row["source"], content_of([(turn["role"], turn["text"]) for turn in row["turns"]])
-        )
+        own = example_id_of(row["source"], content_of(Example(row["turns"], row["tools"])))
         assert 0 <= row["example_id"] - own <= 2
     mixed_up = ray.data.from_items(items[::-1], override_num_blocks=2)
     first, again, fewer = (

@@ -3,9 +3,13 @@
 import pytest
 
 from s2l_ray.corpus.columns import Columns, detect
-from s2l_ray.corpus.rows import BadRow
+from s2l_ray.corpus.rows import BadRow, Example
 from s2l_ray.corpus.shapes import parse
 from s2l_ray.selection.exports import export_row
+
+
+def example(*turns: tuple[str, str]) -> Example:
+    return Example([{"role": role, "text": text} for role, text in turns])
 
 
 def message(role: str, content: object) -> dict:
@@ -45,8 +49,10 @@ def test_what_a_pair_s_prompt_is_about_and_what_stands_before_it():
     columns = Columns("question", "answer", "context", None, "source", "system")
     row = {"question": "q", "answer": "a", "context": "c", "system": "s"}
     turns = [("system", "s"), ("user", "q"), ("input", "c"), ("assistant", "a")]
-    assert parse(row, columns, "x")[1] == turns
-    assert parse(row | {"context": None, "system": " "}, columns, "x")[1] == [turns[1], turns[3]]
+    assert parse(row, columns, "x")[1] == example(*turns)
+    assert parse(row | {"context": None, "system": " "}, columns, "x")[1] == example(
+        turns[1], turns[3]
+    )
     with pytest.raises(BadRow, match="wrong type of 'context'"):
         parse(row | {"context": ["c"]}, columns, "x")
 
@@ -62,9 +68,9 @@ def test_chats():
             message("user", " d "),
         ]
     }
-    source, turns = parse(record, chat, "s")
+    source, found = parse(record, chat, "s")
     assert source == "s"
-    assert turns == [("system", ""), ("user", "ab"), ("assistant", "c"), ("user", " d ")]
+    assert found == example(("system", ""), ("user", "ab"), ("assistant", "c"), ("user", " d "))
     user = message("user", "u")
     for messages, category in [
         ("text", "wrong type of 'messages'"),
@@ -92,7 +98,7 @@ def test_export_row_round_trip():
         [("user", "q"), ("input", "i"), ("assistant", "a")],
         [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")],
     ):
-        stored = [{"role": role, "text": text} for role, text in turns]
+        stored = example(*turns).turns
         for shape in ("alpaca", "prompt_response", "messages"):
             if len(turns) == 5 and shape != "messages":
                 with pytest.raises(ValueError, match="use messages"):
@@ -101,8 +107,8 @@ def test_export_row_round_trip():
             row = export_row(stored, "s", shape)
             back = parse(row, detect([row], {}, "f"), "other")
             if len(turns) == 3 and shape != "alpaca":
-                assert back == ("s", [("user", "q\n\ni"), ("assistant", "a")])
+                assert back == ("s", example(("user", "q\n\ni"), ("assistant", "a")))
             else:
-                assert back == ("s", turns)
+                assert back == ("s", example(*turns))
     with pytest.raises(ValueError, match="found 'csv', expected alpaca"):
         export_row([], "s", "csv")

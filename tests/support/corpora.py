@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.corpus.identity import content_of, example_id_of
+from s2l_ray.corpus.rows import Example
 from s2l_ray.store.schemas import EXAMPLES
 
 
@@ -19,8 +20,8 @@ def write_corpus(store, examples, num_parts=3, folder="corpus/test"):
     """A committed corpus stage of these examples (see `example`), without Ray."""
     table = []
     for number, row in enumerate(examples):
-        turns = [(turn["role"], turn["text"]) for turn in row["turns"]]
-        example_id = example_id_of(row["source"], content_of(turns))
+        content = content_of(Example(row["turns"], row.get("tools")))
+        example_id = example_id_of(row["source"], content)
         table.append({"example_id": example_id, **row, "file": "test.jsonl", "row": number + 1})
     table.sort(key=lambda row: row["example_id"])
     parts = []
