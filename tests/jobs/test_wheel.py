@@ -40,7 +40,8 @@ def installed(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     python = folder / "bin/python"
-    pip("--python", python, "install", "--no-deps", "--no-index", wheel)
+    # pip may see the packages beside itself, so the editable one would count as installed.
+    pip("--python", python, "install", "--no-deps", "--no-index", "--ignore-installed", wheel)
     # A .pth is not read inside the folder that a .pth names, so the editable package is not met.
     packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site,) = folder.glob("lib/python*/site-packages")
