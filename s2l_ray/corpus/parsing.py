@@ -14,12 +14,13 @@ import ray
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import Columns, detect
+from s2l_ray.corpus.files.source import MIB, SourceFile
 from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
 from s2l_ray.corpus.reading import read_rows
 from s2l_ray.corpus.rows import BadRow, SourceRow, text_of
 from s2l_ray.corpus.shapes import parse
-from s2l_ray.corpus.sources import MIB, SourceFile, resolve
+from s2l_ray.corpus.sources import resolve
 from s2l_ray.execution.remote import rows_of
 from s2l_ray.store.schemas import EXAMPLES
 
@@ -84,7 +85,7 @@ def _columns(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, Any]:
 def _parse_file(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
     for text in batch["file"].to_pylist():
         file = SourceFile(**json.loads(text))
-        yield from parse_rows(read_rows(file, settings["config"].split), file.name, **settings)
+        yield from parse_rows(read_rows(file, settings["config"]), file.name, **settings)
 
 
 def _parse_batch(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import ModelConfig, SelectionConfig, TrainingConfig, fingerprint
-from s2l_ray.corpus.sources import local_stamp
+from s2l_ray.corpus.files.source import local_stamp
 
 _stamp = lru_cache(local_stamp)  # once per file, not once per stage
 

@@ -67,7 +67,7 @@ def test_files_that_cannot_be_read(tmp_path):
         (tmp_path / name).write_bytes(data)
         [file] = resolve(CorpusConfig(path=str(tmp_path / name)))
         with pytest.raises(ValueError) as caught:
-            list(read_rows(file, "train"))
+            list(read_rows(file, CorpusConfig(path=str(tmp_path))))
         return str(caught.value)
 
     assert f"{tmp_path}/x.parquet: cannot be read as parquet" in said("x.parquet", b"no Parquet")

@@ -23,7 +23,7 @@ def read(path, data=None, **changes):
     return [
         row
         for file in resolve(config)
-        for table in parse_rows(read_rows(file, "train"), file.name, **how)
+        for table in parse_rows(read_rows(file, config), file.name, **how)
         for row in table.to_pylist()
     ]
 

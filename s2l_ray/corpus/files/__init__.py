@@ -1,0 +1,1 @@
+"""Finding the files of a corpus, and reading them: one module per format."""

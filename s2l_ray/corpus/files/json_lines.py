@@ -1,0 +1,62 @@
+"""JSON lines: one object per line, compressed or not."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from s2l_ray.corpus.files.finding import COMPRESSED
+from s2l_ray.corpus.files.source import MIB, SourceFile
+from s2l_ray.corpus.rows import BadRow, SourceRow
+
+
+def read_json_lines(file: SourceFile, filesystem: pafs.FileSystem) -> Iterator[SourceRow]:
+    """Yield a row per line that is not blank, numbered by line from 1."""
+    if not file.bytes and file.path.endswith(COMPRESSED):
+        raise OSError("cut short: 0 bytes")
+    with filesystem.open_input_stream(file.path, compression="detect") as stream:
+        yield from _parsed(io.BufferedReader(stream, MIB), file.name)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; refuse a repeated key, of which Python would silently take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow("duplicate key", repr(twice[:40]))
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
+
+
+def _parsed(lines: Iterable[bytes], file: str) -> Iterator[SourceRow]:
+    """Parse lines, numbered from 1. Blank lines are not rows."""
+    seen = 0
+    for number, line in enumerate(lines, 1):
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not line.strip():
+            continue
+        seen += 1
+        try:
+            text = line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            bad = BadRow("not UTF-8", f"byte 0x{line[error.start]:02x} at byte {error.start + 1}")
+            yield SourceRow(number, line.decode(errors="replace").rstrip("\r\n"), bad)
+            continue
+        try:
+            content: Any = DECODER.decode(text)
+        except BadRow as bad:
+            content = bad
+        except json.JSONDecodeError as error:
+            if seen == 1 and text.strip() == "[":
+                raise ValueError(f"{file}: expected a JSON object per line, got a list") from None
+            content = BadRow("not JSON", f"{error.msg} at character {error.pos + 1}")
+        except (ValueError, RecursionError) as error:  # a huge number, deep nesting
+            content = BadRow("not JSON", str(error))
+        yield SourceRow(number, text, content)

@@ -1,0 +1,20 @@
+"""Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from s2l_ray.corpus.files.batches import rows_of_batches
+from s2l_ray.corpus.files.source import SourceFile
+from s2l_ray.corpus.rows import SourceRow
+
+
+def read_parquet(file: SourceFile, filesystem: pafs.FileSystem) -> Iterator[SourceRow]:
+    """Yield every row, numbered from 1."""
+    with filesystem.open_input_file(file.path) as data:
+        table = pq.ParquetFile(data, page_checksum_verification=True)
+        batches = table.iter_batches(batch_size=1000)
+        yield from rows_of_batches(batches, table.schema_arrow, table.metadata.num_rows)
