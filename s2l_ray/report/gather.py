@@ -23,6 +23,7 @@ from s2l_ray.pipeline.subset import Selection
 from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Timing
 from s2l_ray.report.page import render
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sampled
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import (
     ClustersView,
@@ -81,6 +82,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         run_dir=run.store.uri,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         selector=config.selection.selector,
+        rule=_rule(config.selection.selector),
         budget=_budget_in_words(config.selection.budget),
         seed=config.selection.seed,
         versions=machine.versions(),
@@ -262,3 +264,8 @@ def _budget_in_words(budget: int | float | str) -> str:
     if kind == "share":
         return f"{amount:.4g} of the corpus" if amount < 0.01 else f"{amount:.1%} of the corpus"
     return f"{amount:,.0f} {kind}"
+
+
+def _rule(name: str) -> str:
+    selector = selector_named(name)
+    return f"{selector.rule} ({selector.source})" if selector.source else selector.rule

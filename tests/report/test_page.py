@@ -93,8 +93,8 @@ def test_figures_are_the_same_each_time(demo: str) -> None:
 
 def test_missing_sections_are_left_out() -> None:
     bare = ReportData(
-        **{"title": "t", "run_dir": "r", "created": "c", "selector": "s2l", "budget": "11%"},
-        **{"seed": 1, "corpus_by_source": {"a": 3}},
+        **{"title": "t", "run_dir": "r", "created": "c", "selector": "s2l", "rule": "even"},
+        **{"budget": "11%", "seed": 1, "corpus_by_source": {"a": 3}},
     )
     page = Page(render(bare))
     text = " ".join(page.text)

@@ -85,6 +85,7 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
         run_dir="runs/demo",
         created="2026-01-01 12:00 UTC",
         selector="s2l",
+        rule="the budget spread evenly over clusters (Yang et al. 2024)",
         budget="1,100 examples",
         seed=42,
         versions={"ray": "2.60.0"},
