@@ -1,17 +1,19 @@
 """The corpus stage: sources of any shape become examples by id; bad rows are set aside.
 
-A Ray Data task streams each file. Ray Data then shuffles the rows to their parts: part =
-example_id * num_parts >> 63, so ids rise through the parts in order.
+Tasks read files, or ranges of them, and divide their rows by part: part = example_id * num_parts
+>> 63, so ids rise through the parts in order. Then a task per group of parts writes them. What a
+part holds does not depend on how files and parts were grouped.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -21,7 +23,7 @@ from s2l_ray.corpus.duplicates import settle
 from s2l_ray.corpus.parsing import Parsed, digest_of, parse_dataset, parse_files
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.execution.progress import Progress
-from s2l_ray.execution.remote import rows_of
+from s2l_ray.execution.shuffle import gather, scatter
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, REJECTED
 from s2l_ray.store.views import CorpusView
@@ -159,24 +161,49 @@ class _Written:
 
 
 def _write_parts(store: Store, parsed: Parsed, folder: str, duplicates: str) -> _Written:
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    partitions = min(parsed.num_parts, max(cpus, parsed.partitions))
-    summaries = parsed.rows.groupby("part", num_partitions=partitions).map_groups(
-        _write, batch_format="pyarrow", fn_args=(store, folder, parsed.num_parts, duplicates)
-    )
-    found = _Written()
-    with Progress("corpus", total=parsed.num_parts, unit="parts") as progress:
-        for row in rows_of(summaries):
-            found.add(json.loads(row["summary"]))
+    """Read all rows, bring them together by part, and write the parts."""
+    groups: list[list[Any]] = [[] for _ in range(parsed.num_groups)]
+    with Progress("read", total=len(parsed.items), unit=parsed.unit) as progress:
+        for found in scatter(parsed.function, parsed.items, parsed.num_groups, *parsed.args):
+            for group, tables in zip(groups, found, strict=True):
+                group += tables
             progress.advance(1)
-    return found
+    written = _Written()
+    with Progress("corpus", total=parsed.num_parts, unit="parts") as progress:
+        for summaries in gather(_write_group, groups, store, folder, parsed.num_parts, duplicates):
+            for summary in summaries:
+                written.add(summary)
+            progress.advance(len(summaries))
+    return written
 
 
-def _write(table: pa.Table, store: Store, folder: str, num_parts: int, duplicates: str) -> pa.Table:
+def _write_group(
+    group: int,
+    tables: Sequence[pa.Table],
+    store: Store,
+    folder: str,
+    num_parts: int,
+    duplicates: str,
+) -> list[dict[str, Any]]:
+    """Write the parts of a group. In each table the rows are in order of their parts."""
+    parts = [table["part"].to_numpy() for table in tables]
+    summaries = []
+    for number in np.unique(np.concatenate(parts)):
+        spans = [np.searchsorted(part, (number, number + 1)) for part in parts]
+        rows = [
+            table.slice(first, end - first)
+            for table, (first, end) in zip(tables, spans, strict=True)
+        ]
+        summaries.append(
+            _write(pa.concat_tables(rows), int(number), store, folder, num_parts, duplicates)
+        )
+    return summaries
+
+
+def _write(
+    table: pa.Table, number: int, store: Store, folder: str, num_parts: int, duplicates: str
+) -> dict[str, Any]:
     """Write all rows of one part to its files; return a summary for the driver."""
-    if not table.num_rows:
-        return pa.table({"summary": pa.array([], pa.string())})
-    number = table["part"][0].as_py()
     bad = table.filter(pc.is_null(table["example_id"])).sort_by(
         [("file", "ascending"), ("row", "ascending"), ("raw", "ascending")]
     )
@@ -203,8 +230,7 @@ def _write(table: pa.Table, store: Store, folder: str, num_parts: int, duplicate
     if len(reasons) > REASONS:
         most = sorted(reasons.items(), key=lambda item: (-item[1][0], item[0]))
         reasons = dict(most[:REASONS])
-    summary = {"parts": parts, "counts": counts, "reasons": reasons}
-    return pa.table({"summary": [json.dumps(summary)]})
+    return {"parts": parts, "counts": counts, "reasons": reasons}
 
 
 def _read_part(batch: pa.Table, store: Store, folder: str) -> Iterator[pa.Table]:

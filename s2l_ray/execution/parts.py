@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -24,9 +22,9 @@ from ray.data import ActorPoolStrategy
 
 from s2l_ray.config import WorkersConfig
 from s2l_ray.errors import NodeFull
-from s2l_ray.execution.nodes import away_from, check_room, disk_errors, num_cpus, resources_of
+from s2l_ray.execution.nodes import away_from, check_room, disk_errors, resources_of
 from s2l_ray.execution.progress import Progress
-from s2l_ray.execution.remote import get, rows_of
+from s2l_ray.execution.remote import get, in_order, rows_of
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.preflight import check_node
 
@@ -38,7 +36,6 @@ Result = TypeVar("Result")
 Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
 
 FULL_PAUSE = 5.0  # seconds that a full node holds a part, so that it does not fail all the others
-TASKS_PER_CPU = 2  # submitted by fold_parts at a time, so that a new node finds work waiting
 
 
 @dataclass(frozen=True)
@@ -179,16 +176,11 @@ def fold_parts(
     shared = ray.put((function, args))
     resources = resources_of(workers or WorkersConfig())
     submit = _apply.options(name=function.__name__, **resources).remote
-    rest, under_way = iter(todo), deque[ray.ObjectRef]()
     shown = Progress(label, total=len(todo), unit="parts") if label else nullcontext()
     with shown as progress:
-        while True:
-            most = workers.num_workers if workers else TASKS_PER_CPU * num_cpus()
-            room = max(0, most - len(under_way))
-            under_way.extend(submit(shared, part) for part in islice(rest, room))
-            if not under_way:
-                return
-            result = get(under_way.popleft())
+        most = workers.num_workers if workers else None
+        for task in in_order(lambda part: submit(shared, part), todo, most):
+            result = get(task)
             if progress is not None:
                 progress.advance(1)
             yield result

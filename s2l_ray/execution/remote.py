@@ -8,14 +8,21 @@ callers need the type: a run repairs the stage that `Damaged` names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from itertools import islice
+from typing import Any, TypeVar, cast
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from s2l_ray.errors import ConfigError, Damaged, LeaseLost, NodeFull, StorageError, TooFew
+from s2l_ray.execution.nodes import num_cpus
+
+Item = TypeVar("Item")
+
+TASKS_PER_CPU = 2  # submitted at a time, so that a new node finds work waiting
 
 # Compared by exact type: a subclass from a library, such as pyarrow's ArrowInvalid, is a bug and
 # keeps its traceback.
@@ -61,13 +68,47 @@ def get(refs: Any) -> Any:
         return ray.get(refs)
 
 
+def in_order(
+    submit: Callable[[Item], Any], items: Iterable[Item], most: int | None = None
+) -> Iterator[Any]:
+    """Submit a Ray task per item, at most `most` at a time, and yield the tasks in item order.
+
+    most: by default a few per CPU of the cluster. The tasks still under way are cancelled if the
+    caller stops early, for example because one failed.
+    """
+    rest, under_way = iter(items), deque[Any]()
+    try:
+        while True:
+            at_a_time = most or TASKS_PER_CPU * num_cpus()
+            room = max(0, at_a_time - len(under_way))
+            under_way.extend(submit(item) for item in islice(rest, room))
+            if not under_way:
+                return
+            yield under_way.popleft()
+    finally:
+        for task in under_way:
+            ray.cancel(task)
+
+
 def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Dataset, with `plain_errors`."""
+    with _original_errors(dataset):
+        yield from dataset.iter_rows()
+
+
+def blocks_of(dataset: ray.data.Dataset) -> list[ray.ObjectRef]:
+    """Read a Dataset into Ray's object stores; return references to its blocks, Arrow tables."""
+    with _original_errors(dataset):
+        return dataset.to_arrow_refs()
+
+
+@contextmanager
+def _original_errors(dataset: ray.data.Dataset) -> Iterator[None]:
     # Otherwise Ray Data raises an error of its own, and pickling loses the one that caused it.
     context = dataset.context  # may belong to the user's dataset, so restore it
     before, context.raise_original_map_exception = context.raise_original_map_exception, True
     try:
         with plain_errors():
-            yield from dataset.iter_rows()
+            yield
     finally:
         context.raise_original_map_exception = before

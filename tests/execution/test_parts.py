@@ -16,7 +16,8 @@ from s2l_ray.config import WorkersConfig
 from s2l_ray.errors import NodeFull
 from s2l_ray.execution import connect
 from s2l_ray.execution import parts as parts_module
-from s2l_ray.execution.parts import TASKS_PER_CPU, Actors, fold_parts, map_parts
+from s2l_ray.execution.parts import Actors, fold_parts, map_parts
+from s2l_ray.execution.remote import TASKS_PER_CPU
 from s2l_ray.store import Store
 
 

@@ -1,0 +1,76 @@
+"""Bring the rows of many items together by group, in two waves of Ray tasks.
+
+`scatter` reads each item in a task and leaves a table per group behind; `gather` hands each group
+its tables. The tables stay in Ray's object stores, which spill to disk. The driver holds references
+to them, so their number should stay below some 100,000. Tables below 100 KB would pass through its
+memory: choose fewer groups or larger tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+
+from s2l_ray.execution.nodes import disk_errors
+from s2l_ray.execution.remote import get, in_order
+
+Result = TypeVar("Result")
+
+
+def scatter(
+    function: Callable[..., Iterator[list[pa.Table]]],
+    items: Iterable[Any],
+    num_groups: int,
+    *args: Any,
+) -> Iterator[list[list[ray.ObjectRef]]]:
+    """Yield, item by item, references to the tables of each group.
+
+    `function(item, *args)` yields lists of one table per group, as often as memory demands. An item
+    that is a reference arrives as what it refers to. `args` are sent to each node once.
+    """
+    shared = ray.put((function, args))
+    submit = _scatter.options(name=function.__name__, scheduling_strategy="SPREAD").remote
+    for task in in_order(lambda item: submit(shared, num_groups, item), items):
+        *tables, end = task
+        get(end)  # raises what the task raised
+        yield [tables[group::num_groups] for group in range(num_groups)]
+
+
+def gather(
+    function: Callable[..., Result], groups: Sequence[list[ray.ObjectRef]], *args: Any
+) -> Iterator[Result]:
+    """Yield `function(group, tables, *args)` for each group in order; the result should be small.
+
+    The tables come in the order of the references, and are freed with them: `groups` is emptied.
+    """
+    shared = ray.put((function, args))
+    submit = _gather.options(name=function.__name__, scheduling_strategy="SPREAD").remote
+    for number, task in enumerate(
+        in_order(lambda group: submit(shared, group, *groups[group]), range(len(groups)))
+    ):
+        result = get(task)
+        groups[number].clear()
+        yield result
+
+
+@ray.remote(num_returns="streaming")
+def _scatter(shared: tuple[Callable[..., Any], tuple[Any, ...]], num_groups: int, item: Any) -> Any:
+    function, args = shared
+    with disk_errors():
+        for tables in function(item, *args):
+            assert len(tables) == num_groups
+            for table in tables:  # Ray sends into the generator, which `yield from` would pass on
+                yield table
+    yield None
+
+
+@ray.remote
+def _gather(
+    shared: tuple[Callable[..., Any], tuple[Any, ...]], group: int, *tables: pa.Table
+) -> Any:
+    function, args = shared
+    with disk_errors():
+        return function(group, tables, *args)
