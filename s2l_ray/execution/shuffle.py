@@ -62,7 +62,7 @@ def _scatter(shared: tuple[Callable[..., Any], tuple[Any, ...]], num_groups: int
     with disk_errors():
         for tables in function(item, *args):
             assert len(tables) == num_groups
-            for table in tables:  # Ray sends into the generator, which `yield from` would pass on
+            for table in tables:  # noqa: UP028 (Ray sends values, which a list does not take)
                 yield table
     yield None
 
