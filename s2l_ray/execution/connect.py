@@ -36,6 +36,8 @@ DRIVER_ENVIRONMENT = {
     # If Ray shuts down while the usage statistics of Ray Data are sent, their thread can end the
     # process with status 1.
     "RAY_DATA_USAGE_DISABLED": "1",
+    # If several tasks fail, the first error is raised. Ray would print the others with their traces.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets a variable of this name for a submitted job
@@ -139,3 +141,8 @@ def quiet() -> None:
     DataContext.get_current().enable_progress_bars = False
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray Data logs the error of a task with several traces before it raises it. The error that it
+    # raises says the same, and the caller decides how much of it to show.
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the terminal; Ray's log file stays
+            handler.setLevel(logging.CRITICAL)

@@ -74,11 +74,12 @@ WAYS = [in_a_task, in_a_task_before, in_a_method, in_ray_data, in_a_part]
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_that_a_user_can_fix_arrives_as_it_was(local_ray, tmp_path, way, error):
+def test_an_error_that_a_user_can_fix_arrives_as_it_was(local_ray, tmp_path, capfd, way, error):
     if way is in_a_part and isinstance(error, NodeFull):
         pytest.skip("its parts go to other nodes: test_parts.py")
     with pytest.raises(type(error)) as caught:
         way(error, tmp_path)
+    assert "Traceback" not in "".join(capfd.readouterr())
     found = caught.value
     assert type(found) is type(error)
     assert (str(found), found.args) == (str(error), error.args)
