@@ -84,6 +84,15 @@ def _run(arguments: argparse.Namespace) -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     try:
+        if command.takes == "run":
+            from s2l_ray.pipeline import preflight
+
+            preflight.check(
+                *given,
+                targets=command.needs_target,
+                heldout=command.needs_heldout,
+                diagnosis=command.name == "diagnose",
+            )
         command.work(*given)
     except KeyboardInterrupt:
         print("stopped; run the same command to continue", file=sys.stderr)

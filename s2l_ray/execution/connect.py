@@ -144,5 +144,5 @@ def quiet() -> None:
     # Ray Data logs the error of a task with several traces before it raises it. The error that it
     # raises says the same, and the caller decides how much of it to show.
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # the terminal; Ray's log file stays
+        if type(handler).__name__ == "PlainRayHandler":  # not the one that writes Ray's log file
             handler.setLevel(logging.CRITICAL)

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ray import cloudpickle
-
 from s2l_ray.store.checksums import checksum_of_file
 
 
@@ -37,5 +35,7 @@ def import_extension(setting: str, name: str) -> tuple[Any, str]:
         raise ValueError(
             f"{setting}: {name!r}: expected a module with Python source, got {file or 'no file'}"
         )
+    from ray import cloudpickle  # not at the top: the preflight of a run needs no Ray
+
     cloudpickle.register_pickle_by_value(module)
     return getattr(module, attribute, None), checksum_of_file(Path(file))

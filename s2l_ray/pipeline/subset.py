@@ -9,6 +9,7 @@ import ray.data
 
 from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.corpus.ingest import read_examples
+from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.run import Run
 from s2l_ray.selection.choose import examples_for
@@ -59,6 +60,7 @@ def select(
     is read twice, so it should be quick to read and the same each time: materialize() it otherwise.
     """
     if run is None:
+        preflight.check(config, corpus=dataset is None)
         with Run.start(config) as run:
             return run.finish(lambda run: select(dataset, config, run=run))
     if dataset is not None or not run.done:

@@ -66,18 +66,20 @@ def test_select_without_a_cluster(selected, place):
     assert told[0].startswith("[run] ") and "ray_current_cluster: no Ray answers at" in told[0]
 
 
+def imported_and_said(done):
+    """Of a command under -X importtime: the top-level packages imported, and its own lines."""
+    lines = done.stderr.splitlines()
+    modules = {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
+    said = [line for line in lines if not line.startswith("import time:")]
+    return {name.split(".")[0] for name in modules}, said
+
+
 def test_a_misspelt_key_is_refused_before_anything_heavy_is_imported(place):
     refused = command("select", place / "config.yaml", "clusters.n_cluster=3",
                       python=("-X", "importtime"))  # fmt: skip
     assert refused.returncode == 2
-    imported = {
-        line.rsplit("|", 1)[1].strip()
-        for line in refused.stderr.splitlines()
-        if line.startswith("import time:")
-    }
-    assert "s2l_ray.config.loading" in imported
-    assert not {name.split(".")[0] for name in imported} & {"ray", "torch", "numpy", "pyarrow"}
-    said = [line for line in refused.stderr.splitlines() if not line.startswith("import time:")]
+    imported, said = imported_and_said(refused)
+    assert "s2l_ray" in imported and not imported & {"ray", "torch", "numpy", "pyarrow"}
     assert len(said) == 1 and "clusters.n_cluster: unknown key" in said[0]
     assert "nearest valid name: n_clusters" in said[0]
 
@@ -93,14 +95,20 @@ def test_a_command_says_what_its_configuration_lacks(place, name, change, field)
     assert refused.stderr.count("\n") == 1 and f": {field}: " in refused.stderr
 
 
-def test_a_missing_corpus_is_one_line_and_no_traceback(place, tmp_ray):
-    missing = place / "nothing.jsonl"
-    failed = command("select", place / "config.yaml", f"corpus.path={missing}",
-                     f"run_dir={place / 'other'}", RAY_TMPDIR=str(tmp_ray))  # fmt: skip
-    assert failed.returncode == 1
-    assert failed.stdout == ""
-    assert failed.stderr.startswith("error: corpus.path: ") and str(missing) in failed.stderr
-    assert failed.stderr.count("\n") == 1
+@pytest.mark.parametrize("name, change, start", [
+    ("select", "corpus.path=/no/corpus.jsonl", "corpus.path: '/no/corpus.jsonl' matches no file"),
+    ("select", "proxy.model={name: /no/model}", "proxy.model.name: '/no/model': there is no such"),
+    ("finetune", "target.model={name: /no/model}", "target.model.name: '/no/model': there is no"),
+    ("pipeline", "evaluation.files={exam: /no/exam.jsonl}", "evaluation.files: exam: corpus.path:"),
+])  # fmt: skip
+def test_what_is_missing_is_one_line_before_anything_starts(place, name, change, start):
+    failed = command(name, place / "config.yaml", change, f"run_dir={place / 'other/run'}",
+                     python=("-X", "importtime"))  # fmt: skip
+    assert failed.returncode == 1 and failed.stdout == ""
+    imported, said = imported_and_said(failed)
+    assert "pyarrow" in imported and not imported & {"ray", "torch", "transformers", "datasets"}
+    assert len(said) == 1 and said[0].startswith(f"error: {start}")
+    assert not (place / "other").exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,125 @@
+"""What can be told of a model without loading it: its files, or its name on the hub. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+LFS = b"version https://git-lfs"
+SECONDS = 2.0  # that the hub is waited for
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "tekken.json")
+
+
+def folder_fault(folder: Path, *, weights: bool) -> str | None:
+    """Say what is wrong with a folder in Hugging Face format, or return None.
+
+    weights: a model is expected, not only a tokenizer. Reads names, sizes and headers.
+    """
+    try:
+        if weights and (fault := _model_fault(folder)):
+            return fault
+        if any(file for pattern in TOKENIZER for file in folder.glob(pattern)):
+            return None
+    except OSError as error:
+        return f"cannot be read: {error}"
+    return "has no tokenizer; expected tokenizer.json or tokenizer_config.json"
+
+
+def hub_fault(name: str, revision: str | None, *, weights: bool) -> str | None:
+    """Say why a name that is no folder cannot be a model or tokenizer of the hub, or return None.
+
+    Waits for the hub for SECONDS at most, and returns None if it gives no clear answer.
+    """
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        return "there is no such folder"
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    file = "config.json" if weights else "tokenizer_config.json"
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
+            return None
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=SECONDS)
+    except HFValidationError:
+        return "there is no such folder, and the hub has no such names"
+    except OfflineModeIsEnabled:
+        return (
+            f"no such folder, and the hub's cache lacks it{at}; HF_HUB_OFFLINE forbids a download"
+        )
+    except GatedRepoError:
+        return "the hub gives it to those only who accepted its terms; set HF_TOKEN"
+    except RepositoryNotFoundError:
+        return "no such folder, and the hub shows no such model; for a private one set HF_TOKEN"
+    except RevisionNotFoundError:
+        return f"the hub has it, but not{at}"
+    except EntryNotFoundError:
+        return f"the hub has it, but without {file}{at}" if weights else None
+    except Exception as error:  # of one of several HTTP libraries
+        if type(error).__name__ == "ConnectError":
+            return (
+                f"no such folder, the hub's cache lacks it{at}, and the hub is not there: {error}"
+            )
+    return None
+
+
+def _model_fault(folder: Path) -> str | None:
+    config = folder / "config.json"
+    if not config.is_file():
+        return "has no config.json; expected a model in Hugging Face format"
+    if fault := _file_fault(config):
+        return fault
+    for weights in (folder / "model.safetensors", folder / "pytorch_model.bin"):
+        if weights.exists():
+            return _file_fault(weights)
+        index = folder / f"{weights.name}.index.json"
+        if index.exists():
+            return _file_fault(index) or _shards_fault(index)
+    return "has no weights; expected model.safetensors, or model.safetensors.index.json and shards"
+
+
+def _shards_fault(index: Path) -> str | None:
+    try:
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (LookupError, TypeError, AttributeError):
+        return f"{index.name} is damaged: it lists no files of weights"
+    for shard in shards:
+        if not (index.parent / shard).is_file():
+            return f"lacks {shard}, which {index.name} lists"
+        if fault := _file_fault(index.parent / shard):
+            return fault
+    return None
+
+
+def _file_fault(file: Path) -> str | None:
+    """Say whether a file is a pointer, no JSON, or of another size than its header says."""
+    with open(file, "rb") as stream:
+        if stream.read(len(LFS)) == LFS:
+            return f"{file.name} is a Git LFS pointer, not the file itself; run `git lfs pull`"
+        stream.seek(0)
+        if file.suffix == ".json":
+            try:
+                json.load(stream)
+            except ValueError as error:
+                return f"{file.name} is damaged: {error}"
+        elif file.suffix == ".safetensors":
+            size, length = file.stat().st_size, int.from_bytes(stream.read(8), "little")
+            try:
+                tensors = json.loads(stream.read(length) if length < size else b"")
+                tensors.pop("__metadata__", None)
+                ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
+            except (ValueError, LookupError, TypeError, AttributeError):
+                return f"{file.name} is damaged: it has no header of safetensors"
+            if (expected := 8 + length + max(ends, default=0)) != size:
+                return (
+                    f"{file.name} is damaged: {size:,} bytes, but its header tells of {expected:,}"
+                )
+    return None

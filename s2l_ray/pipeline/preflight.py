@@ -1,0 +1,114 @@
+"""Cheap checks of what a configuration names, before Ray, torch or transformers is imported.
+
+They read names, sizes and headers, write nothing and take well under two seconds. What only reading
+tells is checked by the stages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, ModelConfig, RunConfig
+from s2l_ray.corpus.mapping import row_map_of
+from s2l_ray.corpus.sources import resolve
+from s2l_ray.models.files import folder_fault, hub_fault
+from s2l_ray.store import Store, preflight
+
+
+def check(
+    config: RunConfig,
+    *,
+    corpus: bool = True,
+    targets: bool = False,
+    heldout: bool = False,
+    diagnosis: bool = False,
+) -> None:
+    """Raise ValueError with every fault found, one per line.
+
+    corpus: the run reads corpus.path. targets: it fine-tunes targets. heldout: it evaluates on
+    held-out examples. diagnosis: it varies the proxy.
+    """
+    faults = [
+        *_run_dir(config),
+        *_models(config, targets, diagnosis),
+        *_extensions(config, heldout),
+        *_sources(config, corpus, heldout),
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _run_dir(config: RunConfig) -> Iterator[str]:
+    if "://" in config.run_dir:
+        try:
+            preflight.check(Store(config.run_dir, config.storage))
+        except (ValueError, OSError) as error:
+            yield str(error)
+        return
+    folder = Path(config.run_dir).expanduser().absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        yield f"run_dir: {config.run_dir}: {there} is not a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield f"run_dir: {config.run_dir}: no permission to write in {there}"
+
+
+def _models(config: RunConfig, targets: bool, diagnosis: bool) -> Iterator[str]:
+    models = {"proxy.model": config.proxy.model}
+    if config.target is not None and (targets or (diagnosis and config.diagnose.gradients)):
+        models["target.model"] = config.target.model
+    if diagnosis:
+        models |= {
+            f"diagnose.proxies.{name}": each for name, each in config.diagnose.proxies.items()
+        }
+    for section, model in models.items():
+        for field, name in (("name", model.name), ("tokenizer", model.tokenizer)):
+            if name is None:
+                continue
+            if Path(name).is_dir():
+                fault = folder_fault(Path(name), weights=field == "name")
+            else:
+                fault = hub_fault(name, model.revision, weights=field == "name")
+            if fault:
+                yield f"{section}.{field}: {name!r}: {fault}"
+
+
+def _extensions(config: RunConfig, heldout: bool) -> Iterator[str]:
+    """Import the user's own code that settings name."""
+    selectors = [config.selection.selector]
+    if heldout:
+        selectors += [*config.evaluation.baselines, *config.compare.selectors, *config.compare.also]
+    for name in dict.fromkeys(selectors):
+        if name not in BUILT_IN_SELECTORS:
+            from s2l_ray.selection.selectors import own_selector  # imports NumPy and Ray
+
+            yield from _fault_of(own_selector, name)
+    yield from _fault_of(row_map_of, config.corpus)
+
+
+def _sources(config: RunConfig, corpus: bool, heldout: bool) -> Iterator[str]:
+    os.environ.update(config.storage.environment())  # for pyarrow, which lists remote folders
+    if corpus:
+        yield from _fault_of(_find, config.corpus)
+    evaluation = config.evaluation
+    for kind, files in (("files", evaluation.files), ("answers", evaluation.answers)):
+        for name, path in files.items() if heldout else ():
+            for fault in _fault_of(_find, CorpusConfig(path=path, split=evaluation.split)):
+                yield f"evaluation.{kind}: {name}: {fault}"
+
+
+def _find(config: CorpusConfig) -> None:
+    """Find the files of a corpus, but not datasets of a hub: that takes longer."""
+    paths = [config.path] if isinstance(config.path, str) else config.path
+    if here := [path for path in paths if not path.startswith("hf://")]:
+        resolve(config.model_copy(update={"path": here}))
+
+
+def _fault_of(function: Callable[..., Any], *args: Any) -> Iterator[str]:
+    try:
+        function(*args)
+    except ValueError as error:
+        yield str(error)

@@ -1,0 +1,102 @@
+"""Cheap checks before anything starts: every fault is named, and nothing is written."""
+
+import os
+
+import pytest
+from support.runs import settings
+
+from s2l_ray.pipeline import preflight
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Make the tiny run with changes; its corpus is a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+
+    def make(**changes):
+        return settings(tmp_path / "new/run", corpus__path="corpus.jsonl", **changes)
+
+    return make
+
+
+def told(config, **uses):
+    with pytest.raises(ValueError) as caught:
+        preflight.check(config, **uses)
+    return str(caught.value).splitlines()
+
+
+def test_a_run_that_can_start_passes_and_leaves_nothing(config, tmp_path):
+    preflight.check(config(), targets=True, heldout=True, diagnosis=True)
+    assert os.listdir(tmp_path) == ["corpus.jsonl"]
+
+
+def test_all_faults_are_told_together(config, tmp_path):
+    (tmp_path / "new").write_text("a file")
+    faults = told(
+        config(
+            corpus__map="no_such:function",
+            proxy__model={"name": "./proxy"},
+            target__model={"name": "./target"},
+            evaluation__files={"exam": "exam.jsonl"},
+            evaluation__answers={"quiz": "quiz/*.jsonl"},
+            selection__selector="no_such:Rule",
+        ),
+        targets=True,
+        heldout=True,
+    )
+    starts = [
+        f"run_dir: {tmp_path}/new/run: {tmp_path}/new is not a folder",
+        "proxy.model.name: './proxy': there is no such folder",
+        "target.model.name: './target': there is no such folder",
+        "selection.selector: 'no_such:Rule' cannot be imported: ModuleNotFoundError",
+        "corpus.map: 'no_such:function' cannot be imported: ModuleNotFoundError",
+        "evaluation.files: exam: corpus.path: 'exam.jsonl' matches no file",
+        "evaluation.answers: quiz: corpus.path: 'quiz/*.jsonl' matches no file",
+    ]
+    assert len(faults) == len(starts)
+    for fault, start in zip(faults, starts, strict=True):
+        assert fault.startswith(start)
+
+
+def test_a_command_is_not_refused_for_what_it_does_not_use(config):
+    unused = config(
+        target__model={"name": "./target"},
+        evaluation__files={"exam": "exam.jsonl"},
+        evaluation__baselines=["random", "no_such:Rule"],
+        diagnose__proxies={"other": {"name": "./other"}},
+    )
+    preflight.check(unused)
+    assert told(unused, targets=True) == ["target.model.name: './target': there is no such folder"]
+    (other,) = told(unused, diagnosis=True)
+    assert other.startswith("diagnose.proxies.other.name: './other': ")
+    assert len(told(unused, heldout=True)) == 2
+    missing = unused.model_copy(
+        update={"corpus": unused.corpus.model_copy(update={"path": "nothing.jsonl"})}
+    )
+    assert told(missing)[0].startswith("corpus.path: 'nothing.jsonl' matches no file")
+    preflight.check(missing, corpus=False)  # a Ray Dataset is given instead
+
+
+def test_a_dataset_of_a_hub_is_not_looked_up(config):
+    changed = config().corpus.model_copy(update={"path": ["hf://no/such", "corpus.jsonl"]})
+    preflight.check(config().model_copy(update={"corpus": changed}))
+
+
+def test_a_tokenizer_and_weights_are_looked_at(config, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "tokenizer").mkdir()
+    architecture = {"architecture": {"model_type": "llama"}, "tokenizer": "tokenizer"}
+    found = told(config(proxy__model=architecture, target__model={"name": "model"}), targets=True)
+    assert found == [
+        "proxy.model.tokenizer: 'tokenizer': has no tokenizer; expected tokenizer.json or "
+        "tokenizer_config.json",
+        "target.model.name: 'model': has no weights; expected model.safetensors, or "
+        "model.safetensors.index.json and shards",
+    ]
+
+
+def test_a_folder_that_may_not_be_written(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)  # root may write anywhere
+    assert told(config()) == [f"run_dir: {tmp_path}/new/run: no permission to write in {tmp_path}"]
