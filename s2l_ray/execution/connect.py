@@ -36,7 +36,7 @@ DRIVER_ENVIRONMENT = {
     # If Ray shuts down while the usage statistics of Ray Data are sent, their thread can end the
     # process with status 1.
     "RAY_DATA_USAGE_DISABLED": "1",
-    # If several tasks fail, the first error is raised. Ray would print the others with their traces.
+    # If several tasks fail, the first error is raised. Ray would print the traces of the others.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 

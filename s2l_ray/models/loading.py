@@ -51,7 +51,11 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
         try:
             check_weights(AutoConfig.from_pretrained(model.name, **here))
             found, info = AutoModelForCausalLM.from_pretrained(
-                model.name, dtype=torch.float32, output_loading_info=True, **here
+                model.name,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told by the info, and refused below
+                **here,
             )
         except OSError as error:
             # GatedRepoError is one too.
@@ -62,7 +66,11 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
                 f"model: node {socket.gethostname()} cannot read {model.name!r}; if it is gated, "
                 f"set HF_TOKEN in the environment of the workers of every node: {error}"
             ) from error
-        _check_keys(model.name, info, "missing_keys")
+        except (ValueError, MemoryError):
+            raise
+        except Exception as error:  # of transformers, safetensors and torch
+            raise ValueError(f"{model.name}: not a complete model: {error}") from error
+        _check_keys(model.name, info, "missing_keys", "mismatched_keys")
         return found
     fields = {"vocab_size": len(tokenizer)} | model.architecture
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -105,10 +113,15 @@ def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel
 
 
 def _check_keys(model: str | Path, info: dict[str, Any], *kinds: str) -> None:
-    """transformers fills missing weights with random numbers and drops unexpected ones."""
+    """transformers fills missing weights, and those of another size, with random numbers, and
+    drops unexpected ones."""
     for kind in kinds:
         if names := sorted(info[kind]):
+            first = names[0]
+            if kind == "mismatched_keys":
+                name, found, expected = first
+                first = f"{name} of size {list(found)}, which config.json has as {list(expected)}"
             raise ValueError(
-                f"{model}: not a complete model: {kind.removesuffix('_keys')} weights {names[0]} "
+                f"{model}: not a complete model: {kind.removesuffix('_keys')} weights {first} "
                 f"({len(names)} in all)"
             )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, ModelConfig, RunConfig
+from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, RunConfig
 from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.sources import resolve
 from s2l_ray.models.files import folder_fault, hub_fault

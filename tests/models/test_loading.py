@@ -66,6 +66,29 @@ def test_a_pretrained_model_that_lacks_a_weight_is_refused(tokenizer, tmp_path):
         initial_model(ModelConfig(name=str(tmp_path)), tokenizer, seed=0)
 
 
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("model.safetensors", b"<html>" * 30, "not a complete model: .* header too large"),
+        (
+            "config.json",
+            {"intermediate_size": 48},
+            r"mismatched weights model\.layers\.0\.mlp\.down_proj\.weight of size \[32, 64\], which "
+            r"config\.json has as \[32, 48\] \(6 in all\)",
+        ),
+    ],
+)
+def test_a_pretrained_model_that_is_damaged_is_refused(tokenizer, tmp_path, file, content, message):
+    """Once, in a sentence: anything but a ValueError is tried again by the training."""
+    initial_model(config_of(), tokenizer, seed=0).save_pretrained(tmp_path)
+    if isinstance(content, dict):
+        config = json.loads((tmp_path / file).read_text()) | content
+        content = json.dumps(config).encode()
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        initial_model(ModelConfig(name=str(tmp_path)), tokenizer, seed=0)
+
+
 def test_a_model_of_quantized_weights_is_refused_before_anything_is_trained(store, tokenizer):
     model = initial_model(config_of(), tokenizer, seed=0)
     model.save_pretrained(store.address("folder"))
