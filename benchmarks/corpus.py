@@ -15,6 +15,7 @@ files are in the page cache.
 - `datasets.map`: the same texts through the same tokenizer as `transformers` loads it, in one
   process per CPU; from a table in memory.
 - `tokenizer alone`: `encode_batch_fast` of the same texts, with as many threads as CPUs.
+- `CPU s`: CPU time of all processes of the way, which neighbours on the machine disturb less.
 - `driver MiB`: how much the peak memory of the process that the user starts grew during the stage.
 """
 
@@ -193,6 +194,15 @@ def prepare(source: str, count: int, folder: Path, vocabulary: int) -> None:
     prepare_tokenizer(store, model, examples, folder="tokenizer")
 
 
+def cpu_seconds() -> float:
+    """CPU time of this process and of all below it, such as Ray's; those that ended count too."""
+    import psutil
+
+    me = psutil.Process()
+    times = [process.cpu_times() for process in [me, *me.children(recursive=True)]]
+    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
+
+
 def timed(words: list[str]) -> dict[str, Any]:
     """Run this script with the words in a process of its own; return what it prints."""
     began = time.perf_counter()
@@ -222,7 +232,7 @@ def main() -> None:
         if way == "prepare":
             prepare(arguments.corpus, arguments.rows[0], folder, arguments.vocabulary)
         else:
-            print(json.dumps(WAYS[way][2](folder, form)))
+            print(json.dumps(WAYS[way][2](folder, form) | {"cpu": cpu_seconds()}))
         return
 
     from benchmarks import machine
@@ -244,12 +254,12 @@ def main() -> None:
                     assert best["rows"] <= count
                     rows.append(
                         {"stage": stage, "way": name, "format": form, "rows": int(best["rows"]),
-                         "seconds": best["seconds"], "rows/s": best["rows"] / best["seconds"]}
+                         "seconds": best["seconds"], "rows/s": best["rows"] / best["seconds"], "CPU s": best["cpu"]}
                         | ({"driver MiB": best["memory"] / 2**20} if "memory" in best else {})
                     )  # fmt: skip
-                    print(rows[-1], file=sys.stderr, flush=True)
+                    print(rows[-1], runs, file=sys.stderr, flush=True)
     print(machine.table(rows, ["stage", "way", "format", "rows", "seconds", "rows/s",
-                               "driver MiB"]))  # fmt: skip
+                               "CPU s", "driver MiB"]))  # fmt: skip
     machine.write(arguments.json, vars(arguments), rows)
 
 

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import ray
 
 from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.dividing import Reading, reading_of_dataset, reading_of_files
 from s2l_ray.corpus.duplicates import settle
-from s2l_ray.corpus.parsing import Parsed, digest_of, parse_dataset, parse_files
+from s2l_ray.corpus.parsing import digest_of
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.shuffle import gather, scatter
@@ -57,12 +58,12 @@ def ingest(
         check_rejected(store, finished, config)
         return finished
     if dataset is None:
-        parsed = parse_files(config, seed)
+        reading = reading_of_files(config, seed)
     else:
         digest = digest or digest_of(dataset, config)
-        parsed = parse_dataset(dataset, digest, config, seed)
-    found = _write_parts(store, parsed, folder, config.duplicates)
-    info = found.info(parsed, config.duplicates)
+        reading = reading_of_dataset(dataset, digest, config, seed)
+    found = _write_parts(store, reading, folder, config.duplicates)
+    info = found.info(reading, config.duplicates)
     if digest is not None and digest["rows"] != info["rows_read"]:
         raise ValueError(
             f"the dataset had {digest['rows']:,} rows at first and {info['rows_read']:,} when read "
@@ -77,7 +78,7 @@ def ingest(
             f"{column!r} (the first is {min(sources)!r}). If the column holds something else, "
             "corpus.columns.source: null ignores it, in evaluation files too"
         )
-    heldout = {"num_parts": parsed.num_parts}
+    heldout = {"num_parts": reading.num_parts}
     store.commit(f"{folder}/heldout", fingerprint, found.parts["/heldout"], heldout)
     return store.commit(folder, fingerprint, found.parts[""], info)
 
@@ -138,7 +139,7 @@ class _Written:
             had = self.reasons.get(category, [0, *first])
             self.reasons[category] = [had[0] + count, *min(had[1:], first)]
 
-    def info(self, parsed: Parsed, duplicates: str) -> dict[str, Any]:
+    def info(self, reading: Reading, duplicates: str) -> dict[str, Any]:
         """Return the info of the corpus's manifest."""
         rejected = sum(part.rows for part in self.parts["/rejected"])
         examples, heldout, repeated = (
@@ -147,7 +148,7 @@ class _Written:
         dropped = repeated if duplicates == "drop" else 0
         ordered = sorted(self.reasons.items(), key=lambda item: (-item[1][0], item[0]))[:20]
         return {
-            "num_parts": parsed.num_parts,
+            "num_parts": reading.num_parts,
             "rows_read": examples + heldout + rejected + dropped,
             "examples": examples,
             "heldout": heldout,
@@ -156,21 +157,21 @@ class _Written:
             "rejected_reasons": [[name, n, f"{file}:{row}"] for name, (n, file, row) in ordered],
             "by_source": dict(sorted(self.counts[""].items())),
             "heldout_by_source": dict(sorted(self.counts["/heldout"].items())),
-            "files": parsed.files,
+            "files": reading.files,
         }
 
 
-def _write_parts(store: Store, parsed: Parsed, folder: str, duplicates: str) -> _Written:
+def _write_parts(store: Store, reading: Reading, folder: str, duplicates: str) -> _Written:
     """Read all rows, bring them together by part, and write the parts."""
-    groups: list[list[Any]] = [[] for _ in range(parsed.num_groups)]
-    with Progress("read", total=len(parsed.items), unit=parsed.unit) as progress:
-        for found in scatter(parsed.function, parsed.items, parsed.num_groups, *parsed.args):
+    groups: list[list[Any]] = [[] for _ in range(reading.num_groups)]
+    with Progress("read", total=len(reading.items), unit=reading.unit) as progress:
+        for found in scatter(reading.function, reading.items, reading.num_groups, *reading.args):
             for group, tables in zip(groups, found, strict=True):
                 group += tables
             progress.advance(1)
     written = _Written()
-    with Progress("corpus", total=parsed.num_parts, unit="parts") as progress:
-        for summaries in gather(_write_group, groups, store, folder, parsed.num_parts, duplicates):
+    with Progress("corpus", total=reading.num_parts, unit="parts") as progress:
+        for summaries in gather(_write_group, groups, store, folder, reading.num_parts, duplicates):
             for summary in summaries:
                 written.add(summary)
             progress.advance(len(summaries))

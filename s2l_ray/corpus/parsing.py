@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import Columns, detect
-from s2l_ray.corpus.files.source import MIB, SourceFile
 from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
-from s2l_ray.corpus.reading import read_rows
 from s2l_ray.corpus.rows import BadRow, SourceRow, text_of
 from s2l_ray.corpus.shapes import parse
-from s2l_ray.corpus.sources import resolve
-from s2l_ray.execution.nodes import num_cpus
-from s2l_ray.execution.remote import blocks_of, rows_of
+from s2l_ray.execution.remote import rows_of
 from s2l_ray.store.schemas import EXAMPLES
 
 PARSED = pa.schema(  # an example (the reason is null), or a rejected row (the example_id is null)
@@ -37,115 +31,18 @@ PARSED = pa.schema(  # an example (the reason is null), or a rejected row (the e
 )
 
 BATCH_ROWS, BATCH_BYTES = 2000, 2**23
-PART_BYTES = 64 * MIB
-CHUNK_BYTES = 64 * MIB  # of rows that a task holds before it hands them on
-GROUP_BYTES, MOST_GROUPS = 512 * MIB, 512  # of parts that a task writes
 
 
-@dataclass(frozen=True)
-class Parsed:
-    """Rows to read, and how to divide them.
-
-    `function(item, *args)` yields lists of one table of PARSED per group of parts, each in order of
-    the parts.
-    """
-
-    function: Callable[..., Iterator[list[pa.Table]]]
-    items: list[Any]
-    args: tuple[Any, ...]
-    unit: str  # what an item is, for the progress line
-    files: list[str]  # names
-    num_parts: int
-    num_groups: int
-
-
-def parse_files(config: CorpusConfig, seed: int) -> Parsed:
-    files = resolve(config)
-    total = sum(file.bytes for file in files)
-    num_parts = config.num_parts or _num_parts(total)
-    num_groups = groups_of(num_parts, total)
-    settings = {"config": config, "seed": seed, "num_parts": num_parts}
-    return Parsed(
-        _parse_files,
-        [[file] for file in files],
-        (num_groups, settings | {"row_map": row_map_of(config)}),
-        "files",
-        list(dict.fromkeys(file.name for file in files)),
-        num_parts,
-        num_groups,
-    )
-
-
-def parse_dataset(
-    dataset: ray.data.Dataset, digest: dict[str, int], config: CorpusConfig, seed: int
-) -> Parsed:
-    num_parts = config.num_parts or _num_parts(digest["bytes"])
-    num_groups = groups_of(num_parts, digest["bytes"])
-    settings = {"config": config, "seed": seed, "num_parts": num_parts}
-    settings |= _columns(dataset, config)
-    blocks = blocks_of(dataset)
-    return Parsed(
-        _parse_block, blocks, (num_groups, settings), "blocks", ["dataset"], num_parts, num_groups
-    )
-
-
-def groups_of(num_parts: int, total: int) -> int:
-    """Return how many tasks write the parts of a corpus of `total` bytes, one group each.
-
-    One per CPU, but fewer if their tables would get small, and more if memory demands.
-    """
-    few, many = min(num_cpus(), total // (4 * MIB)), total // GROUP_BYTES
-    return max(1, min(num_parts, max(few, many), MOST_GROUPS))
-
-
-def _columns(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, Any]:
+def settings_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, Any]:
     """Return the columns' names, which only the rows tell if they are mapped, and the map."""
     names = [] if config.map else dataset.columns() or []
     return {"names": names, "row_map": row_map_of(config)}
 
 
-def _parse_files(
-    files: list[SourceFile], num_groups: int, settings: dict[str, Any]
-) -> Iterator[list[pa.Table]]:
-    config = settings["config"]
-    tables = (parse_rows(read_rows(file, config), file.name, **settings) for file in files)
-    return _by_group(chain.from_iterable(tables), num_groups, settings["num_parts"])
-
-
-def _parse_block(
-    block: pa.Table, num_groups: int, settings: dict[str, Any]
-) -> Iterator[list[pa.Table]]:
-    tables = (_parse_batch(batch, **settings) for batch in block.to_batches(max_chunksize=1000))
-    return _by_group(chain.from_iterable(tables), num_groups, settings["num_parts"])
-
-
-def _parse_batch(batch: pa.Table | pa.RecordBatch, **settings: Any) -> Iterator[pa.Table]:
+def parse_batch(batch: pa.Table | pa.RecordBatch, **settings: Any) -> Iterator[pa.Table]:
+    """Yield tables of PARSED from rows of a Ray Dataset, which have no numbers."""
     rows = (SourceRow(0, None, row) for row in batch.to_pylist())
     yield from parse_rows(rows, "dataset", **settings)
-
-
-def _by_group(
-    tables: Iterable[pa.Table], num_groups: int, num_parts: int
-) -> Iterator[list[pa.Table]]:
-    """Collect tables up to CHUNK_BYTES, and divide them by group, in order of the parts."""
-    chunk, size = list[pa.Table](), 0
-    for table in chain(tables, [None]):
-        if table is not None:
-            chunk.append(table)
-            size += table.nbytes
-        if chunk and (table is None or size > CHUNK_BYTES):
-            whole = pa.concat_tables(chunk).combine_chunks()
-            parts = whole["part"].to_numpy()
-            order = np.argsort(parts, kind="stable")
-            whole, parts = whole.take(pa.array(order)), parts[order].astype(np.int64)
-            edges = np.searchsorted(parts * num_groups // num_parts, np.arange(num_groups + 1))
-            yield [whole.slice(a, b - a) for a, b in pairwise(edges.tolist())]
-            chunk, size = [], 0
-
-
-def _num_parts(total: int) -> int:
-    """Aim at 64 MB per part, and at up to 32 parts for small corpora, to spread scoring."""
-    return min(10_000, max(1, -(-total // PART_BYTES), min(32, -(-total // 500 // 500))))
 
 
 def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
@@ -156,7 +53,7 @@ def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]
     digests = dataset.map_batches(
         _digest_batch,
         batch_format="pyarrow",
-        fn_kwargs={"config": config} | _columns(dataset, config),
+        fn_kwargs={"config": config} | settings_of(dataset, config),
     )
     found = list(rows_of(digests))
     total = {name: sum(int(row[name]) for row in found) for name in ("rows", "ids", "bytes")}
@@ -164,7 +61,7 @@ def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]
 
 
 def _digest_batch(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
-    for table in _parse_batch(batch, **settings, seed=0, num_parts=1):
+    for table in parse_batch(batch, **settings, seed=0, num_parts=1):
         ids = zip(table["example_id"].to_pylist(), table["raw"].to_pylist(), strict=True)
         total = sum(hash63(raw.encode()) if raw else known for known, raw in ids)
         texts = pc.struct_field(pc.list_flatten(table["turns"]), "text")

@@ -12,20 +12,26 @@ from s2l_ray.corpus.rows import BadRow, SourceRow
 
 
 def rows_of_batches(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, num_rows: int | None = None
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    num_rows: int | None = None,
+    first: int = 1,
 ) -> Iterator[SourceRow]:
-    """Yield the rows of batches; OSError for a repeated column or other than num_rows rows."""
+    """Yield the rows of batches, numbered from `first`.
+
+    OSError for a repeated column or other than num_rows rows.
+    """
     if len(set(schema.names)) < len(schema):
         twice = next(name for name in schema.names if schema.names.count(name) > 1)
         raise OSError(f"duplicate column {twice!r}")
-    number = 0
+    number = first - 1
     for batch in batches:
         for start in range(0, batch.num_rows, 1000):
             for text, content in _contents(batch.slice(start, 1000)):
                 number += 1
                 yield SourceRow(number, text, content)
-    if num_rows not in (None, number):
-        raise OSError(f"expected {num_rows:,} rows, as the footer says, got {number:,}")
+    if num_rows not in (None, found := number - first + 1):
+        raise OSError(f"expected {num_rows:,} rows, as the footer says, got {found:,}")
 
 
 def _contents(batch: pa.RecordBatch) -> list[tuple[str | None, Any]]:

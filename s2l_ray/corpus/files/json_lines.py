@@ -15,11 +15,29 @@ from s2l_ray.corpus.rows import BadRow, SourceRow
 
 
 def read_json_lines(file: SourceFile, filesystem: pafs.FileSystem) -> Iterator[SourceRow]:
-    """Yield a row per line that is not blank, numbered by line from 1."""
+    """Yield a row per line that is not blank, numbered by line from 1.
+
+    If the file is a range, yield those of the lines that begin in it.
+    """
     if not file.bytes and file.path.endswith(COMPRESSED):
         raise OSError("cut short: 0 bytes")
+    if file.stop:
+        with filesystem.open_input_file(file.path) as data:
+            yield from _parsed(_lines_of_range(data, file), file)
+        return
     with filesystem.open_input_stream(file.path, compression="detect") as stream:
-        yield from _parsed(io.BufferedReader(stream, MIB), file.name)
+        yield from _parsed(io.BufferedReader(stream, MIB), file)
+
+
+def _lines_of_range(data: Any, file: SourceFile) -> Iterator[bytes]:
+    place = max(0, file.start - 1)
+    data.seek(place)
+    stream = io.BufferedReader(data, MIB)
+    if file.start:  # the rest of a line that begins before, or the end of one
+        place += len(stream.readline())
+    while place < file.stop and (line := stream.readline()):
+        place += len(line)
+        yield line
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,10 +53,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
-def _parsed(lines: Iterable[bytes], file: str) -> Iterator[SourceRow]:
-    """Parse lines, numbered from 1. Blank lines are not rows."""
+def _parsed(lines: Iterable[bytes], file: SourceFile) -> Iterator[SourceRow]:
+    """Parse lines and number them. Blank lines are not rows."""
     seen = 0
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, file.first):
         line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not line.strip():
             continue
@@ -54,8 +72,10 @@ def _parsed(lines: Iterable[bytes], file: str) -> Iterator[SourceRow]:
         except BadRow as bad:
             content = bad
         except json.JSONDecodeError as error:
-            if seen == 1 and text.strip() == "[":
-                raise ValueError(f"{file}: expected a JSON object per line, got a list") from None
+            if seen == 1 and file.first == 1 and text.strip() == "[":
+                raise ValueError(
+                    f"{file.name}: expected a JSON object per line, got a list"
+                ) from None
             content = BadRow("not JSON", f"{error.msg} at character {error.pos + 1}")
         except (ValueError, RecursionError) as error:  # a huge number, deep nesting
             content = BadRow("not JSON", str(error))

@@ -13,8 +13,10 @@ from s2l_ray.corpus.rows import SourceRow
 
 
 def read_parquet(file: SourceFile, filesystem: pafs.FileSystem) -> Iterator[SourceRow]:
-    """Yield every row, numbered from 1."""
+    """Yield every row, numbered from 1; of a range, those of its row groups."""
     with filesystem.open_input_file(file.path) as data:
         table = pq.ParquetFile(data, page_checksum_verification=True)
-        batches = table.iter_batches(batch_size=1000)
-        yield from rows_of_batches(batches, table.schema_arrow, table.metadata.num_rows)
+        groups = range(file.start, file.stop or table.num_row_groups)
+        rows = sum(table.metadata.row_group(group).num_rows for group in groups)
+        batches = table.iter_batches(batch_size=1000, row_groups=groups)
+        yield from rows_of_batches(batches, table.schema_arrow, rows, file.first)

@@ -13,7 +13,7 @@ HASHED = 64 * MIB  # local files up to this size are identified by content, larg
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file to read, or a range of rows of a hub dataset."""
+    """One file to read, or a range of it: see ranges.py, and hub.py for rows of a hub dataset."""
 
     name: str  # as the user would write it
     root: str  # a URI that opens the filesystem; "" is local
@@ -22,7 +22,8 @@ class SourceFile:
     bytes: int  # uncompressed, estimated
     stamp: str  # changes with the content
     start: int = 0
-    stop: int = 0
+    stop: int = 0  # 0: the whole file
+    first: int = 1  # number of the first row of a range
 
 
 def filesystem_of(file: SourceFile) -> pafs.FileSystem:
