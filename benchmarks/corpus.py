@@ -254,7 +254,8 @@ def main() -> None:
                     assert best["rows"] <= count
                     rows.append(
                         {"stage": stage, "way": name, "format": form, "rows": int(best["rows"]),
-                         "seconds": best["seconds"], "rows/s": best["rows"] / best["seconds"], "CPU s": best["cpu"]}
+                         "seconds": best["seconds"], "rows/s": best["rows"] / best["seconds"],
+                         "CPU s": best["cpu"]}
                         | ({"driver MiB": best["memory"] / 2**20} if "memory" in best else {})
                     )  # fmt: skip
                     print(rows[-1], runs, file=sys.stderr, flush=True)

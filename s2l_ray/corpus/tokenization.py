@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from s2l_ray.config import PromptConfig
 from s2l_ray.corpus.templates import ONE_TURN, TemplateRefuses, Turn, segments
-from s2l_ray.corpus.tokenizer import load_tokenizer
+from s2l_ray.corpus.text_tokenizer import TextTokenizer, text_tokenizer
 from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import TOKENS
@@ -148,11 +149,15 @@ def tokenize(
 
     marker: as in `encode`.
     """
+    whole: str | TextTokenizer = tokenizer_folder
+    if prompt.template != "chat":
+        found = text_tokenizer(_loaded(store.download(tokenizer_folder)))
+        whole = found if isinstance(found, TextTokenizer) else tokenizer_folder
     return map_parts(
         store,
         units_of(examples),
         _Tokenize,
-        (store, examples.folder, tokenizer_folder, prompt, marker),
+        (store, examples.folder, whole, prompt, marker),
         folder=folder,
         fingerprint=fingerprint,
         label="tokenize",
@@ -161,16 +166,20 @@ def tokenize(
 
 
 class _Tokenize:
+    """tokenizer: the part for text, or the folder of the whole, whose chat template is needed."""
+
     def __init__(
         self,
         store: Store,
         examples_folder: str,
-        tokenizer_folder: str,
+        tokenizer: str | TextTokenizer,
         prompt: PromptConfig,
         marker: str | None,
     ) -> None:
         self.store, self.folder, self.prompt, self.marker = store, examples_folder, prompt, marker
-        self.tokenizer = load_tokenizer(store, tokenizer_folder)
+        if isinstance(tokenizer, str):
+            tokenizer = _loaded(store.download(tokenizer))
+        self.tokenizer: Any = tokenizer
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         examples = self.store.read_part(
@@ -195,6 +204,13 @@ class _Tokenize:
         }
 
 
+@lru_cache(maxsize=1)  # a worker gets many parts
+def _loaded(local: str) -> Any:
+    from transformers import AutoTokenizer  # imports torch, which a text tokenizer does not need
+
+    return AutoTokenizer.from_pretrained(local)
+
+
 def _encoded(
     texts: list[tuple[str, bool]], tokenizer: Any, *, offsets: bool
 ) -> Iterator[tuple[list[int], list[int]]]:
@@ -204,6 +220,7 @@ def _encoded(
     """
     if not texts:
         return
+    tokenizer = text_tokenizer(tokenizer)
     # SentencePiece puts a space before a text. A piece that follows another must not get one: it
     # is tokenized behind a guard, which is then cut off.
     behind, guarded = _ids(tokenizer, GUARD), _ids(tokenizer, f"{GUARD}a")
