@@ -1,0 +1,51 @@
+"""The content that ids depend on is what json.dumps writes, byte for byte."""
+
+import json
+import sys
+
+import pytest
+
+from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
+from s2l_ray.corpus.rows import BadRow, Example
+
+
+def dumped(items: object) -> bytes:
+    return json.dumps(items, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def test_every_character_is_written_as_json_does():
+    for first in range(0, sys.maxunicode + 1, 0x800):
+        if 0xD800 <= first < 0xE000:
+            continue  # surrogates
+        text = "".join(map(chr, range(first, first + 0x800)))
+        example = Example([{"role": "user", "text": text}, {"role": "assistant", "text": ""}])
+        assert content_of(example) == dumped([["user", text], ["assistant", ""]])
+        assert example_id_of(text, b"") == hash63(dumped(text))
+    for code in (0xD800, 0xDFFF):
+        with pytest.raises(BadRow, match="not Unicode text"):
+            content_of(Example([{"role": "user", "text": chr(code)}]))
+
+
+def test_what_turns_have_beyond_their_text():
+    turns = [
+        {"role": "user", "text": 'say "é"', "name": "Zoë", "reasoning": None},
+        {"role": "assistant", "text": "", "train": False, "tool_calls": '[{"a":"\\n"}]'},
+        {"role": "tool", "text": "1", "name": "f", "tool_call_id": "", "tool_calls": None},
+    ]
+    expected = [
+        ["user", 'say "é"', {"name": "Zoë"}],
+        ["assistant", "", {"tool_calls": '[{"a":"\\n"}]', "train": False}],
+        ["tool", "1", {"name": "f", "tool_call_id": ""}],
+        {"tools": '["é"]'},
+    ]
+    assert content_of(Example(turns, '["é"]')) == dumped(expected)
+    assert content_of(Example([])) == b"[]"
+
+
+def test_ids_are_frozen():
+    """As version 0.1.0 computed them."""
+    content = content_of(Example([{"role": "user", "text": "\u2028\x7f\x00/\\"}]))
+    assert content == b'[["user","\xe2\x80\xa8\x7f\\u0000/\\\\"]]'
+    assert example_id_of('a "source" é', content) == 7283481185008775206
+    assert not is_heldout(content, 0.0, 42)
+    assert is_heldout(content, 1.0, 42)
