@@ -193,11 +193,13 @@ class _Tokenize:
             place = (examples[name][number].as_py() for name in ("file", "row"))
             first = [*place, refused[number]]
         labels = table["num_label_tokens"].to_numpy()
+        truncated = table["truncated"].to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(table["input_ids"]).to_numpy()
         return table, {
             "trainable": int((labels > 0).sum()),  # has a label token left
             "trainable_tokens": int(lengths[labels > 0].sum()),
-            "truncated": int(table["truncated"].to_numpy(zero_copy_only=False).sum()),
+            "truncated": int(truncated.sum()),
+            "response_lost": int((truncated & (labels == 0)).sum()),
             "label_tokens": int(labels.sum()),
             "refused": len(refused),
             "refused_first": first,

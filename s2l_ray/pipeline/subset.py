@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,16 @@ from s2l_ray.corpus.ingest import read_examples
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.summary import budget_told, corpus_told, tokens_told
 from s2l_ray.selection.choose import examples_for
-from s2l_ray.selection.exports import export_row
+from s2l_ray.selection.export_lines import check_exports
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
-from s2l_ray.store.schemas import EXAMPLES, completed
-from s2l_ray.store.views import TokensView
+from s2l_ray.store.views import CorpusView, TokensView
 from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,16 @@ def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
     """Read the corpus and tokenize it for the proxy. Says first which stages exist already."""
     run.plan = Plan(run.config, corpus_stage(run.config, dataset))
     run.announce(run.plan.selection(run.config.selection))
-    run.get(run.plan.tokens)
+    tokens = TokensView(run.get(run.plan.tokens))
+    corpus = run.get(run.plan.corpus)
+    for line in [
+        *corpus_told(
+            run.config.corpus, CorpusView(corpus), run.store.address(corpus.folder, "rejected")
+        ),
+        *tokens_told(tokens),
+        *budget_told(run.config, tokens),
+    ]:
+        logger.info(line)
 
 
 def choose_subset(run: Run, choice: SelectionConfig) -> Selection:
@@ -106,14 +118,8 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
 
 
 def _check_export(run: Run) -> None:
-    """Refuse now the formats that a chat cannot be written in, by the first rows of the corpus."""
-    if not run.config.selection.export:
-        return
-    examples = run.get(run.plan.corpus)
-    table = completed(run.store.read_part(examples.folder, examples.parts[0]), EXAMPLES)
-    for row in table.slice(0, 1000).to_pylist():
-        for shape in run.config.selection.export:
-            try:
-                export_row(row["turns"], row["source"], shape)
-            except ValueError as error:
-                raise ValueError(f"selection.export: {row['file']}:{row['row']}: {error}") from None
+    """Refuse now the formats that an example cannot be written in."""
+    choice = run.config.selection
+    finished = run.store.exists(run.plan.selection(choice).folder, "manifest.json")
+    if choice.export and not finished:
+        check_exports(run.store, run.get(run.plan.corpus), choice.export)

@@ -83,7 +83,7 @@ class ReportData:
     created: str  # date and time, as shown
     selector: str  # of the run's subset
     rule: str  # what the selector chooses, and where the rule comes from
-    budget: str  # as configured: "1,100 examples", "11% of the corpus", "2M tokens"
+    budget: str  # in words, such as "1,100 examples"
     seed: int
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
     hardware: str = ""

@@ -20,6 +20,7 @@ from s2l_ray.pipeline.cost import cost_of
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import Selection
+from s2l_ray.pipeline.summary import share_told
 from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Timing
 from s2l_ray.report.page import render
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sampled
@@ -83,7 +84,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         selector=config.selection.selector,
         rule=_rule(config.selection.selector),
-        budget=_budget_in_words(config.selection.budget),
+        budget=_budget_in_words(config.selection.budget, tokens.trainable),
         seed=config.selection.seed,
         versions=machine.versions(),
         hardware=machine.hardware(),
@@ -259,10 +260,11 @@ def _timing(manifest: Manifest | None, stage: str, entries: Sequence[dict[str, A
     return Timing(stage, sum(entry["seconds"] for entry in made), throughput, state)
 
 
-def _budget_in_words(budget: int | float | str) -> str:
+def _budget_in_words(budget: int | float | str, candidates: int) -> str:
+    """candidates: the examples that a share is a share of."""
     kind, amount = parse_budget(budget)
     if kind == "share":
-        return f"{amount:.4g} of the corpus" if amount < 0.01 else f"{amount:.1%} of the corpus"
+        return f"{share_told(amount)} of the {candidates:,} examples with a response token"
     return f"{amount:,.0f} {kind}"
 
 

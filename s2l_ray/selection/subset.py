@@ -6,7 +6,6 @@ The driver holds their ids. Texts stay on the workers. B chosen examples.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import ray
 from s2l_ray.config import SelectionConfig
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.execution.remote import get
-from s2l_ray.selection.exports import export_row
+from s2l_ray.selection.export_lines import export_lines
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
 from s2l_ray.store.views import CorpusView
@@ -119,15 +118,7 @@ def _write_part(
     table = pa.concat_tables(pieces).sort_by("rank").combine_chunks()
     part = store.write_part(table, folder, f"subset/part-{number:05d}", suffix="parquet")
     for shape in shapes:
-        lines = [
-            json.dumps(
-                export_row(row["turns"], row["source"], shape)
-                | {name: row[name] for name in ("example_id", "file", "row")},
-                ensure_ascii=False,
-            )
-            for row in table.to_pylist()
-        ]
-        data = ("\n".join(lines) + "\n").encode()
+        data = export_lines(table, shape)
         store.write_bytes(data, folder, "export", f"{shape}-{number:05d}.jsonl")
     return part, Counter(table["source"].to_pylist())
 

@@ -100,6 +100,7 @@ class TokensView(View):
     trainable_tokens = _Sum()  # tokens of these examples
     label_tokens = _Sum()
     truncated = _Sum()
+    response_lost = _Sum(0)  # truncated examples without a label token
     refused = _Sum(0)  # examples that the chat template has no place for
     trainable_by_part = _Stats[int]("trainable")
 

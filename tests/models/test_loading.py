@@ -73,8 +73,8 @@ def test_a_pretrained_model_that_lacks_a_weight_is_refused(tokenizer, tmp_path):
         (
             "config.json",
             {"intermediate_size": 48},
-            r"mismatched weights model\.layers\.0\.mlp\.down_proj\.weight of size \[32, 64\], which "
-            r"config\.json has as \[32, 48\] \(6 in all\)",
+            r"mismatched weights model\.layers\.0\.mlp\.down_proj\.weight of size \[32, 64\], "
+            r"which config\.json has as \[32, 48\] \(6 in all\)",
         ),
     ],
 )

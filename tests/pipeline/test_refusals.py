@@ -4,9 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from support.corpora import write_corpus
-from support.runs import Given, architecture, corpus, settings
+from support.runs import architecture, corpus, settings
 
 import s2l_ray
 from s2l_ray.pipeline import comparison, targets
@@ -81,17 +81,30 @@ def test_corpus_of_rejected_rows(local_ray, tmp_path):
         s2l_ray.select(corpus(bad), settings(tmp_path / "run", corpus__max_rejected_share=1))
 
 
-def test_an_export_that_a_chat_has_no_shape_for_is_refused_before_the_proxy(store):
-    chat = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
-    turns = [{"role": role, "text": text} for role, text in chat]
-    made = {"corpus": write_corpus(store, [{"source": "s", "turns": turns}], num_parts=1)}
-    for export in ([], ["messages"]):
-        config = settings("run", selection__export=export)
-        pipeline._check_export(Given.of(config, made, store))
-    config = settings("run", selection__export=["messages", "alpaca"])
-    wanted = r"selection\.export: test\.jsonl:1: a chat with turns user, .* does not fit alpaca"
-    with pytest.raises(ValueError, match=wanted):
-        pipeline._check_export(Given.of(config, made, store))
+def test_an_export_that_a_chat_has_no_shape_for_is_refused_before_the_proxy(
+    local_ray, tmp_path, start
+):
+    """Whatever its place: of 1,501 rows only one has a system turn, and its id is the last."""
+    pairs = [{"prompt": f"a{n}", "response": "b"} for n in range(1500)]
+    chat = {"system": "Be kind 3.", "prompt": "Repeat: red", "response": "red"}
+    file = tmp_path / "corpus.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*pairs[:50], chat, *pairs[50:]]))
+    config = settings(
+        tmp_path / "run",
+        corpus={"path": str(file), "num_parts": 2},
+        selection__export=["messages", "alpaca"],
+    )
+    told = (
+        rf"^selection\.export: {file}:51: a chat with turns system, .* does not fit alpaca; use "
+        rf"messages \(1 of 1,501 examples cannot be written as alpaca\)$"
+    )
+    with pytest.raises(ValueError, match=told):
+        s2l_ray.select(None, config)
+    [manifest] = (tmp_path / "run/corpus").glob("*/manifest.json")
+    last = json.loads(manifest.read_text())["parts"][-1]
+    rows = pq.read_table(manifest.parent / last["file"]).sort_by("example_id")["row"].to_pylist()
+    assert rows[-1] == 51
+    assert not (tmp_path / "run/proxy").exists()
 
 
 def test_a_target_that_cannot_be_tuned_is_refused_before_the_proxy_trains(

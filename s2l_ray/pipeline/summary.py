@@ -1,0 +1,73 @@
+"""What a run tells of its corpus once it is tokenized: what is there, what is lost and why."""
+
+from __future__ import annotations
+
+from s2l_ray.config import CorpusConfig, RunConfig, parse_budget
+from s2l_ray.formatting import percent, plural
+from s2l_ray.store.views import CorpusView, TokensView
+
+
+def corpus_told(config: CorpusConfig, corpus: CorpusView, rejected: str) -> list[str]:
+    """Return lines on a corpus. rejected: where its rejected rows are kept."""
+    sources = plural(len(corpus.by_source), "source")
+    heldout = f" and {corpus.heldout:,} held out" if corpus.heldout else ""
+    lines = [
+        f"corpus: {plural(corpus.examples, 'example')} from {sources}{heldout}, of "
+        f"{plural(corpus.rows_read, 'row')} in {plural(len(corpus.files), 'file')}"
+    ]
+    if corpus.duplicates:
+        done = "dropped" if config.duplicates == "drop" else "kept (corpus.duplicates: number)"
+        lines.append(f"corpus: {plural(corpus.duplicates, 'exact duplicate')} {done}")
+    if corpus.rejected:
+        share = percent(corpus.rejected, corpus.rows_read)
+        lines.append(
+            f"corpus: {plural(corpus.rejected, 'row')} ({share}) rejected: "
+            f"{most_common(corpus)}; kept in {rejected}"
+        )
+    return lines
+
+
+def most_common(corpus: CorpusView) -> str:
+    """Return the three most common reasons for rejection, each with its count and a place."""
+    first, more = corpus.rejected_reasons[:3], len(corpus.rejected_reasons) - 3
+    shown = [f"{name} ({count:,}; first at {place})" for name, count, place in first]
+    return "; ".join(shown) + (f"; and {plural(more, 'more reason')}" if more > 0 else "")
+
+
+def tokens_told(tokens: TokensView) -> list[str]:
+    """Return lines on tokenized examples."""
+    rows, have = tokens.manifest.rows, tokens.trainable_tokens
+    lines = [
+        f"tokens: {plural(have, 'token')} in {plural(tokens.trainable, 'example')}, "
+        f"{percent(tokens.label_tokens, have)} of them labels"
+    ]
+    if tokens.truncated:
+        lost = f", {tokens.response_lost:,} have no response left" if tokens.response_lost else ""
+        lines.append(
+            f"tokens: {tokens.truncated:,} of {plural(rows, 'example')} truncated at "
+            f"{tokens.max_length:,} tokens{lost}; raise prompt.max_length"
+        )
+    if unlabelled := rows - tokens.trainable - tokens.refused - tokens.response_lost:
+        lines.append(f"tokens: {plural(unlabelled, 'example')} without a label token")
+    return lines
+
+
+def budget_told(config: RunConfig, tokens: TokensView) -> list[str]:
+    """Return a line on the budget, unless it is a number of examples."""
+    kind, amount = parse_budget(config.selection.budget)
+    have = tokens.trainable
+    if kind == "share":
+        count = max(1, round(amount * have))
+        return [
+            f"selection.budget: {share_told(amount)} of the {plural(have, 'example')} with a label "
+            f"token: {plural(count, 'example')}"
+        ]
+    if kind == "tokens":
+        share = percent(amount, tokens.trainable_tokens)
+        return [f"selection.budget: {amount:,.0f} of {tokens.trainable_tokens:,} tokens ({share})"]
+    return []
+
+
+def share_told(share: float) -> str:
+    """Return such as "11%" or "0.25%"."""
+    return f"{100 * share:.4g}%"
