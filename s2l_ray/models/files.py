@@ -49,23 +49,24 @@ def hub_fault(name: str, revision: str | None, *, weights: bool) -> str | None:
             return None
         get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=SECONDS)
     except HFValidationError:
-        return "there is no such folder, and the hub has no such names"
+        return "there is no such folder, and no name on the hub looks like this"
     except OfflineModeIsEnabled:
-        return (
-            f"no such folder, and the hub's cache lacks it{at}; HF_HUB_OFFLINE forbids a download"
-        )
+        return f"there is no such folder, and the hub's cache lacks it{at}; HF_HUB_OFFLINE is set"
     except GatedRepoError:
-        return "the hub gives it to those only who accepted its terms; set HF_TOKEN"
+        return "access on the hub is restricted; accept its terms there, and set HF_TOKEN"
     except RepositoryNotFoundError:
-        return "no such folder, and the hub shows no such model; for a private one set HF_TOKEN"
+        return (
+            "there is no such folder and no such model on the hub; if it is private, set HF_TOKEN"
+        )
     except RevisionNotFoundError:
-        return f"the hub has it, but not{at}"
+        return f"the hub has no revision {revision!r} of it"
     except EntryNotFoundError:
-        return f"the hub has it, but without {file}{at}" if weights else None
+        return f"on the hub it has no {file}{at}" if weights else None
     except Exception as error:  # of one of several HTTP libraries
         if type(error).__name__ == "ConnectError":
             return (
-                f"no such folder, the hub's cache lacks it{at}, and the hub is not there: {error}"
+                f"there is no such folder, the hub's cache lacks it{at}, and the hub cannot be "
+                f"reached: {error}"
             )
     return None
 
