@@ -84,7 +84,7 @@ def test_corpus_of_rejected_rows(local_ray, tmp_path):
 def test_an_export_that_a_chat_has_no_shape_for_is_refused_before_the_proxy(
     local_ray, tmp_path, start
 ):
-    """Whatever its place: of 1,501 rows only one has a system turn, and its id is the last."""
+    """Whatever its place: of 1,501 rows only one has a system turn, in the last part."""
     pairs = [{"prompt": f"a{n}", "response": "b"} for n in range(1500)]
     chat = {"system": "Be kind 3.", "prompt": "Repeat: red", "response": "red"}
     file = tmp_path / "corpus.jsonl"
@@ -102,8 +102,7 @@ def test_an_export_that_a_chat_has_no_shape_for_is_refused_before_the_proxy(
         s2l_ray.select(None, config)
     [manifest] = (tmp_path / "run/corpus").glob("*/manifest.json")
     last = json.loads(manifest.read_text())["parts"][-1]
-    rows = pq.read_table(manifest.parent / last["file"]).sort_by("example_id")["row"].to_pylist()
-    assert rows[-1] == 51
+    assert 51 in pq.read_table(manifest.parent / last["file"])["row"].to_pylist()
     assert not (tmp_path / "run/proxy").exists()
 
 
