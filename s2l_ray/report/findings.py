@@ -118,4 +118,9 @@ def _mix(data: ReportData) -> list[str]:
             f"{percent(data.n_truncated, n_corpus)} of the corpus was truncated. Losses and "
             "training see only the beginning of these examples."
         )
+    if n_corpus and data.n_unlabelled / n_corpus >= 0.05:
+        found.append(
+            f"{percent(data.n_unlabelled, n_corpus)} of the corpus has no response token left, so "
+            "it is neither trained on nor chosen. If it was truncated, raise prompt.max_length."
+        )
     return found
