@@ -6,6 +6,8 @@ import pytest
 from support.runs import settings
 
 from s2l_ray.pipeline import preflight
+from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.subset import select
 
 
 @pytest.fixture
@@ -100,3 +102,11 @@ def test_a_tokenizer_and_weights_are_looked_at(config, tmp_path):
 def test_a_folder_that_may_not_be_written(config, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)  # root may write anywhere
     assert told(config()) == [f"run_dir: {tmp_path}/new/run: no permission to write in {tmp_path}"]
+
+
+def test_the_library_checks_before_it_starts_ray(config, monkeypatch):
+    monkeypatch.setattr(Run, "start", lambda _: pytest.fail("started"))
+    missing = config(proxy__model={"name": "./proxy"})
+    for dataset in (None, "a Ray Dataset"):
+        with pytest.raises(ValueError, match=r"^proxy\.model\.name: './proxy': there is no such"):
+            select(dataset, missing)
