@@ -26,6 +26,7 @@ from support.golden_cases import BASE, CASES, CORPORA, changed, write_corpus
 from support.head import REPOSITORY, environment
 
 import s2l_ray
+from s2l_ray.corpus import demo
 
 # -- fingerprints
 
@@ -191,6 +192,12 @@ def test_the_demo_corpus_is_the_same(golden, place):
     done = command(place, "demo_corpus", "demo.jsonl")
     content = hashlib.sha256((place / "demo.jsonl").read_bytes()).hexdigest()
     golden("demo_corpus", told_by(done, place) | {"sha256": content})
+
+def test_the_examples_of_the_demo_corpus_have_the_same_ids(golden, tmp_path):
+    """Runs of every version know them by these."""
+    ids = seam.example_ids(demo.write(tmp_path / "demo.jsonl"))
+    whole = hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
+    golden("demo_ids", {"examples": len(ids), "first": ids[:3], "sha256 of all": whole})
 
 
 # -- run directories

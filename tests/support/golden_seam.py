@@ -5,7 +5,10 @@ What the functions take and return stays, so that the expected values in tests/g
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from support.parsed import read
 
 from s2l_ray.config import BUILT_IN_SELECTORS, RunConfig, SelectionConfig, validate
 from s2l_ray.corpus.sources import fingerprint_of
@@ -37,6 +40,11 @@ def selection_of(config: RunConfig, **changes: Any) -> SelectionConfig:
 def corpus_origin(config: RunConfig, digest: dict[str, int] | None = None) -> str:
     """Return the fingerprint of the corpus's sources. digest: of a Ray Dataset in their place."""
     return fingerprint_of(config.corpus, digest, seed=config.seed)
+
+
+def example_ids(path: Path) -> list[int]:
+    """Return the ids of a file's examples, in its order."""
+    return [row["example_id"] for row in read(path) if row["example_id"] is not None]
 
 
 def comparison_mark(config: RunConfig) -> str:
