@@ -46,9 +46,8 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenize
 
 from benchmarks import machine
 from s2l_ray.config import CorpusConfig, PromptConfig
-from s2l_ray.corpus.columns import detect
 from s2l_ray.corpus.rows import BadRow, Example
-from s2l_ray.corpus.shapes import parse
+from s2l_ray.corpus.shapes import parse, reading_of
 from s2l_ray.corpus.tokenization import encode_table
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.scoring import scorer
@@ -74,11 +73,10 @@ def examples_of(path: str) -> Iterator[tuple[str, Example]]:
         for line in file:
             with suppress(ValueError):
                 records.append(json.loads(line))
-    first = [record for record in records[:100] if isinstance(record, dict)]
-    columns = detect(first, CorpusConfig(path=path).columns, path)
+    reading = reading_of(CorpusConfig(path=path))
     for record in records:
         with suppress(BadRow):
-            yield parse(record, columns, "default")
+            yield parse(record, reading)
 
 
 def tokens_of(path: str, count: int, max_length: int) -> pa.Table:

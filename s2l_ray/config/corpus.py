@@ -31,12 +31,29 @@ class CorpusConfig(Section):
         description="Split to read from `hf://` datasets and from saved datasets with several "
         "splits.",
     )
-    columns: dict[Literal["instruction", "input", "output", "messages", "source"], str | None] = (
-        Field(
-            {},
-            description="Column names by field, such as `{instruction: question, output: answer}`. "
-            "Fields left out are detected; `source: null` ignores a column named `source`.",
-        )
+    columns: dict[
+        Literal[
+            "instruction", "input", "output", "messages", "source", "system", "tools", "history",
+            "reasoning",
+        ],
+        str | None,
+    ] = Field(
+        {},
+        description="Column names by field, such as `{instruction: question, output: answer}`. "
+        "Fields left out are detected for each row; `source: null` ignores a column named "
+        "`source`.",
+    )  # fmt: skip
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
+        {},
+        description="Roles of messages by the names that the corpus gives them, such as "
+        "`{customer: user, agent: assistant}`, beside the usual names. Case and surrounding spaces "
+        "are ignored.",
+    )
+    ignore_keys: list[str] = Field(
+        [],
+        description="Keys of messages, and columns, that are left out. Otherwise a row is rejected "
+        "if a message has an unknown key with content, or a column has content that would reach a "
+        "model and is not read, such as `images`.",
     )
     map: ImportName | None = Field(
         None,

@@ -1,84 +1,251 @@
-"""Which columns of a file hold what: detected from their names, or given by corpus.columns."""
+"""Which columns of a row hold what: detected from their names, or given by corpus.columns."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-PAIRS = [  # prompt and response columns, in order of preference
+from s2l_ray.corpus.rows import BadRow
+
+CHATS = ("messages", "conversations", "conversation")  # preferred to pairs
+
+PAIRS = (  # prompt and response columns, in order of preference
     ("instruction", "output"),
     ("instruction", "response"),
     ("prompt", "response"),
     ("prompt", "completion"),
     ("question", "answer"),
     ("question", "response"),
-]
+    ("query", "response"),
+    ("problem", "solution"),
+    # Last: question and the only one of RESPONSES; input and output, if no other is in PROMPTS.
+)
+PROMPTS = ("instruction", "prompt", "question", "query", "problem", "input")
+RESPONSES = ("output", "response", "completion", "answer", "solution", "reply", "target")
 
-INPUTS = ["input", "context"]  # optional, beside a pair: what the prompt is about
-SYSTEMS = ["system", "system_prompt"]  # optional, beside a pair: what precedes the prompt
-CHATS = ["messages", "conversations"]  # OpenAI's and ShareGPT's; preferred to pairs
+# Optional columns. All that are filled count.
+INPUTS = ("input", "context")  # beside a pair: what the prompt is about
+SYSTEMS = ("system", "system_prompt")  # what precedes the conversation
+TOOLS = ("tools", "functions")
+HISTORY = "history"  # beside a pair: the turns before it, as LLaMA-Factory writes them
+REASONING = ("reasoning_content", "thinking")  # beside a pair: what precedes the response
+MARK = "label"  # false in TRL's unpaired preferences: the response is a bad one
+
+# Columns whose content would reach a model, but not this system's.
+MEDIA = (
+    "image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "pixel_values",
+    "video", "videos", "audio", "audios",
+)  # fmt: skip
+UNUSED = ("documents", "chat_template_kwargs")  # a chat template would read them
+UNUSED_BESIDE_CHATS = (HISTORY, "reasoning_content")
+UNUSED_BESIDE_PAIRS = ("reasoning",)  # a text, or the setting of a model ("on")
+
+Given = frozenset[tuple[str, str | None]]  # the items of corpus.columns
+
+
+class UnknownShape(BadRow):
+    """No known shape has the row's columns."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a file: either `messages`, or `instruction` and `output`.
+    """What each column of a row is: either `messages`, or `instruction` and `output`.
 
-    `input` and `system` may go with a pair, `source` with both.
+    `inputs`, `history` and `reasoning` may go with a pair; the others go with both. `unused` have
+    content that would be lost.
     """
 
+    messages: str | None = None
     instruction: str | None = None
     output: str | None = None
-    input: str | None = None
-    messages: str | None = None
-    source: str | None = None
-    system: str | None = None
+    inputs: tuple[str, ...] = ()
+    history: str | None = None
+    reasoning: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    source: str | None = "source"
+    mark: str | None = None
+    unused: tuple[str, ...] = ()
 
 
-def detect(rows: Sequence[Iterable[str]], given: Mapping[Any, str | None], file: str) -> Columns:
-    """Choose the columns to read in a file from the column names of its first rows.
+def columns_of(names: frozenset[str], given: Given = frozenset()) -> Columns:
+    """Choose the columns to read in a row from the names of those that are filled.
 
-    `given` (corpus.columns) takes precedence. ValueError if it names a column that is not there,
-    or if the names match no known shape.
+    `given` (corpus.columns) takes precedence. UnknownShape if the names match no known shape. If
+    they match one in part, it is chosen, so that reading the row tells what is missing.
     """
-    names = [set(row) for row in rows]
-    union = sorted(set().union(*names))
-    source = given.get("source", "source")
-    own = {field: column for field, column in given.items() if column is not None}
-    for field, column in own.items():
-        if column not in union:
-            near = difflib.get_close_matches(column, union, n=1, cutoff=0.4)
-            hint = f"; nearest: {near[0]}" if near else ""
-            raise ValueError(
-                f"{file}: corpus.columns.{field}: no column {column!r}; found {listed(union)}{hint}"
-            )
-    if "messages" in own:
-        if own.keys() & {"instruction", "input", "output"}:
-            others = listed(sorted(own.keys() - {"messages", "source"}))
-            raise ValueError(
-                f"{file}: corpus.columns: expected either messages or a pair, got messages and "
-                f"{others}"
-            )
-        return Columns(messages=own["messages"], source=source)
-    if "instruction" in own or "output" in own:
-        pairs = [(own.get("instruction", a), own.get("output", b)) for a, b in PAIRS]
-        shapes: list[tuple[str, ...]] = [*dict.fromkeys(pairs)]
-    else:
-        shapes = [*((chat,) for chat in CHATS if "input" not in own), *PAIRS]
-    whole = (s for row in names for s in shapes if row.issuperset(s))
-    some = (s for row in names for s in shapes if row.intersection(s))  # rows will be rejected
-    shape = next(whole, None) or next(some, None)
-    if shape is None:
-        raise ValueError(
-            f"{file}: no columns of a known shape: found {listed(union)}; expected "
-            f"{' or '.join([*CHATS, *map(' and '.join, PAIRS)])}, or set corpus.columns"
+    columns = _whole(names, given) or _partial(names, given)
+    if columns is None:
+        raise _unknown(names)
+    return columns
+
+
+def columns_of_row(
+    row: Mapping[str, Any], given: Given, ignored: frozenset[str], like: Columns | None = None
+) -> Columns:
+    """Choose a row's columns: from those that are filled, or else from all.
+
+    A column is filled if it holds neither null nor an empty list or object. like: the columns of
+    another row of the file, which a row without a whole shape is read by, if it has any of them.
+    """
+    filled = frozenset(
+        [key for key, value in row.items() if value is not None and value != [] and value != {}]
+    )
+    columns = _whole(filled - ignored if ignored else filled, given)
+    if columns is not None:
+        return columns
+    names = frozenset(row) - ignored
+    columns = _whole(names, given)
+    if columns is None and like is not None and names & {like.messages, like.instruction, like.output}:
+        return like
+    return columns or columns_of(names, given)
+
+
+@lru_cache(4096)
+def _whole(names: frozenset[str], given: Given) -> Columns | None:
+    """Return the columns of the first shape that the names match in full."""
+    own = {field: column for field, column in given if column is not None}
+    free = names - set(own.values())  # a column holds one thing
+    source = "source" if "source" not in own.values() else None
+    more = {
+        "source": dict(given).get("source", source),
+        "systems": _own(own, "system", SYSTEMS, free),
+        "tools": _own(own, "tools", TOOLS, free),
+        "mark": MARK if MARK in free else None,
+    }
+    pair = own.keys() & {"instruction", "output", "input"}
+    chats = [own["messages"]] if "messages" in own else [] if pair else CHATS
+    if chat := next((name for name in chats if name in names), None):
+        others = own.keys() - {"messages", "system", "tools", "source"}
+        unused = (*MEDIA, *UNUSED, *UNUSED_BESIDE_CHATS, *sorted(own[field] for field in others))
+        return Columns(chat, unused=_among(unused, names), **more)
+    found = next((pair for pair in _pairs(names, own) if names.issuperset(pair)), None)
+    if found is None:
+        return None
+    free -= set(found)
+    return Columns(
+        None,
+        *found,
+        _own(own, "input", INPUTS, free),
+        own.get("history", HISTORY if HISTORY in free else None),
+        _own(own, "reasoning", REASONING, free),
+        unused=_among((*MEDIA, *UNUSED, *UNUSED_BESIDE_PAIRS), free),
+        **more,
+    )
+
+
+def _partial(names: frozenset[str], given: Given) -> Columns | None:
+    """Return the first shape that the names match in part, unless `_unknown` says more."""
+    own = {field: column for field, column in given if column is not None}
+    if "messages" in own and not own.keys() & {"instruction", "output"}:
+        return Columns(own["messages"])
+    if "output" not in own and (_is_preference(names) or len(_among(RESPONSES, names)) > 1):
+        return None
+    found = next((pair for pair in _pairs(names, own) if names.intersection(pair)), None)
+    return Columns(None, *found) if found else None
+
+
+def _pairs(names: frozenset[str], own: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of columns that may be prompt and response, in order of preference."""
+    claimed = set(own.values())
+    for prompt, response in PAIRS:
+        if "instruction" in own or prompt not in claimed:
+            if "output" in own or response not in claimed:
+                yield own.get("instruction", prompt), own.get("output", response)
+    if own.keys() & {"instruction", "output"}:
+        if "instruction" not in own:
+            yield from ((prompt, own["output"]) for prompt in PROMPTS if prompt not in claimed)
+        return
+    free = names - claimed
+    responses = _among(RESPONSES, free)
+    if "question" in free and len(responses) == 1:
+        yield "question", responses[0]
+    if _among(PROMPTS, free) == ("input",):
+        yield "input", "output"
+
+
+def _own(
+    own: Mapping[str, str], field: str, detected: Iterable[str], names: frozenset[str]
+) -> tuple[str, ...]:
+    return (own[field],) if field in own else _among(detected, names)
+
+
+def _among(wanted: Iterable[str], names: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in wanted if name in names)
+
+
+def _is_preference(names: frozenset[str]) -> bool:
+    return names.issuperset(("chosen", "rejected"))
+
+
+def _unknown(names: frozenset[str]) -> UnknownShape:
+    found = f"found {listed(sorted(map(str, names)))}"
+    if _is_preference(names):
+        prompt = next(iter(_among(PROMPTS, names)), None)
+        pair = f"instruction: {prompt}, output: chosen" if prompt else "messages: chosen"
+        return UnknownShape(
+            "a pair of preferences, not an example",
+            f"{found}; to train on the chosen answers set corpus.columns: {{{pair}}}",
         )
-    if len(shape) == 1:
-        return Columns(messages=shape[0], source=source)
-    extra = next((name for name in INPUTS if name in union and name not in shape), "input")
-    system = next((name for name in SYSTEMS if name in union), None)
-    return Columns(shape[0], shape[1], own.get("input", extra), source=source, system=system)
+    responses = _among(RESPONSES, names)
+    if len(responses) > 1:
+        return UnknownShape(
+            "several columns may be the response",
+            f"{' and '.join(responses)}; set corpus.columns.output; {found}",
+        )
+    known = " or ".join([*CHATS, *map(" and ".join, [*PAIRS, ("input", "output")])])
+    return UnknownShape(
+        "no columns of a known shape", f"{found}; expected {known}, or set corpus.columns"
+    )
+
+
+class FileColumns:
+    """The names of the columns that the rows of one file have had.
+
+    Raises ValueError once it is plain that the file has no column that corpus.columns names, or no
+    row with all columns of a known shape: after HEAD rows if none has any of them, or at the end.
+    It does so for the first rows of a file alone: in a later range of it others may be missing.
+    """
+
+    HEAD = 100
+
+    def __init__(self, file: str, given: Given, first: bool = True) -> None:
+        self.file, self.given, self.first = file, given, first
+        self.names: set[str] = set()
+        self.rows = 0
+        self.known = False  # whether a row has had some columns of a known shape
+        self.complete: Columns | None = None  # of the first row that has had all
+
+    def add(self, names: frozenset[str], rows: int = 1) -> None:
+        """Count rows that have columns of these names."""
+        before, self.rows = self.rows, self.rows + rows
+        if not names <= self.names:
+            self.names |= names
+        if self.complete is None:
+            self.complete = _whole(names, self.given)
+            if self.complete or _partial(names, self.given):
+                self.known = True
+        if before < self.HEAD <= self.rows and not self.known:
+            self.check()
+
+    def check(self) -> None:
+        """Raise ValueError if the rows so far lack what corpus.columns names, or a known shape."""
+        if not self.rows or not self.first:
+            return
+        for field, column in sorted(self.given):
+            if column is not None and column not in self.names:
+                names = sorted(map(str, self.names))
+                near = difflib.get_close_matches(column, names, n=1, cutoff=0.4)
+                hint = f"; nearest: {near[0]}" if near else ""
+                raise ValueError(
+                    f"{self.file}: corpus.columns.{field}: no column {column!r}; found "
+                    f"{listed(names)}{hint}"
+                )
+        if self.complete is None:
+            raise ValueError(f"{self.file}: {_unknown(frozenset(self.names)).reason}")
 
 
 def listed(names: Sequence[str]) -> str:

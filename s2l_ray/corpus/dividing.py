@@ -110,7 +110,10 @@ def _parse_files(
     files: list[SourceFile], num_groups: int, pack: int, settings: dict[str, Any]
 ) -> Iterator[list[pa.Table]]:
     config = settings["config"]
-    tables = (parse_rows(read_rows(file, config), file.name, **settings) for file in files)
+    tables = (
+        parse_rows(read_rows(file, config), file.name, first=file.start == 0, **settings)
+        for file in files
+    )
     return _by_group(chain.from_iterable(tables), num_groups, pack, settings["num_parts"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -11,11 +10,11 @@ import pyarrow.compute as pc
 import ray
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.columns import Columns, detect
+from s2l_ray.corpus.columns import Columns, FileColumns
 from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
 from s2l_ray.corpus.rows import BadRow, SourceRow, text_of
-from s2l_ray.corpus.shapes import parse
+from s2l_ray.corpus.shapes import Reading, parse, reading_of
 from s2l_ray.execution.remote import rows_of
 from s2l_ray.store.schemas import EXAMPLES
 
@@ -42,7 +41,7 @@ def settings_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, An
 def parse_batch(batch: pa.Table | pa.RecordBatch, **settings: Any) -> Iterator[pa.Table]:
     """Yield tables of PARSED from rows of a Ray Dataset, which have no numbers."""
     rows = (SourceRow(0, None, row) for row in batch.to_pylist())
-    yield from parse_rows(rows, "dataset", **settings)
+    yield from parse_rows(rows, "dataset", first=bool(settings["names"]), **settings)
 
 
 def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
@@ -78,22 +77,24 @@ def parse_rows(
     num_parts: int,
     names: Sequence[str] = (),
     row_map: RowMap | None = None,
+    first: bool = True,
 ) -> Iterator[pa.Table]:
     """Yield tables of PARSED, at least one, so that the schema is known.
 
-    names: of the columns; the first rows tell them if it is empty.
+    names: of the columns, if they are known. first: whether the rows begin the file. If so,
+    ValueError if none has all columns of a known shape, or a column that corpus.columns names.
     """
     rows = mapped(rows, row_map) if row_map else iter(rows)
-    head = list(islice(rows, 100))
-    known = [row.content for row in head if isinstance(row.content, dict)]
-    columns = detect([names] if names else known, config.columns, file) if known else Columns()
+    reading = reading_of(config)
+    columns = FileColumns(file, reading.given, first)
+    if names:
+        columns.add(frozenset(names))
     table, size, yielded = list[tuple[Any, ...]](), 0, False
-    for row in chain(head, rows):
-        if not known and isinstance(row.content, dict):  # the first hundred rows were all bad
-            known = [row.content]
-            columns = detect([names or row.content], config.columns, file)
+    for row in rows:
+        if isinstance(row.content, dict):
+            columns.add(frozenset(row.content))
         try:
-            line, content_bytes = _example(row, file, columns, config, seed)
+            line, content_bytes = _example(row, file, reading, columns.complete, config, seed)
         except BadRow as bad:
             line, content_bytes = _rejected(row, file, bad)
         table.append((line[0] * num_parts >> 63, *line[1:]))
@@ -101,17 +102,23 @@ def parse_rows(
         if len(table) == BATCH_ROWS or size > BATCH_BYTES:
             yield _table(table)
             table, size, yielded = [], 0, True
+    columns.check()
     if table or not yielded:
         yield _table(table)
 
 
 def _example(
-    row: SourceRow, file: str, columns: Columns, config: CorpusConfig, seed: int
+    row: SourceRow,
+    file: str,
+    reading: Reading,
+    like: Columns | None,
+    config: CorpusConfig,
+    seed: int,
 ) -> tuple[tuple[Any, ...], int]:
     """Return the key that the row goes to a part by, its other values of PARSED, and its bytes."""
     if isinstance(row.content, BadRow):
         raise row.content
-    source, example = parse(row.content, columns, config.source or "default")
+    source, example = parse(row.content, reading, typed=row.text is None, like=like)
     content = content_of(example)
     key = example_id_of(source, content)
     held = is_heldout(content, config.heldout_share, seed)

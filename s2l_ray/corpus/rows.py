@@ -7,6 +7,7 @@ BadRow says why it cannot. A bad row never stops a run: it is set aside with its
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 
@@ -27,6 +28,36 @@ class Example(NamedTuple):
 
     turns: list[Turn]
     tools: str | None = None
+
+
+def texts_of(example: Example) -> Iterator[tuple[str, str]]:
+    """Yield all text that an example has, in order, with what it is: a role, or a field."""
+    if example.tools is not None:
+        yield "tools", example.tools
+    for turn in example.turns:
+        fields: Mapping[str, Any] = turn
+        for name in ("name", "tool_call_id", "reasoning"):
+            if (value := fields.get(name)) is not None:
+                yield name, value
+        yield turn["role"], turn["text"]
+        if (calls := fields.get("tool_calls")) is not None:
+            yield "tool_calls", calls
+
+
+KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def kind_of(value: Any) -> str:
+    """Return a JSON value's type in words."""
+    return KINDS.get(type(value), type(value).__name__)
 
 
 class SourceRow(NamedTuple):
@@ -54,3 +85,16 @@ class BadRow(Exception):
         super().__init__(category, detail)
         self.category = category
         self.reason = f"{category}: {detail}" if detail else category
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; refuse a repeated key, of which Python would silently take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow("duplicate key", repr(twice[:40]))
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)

@@ -1,46 +1,68 @@
-"""From the content of a row to the turns of an example. Pure functions, no I/O."""
+"""From the content of a row to an example. Pure functions, no I/O."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
-from s2l_ray.corpus.columns import Columns, listed
-from s2l_ray.corpus.rows import BadRow, Example, Turn
+from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.columns import MEDIA, Columns, Given, columns_of_row
+from s2l_ray.corpus.messages import ROLES, Rules, is_empty, present, turns_of
+from s2l_ray.corpus.rows import DECODER, BadRow, Example, Turn, kind_of
+from s2l_ray.corpus.tools import tools_text
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-}
-
-KINDS = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-}
+# Where an image, video or audio clip belongs, in LLaVA's and the families' own notations. A tag
+# that is closed later is markup.
+PLACEHOLDER = re.compile(
+    r"<image>(?!.*</image>)|<\|image\|>|<\|image_pad\|>|<start_of_image>"
+    r"|^\s*<(?:video|audio)>|<(?:video|audio)>\s*$",
+    re.DOTALL,
+)
 
 
-def parse(content: Any, columns: Columns, source: str) -> tuple[str, Example]:
-    """Return the source (`source` if the row names none) and the example of a row.
+class Reading(NamedTuple):
+    """How the rows of a corpus are read, from its settings."""
 
-    BadRow says why the row is not an example.
+    given: Given = frozenset()  # corpus.columns
+    source: str = "default"  # of rows that name none
+    rules: Rules = Rules()
+
+
+def reading_of(config: CorpusConfig) -> Reading:
+    roles = ROLES | {name.strip().lower(): role for name, role in config.roles.items()}
+    rules = Rules(roles, frozenset(config.ignore_keys))
+    return Reading(frozenset(config.columns.items()), config.source or "default", rules)
+
+
+def parse(
+    content: Any, reading: Reading, *, typed: bool = False, like: Columns | None = None
+) -> tuple[str, Example]:
+    """Return the source and the example of a row. BadRow says why it is none.
+
+    typed: the row comes from Arrow; see tools.tools_text. like: as in columns_of_row.
     """
     if not isinstance(content, dict):
-        raise BadRow("not an object", f"got {_kind(content)}")
-    turns = _chat(content, columns.messages) if columns.messages else _pair(content, columns)
-    return _source(content, columns.source) or source, Example(turns)
+        raise BadRow("not an object", f"got {kind_of(content)}")
+    rules = reading.rules._replace(typed=True) if typed else reading.rules
+    columns = columns_of_row(content, reading.given, rules.ignored, like)
+    if columns.unused or columns.mark:
+        _refuse_unused(content, columns)
+    turns = _chat(content, columns, rules) if columns.messages else _pair(content, columns, rules)
+    if columns.systems:
+        turns = _with_system(turns, content, columns)
+    if not any(turn["role"] == "assistant" and turn.get("train") is not False for turn in turns):
+        some = any(turn["role"] == "assistant" for turn in turns)
+        raise BadRow(f"no {'trained ' * some}assistant turn", f"{len(turns)} messages")
+    if turns[0]["role"] == "assistant":
+        raise BadRow("the first turn is the assistant's")
+    for turn in turns:
+        if turn["role"] != "assistant" and "<" in turn["text"]:
+            if found := PLACEHOLDER.search(turn["text"]):
+                detail = f"{found[0].strip()} in a turn of role {turn['role']}"
+                raise BadRow("placeholder of an image, video or audio: media are not supported", detail)
+    tools = _tools(content, columns, rules) if columns.tools else None
+    return _source(content, columns.source) or reading.source, Example(turns, tools)
 
 
 def _source(row: dict[str, Any], column: str | None) -> str | None:
@@ -51,88 +73,155 @@ def _source(row: dict[str, Any], column: str | None) -> str | None:
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         return str(found)
     if found is not None and not isinstance(found, str):
-        raise BadRow(wrong, f"expected a string, got {_kind(found)}")
+        raise BadRow(wrong, f"expected a string, got {kind_of(found)}")
     return found
 
 
-def _pair(row: dict[str, Any], columns: Columns) -> list[Turn]:
-    assert columns.instruction and columns.output and columns.input
+def _pair(row: dict[str, Any], columns: Columns, rules: Rules) -> list[Turn]:
+    """Return the turns of a prompt and its response: two texts, or two lists of messages (TRL)."""
+    assert columns.instruction and columns.output
+    turns = _history(row, columns.history) if columns.history else []
+    prompt = present(row, columns.instruction)
+    if _is_chat(prompt):
+        before = turns_of(prompt, columns.instruction, rules)
+        for turn in before:
+            if turn["role"] == "assistant":
+                turn["train"] = False  # TRL trains on the completion alone
+        turns += before
+    else:
+        turns.append({"role": "user", "text": _text(row, columns.instruction)})
+    inputs = [_text(row, name) for name in columns.inputs if not is_empty(row.get(name))]
+    if inputs:
+        if turns[-1:] and turns[-1]["role"] != "user":
+            last = f"got a prompt that ends with the role {turns[-1]['role']}"
+            raise BadRow(f"{columns.inputs[0]!r} beside a chat", last)
+        turns.append({"role": "input", "text": "\n\n".join(inputs)})
+    response = present(row, columns.output)
+    if _is_chat(response):
+        answer = turns_of(response, columns.output, rules)
+    else:
+        answer = [{"role": "assistant", "text": _text(row, columns.output)}]
+    return turns + (_reasoned(answer, row, columns.reasoning) if columns.reasoning else answer)
+
+
+def _reasoned(answer: list[Turn], row: dict[str, Any], names: tuple[str, ...]) -> list[Turn]:
+    """Put the text of a column before the response, as its reasoning."""
+    texts = {_text(row, name) for name in names if not is_empty(row.get(name))}
+    if not texts:
+        return answer
+    if len(answer) > 1:
+        raise BadRow(f"{names[0]!r} beside a chat", f"got a response of {len(answer)} messages")
+    own = answer[0].get("reasoning")
+    if len(texts) > 1 or own not in (None, *texts):
+        raise BadRow(f"{' and '.join(map(repr, names))} differ")
+    [text] = texts
+    return [{**answer[0], "reasoning": text}]
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _history(row: dict[str, Any], column: str) -> list[Turn]:
+    """Return the turns of [[prompt, response], …]."""
+    history = row.get(column)
+    if isinstance(history, str):
+        history = _list(history, column)
+    if is_empty(history):
+        return []
     turns: list[Turn] = []
-    if columns.system and not _is_blank(row.get(columns.system)):
-        turns.append({"role": "system", "text": _text(row, columns.system)})
-    turns.append({"role": "user", "text": _text(row, columns.instruction)})
-    if not _is_blank(row.get(columns.input)):
-        turns.append({"role": "input", "text": _text(row, columns.input)})
-    turns.append({"role": "assistant", "text": _text(row, columns.output)})
+    for number, pair in enumerate(history if isinstance(history, list) else [None], 1):
+        texts = pair if isinstance(pair, list) and len(pair) == 2 else [None]
+        if not all(isinstance(text, str) for text in texts):
+            detail = f"expected a list of [prompt, response], got {kind_of(history)}"
+            if isinstance(history, list):
+                detail = f"expected two strings as pair {number}"
+            raise BadRow(f"wrong type of {column!r}", detail)
+        if not all(text.strip() for text in texts):
+            raise BadRow(f"empty text in {column!r}", f"pair {number}")
+        turns += [{"role": role, "text": text}
+                  for role, text in zip(("user", "assistant"), texts, strict=True)]  # fmt: skip
     return turns
 
 
-def _chat(row: dict[str, Any], column: str) -> list[Turn]:
-    messages = _present(row, column)
+def _chat(row: dict[str, Any], columns: Columns, rules: Rules) -> list[Turn]:
+    assert columns.messages
+    messages = present(row, columns.messages)
+    if isinstance(messages, str):
+        messages = _list(messages, columns.messages)
+    if isinstance(messages, dict):
+        messages = _by_row(messages)
     if not isinstance(messages, list):
-        raise BadRow(f"wrong type of {column!r}", f"expected a list, got {_kind(messages)}")
-    turns: list[Turn] = []
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict):
-            detail = f"expected an object as message {number}, got {_kind(message)}"
-            raise BadRow(f"wrong type in {column!r}", detail)
-        name = next((n for n in ("role", "from") if message.get(n) is not None), None)
-        if name is None:
-            raise BadRow("missing field 'role'", f"message {number}, {_found(message)}")
-        role = ROLES.get(message[name]) if isinstance(message[name], str) else None
-        if role is None:
-            raise BadRow("unknown role", f"{repr(message[name])[:40]} in message {number}")
-        field = next((n for n in ("content", "value") if message.get(n) is not None), "content")
-        text = _joined(_present(message, field), field, number)
-        if not text.strip() and role != "system":
-            raise BadRow(f"empty field {field!r}", f"message {number}, role {role}")
-        turns.append({"role": role, "text": text})
-    if not any(turn["role"] == "assistant" for turn in turns):
-        raise BadRow("no assistant turn", f"{len(turns)} messages")
-    if turns[0]["role"] == "assistant":
-        raise BadRow("the first turn is the assistant's")
-    return turns
+        detail = f"expected a list, got {kind_of(messages)}"
+        raise BadRow(f"wrong type of {columns.messages!r}", detail)
+    return turns_of(messages, columns.messages, rules)
 
 
-def _joined(content: Any, field: str, number: int) -> str:
-    """Return a message's text: a string, or a list of text parts as OpenAI writes them."""
-    if isinstance(content, str):
-        return content
-    wrong = f"wrong type of {field!r}"
-    if not isinstance(content, list):
-        raise BadRow(wrong, f"expected a string in message {number}, got {_kind(content)}")
-    for part in content:
-        text = part.get("text") if isinstance(part, dict) else None
-        if not isinstance(text, str) or part.get("type", "text") != "text":
-            kind = repr(part.get("type"))[:40] if isinstance(part, dict) else _kind(part)
-            raise BadRow(wrong, f"expected text parts in message {number}, got {kind}")
-    return "".join(part["text"] for part in content)
+def _by_row(lists: dict[str, Any]) -> Any:
+    """Turn lists of the same length by key, as `datasets` may store messages, into objects."""
+    if not lists or not all(isinstance(each, list) for each in lists.values()):
+        return lists
+    if len({len(each) for each in lists.values()}) > 1:
+        return lists
+    rows = zip(*lists.values(), strict=True)
+    return [dict(zip(lists, row, strict=True)) for row in rows]
 
 
-def _present(row: dict[str, Any], field: str) -> Any:
-    if field not in row:
-        raise BadRow(f"missing field {field!r}", _found(row))
-    if row[field] is None:
-        raise BadRow(f"empty field {field!r}", "null")
-    return row[field]
+def _list(text: str, column: str) -> Any:
+    """Return the list whose JSON text a column holds; None if it is blank."""
+    if not text.strip():
+        return None
+    try:
+        found = DECODER.decode(text.strip())
+    except (ValueError, RecursionError) as error:
+        detail = f"expected a list or its JSON text, got a string ({error})"
+        raise BadRow(f"wrong type of {column!r}", detail) from None
+    if not isinstance(found, list):
+        detail = f"expected a list, got the JSON text of {kind_of(found)}"
+        raise BadRow(f"wrong type of {column!r}", detail)
+    return found
+
+
+def _with_system(turns: list[Turn], row: dict[str, Any], columns: Columns) -> list[Turn]:
+    """Put the text of a system column before the turns, unless they begin with the same."""
+    texts = {_text(row, name): name for name in columns.systems if not is_empty(row.get(name))}
+    if not texts:
+        return turns
+    if len(texts) > 1:
+        raise BadRow(f"{' and '.join(map(repr, columns.systems))} differ")
+    [(text, name)] = texts.items()
+    if turns and turns[0]["role"] == "system":
+        if turns[0]["text"] == text:
+            return turns
+        if turns[0]["text"].strip():
+            raise BadRow(f"{name!r} differs from the chat's own system turn")
+        turns = turns[1:]
+    return [{"role": "system", "text": text}, *turns]
+
+
+def _tools(row: dict[str, Any], columns: Columns, rules: Rules) -> str | None:
+    found = [(name, tools_text(row.get(name), name, typed=rules.typed)) for name in columns.tools]
+    texts = {text for _, text in found if text is not None}
+    if len(texts) > 1:
+        raise BadRow(f"{' and '.join(map(repr, columns.tools))} differ")
+    return next(iter(texts), None)
+
+
+def _refuse_unused(row: dict[str, Any], columns: Columns) -> None:
+    for name in columns.unused:
+        value = row.get(name)
+        if is_empty(value) or value is False:
+            continue
+        why = "media are not supported" if name in MEDIA else "its content is not read"
+        raise BadRow(f"column {name!r}: {why}", f"corpus.ignore_keys: [{name}] leaves it out")
+    if columns.mark and row.get(columns.mark) is False:
+        raise BadRow("marked as a bad answer", f"{columns.mark!r} is false")
 
 
 def _text(row: dict[str, Any], field: str) -> str:
-    value = _present(row, field)
+    value = present(row, field)
     if not isinstance(value, str):
-        raise BadRow(f"wrong type of {field!r}", f"expected a string, got {_kind(value)}")
+        raise BadRow(f"wrong type of {field!r}", f"expected a string, got {kind_of(value)}")
     if not value.strip():
         raise BadRow(f"empty field {field!r}")
     return value
-
-
-def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _kind(value: Any) -> str:
-    return KINDS.get(type(value), type(value).__name__)
-
-
-def _found(row: Mapping[str, Any]) -> str:
-    return f"found {listed(list(row))}"

@@ -44,6 +44,9 @@ def fingerprint_of(
     del settings["map"]
     if row_map := row_map_of(config):
         settings["map"] = [config.map, row_map.checksum]
+    for later in ("roles", "ignore_keys"):  # without them: fingerprints stay what they were
+        if not settings[later]:
+            del settings[later]
     if digest is None:
         sources: Any = [[f.name, f.bytes, f.stamp, f.start] for f in resolve(config)]
     else:

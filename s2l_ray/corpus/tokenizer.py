@@ -8,7 +8,9 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from s2l_ray.config import ModelConfig
+from s2l_ray.corpus.rows import Example, texts_of
 from s2l_ray.store import Manifest, Store
+from s2l_ray.store.schemas import EXAMPLES, completed
 
 TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; in id order, which is random
 END_TOKEN = "<|endoftext|>"
@@ -62,8 +64,10 @@ def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrained
     def texts() -> Any:
         seen = 0
         for part in examples.parts:
-            for turns in store.read_part(examples.folder, part, ["turns"])["turns"].to_pylist():
-                yield "\n".join(turn["text"] for turn in turns)
+            table = completed(store.read_part(examples.folder, part), EXAMPLES)
+            for row in table.select(["turns", "tools"]).to_pylist():
+                pieces = texts_of(Example(row["turns"], row["tools"]))
+                yield "\n".join(text for _, text in pieces)
                 seen += 1
             if seen >= TOKENIZER_EXAMPLES:
                 return

@@ -55,12 +55,15 @@ class Answering:
         return StageParts(self.folder, self.fingerprint, units, {"of": self.questions.rows})
 
 
-def answer_sets(store: Store, examples: Manifest, config: EvaluationConfig) -> dict[str, Manifest]:
+def answer_sets(
+    store: Store, examples: Manifest, config: EvaluationConfig, like: CorpusConfig
+) -> dict[str, Manifest]:
     """Read each set of questions, by name, as examples: the user asks, and the assistant's turn is
     the expected answer.
 
-    Leaves out questions that the corpus `examples` asks too (leaks.py). ValueError names the file
-    and row of a bad one.
+    Leaves out questions that the corpus `examples` asks too (leaks.py). like: the settings that the
+    corpus was read with; the sets leave out the same keys. ValueError names the file and row of a
+    bad one.
     """
     if config.answers and importlib.util.find_spec("math_verify") is None:
         raise ValueError(
@@ -72,6 +75,7 @@ def answer_sets(store: Store, examples: Manifest, config: EvaluationConfig) -> d
             path=path,
             split=config.split,
             columns={"instruction": "question", "output": "answer"},
+            ignore_keys=like.ignore_keys,
             source=name,
             duplicates="number",  # a question asked twice counts twice
             max_rejected_share=0,

@@ -46,6 +46,8 @@ def heldout_examples(
             path=path,
             split=config.split,
             columns=columns,
+            roles=like.roles,
+            ignore_keys=like.ignore_keys,
             map=like.map,
             source=f"{name} (file)" if name in taken else name,  # of rows without one
             duplicates="number",

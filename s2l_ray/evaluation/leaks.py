@@ -2,8 +2,8 @@
 
 A target may have been trained on them, so they are left out, counted and reported.
 
-- An example leaks if one of the corpus has the same turns (as in its search for duplicates), from
-  any source.
+- An example leaks if one of the corpus has the same turns and tools (as in its search for
+  duplicates), from any source, whichever turns have labels.
 - A question leaks if it is the text of a user's turn, or of an input, in the corpus.
 """
 
@@ -110,7 +110,8 @@ def _part_places(
 def _contents(example: Example, kind: str) -> list[int]:
     """Hash what a row of a set and one of the corpus must share to be a leak."""
     if kind == "files":
-        return [hash63(content_of(example))]
+        turns: list[Any] = [{**turn, "train": None} for turn in example.turns]
+        return [hash63(content_of(Example(turns, example.tools)))]
     asked = ("user", "input")  # if the instruction is the task, the input is the question
     return [hash63(turn["text"].encode()) for turn in example.turns if turn["role"] in asked]
 

@@ -27,7 +27,7 @@ def prepare_evaluation(run: Run) -> None:
     heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
     if settings.answer_marker is not None:
         evaluation.check_marker(run.store, heldout, settings.answer_marker)
-    sets = evaluation.answer_sets(run.store, corpus, settings)
+    sets = evaluation.answer_sets(run.store, corpus, settings, run.config.corpus)
     for sentence in evaluation.notes(heldout | sets):
         logger.info(sentence)
     _tokens_of_heldout(run, heldout)
@@ -47,7 +47,7 @@ def evaluate(
     config, settings = run.config, run.config.evaluation
     corpus = run.get(run.plan.corpus)
     heldout = evaluation.heldout_examples(run.store, corpus, settings, config.corpus)
-    sets = evaluation.answer_sets(run.store, corpus, settings)
+    sets = evaluation.answer_sets(run.store, corpus, settings, run.config.corpus)
     tokens = _tokens_of_heldout(run, heldout)
     losses = _losses(run, targets, tokens)
     answers = _answers(run, targets, sets, next(iter(tokens.values()))) if sets else {}

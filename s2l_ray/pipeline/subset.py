@@ -43,8 +43,8 @@ class Selection:
         return self.manifest.info
 
     def dataset(self) -> ray.data.Dataset:
-        """Return the chosen examples in rank order: example_id, source, turns, file, row, rank,
-        cluster_id, reason.
+        """Return the chosen examples in rank order: example_id, source, turns, tools, file, row,
+        rank, cluster_id, reason.
 
         Ray Train splits a dataset into equal shards and drops a remainder: with W workers, up to
         W - 1 examples per epoch, unless the budget is a multiple of W.

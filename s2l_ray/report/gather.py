@@ -14,6 +14,7 @@ import yaml
 from s2l_ray.analysis.measures import metrics_of, value_of
 from s2l_ray.clustering import clusters as clustering
 from s2l_ray.config import parse_budget
+from s2l_ray.corpus import rows as corpus_rows
 from s2l_ray.execution import machine
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.cost import cost_of
@@ -26,6 +27,7 @@ from s2l_ray.report.page import render
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sampled
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
+from s2l_ray.store.schemas import EXAMPLES, completed
 from s2l_ray.store.views import (
     ClustersView,
     CorpusView,
@@ -208,28 +210,47 @@ def _show(
     chosen: pa.Array,
     shown: list[list[Example]],
 ) -> None:
-    texts = run.store.read_part(run.done["corpus"].folder, corpus_part)
+    table = run.store.read_part(run.done["corpus"].folder, corpus_part)
+    texts = completed(table, EXAMPLES)
     index = [row for row, _ in rows]
     ids = labels["example_id"].take(index)
     scored = pc.index_in(ids, value_set=losses["example_id"]).to_pylist()
     at = pc.index_in(ids, value_set=texts["example_id"])
     taken = pc.is_in(ids, value_set=chosen).to_pylist()
     curves = losses_array(losses)[scored]
-    for (_, cluster), turns, source, curve, is_chosen in zip(
-        rows,
-        texts["turns"].take(at).to_pylist(),
-        texts["source"].take(at).to_pylist(),
-        curves,
-        taken,
-        strict=True,
+    for (_, cluster), row, curve, is_chosen in zip(
+        rows, texts.take(at).to_pylist(), curves, taken, strict=True
     ):
-        last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
-        prompt = "\n".join(turn["text"] for turn in turns[:last])
+        prompt, response = shown_texts(corpus_rows.Example(row["turns"], row["tools"]))
         shown[cluster].append(
             Example(
-                source, float(curve[0]), float(curve[-1]), prompt, turns[last]["text"], is_chosen
+                row["source"], float(curve[0]), float(curve[-1]), prompt, response, is_chosen
             )
         )
+
+
+def shown_texts(example: corpus_rows.Example) -> tuple[str, str]:
+    """Return the prompt and the response of an example as the page shows them.
+
+    The response is the last assistant's turn. What is neither the text of a turn of the system, the
+    user or the assistant, nor an input, stands behind its name in brackets.
+    """
+    turns = example.turns
+    last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+    before = [_shown(turn) for turn in turns[:last]]
+    tools = [] if example.tools is None else [f"[tools] {example.tools}"]
+    return "\n".join(tools + before), _shown(turns[last])
+
+
+def _shown(turn: corpus_rows.Turn) -> str:
+    plain = ("system", "user", "input", "assistant")
+    texts = ["[no labels]"] if turn.get("train") is False else []
+    texts += [
+        text if kind in plain else f"[{kind}] {text}"
+        for kind, text in corpus_rows.texts_of(corpus_rows.Example([turn]))
+        if text or not turn.get("tool_calls")
+    ]
+    return "\n".join(texts)
 
 
 def timings_of(run: Run) -> list[Timing]:

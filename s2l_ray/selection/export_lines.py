@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from s2l_ray.corpus.rows import Example
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.selection.exports import export_row
 from s2l_ray.store import Manifest, Part, Store
@@ -68,4 +69,4 @@ def _add(found: dict[str, Unfit], shape: str, more: Unfit) -> None:
 
 
 def _exported(row: dict[str, Any], shape: str) -> dict[str, Any]:
-    return export_row(row["turns"], row["source"], shape)
+    return export_row(Example(row["turns"], row["tools"]), row["source"], shape)

@@ -1,114 +1,195 @@
-"""From rows to turns: columns that are detected or given, pairs, chats, and exports back."""
+"""From the content of a row to an example: pairs, chats, what stands beside them."""
+
+import json
 
 import pytest
+from support.rows import example, message, read, refused
 
-from s2l_ray.corpus.columns import Columns, detect
-from s2l_ray.corpus.rows import BadRow, Example
-from s2l_ray.corpus.shapes import parse
-from s2l_ray.selection.exports import export_row
+from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.rows import Example
+from s2l_ray.corpus.shapes import parse, reading_of
 
-
-def example(*turns: tuple[str, str]) -> Example:
-    return Example([{"role": role, "text": text} for role, text in turns])
-
-
-def message(role: str, content: object) -> dict:
-    return {"role": role, "content": content}
+PAIR = {"instruction": "q", "output": "a"}
+CHAT = {"messages": [message("user", "q"), message("assistant", "a")]}
+ASKED = example(("user", "q"), ("assistant", "a"))
 
 
-def test_detect_prefers_config_then_chats_then_pairs():
-    assert detect([["prompt", "messages", "response"]], {}, "f").messages == "messages"
-    both = ["question", "answer", "prompt", "completion"]
-    assert detect([both], {}, "f").output == "completion"
-    assert detect([["x"], ["question", "answer"]], {}, "f").instruction == "question"
-    found = detect([["q", "a", "ctx"]], {"instruction": "q", "output": "a", "input": "ctx"}, "f")
-    assert found == Columns("q", "a", "ctx", None, "source")
-    dolly = ["instruction", "context", "response", "category"]
-    assert detect([dolly], {}, "f") == Columns("instruction", "response", "context", None, "source")
-    orca = ["id", "system_prompt", "question", "response"]
-    assert detect([orca], {}, "f") == Columns(
-        "question", "response", "input", None, "source", "system_prompt"
-    )
-    assert detect([["prompt", "best"]], {"output": "best"}, "f").instruction == "prompt"
-    assert detect([["talk", "from"]], {"messages": "talk", "source": "from"}, "f") == Columns(
-        messages="talk", source="from"
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"f: corpus.columns.output: no column 'outptu'; "
-        r"found instruction, output; nearest: output",
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": "q", "response": "a", "type": "x"},
+        {"problem": "q", "solution": "a"},
+        {"input": "q", "output": "a"},
+        {"question": "q", "target": "a"},
+        CHAT,
+        {"conversation": CHAT["messages"], "model": "m"},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"messages": json.dumps(CHAT["messages"])},
+        {"messages": {"role": ["user", "assistant"], "content": ["q", "a"]}},  # of `datasets`
+        {"prompt": [message("user", "q")], "completion": [message("assistant", "a")]},
+        {"input": [message("user", "q")], "output": "a"},
+        {"prompt": "q", "completion": [message("assistant", "a")]},
+        CHAT | {"system": None, "system_prompt": " ", "tools": "[]", "functions": None},
+        PAIR | {"history": [], "system": "", "input": " ", "context": None, "thinking": ""},
+        PAIR | {"images": [], "image": None, "label": True, "documents": ""},
+        CHAT | {"prompt": "q", "chosen": CHAT["messages"], "rejected": CHAT["messages"]},
+    ],
+    ids=lambda row: " ".join(row),
+)
+def test_one_prompt_and_response_in_many_shapes(row):
+    assert read(row) == ASKED
+
+
+@pytest.mark.parametrize(
+    "more, turns",
+    [
+        ({"input": "i"}, [("user", "q"), ("input", "i"), ("assistant", "a")]),
+        ({"input": "", "context": "c"}, [("user", "q"), ("input", "c"), ("assistant", "a")]),
+        ({"input": "i", "context": "c"}, [("user", "q"), ("input", "i\n\nc"), ("assistant", "a")]),
+        ({"system": "s"}, [("system", "s"), ("user", "q"), ("assistant", "a")]),
+        ({"system": "", "system_prompt": "s"}, [("system", "s"), ("user", "q"), ("assistant", "a")]),
+        ({"system": "s", "system_prompt": "s"}, [("system", "s"), ("user", "q"), ("assistant", "a")]),
+        ({"history": [["p", "b"]], "system": "s"},
+         [("system", "s"), ("user", "p"), ("assistant", "b"), ("user", "q"), ("assistant", "a")]),
+        ({"history": '[["p", "b"]]'},
+         [("user", "p"), ("assistant", "b"), ("user", "q"), ("assistant", "a")]),
+    ],
+)  # fmt: skip
+def test_what_stands_beside_a_pair_is_used(more, turns):
+    assert read(PAIR | more) == example(*turns)
+
+
+def test_reasoning_and_tools_beside_a_pair_are_used():
+    tools = [{"name": "f", "parameters": {"b": 1, "a": 2}}]
+    found = read(PAIR | {"reasoning_content": "r", "tools": tools})
+    whole = '[{"type":"function","function":{"name":"f","parameters":{"b":1,"a":2}}}]'
+    assert found == example(("user", "q"), ("assistant", "a"), tools=whole, reasoning="r")
+    assert read(PAIR | {"thinking": "r"}) == example(("user", "q"), ("assistant", "a"), reasoning="r")
+    mapped = read(PAIR | {"reasoning": "r"}, columns={"reasoning": "reasoning"})
+    assert mapped == example(("user", "q"), ("assistant", "a"), reasoning="r")
+    assert read(PAIR | {"reasoning": "on"}, ignore_keys=["reasoning"]) == ASKED
+
+
+def test_a_system_column_stands_before_a_chat():
+    said = example(("system", "s"), ("user", "q"), ("assistant", "a"))
+    assert read(CHAT | {"system": "s"}) == said
+    assert read(CHAT | {"persona": "s"}, columns={"system": "persona"}) == said
+    for own in ("s", "", None):  # the chat's own turn is the same, or empty
+        chat = {"messages": [message("system", own), *CHAT["messages"]]}
+        assert read(chat | {"system": "s"}) == said
+    other = {"messages": [message("system", "t"), *CHAT["messages"]], "system": "s"}
+    assert refused(other) == "'system' differs from the chat's own system turn"
+    assert read(other | {"system": None}).turns[0] == {"role": "system", "text": "t"}
+
+
+def test_a_prompt_of_messages_has_no_labels():
+    """As in TRL, which trains on the completion."""
+    prompt = [message("user", "p"), message("assistant", "b"), message("user", "q")]
+    found = read({"prompt": prompt, "completion": [message("assistant", "a")]})
+    assert [turn.get("train") for turn in found.turns] == [None, False, None, None]
+
+
+def test_tools_are_kept_as_the_row_has_them():
+    nested = [{"type": "function", "function": {"name": "f", "parameters": {"b": 1.0, "a": None}}}]
+    text = '[{"type":"function","function":{"name":"f","parameters":{"b":1.0,"a":null}}}]'
+    for row in (
+        {"tools": nested},
+        {"tools": json.dumps(nested)},
+        {"tools": [json.dumps(tool) for tool in nested]},
+        {"functions": [nested[0]["function"]]},
+        {"tools": nested, "functions": [nested[0]["function"]]},
+        {"tools": None, "functions": nested},
     ):
-        detect([["instruction", "output"]], {"output": "outptu"}, "f")
-    with pytest.raises(ValueError, match=r"f: no columns of a known shape: found a, b"):
-        detect([["a", "b"]], {}, "f")
-    with pytest.raises(ValueError, match="got messages and instruction"):
-        detect([["m", "i"]], {"messages": "m", "instruction": "i"}, "f")
+        assert read(CHAT | row) == Example(ASKED.turns, text)
+    assert read(CHAT | {"apis": nested}, columns={"tools": "apis"}).tools == text
+    # In Arrow a struct has the keys of all rows: there a null is an absent key.
+    assert read(CHAT | {"tools": nested}, typed=True).tools == text.replace(',"a":null', "")
+    assert read(CHAT | {"tools": "[]"}).tools is None
+    assert read(CHAT | {"tools": {}}).tools is None
 
 
-def test_what_a_pair_s_prompt_is_about_and_what_stands_before_it():
-    columns = Columns("question", "answer", "context", None, "source", "system")
-    row = {"question": "q", "answer": "a", "context": "c", "system": "s"}
-    turns = [("system", "s"), ("user", "q"), ("input", "c"), ("assistant", "a")]
-    assert parse(row, columns, "x")[1] == example(*turns)
-    assert parse(row | {"context": None, "system": " "}, columns, "x")[1] == example(
-        turns[1], turns[3]
-    )
-    with pytest.raises(BadRow, match="wrong type of 'context'"):
-        parse(row | {"context": ["c"]}, columns, "x")
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        (["a"], "not an object: got a list"),
+        (PAIR | {"output": 7}, "wrong type of 'output': expected a string, got a number"),
+        (PAIR | {"output": ["a"]}, "wrong type of 'output': expected a string, got a list"),
+        (PAIR | {"output": []}, "wrong type of 'output': expected a string, got a list"),
+        (PAIR | {"instruction": ""}, "empty field 'instruction'"),
+        (PAIR | {"context": ["c"]}, "wrong type of 'context': expected a string, got a list"),
+        (PAIR | {"system": "s", "system_prompt": "t"}, "'system' and 'system_prompt' differ"),
+        (PAIR | {"history": [["p"]]}, "wrong type of 'history': expected two strings as pair 1"),
+        (PAIR | {"history": "p"}, "wrong type of 'history': expected a list or its JSON text"),
+        (PAIR | {"history": {"p": "b"}},
+         "wrong type of 'history': expected a list of [prompt, response], got an object"),
+        (PAIR | {"history": [["p", " "]]}, "empty text in 'history': pair 1"),
+        (PAIR | {"reasoning": "r"},
+         "column 'reasoning': its content is not read: corpus.ignore_keys: [reasoning] leaves it "
+         "out"),
+        (PAIR | {"thinking": True}, "wrong type of 'thinking': expected a string, got a boolean"),
+        (PAIR | {"reasoning_content": "r", "thinking": "s"},
+         "'reasoning_content' and 'thinking' differ"),
+        ({"prompt": "q", "thinking": "r", "completion": [message("assistant", "a"), message("user", "u")]},
+         "'thinking' beside a chat: got a response of 2 messages"),
+        (PAIR | {"images": ["a.png"]}, "column 'images': media are not supported"),
+        (CHAT | {"image": "a.png"}, "column 'image': media are not supported"),
+        (CHAT | {"audio": {"path": "a.wav"}}, "column 'audio': media are not supported"),
+        (CHAT | {"history": [["p", "b"]]}, "column 'history': its content is not read"),
+        (CHAT | {"chat_template_kwargs": {"enable_thinking": False}},
+         "column 'chat_template_kwargs': its content is not read"),
+        (PAIR | {"instruction": "<image>\nWhat is it?"},
+         "placeholder of an image, video or audio: media are not supported: <image> in a turn of "
+         "role user"),
+        (PAIR | {"label": False}, "marked as a bad answer: 'label' is false"),
+        (CHAT | {"label": False}, "marked as a bad answer: 'label' is false"),
+        ({"messages": "text"}, "wrong type of 'messages': expected a list or its JSON text"),
+        ({"messages": '{"role": "user"}'},
+         "wrong type of 'messages': expected a list, got the JSON text of an object"),
+        ({"messages": '[{"role": "user", "role": "user"}]'}, "duplicate key: 'role'"),
+        ({"messages": {"role": ["user"], "content": []}},
+         "wrong type of 'messages': expected a list, got an object"),
+        ({"messages": ["text"]}, "wrong type in 'messages': expected an object as message 1"),
+        ({"messages": []}, "no assistant turn: 0 messages"),
+        ({"messages": [message("user", "u")]}, "no assistant turn: 1 messages"),
+        ({"messages": [message("user", "u"), message("assistant", "a", weight=0)]},
+         "no trained assistant turn: 2 messages"),
+        ({"messages": [message("assistant", "a"), message("user", "u")]},
+         "the first turn is the assistant's"),
+        (CHAT | {"tools": {"name": "f"}},
+         "wrong type of 'tools': expected a list of tools, got an object"),
+        (CHAT | {"tools": [1]}, "wrong type of 'tools': expected an object as tool 1, got a number"),
+        (CHAT | {"tools": "[{"}, "not JSON: 'tools': Expecting property name"),
+        (CHAT | {"tools": [{"name": "f"}], "functions": [{"name": "g"}]},
+         "'tools' and 'functions' differ"),
+        (CHAT | {"tools": [{"name": "f", "parameters": float("nan")}]},
+         "not JSON: a tool or a call: Out of range float values"),
+        ({"prompt": [message("assistant", "a")], "completion": "b", "context": "c"},
+         "'context' beside a chat: got a prompt that ends with the role assistant"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_row_that_is_no_example_says_why(row, reason):
+    assert refused(row).startswith(reason)
 
 
-def test_chats():
-    chat = Columns(messages="messages", source="source")
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    record = {
-        "messages": [
-            message("system", ""),
-            message("user", parts),
-            message("assistant", "c"),
-            message("user", " d "),
-        ]
-    }
-    source, found = parse(record, chat, "s")
-    assert source == "s"
-    assert found == example(("system", ""), ("user", "ab"), ("assistant", "c"), ("user", " d "))
-    user = message("user", "u")
-    for messages, category in [
-        ("text", "wrong type of 'messages'"),
-        (["text"], "wrong type in 'messages'"),
-        ([], "no assistant turn"),
-        ([user], "no assistant turn"),
-        ([message("assistant", "a"), user], "the first turn is the assistant's"),
-        ([user, message("tool", "t")], "unknown role"),
-        ([user, {"content": "c"}], "missing field 'role'"),
-        ([user, {"role": "assistant"}], "missing field 'content'"),
-        ([user, message("assistant", "")], "empty field 'content'"),
-        ([user, message("assistant", None)], "empty field 'content'"),
-        ([user, message("assistant", 3)], "wrong type of 'content'"),
-        ([message("user", [{"type": "image"}])], "wrong type of 'content'"),
-    ]:
-        with pytest.raises(BadRow) as caught:
-            parse({"messages": messages}, chat, "s")
-        assert caught.value.category == category
-        assert caught.value.reason.startswith(category)
+@pytest.mark.parametrize(
+    "text", ["Draw <image>", "<|image|>Hi", "<video>\nWhat?", "What is this? <audio>"]
+)
+def test_placeholders_of_media(text):
+    assert "media are not supported" in refused(PAIR | {"instruction": text})
+    assert "media are not supported" in refused(PAIR | {"input": text})
+    assert read(PAIR | {"output": text}).turns[1]["text"] == text  # an answer about markup
 
 
-def test_export_row_round_trip():
-    for turns in (
-        [("user", "q"), ("assistant", "a")],
-        [("user", "q"), ("input", "i"), ("assistant", "a")],
-        [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")],
-    ):
-        stored = example(*turns).turns
-        for shape in ("alpaca", "prompt_response", "messages"):
-            if len(turns) == 5 and shape != "messages":
-                with pytest.raises(ValueError, match="use messages"):
-                    export_row(stored, "s", shape)
-                continue
-            row = export_row(stored, "s", shape)
-            back = parse(row, detect([row], {}, "f"), "other")
-            if len(turns) == 3 and shape != "alpaca":
-                assert back == ("s", example(("user", "q\n\ni"), ("assistant", "a")))
-            else:
-                assert back == ("s", example(*turns))
-    with pytest.raises(ValueError, match="found 'csv', expected alpaca"):
-        export_row([], "s", "csv")
+@pytest.mark.parametrize(
+    "text",
+    ["<image>logo.png</image> in RSS", "What does the <video> tag do?", "a < b", "<img src=x>"],
+)
+def test_markup_is_no_placeholder(text):
+    assert read(PAIR | {"instruction": text}).turns[0]["text"] == text
+
+
+def test_columns_that_are_left_out_by_name():
+    row = PAIR | {"images": ["a.png"], "label": False, "context": "c", "source": "s"}
+    reading = reading_of(CorpusConfig(path="-", ignore_keys=["images", "label", "context"]))
+    assert parse(row, reading) == ("s", ASKED)

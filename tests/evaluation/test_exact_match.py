@@ -5,6 +5,7 @@ import json
 import pytest
 import ray
 from support.corpora import example, write_corpus
+from support.evaluation import CORPUS
 
 from s2l_ray.config import EvaluationConfig
 from s2l_ray.evaluation.exact_match import Answering, answer_sets
@@ -26,8 +27,8 @@ def test_sets_of_questions(local_ray, store, tmp_path):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = EvaluationConfig(answers={"exam": str(file)})
     examples = write_corpus(store, [example("p", "r")], num_parts=1)
-    sets = answer_sets(store, examples, config)
-    assert answer_sets(store, examples, config) == sets and list(sets) == ["exam"]
+    sets = answer_sets(store, examples, config, CORPUS)
+    assert answer_sets(store, examples, config, CORPUS) == sets and list(sets) == ["exam"]
     questions = sets["exam"]
     rows = [
         row
@@ -50,7 +51,7 @@ def test_sets_of_questions(local_ray, store, tmp_path):
 
     file.write_text(file.read_text() + json.dumps({"question": "q", "answer": 3}) + "\n")
     with pytest.raises(ValueError, match=r"answers: exam: .*'answer'.*exam\.jsonl:52"):
-        answer_sets(store, examples, config)
+        answer_sets(store, examples, config, CORPUS)
     file.write_text(json.dumps({"question": "q", "solution": "3"}) + "\n")
     with pytest.raises(ValueError, match=r"answers: exam: .*no column 'answer'"):
-        answer_sets(store, examples, config)
+        answer_sets(store, examples, config, CORPUS)

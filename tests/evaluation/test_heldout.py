@@ -193,7 +193,7 @@ def test_of_a_dataset_of_several_splits_the_test_split_is_evaluated_on(local_ray
         turns = turns_of(store, heldout_examples(store, examples, config, CORPUS)["own"])
         assert turns == [(f"{split} {n}", "o") for n in range(3)]
         config = EvaluationConfig(answers=place, split=split)
-        turns = turns_of(store, answer_sets(store, examples, config)["own"])
+        turns = turns_of(store, answer_sets(store, examples, config, CORPUS)["own"])
         assert turns == [(f"{split} {n}", "1") for n in range(3)]
     config = EvaluationConfig(files=place, split="dev")
     with pytest.raises(ValueError, match=r"own: .*no split 'dev' .*evaluation\.split.*exam, test"):

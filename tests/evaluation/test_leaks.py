@@ -86,7 +86,7 @@ def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, t
     rows = [{"question": f"q{n}", "answer": "1"} for n in range(38, 44)]
     exam = lines_of(tmp_path / "exam.jsonl", rows)
     config = EvaluationConfig(answers={"exam": exam})
-    found = answer_sets(store, examples, config)["exam"]
+    found = answer_sets(store, examples, config, CORPUS)["exam"]
     assert turns_of(store, found) == [(f"q{n}", "1") for n in range(40, 44)]
     assert found.info["note"] == (
         f"evaluation.answers: exam: left out 2 of 6 questions, because the corpus has them too; "
@@ -97,17 +97,17 @@ def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, t
     turns = [("system", "s"), ("user", "hi"), ("assistant", "q40"), ("user", "q41")]
     talk = [{"role": role, "text": text} for role, text in [*turns, ("assistant", "yes")]]
     chats = write_corpus(store, [{"source": "a", "turns": talk}], num_parts=1)
-    found = answer_sets(store, chats, config)["exam"]
+    found = answer_sets(store, chats, config, CORPUS)["exam"]
     assert turns_of(store, found) == [(f"q{n}", "1") for n in (38, 39, 40, 42, 43)]
     # So does an input, where the instruction is the task.
     talk = [("user", "Solve."), ("input", "q42"), ("assistant", "yes")]
     talk = [{"role": role, "text": text} for role, text in talk]
     asks = write_corpus(store, [{"source": "a", "turns": talk}], 1, folder="corpus/asks")
     asks = replace(asks, fingerprint="asks")
-    found = answer_sets(store, asks, config)["exam"]
+    found = answer_sets(store, asks, config, CORPUS)["exam"]
     assert turns_of(store, found) == [(f"q{n}", "1") for n in (38, 39, 40, 41, 43)]
     lines_of(tmp_path / "exam.jsonl", rows[:2])
     with pytest.raises(
         ValueError, match=r"answers: exam: left out 2 of 2 questions.*nothing is left"
     ):
-        answer_sets(store, examples, config)
+        answer_sets(store, examples, config, CORPUS)

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from s2l_ray.corpus.files.finding import COMPRESSED
 from s2l_ray.corpus.files.source import MIB, SourceFile
-from s2l_ray.corpus.rows import BadRow, SourceRow
+from s2l_ray.corpus.rows import DECODER, BadRow, SourceRow
 
 
 def read_json_lines(file: SourceFile, filesystem: pafs.FileSystem) -> Iterator[SourceRow]:
@@ -38,19 +38,6 @@ def _lines_of_range(data: Any, file: SourceFile) -> Iterator[bytes]:
     while place < file.stop and (line := stream.readline()):
         place += len(line)
         yield line
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; refuse a repeated key, of which Python would silently take the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadRow("duplicate key", repr(twice[:40]))
-    return found
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def _parsed(lines: Iterable[bytes], file: SourceFile) -> Iterator[SourceRow]:
