@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,18 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), strict=False, allow_inf_nan=False
     )
+    newer: ClassVar[tuple[str, ...]] = ()  # fields that a fingerprint has only if they are set
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields as JSON for a fingerprint, without the newer ones at their defaults.
+
+        So a configuration that does without them keeps its fingerprint.
+        """
+        found = self.model_dump(mode="json")
+        for name in self.newer:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del found[name]
+        return found
 
     @field_validator("*", mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -16,6 +16,8 @@ from s2l_ray.config.values import ImportName, Location, Share
 
 class CorpusConfig(Section):
     """Where the examples come from and how a row becomes an example."""
+
+    newer: ClassVar = ("roles", "ignore_keys")
 
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="Where the examples are: a file, folder or glob (local or `s3://`), a list of "

@@ -36,8 +36,8 @@ MARK = "label"  # false in TRL's unpaired preferences: the response is a bad one
 
 # Columns whose content would reach a model, but not this system's.
 MEDIA = (
-    "image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "pixel_values",
-    "video", "videos", "audio", "audios",
+    "image", "images", "image_path", "image_paths", "image_url", "image_urls", "img",
+    "pixel_values", "video", "videos", "audio", "audios",
 )  # fmt: skip
 UNUSED = ("documents", "chat_template_kwargs")  # a chat template would read them
 UNUSED_BESIDE_CHATS = (HISTORY, "reasoning_content")
@@ -98,10 +98,9 @@ def columns_of_row(
     if columns is not None:
         return columns
     names = frozenset(row) - ignored
-    columns = _whole(names, given)
-    if columns is None and like is not None and names & {like.messages, like.instruction, like.output}:
-        return like
-    return columns or columns_of(names, given)
+    if like is not None and names & {like.messages, like.instruction, like.output}:
+        return _whole(names, given) or like
+    return columns_of(names, given)
 
 
 @lru_cache(4096)
@@ -110,7 +109,7 @@ def _whole(names: frozenset[str], given: Given) -> Columns | None:
     own = {field: column for field, column in given if column is not None}
     free = names - set(own.values())  # a column holds one thing
     source = "source" if "source" not in own.values() else None
-    more = {
+    more: dict[str, Any] = {
         "source": dict(given).get("source", source),
         "systems": _own(own, "system", SYSTEMS, free),
         "tools": _own(own, "tools", TOOLS, free),
@@ -152,9 +151,11 @@ def _pairs(names: frozenset[str], own: Mapping[str, str]) -> Iterator[tuple[str,
     """Yield the pairs of columns that may be prompt and response, in order of preference."""
     claimed = set(own.values())
     for prompt, response in PAIRS:
-        if "instruction" in own or prompt not in claimed:
-            if "output" in own or response not in claimed:
-                yield own.get("instruction", prompt), own.get("output", response)
+        taken = ("instruction" not in own and prompt in claimed) or (
+            "output" not in own and response in claimed
+        )
+        if not taken:
+            yield own.get("instruction", prompt), own.get("output", response)
     if own.keys() & {"instruction", "output"}:
         if "instruction" not in own:
             yield from ((prompt, own["output"]) for prompt in PROMPTS if prompt not in claimed)

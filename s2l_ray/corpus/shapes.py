@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import MEDIA, Columns, Given, columns_of_row
-from s2l_ray.corpus.messages import ROLES, Rules, is_empty, present, turns_of
+from s2l_ray.corpus.turns import ROLES, Rules, is_empty, present, turns_of
 from s2l_ray.corpus.rows import DECODER, BadRow, Example, Turn, kind_of
 from s2l_ray.corpus.tools import tools_text
 
@@ -58,11 +58,15 @@ def parse(
         raise BadRow("the first turn is the assistant's")
     for turn in turns:
         if turn["role"] != "assistant" and "<" in turn["text"]:
-            if found := PLACEHOLDER.search(turn["text"]):
-                detail = f"{found[0].strip()} in a turn of role {turn['role']}"
-                raise BadRow("placeholder of an image, video or audio: media are not supported", detail)
+            _refuse_placeholder(turn)
     tools = _tools(content, columns, rules) if columns.tools else None
     return _source(content, columns.source) or reading.source, Example(turns, tools)
+
+
+def _refuse_placeholder(turn: Turn) -> None:
+    if found := PLACEHOLDER.search(turn["text"]):
+        detail = f"{found[0].strip()} in a turn of role {turn['role']}"
+        raise BadRow("placeholder of an image, video or audio: media are not supported", detail)
 
 
 def _source(row: dict[str, Any], column: str | None) -> str | None:
@@ -137,7 +141,7 @@ def _history(row: dict[str, Any], column: str) -> list[Turn]:
             if isinstance(history, list):
                 detail = f"expected two strings as pair {number}"
             raise BadRow(f"wrong type of {column!r}", detail)
-        if not all(text.strip() for text in texts):
+        if not all(str(text).strip() for text in texts):
             raise BadRow(f"empty text in {column!r}", f"pair {number}")
         turns += [{"role": role, "text": text}
                   for role, text in zip(("user", "assistant"), texts, strict=True)]  # fmt: skip

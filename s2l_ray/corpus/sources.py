@@ -39,14 +39,10 @@ def fingerprint_of(
 
     A Ray Dataset is identified by its digest. The seed counts only if examples are held out.
     """
-    settings = config.model_dump(mode="json", exclude={"max_rejected_share"})
-    settings |= {"seed": seed if config.heldout_share else None}
-    del settings["map"]
+    settings = config.settings() | {"seed": seed if config.heldout_share else None}
+    del settings["max_rejected_share"], settings["map"]
     if row_map := row_map_of(config):
         settings["map"] = [config.map, row_map.checksum]
-    for later in ("roles", "ignore_keys"):  # without them: fingerprints stay what they were
-        if not settings[later]:
-            del settings[later]
     if digest is None:
         sources: Any = [[f.name, f.bytes, f.stamp, f.start] for f in resolve(config)]
     else:

@@ -59,7 +59,8 @@ def _call(call: Any, field: str, number: int) -> dict[str, Any]:
     if not isinstance(call, dict):
         raise BadRow(wrong, f"expected an object as a call {where}, got {kind_of(call)}")
     if call.get("type") not in (None, "function"):
-        raise BadRow(wrong, f"expected a call of a function {where}, got {str(call['type'])[:40]!r}")
+        kind = str(call["type"])[:40]
+        raise BadRow(wrong, f"expected a call of a function {where}, got {kind!r}")
     function = call.get("function")
     if function is None:
         function = {key: value for key, value in call.items() if key not in CALL_KEYS}

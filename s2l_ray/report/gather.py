@@ -223,9 +223,7 @@ def _show(
     ):
         prompt, response = shown_texts(corpus_rows.Example(row["turns"], row["tools"]))
         shown[cluster].append(
-            Example(
-                row["source"], float(curve[0]), float(curve[-1]), prompt, response, is_chosen
-            )
+            Example(row["source"], float(curve[0]), float(curve[-1]), prompt, response, is_chosen)
         )
 
 

@@ -179,6 +179,55 @@ def test_ids_do_not_depend_on_files_order_or_format(mixed):
         assert all(now[i]["turns"][0]["text"] == "new question" for i in now.keys() - was)
 
 
+def test_calls_and_tools_have_the_same_ids_in_every_format(local_ray, store, tmp_path):
+    """In Parquet the arguments of all calls share one struct, with nulls for what is absent."""
+    rows = []
+    for number, (name, arguments) in enumerate(
+        [("weather", {"city": "Oslo"}), ("weather", {"city": "Rome"}), ("add", {"a": 1, "b": 2})]
+    ):
+        call = {"id": f"c{number}", "function": {"name": name, "arguments": arguments}}
+        keys = {key: {"type": "number"} for key in arguments}
+        chat = [
+            {"role": "user", "content": "Do it."},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "3", "tool_call_id": f"c{number}"},
+            {"role": "assistant", "content": "3", "reasoning_content": "r", "weight": number % 2},
+        ]
+        rows.append({"messages": chat, "tools": [{"name": name, "parameters": keys}]})
+    (tmp_path / "a.jsonl").write_bytes(lines(rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    found = []
+    for name in ("a.jsonl", "b.parquet", "saved"):
+        config = CorpusConfig(path=str(tmp_path / name), num_parts=2, max_rejected_share=0)
+        manifest = ingest(store, config, folder=f"corpus/{name}", fingerprint=name)
+        found.append([
+            {key: row[key] for key in ("example_id", "turns", "tools")}
+            for row in table_of(store, manifest)
+        ])  # fmt: skip
+    config = CorpusConfig(path="-", num_parts=2)
+    dataset = ray.data.from_items(rows)
+    manifest = ingest(store, config, folder="corpus/data", fingerprint="data", dataset=dataset)
+    found.append([
+        {key: row[key] for key in ("example_id", "turns", "tools")}
+        for row in table_of(store, manifest)
+    ])  # fmt: skip
+    assert all(each == found[0] for each in found)
+    assert len(found[0]) == 3  # none is a duplicate of another
+    calls = sorted(row["turns"][1]["tool_calls"] for row in found[0])
+    assert calls == [
+        '[{"id":"c0","type":"function","function":{"name":"weather","arguments":{"city":"Oslo"}}}]',
+        '[{"id":"c1","type":"function","function":{"name":"weather","arguments":{"city":"Rome"}}}]',
+        '[{"id":"c2","type":"function","function":{"name":"add","arguments":{"a":1,"b":2}}}]',
+    ]
+    assert {row["tools"] for row in found[0]} == {
+        '[{"type":"function","function":{"name":"weather","parameters":{"city":{"type":"number"}}}}]',
+        '[{"type":"function","function":{"name":"add","parameters":{"a":{"type":"number"},"b":'
+        '{"type":"number"}}}}]',
+    }
+    assert sorted(row["turns"][3]["train"] is False for row in found[0]) == [False, True, True]
+
+
 def test_a_column_that_tells_no_source_is_left_out(local_ray, store, tmp_path, monkeypatch):
     monkeypatch.setattr("s2l_ray.corpus.ingest.MAX_SOURCES", 2)
     items = [

@@ -69,3 +69,20 @@ def test_a_tokenizer_from_a_folder(store, tokenizer):
     prepare_tokenizer(store, config, corpus, folder="copied")
     text = "the anchor 3 ü"
     assert load_tokenizer(store, "copied")(text) == tokenizer(text)
+
+
+def test_a_tokenizer_learns_from_all_text_of_an_example(store):
+    call = '[{"type":"function","function":{"name":"zebra","arguments":{}}}]'
+    turns = [
+        {"role": "user", "text": "q", "name": "walrus"},
+        {"role": "assistant", "text": "", "reasoning": "ocelot", "tool_calls": call},
+        {"role": "tool", "text": "lemur", "tool_call_id": "heron"},
+        {"role": "assistant", "text": "puffin"},
+    ]
+    row = {"source": "s", "turns": turns, "tools": '[{"name":"gecko"}]'}
+    examples = write_corpus(store, [row], num_parts=1)
+    model = ModelConfig(architecture=TINY, tokenizer_vocab=400)
+    prepare_tokenizer(store, model, examples, folder="tokenizers/all")
+    tokenizer = load_tokenizer(store, "tokenizers/all")
+    for word in ("walrus", "ocelot", "zebra", "lemur", "heron", "puffin", "gecko"):
+        assert len(tokenizer(word)["input_ids"]) < len(word), word

@@ -111,3 +111,24 @@ def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, t
         ValueError, match=r"answers: exam: left out 2 of 2 questions.*nothing is left"
     ):
         answer_sets(store, examples, config, CORPUS)
+
+
+def test_an_example_leaks_whichever_turns_have_labels(local_ray, store, tmp_path):
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    ask, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    calling = {"role": "assistant", "tool_calls": [call]}
+    pool = [[ask, calling, answer], [ask, answer]]
+    held = [
+        [ask, calling | {"weight": 0}, answer],  # the first of the pool
+        [ask, answer | {"reasoning_content": "r"}],
+        [ask, calling | {"tool_calls": [call | {"id": "c1"}]}, answer],
+        [ask, answer],  # the second, but with tools
+    ]
+    tools = [{"name": "f"}]
+    path = lines_of(tmp_path / "pool.jsonl", [{"messages": messages} for messages in pool])
+    corpus = ingest_once(store, CorpusConfig(path=path, num_parts=1), "corpus")
+    rows = [{"messages": m} for m in held[:3]] + [{"messages": held[3], "tools": tools}]
+    config = EvaluationConfig(files={"exam": lines_of(tmp_path / "exam.jsonl", rows)})
+    found = heldout_examples(store, corpus, config, CORPUS)["exam"]
+    assert found.rows == 3
+    assert found.info["note"].endswith(f"exam.jsonl:1, which is also {tmp_path / 'pool.jsonl'}:1")

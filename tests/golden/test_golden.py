@@ -193,6 +193,7 @@ def test_the_demo_corpus_is_the_same(golden, place):
     content = hashlib.sha256((place / "demo.jsonl").read_bytes()).hexdigest()
     golden("demo_corpus", told_by(done, place) | {"sha256": content})
 
+
 def test_the_examples_of_the_demo_corpus_have_the_same_ids(golden, tmp_path):
     """Runs of every version know them by these."""
     ids = seam.example_ids(demo.write(tmp_path / "demo.jsonl"))

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 from support.reports import report_data
 
+from s2l_ray.corpus.rows import Example
 from s2l_ray.report import gather
 from s2l_ray.report.data import Timing
+from s2l_ray.report.gather import shown_texts
 from s2l_ray.report.page import render
 from s2l_ray.store import Manifest, Part
 
@@ -49,3 +51,28 @@ def test_a_stage_that_was_repaired_has_one_row_with_the_sum_of_its_seconds():
     page = render(dataclasses.replace(report_data(K=2, T=2), timings=found))
     section = re.search("<h2>Time and throughput</h2>(.*?)</section>", page, re.DOTALL)[1]
     assert section.count("<bdi>losses</bdi>") == 1 and "<td>run, 2 times</td>" in section
+
+
+def test_an_example_is_shown_with_all_that_it_has():
+    call = '[{"type":"function","function":{"name":"f","arguments":{}}}]'
+    turns = [
+        {"role": "system", "text": "s"},
+        {"role": "user", "text": "q", "name": "Ann"},
+        {"role": "input", "text": "i", "train": None},
+        {"role": "assistant", "text": "", "tool_calls": call, "train": False},
+        {"role": "tool", "text": "3", "tool_call_id": "c1"},
+        {"role": "assistant", "text": "a", "reasoning": "r"},
+        {"role": "user", "text": "bye"},
+    ]
+    prompt, response = shown_texts(Example(turns, '[{"name":"f"}]'))
+    assert prompt.splitlines() == [
+        '[tools] [{"name":"f"}]', "s", "[name] Ann", "q", "i", "[no labels]",
+        f"[tool_calls] {call}", "[tool_call_id] c1", "[tool] 3",
+    ]  # fmt: skip
+    assert response.splitlines() == ["[reasoning] r", "a"]
+    assert shown_texts(Example([turns[1] | {"name": None}, turns[3] | {"train": None}])) == (
+        "q",
+        f"[tool_calls] {call}",
+    )
+    plain = Example([{"role": "user", "text": "q"}, {"role": "assistant", "text": "a"}])
+    assert shown_texts(plain) == ("q", "a")

@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from support.parsed import read
-
 from s2l_ray.config import BUILT_IN_SELECTORS, RunConfig, SelectionConfig, validate
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.pipeline.evaluate import heldout_stages
@@ -18,6 +16,7 @@ from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.records import settings_of_comparison
 from s2l_ray.pipeline.stage import Stage, walk
 from s2l_ray.store import Manifest, Part
+from support.parsed import read
 
 SELECTOR_NAMES: tuple[str, ...] = BUILT_IN_SELECTORS
 PART = Part("part-00000", "file", 1, 1, "checksum", {"label_tokens": 1})

