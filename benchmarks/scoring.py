@@ -47,7 +47,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenize
 from benchmarks import machine
 from s2l_ray.config import CorpusConfig, PromptConfig
 from s2l_ray.corpus.rows import BadRow, Example
-from s2l_ray.corpus.shapes import parse, reading_of
+from s2l_ray.corpus.shapes import parse, row_settings_of
 from s2l_ray.corpus.tokenization import encode_table
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.scoring import scorer
@@ -73,10 +73,10 @@ def examples_of(path: str) -> Iterator[tuple[str, Example]]:
         for line in file:
             with suppress(ValueError):
                 records.append(json.loads(line))
-    reading = reading_of(CorpusConfig(path=path))
+    settings = row_settings_of(CorpusConfig(path=path))
     for record in records:
         with suppress(BadRow):
-            yield parse(record, reading)
+            yield parse(record, settings)
 
 
 def tokens_of(path: str, count: int, max_length: int) -> pa.Table:

@@ -14,7 +14,7 @@ from s2l_ray.corpus.columns import Columns, FileColumns
 from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
 from s2l_ray.corpus.rows import BadRow, SourceRow, text_of
-from s2l_ray.corpus.shapes import Reading, parse, reading_of
+from s2l_ray.corpus.shapes import RowSettings, parse, row_settings_of
 from s2l_ray.execution.remote import rows_of
 from s2l_ray.store.schemas import EXAMPLES
 
@@ -85,8 +85,8 @@ def parse_rows(
     ValueError if none has all columns of a known shape, or a column that corpus.columns names.
     """
     rows = mapped(rows, row_map) if row_map else iter(rows)
-    reading = reading_of(config)
-    columns = FileColumns(file, reading.given, first)
+    settings = row_settings_of(config)
+    columns = FileColumns(file, settings.given, first)
     if names:
         columns.add(frozenset(names))
     table, size, yielded = list[tuple[Any, ...]](), 0, False
@@ -94,7 +94,7 @@ def parse_rows(
         if isinstance(row.content, dict):
             columns.add(frozenset(row.content))
         try:
-            line, content_bytes = _example(row, file, reading, columns.complete, config, seed)
+            line, content_bytes = _example(row, file, settings, columns.complete, config, seed)
         except BadRow as bad:
             line, content_bytes = _rejected(row, file, bad)
         table.append((line[0] * num_parts >> 63, *line[1:]))
@@ -110,7 +110,7 @@ def parse_rows(
 def _example(
     row: SourceRow,
     file: str,
-    reading: Reading,
+    settings: RowSettings,
     like: Columns | None,
     config: CorpusConfig,
     seed: int,
@@ -118,7 +118,7 @@ def _example(
     """Return the key that the row goes to a part by, its other values of PARSED, and its bytes."""
     if isinstance(row.content, BadRow):
         raise row.content
-    source, example = parse(row.content, reading, typed=row.text is None, like=like)
+    source, example = parse(row.content, settings, typed=row.text is None, like=like)
     content = content_of(example)
     key = example_id_of(source, content)
     held = is_heldout(content, config.heldout_share, seed)

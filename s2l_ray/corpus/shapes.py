@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import MEDIA, Columns, Given, columns_of_row
-from s2l_ray.corpus.turns import ROLES, Rules, is_empty, present, turns_of
 from s2l_ray.corpus.rows import DECODER, BadRow, Example, Turn, kind_of
 from s2l_ray.corpus.tools import tools_text
+from s2l_ray.corpus.turns import ROLES, Rules, is_empty, present, turns_of
 
 # Where an image, video or audio clip belongs, in LLaVA's and the families' own notations. A tag
 # that is closed later is markup.
@@ -21,7 +21,7 @@ PLACEHOLDER = re.compile(
 )
 
 
-class Reading(NamedTuple):
+class RowSettings(NamedTuple):
     """How the rows of a corpus are read, from its settings."""
 
     given: Given = frozenset()  # corpus.columns
@@ -29,14 +29,14 @@ class Reading(NamedTuple):
     rules: Rules = Rules()
 
 
-def reading_of(config: CorpusConfig) -> Reading:
+def row_settings_of(config: CorpusConfig) -> RowSettings:
     roles = ROLES | {name.strip().lower(): role for name, role in config.roles.items()}
     rules = Rules(roles, frozenset(config.ignore_keys))
-    return Reading(frozenset(config.columns.items()), config.source or "default", rules)
+    return RowSettings(frozenset(config.columns.items()), config.source or "default", rules)
 
 
 def parse(
-    content: Any, reading: Reading, *, typed: bool = False, like: Columns | None = None
+    content: Any, settings: RowSettings, *, typed: bool = False, like: Columns | None = None
 ) -> tuple[str, Example]:
     """Return the source and the example of a row. BadRow says why it is none.
 
@@ -44,8 +44,8 @@ def parse(
     """
     if not isinstance(content, dict):
         raise BadRow("not an object", f"got {kind_of(content)}")
-    rules = reading.rules._replace(typed=True) if typed else reading.rules
-    columns = columns_of_row(content, reading.given, rules.ignored, like)
+    rules = settings.rules._replace(typed=True) if typed else settings.rules
+    columns = columns_of_row(content, settings.given, rules.ignored, like)
     if columns.unused or columns.mark:
         _refuse_unused(content, columns)
     turns = _chat(content, columns, rules) if columns.messages else _pair(content, columns, rules)
@@ -60,7 +60,7 @@ def parse(
         if turn["role"] != "assistant" and "<" in turn["text"]:
             _refuse_placeholder(turn)
     tools = _tools(content, columns, rules) if columns.tools else None
-    return _source(content, columns.source) or reading.source, Example(turns, tools)
+    return _source(content, columns.source) or settings.source, Example(turns, tools)
 
 
 def _refuse_placeholder(turn: Turn) -> None:

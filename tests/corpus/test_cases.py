@@ -16,9 +16,8 @@ AREA = '[{"type":"function","function":{"name":"area","arguments":{"a":2,"b":3}}
 
 
 def called(city):
-    arguments = '"{\\"city\\": \\"%s\\"}"' % city
-    function = '{"name":"weather","arguments":%s}' % arguments
-    return '[{"id":"c1","type":"function","function":%s}]' % function
+    function = '{"name":"weather","arguments":"{\\"city\\": \\"CITY\\"}"}'.replace("CITY", city)
+    return f'[{{"id":"c1","type":"function","function":{function}}}]'
 
 
 def shown(row):

@@ -7,7 +7,7 @@ from support.rows import example, message, read, refused
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.rows import Example
-from s2l_ray.corpus.shapes import parse, reading_of
+from s2l_ray.corpus.shapes import parse, row_settings_of
 
 PAIR = {"instruction": "q", "output": "a"}
 CHAT = {"messages": [message("user", "q"), message("assistant", "a")]}
@@ -196,5 +196,5 @@ def test_markup_is_no_placeholder(text):
 
 def test_columns_that_are_left_out_by_name():
     row = PAIR | {"images": ["a.png"], "label": False, "context": "c", "source": "s"}
-    reading = reading_of(CorpusConfig(path="-", ignore_keys=["images", "label", "context"]))
-    assert parse(row, reading) == ("s", ASKED)
+    settings = row_settings_of(CorpusConfig(path="-", ignore_keys=["images", "label", "context"]))
+    assert parse(row, settings) == ("s", ASKED)

@@ -7,10 +7,10 @@ from support.rows import example, message
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.identity import content_of, example_id_of
-from s2l_ray.corpus.shapes import parse, reading_of
+from s2l_ray.corpus.shapes import parse, row_settings_of
 from s2l_ray.selection.exports import export_row
 
-READING = reading_of(CorpusConfig(path="-", source="s"))
+SETTINGS = row_settings_of(CorpusConfig(path="-", source="s"))
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"b": 2}'}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"b": {}, "a": {}}}}
 ASKED = message("user", "q")
@@ -32,10 +32,10 @@ ANSWERED = message("assistant", "a")
     ],
 )  # fmt: skip
 def test_messages_are_exported_as_they_were_and_read_again_as_the_same_example(row):
-    source, found = parse(row | {"source": "s"}, READING)
+    source, found = parse(row | {"source": "s"}, SETTINGS)
     exported = export_row(found, source, "messages")
     assert exported == row | {"source": "s"}
-    again = parse(json.loads(json.dumps(exported)), READING)
+    again = parse(json.loads(json.dumps(exported)), SETTINGS)
     assert again == (source, found)
     assert example_id_of("s", content_of(again[1])) == example_id_of("s", content_of(found))
 
@@ -46,9 +46,12 @@ def test_pairs_are_exported_and_read_again():
         for shape in ("alpaca", "prompt_response", "messages"):
             row = export_row(example(*turns), "s", shape)
             if len(turns) == 3 and shape != "alpaca":
-                assert parse(row, READING) == ("s", example(("user", "q\n\ni"), ("assistant", "a")))
+                assert parse(row, SETTINGS) == (
+                    "s",
+                    example(("user", "q\n\ni"), ("assistant", "a")),
+                )
             else:
-                assert parse(row, READING) == ("s", example(*turns))
+                assert parse(row, SETTINGS) == ("s", example(*turns))
 
 
 PAIR = (("user", "q"), ("assistant", "a"))

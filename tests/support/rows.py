@@ -8,7 +8,7 @@ import pytest
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.rows import BadRow, Example
-from s2l_ray.corpus.shapes import parse, reading_of
+from s2l_ray.corpus.shapes import parse, row_settings_of
 
 
 def example(*turns: tuple[str, str], tools: str | None = None, **last: Any) -> Example:
@@ -19,7 +19,7 @@ def example(*turns: tuple[str, str], tools: str | None = None, **last: Any) -> E
 
 
 def read(row: Any, *, typed: bool = False, **settings: Any) -> Example:
-    return parse(row, reading_of(CorpusConfig(path="-", **settings)), typed=typed)[1]
+    return parse(row, row_settings_of(CorpusConfig(path="-", **settings)), typed=typed)[1]
 
 
 def refused(row: Any, **settings: Any) -> str:
