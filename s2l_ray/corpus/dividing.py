@@ -98,7 +98,7 @@ def _packed(files: Iterable[SourceFile], size: int) -> list[list[SourceFile]]:
     packs = list[list[SourceFile]]()
     room = 0
     for file in sorted(files, key=lambda file: file.bytes, reverse=True):
-        if file.bytes > room:
+        if not packs or file.bytes > room:
             packs.append([])
             room = size
         packs[-1].append(file)
