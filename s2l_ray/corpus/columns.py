@@ -92,8 +92,9 @@ def columns_of_row(
     another row of the file, which a row without a whole shape is read by, if it has any of them.
     """
     filled = frozenset(
-        [key for key, value in row.items() if value is not None and value != [] and value != {}]
-    )
+        [key for key, value in row.items()
+         if value is not None and (type(value) not in (list, dict) or value)]
+    )  # fmt: skip
     columns = _whole(filled - ignored if ignored else filled, given)
     if columns is not None:
         return columns

@@ -51,14 +51,17 @@ def parse(
     turns = _chat(content, columns, rules) if columns.messages else _pair(content, columns, rules)
     if columns.systems:
         turns = _with_system(turns, content, columns)
-    if not any(turn["role"] == "assistant" and turn.get("train") is not False for turn in turns):
-        some = any(turn["role"] == "assistant" for turn in turns)
-        raise BadRow(f"no {'trained ' * some}assistant turn", f"{len(turns)} messages")
+    answered = trained = False
+    for turn in turns:
+        if turn["role"] == "assistant":
+            answered = True
+            trained = trained or turn.get("train") is not False
+        elif "<" in turn["text"]:
+            _refuse_placeholder(turn)
+    if not trained:
+        raise BadRow(f"no {'trained ' * answered}assistant turn", f"{len(turns)} messages")
     if turns[0]["role"] == "assistant":
         raise BadRow("the first turn is the assistant's")
-    for turn in turns:
-        if turn["role"] != "assistant" and "<" in turn["text"]:
-            _refuse_placeholder(turn)
     tools = _tools(content, columns, rules) if columns.tools else None
     return _source(content, columns.source) or settings.source, Example(turns, tools)
 
@@ -85,7 +88,7 @@ def _pair(row: dict[str, Any], columns: Columns, rules: Rules) -> list[Turn]:
     """Return the turns of a prompt and its response: two texts, or two lists of messages (TRL)."""
     assert columns.instruction and columns.output
     turns = _history(row, columns.history) if columns.history else []
-    prompt = present(row, columns.instruction)
+    prompt = row.get(columns.instruction)
     if _is_chat(prompt):
         before = turns_of(prompt, columns.instruction, rules)
         for turn in before:
@@ -100,7 +103,7 @@ def _pair(row: dict[str, Any], columns: Columns, rules: Rules) -> list[Turn]:
             last = f"got a prompt that ends with the role {turns[-1]['role']}"
             raise BadRow(f"{columns.inputs[0]!r} beside a chat", last)
         turns.append({"role": "input", "text": "\n\n".join(inputs)})
-    response = present(row, columns.output)
+    response = row.get(columns.output)
     if _is_chat(response):
         answer = turns_of(response, columns.output, rules)
     else:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from support.rows import example, message, read, refused
 
@@ -192,6 +193,14 @@ def test_placeholders_of_media(text):
 )
 def test_markup_is_no_placeholder(text):
     assert read(PAIR | {"instruction": text}).turns[0]["text"] == text
+
+
+def test_values_of_other_libraries_beside_an_example():
+    """A Ray Dataset may have columns of arrays."""
+    row = PAIR | {"embedding": np.zeros(3)}
+    assert read(row, typed=True) == ASKED
+    assert refused(PAIR | {"output": np.zeros(3)}).startswith("wrong type of 'output'")
+    assert refused(PAIR | {"images": np.zeros(3)}).startswith("column 'images'")
 
 
 def test_columns_that_are_left_out_by_name():
