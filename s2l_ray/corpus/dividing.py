@@ -7,7 +7,7 @@ so that another task can write all parts of a group. None of this changes what a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import Any
 
@@ -21,7 +21,9 @@ from s2l_ray.corpus.files.source import MIB, SourceFile
 from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.parsing import parse_batch, parse_rows, settings_of
 from s2l_ray.corpus.reading import read_rows
+from s2l_ray.corpus.rows import SourceRow
 from s2l_ray.corpus.sources import resolve
+from s2l_ray.corpus.trees import is_message
 from s2l_ray.execution.nodes import num_cpus
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.execution.remote import blocks_of
@@ -111,10 +113,28 @@ def _parse_files(
 ) -> Iterator[list[pa.Table]]:
     config = settings["config"]
     tables = (
-        parse_rows(read_rows(file, config), file.name, first=file.start == 0, **settings)
+        parse_rows(_rows(file, config), file.name, first=file.start == 0, **settings)
         for file in files
     )
     return _by_group(chain.from_iterable(tables), num_groups, pack, settings["num_parts"])
+
+
+def _rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
+    """Yield the rows of a file, or of a range.
+
+    The first range of a file of trees.py has all of them, as trees may cross ranges.
+    """
+    rows = read_rows(file, config)
+    if not file.stop or file.format == "hub" or config.map:
+        return rows
+    head = list[SourceRow]()
+    for row in rows:
+        head.append(row)
+        if isinstance(row.content, dict):
+            break
+    if not head or not is_message(head[-1].content):
+        return chain(head, rows)
+    return iter(()) if file.start else read_rows(replace(file, stop=0), config)
 
 
 def _parse_block(

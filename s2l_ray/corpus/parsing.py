@@ -15,6 +15,7 @@ from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldou
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
 from s2l_ray.corpus.rows import BadRow, SourceRow, text_of
 from s2l_ray.corpus.shapes import RowSettings, parse, row_settings_of
+from s2l_ray.corpus.trees import with_chats
 from s2l_ray.execution.remote import rows_of
 from s2l_ray.store.schemas import EXAMPLES
 
@@ -84,7 +85,7 @@ def parse_rows(
     names: of the columns, if they are known. first: whether the rows begin the file. If so,
     ValueError if none has all columns of a known shape, or a column that corpus.columns names.
     """
-    rows = mapped(rows, row_map) if row_map else iter(rows)
+    rows = mapped(rows, row_map) if row_map else with_chats(rows)
     settings = row_settings_of(config)
     columns = FileColumns(file, settings.given, first)
     if names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import MEDIA, Columns, Given, columns_of_row
@@ -125,7 +125,7 @@ def _reasoned(answer: list[Turn], row: dict[str, Any], names: tuple[str, ...]) -
     return [{**answer[0], "reasoning": text}]
 
 
-def _is_chat(value: Any) -> bool:
+def _is_chat(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 

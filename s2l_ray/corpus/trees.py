@@ -1,0 +1,87 @@
+"""Trees of messages, a row per message, as OpenAssistant publishes them.
+
+A row names its parent, and the rows of a tree follow one another. Every way from a root to a leaf
+is a chat. An answer that several of them share has labels in the first alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from s2l_ray.corpus.rows import BadRow, SourceRow
+
+KEYS = frozenset(("message_id", "parent_id", "role", "text"))
+ANSWERS = ("assistant", "gpt", "bot", "model", "ai")  # roles
+
+
+def is_message(content: Any) -> bool:
+    """Return whether a row is one message of a tree."""
+    return isinstance(content, dict) and content.keys() >= KEYS
+
+
+def with_chats(rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
+    """Put chats in place of messages, and pass other rows on.
+
+    The number of a chat is that of its last message. A message whose parent is missing, or that
+    was deleted or marked as bad, is a BadRow, as are all that follow from it.
+    """
+    tree: list[SourceRow] = []
+    for row in rows:
+        if not is_message(row.content):
+            yield row
+            continue
+        if tree and row.content["parent_id"] is None:
+            yield from _chats(tree)
+            tree = []
+        tree.append(row)
+    yield from _chats(tree)
+
+
+def _chats(tree: list[SourceRow]) -> Iterator[SourceRow]:
+    found: dict[Any, SourceRow] = {}
+    parents = set()
+    for row in tree:
+        fault = _fault(row.content, found)
+        if fault is not None:
+            yield row._replace(content=fault)
+            continue
+        found[row.content["message_id"]] = row
+        parents.add(row.content["parent_id"])
+    labelled = set[Any]()
+    for name, row in found.items():
+        if name in parents:
+            continue
+        way = [row]
+        while (parent := way[-1].content["parent_id"]) is not None:
+            way.append(found[parent])
+        answers = {each.content["message_id"] for each in way if _is_answer(each.content)}
+        if answers and answers <= labelled:  # a question at the end, which nothing answers
+            continue
+        messages = [_message(each.content, labelled) for each in reversed(way)]
+        labelled |= answers
+        source = {key: row.content[key] for key in ("source",) if key in row.content}
+        yield row._replace(content={"messages": messages, **source})
+
+
+def _fault(message: dict[str, Any], found: dict[Any, SourceRow]) -> BadRow | None:
+    name, parent = message["message_id"], message["parent_id"]
+    if not isinstance(name, str | int) or not isinstance(parent, str | int | None):
+        return BadRow("wrong type of 'message_id' or 'parent_id'", "expected strings")
+    if name in found:
+        return BadRow("'message_id' twice in a tree", repr(name)[:40])
+    if parent is not None and parent not in found:
+        detail = f"{repr(parent)[:40]} is not among the good rows of its tree before it"
+        return BadRow("missing parent of a message", detail)
+    if message.get("deleted") is True or message.get("review_result") is False:
+        return BadRow("marked as a bad answer", "'deleted' is true or 'review_result' is false")
+    return None
+
+
+def _is_answer(message: dict[str, Any]) -> bool:
+    return str(message["role"]).strip().lower() in ANSWERS
+
+
+def _message(row: dict[str, Any], labelled: set[Any]) -> dict[str, Any]:
+    weight = {"weight": 0} if row["message_id"] in labelled else {}
+    return {"role": row["role"], "content": row["text"], **weight}
