@@ -32,7 +32,9 @@ class RowSettings(NamedTuple):
 def row_settings_of(config: CorpusConfig) -> RowSettings:
     roles = ROLES | {name.strip().lower(): role for name, role in config.roles.items()}
     rules = Rules(roles, frozenset(config.ignore_keys))
-    return RowSettings(frozenset(config.columns.items()), config.source or "default", rules)
+    unnamed = {"source": None} if "source" in config.ignore_keys else {}
+    given = frozenset((unnamed | config.columns).items())
+    return RowSettings(given, config.source or "default", rules)
 
 
 def parse(

@@ -207,3 +207,5 @@ def test_columns_that_are_left_out_by_name():
     row = PAIR | {"images": ["a.png"], "label": False, "context": "c", "source": "s"}
     settings = row_settings_of(CorpusConfig(path="-", ignore_keys=["images", "label", "context"]))
     assert parse(row, settings) == ("s", ASKED)
+    config = CorpusConfig(path="-", ignore_keys=[*row.keys() - PAIR.keys()])
+    assert parse(row, row_settings_of(config)) == ("default", ASKED)
