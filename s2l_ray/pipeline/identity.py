@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import ModelConfig, SelectionConfig, TrainingConfig, fingerprint
 from s2l_ray.corpus.files.source import local_stamp
-
-_stamp = lru_cache(local_stamp)  # once per file, not once per stage
 
 
 def settings_of(training: TrainingConfig) -> list[Any]:
@@ -39,7 +36,7 @@ def local_files(model: ModelConfig) -> list[str]:
         if place is not None and Path(place).is_dir():
             for file in sorted(path for path in Path(place).iterdir() if path.is_file()):
                 about = file.stat()
-                stamp = _stamp(str(file.resolve()), about.st_size, about.st_mtime_ns)
+                stamp = local_stamp(str(file.resolve()), about.st_size, about.st_mtime_ns)
                 found.append(f"{file.name} {stamp}")
     return found
 

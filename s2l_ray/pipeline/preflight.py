@@ -6,6 +6,7 @@ tells is checked by the stages.
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,8 +36,8 @@ def check(
         *_run_dir(config),
         *_models(config, targets, diagnosis),
         *_extensions(config, heldout),
-        *_sources(config, corpus, heldout),
     ]
+    faults += _sources(config, corpus, heldout, thorough=not faults)
     if faults:
         raise ValueError("\n".join(faults))
 
@@ -89,21 +90,30 @@ def _extensions(config: RunConfig, heldout: bool) -> Iterator[str]:
     yield from _fault_of(row_map_of, config.corpus)
 
 
-def _sources(config: RunConfig, corpus: bool, heldout: bool) -> Iterator[str]:
+def _sources(config: RunConfig, corpus: bool, heldout: bool, *, thorough: bool) -> Iterator[str]:
     os.environ.update(config.storage.environment())  # for pyarrow, which lists remote folders
     if corpus:
-        yield from _fault_of(_find, config.corpus)
+        yield from _fault_of(_find, config.corpus, thorough)
     evaluation = config.evaluation
     for kind, files in (("files", evaluation.files), ("answers", evaluation.answers)):
         for name, path in files.items() if heldout else ():
-            for fault in _fault_of(_find, CorpusConfig(path=path, split=evaluation.split)):
+            settings = CorpusConfig(path=path, split=evaluation.split)
+            for fault in _fault_of(_find, settings, thorough):
                 yield f"evaluation.{kind}: {name}: {fault}"
 
 
-def _find(config: CorpusConfig) -> None:
-    """Find the files of a corpus, but not datasets of a hub: that takes longer."""
+def _find(config: CorpusConfig, thorough: bool) -> None:
+    """Find the files of a corpus, but not datasets of a hub: that takes longer.
+
+    thorough: also look into what exists. For many files it takes longer, since small ones are
+    identified by their content.
+    """
     paths = [config.path] if isinstance(config.path, str) else config.path
-    if here := [path for path in paths if not path.startswith("hf://")]:
+    here = [path for path in paths if not path.startswith("hf://")]
+    if not thorough:
+        local = [path for path in here if "://" not in path and not glob.has_magic(path)]
+        here = [path for path in local if not os.path.exists(os.path.expanduser(path))]
+    if here:
         resolve(config.model_copy(update={"path": here}))
 
 

@@ -3,8 +3,10 @@
 import os
 
 import pytest
+from support.head import free_port
 from support.runs import settings
 
+from s2l_ray.config import StorageConfig
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import select
@@ -41,7 +43,7 @@ def test_all_faults_are_told_together(config, tmp_path):
             proxy__model={"name": "./proxy"},
             target__model={"name": "./target"},
             evaluation__files={"exam": "exam.jsonl"},
-            evaluation__answers={"quiz": "quiz/*.jsonl"},
+            evaluation__answers={"quiz": "quiz.jsonl"},
             selection__selector="no_such:Rule",
         ),
         targets=True,
@@ -54,11 +56,23 @@ def test_all_faults_are_told_together(config, tmp_path):
         "selection.selector: 'no_such:Rule' cannot be imported: ModuleNotFoundError",
         "corpus.map: 'no_such:function' cannot be imported: ModuleNotFoundError",
         "evaluation.files: exam: corpus.path: 'exam.jsonl' matches no file",
-        "evaluation.answers: quiz: corpus.path: 'quiz/*.jsonl' matches no file",
+        "evaluation.answers: quiz: corpus.path: 'quiz.jsonl' matches no file",
     ]
     assert len(faults) == len(starts)
     for fault, start in zip(faults, starts, strict=True):
         assert fault.startswith(start)
+
+
+def test_what_exists_is_looked_into_if_nothing_else_is_wrong(config, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in ("empty", "*.parquet"):
+        changed = config().corpus.model_copy(update={"path": path})
+        (fault,) = told(config().model_copy(update={"corpus": changed}))
+        assert fault.startswith(f"corpus.path: {path!r} matches no file")
+        (fault,) = told(
+            config(proxy__model={"name": "./no"}).model_copy(update={"corpus": changed})
+        )
+        assert fault.startswith("proxy.model.name: ")
 
 
 def test_a_command_is_not_refused_for_what_it_does_not_use(config):
@@ -110,3 +124,14 @@ def test_the_library_checks_before_it_starts_ray(config, monkeypatch):
     for dataset in (None, "a Ray Dataset"):
         with pytest.raises(ValueError, match=r"^proxy\.model\.name: './proxy': there is no such"):
             select(dataset, missing)
+
+
+def test_an_object_store_that_does_not_answer(config, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, "test")  # the check sets the last; restored after the test
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    storage = StorageConfig(endpoint=endpoint, region="us-east-1")
+    away = config().model_copy(update={"run_dir": "s3://bucket/run", "storage": storage})
+    (fault,) = told(away)
+    assert fault.startswith("s3://bucket/run: ") and endpoint in fault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pyarrow.fs as pafs
 
@@ -31,6 +32,7 @@ def filesystem_of(file: SourceFile) -> pafs.FileSystem:
     return pafs.FileSystem.from_uri(file.root)[0] if file.root else pafs.LocalFileSystem()
 
 
+@lru_cache(maxsize=100_000)  # a run asks for the same files several times
 def local_stamp(path: str, size: int, mtime_ns: int) -> str:
     """Return what changes with a local file's content.
 
