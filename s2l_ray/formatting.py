@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 MISSING = "–"
+
+RAW = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories that move or hide what a terminal shows
 
 
 def plural(n: int, noun: str) -> str:
@@ -52,3 +55,16 @@ def duration(seconds: float, *, decimals: int = 1) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds:02d} s"
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def printable(text: str) -> str:
+    """Escape control characters, line ends, and bytes of file names that are not UTF-8."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(c) if unicodedata.category(c) in RAW else c for c in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that os.fsdecode could not decode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -17,21 +17,24 @@ from s2l_ray.config.values import ImportName, Location, Share
 class CorpusConfig(Section):
     """Where the examples come from and how a row becomes an example."""
 
-    newer: ClassVar = ("roles", "ignore_keys")
+    newer: ClassVar = ("roles", "ignore_keys", "max_row_bytes")
 
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="Where the examples are: a file, folder or glob (local or `s3://`), a list of "
-        "these, or `hf://owner/dataset`."
+        "these, or `hf://owner/dataset@revision:config/split` (all but the name optional)."
     )
-    format: Literal["auto", "jsonl", "parquet"] = Field(
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = Field(
         "auto",
-        description="Format of the files. `auto` reads JSON lines (`.jsonl`, `.ndjson`, `.json`, "
-        "also with `.gz` or `.zst`) and Parquet, by the ending; the others read only their own.",
+        description="Format of the files. `auto` goes by the ending: JSON lines (`.jsonl`, "
+        "`.ndjson`), JSON documents or lines (`.json`), `.csv`, `.tsv`, all also compressed "
+        "(`.gz`, `.bz2`, `.zst`, `.xz`), `.parquet`, and Arrow (`.arrow`, `.feather`). The others "
+        "read only their own files in a folder or glob, and a single file of any name.",
     )
-    split: str = Field(
-        "train",
-        description="Split to read from `hf://` datasets and from saved datasets with several "
-        "splits.",
+    split: str | None = Field(
+        None,
+        description="Split to read from `hf://` datasets, saved datasets, and folders or globs "
+        "whose names tell splits apart. `null` means the split that the path names "
+        "(`hf://owner/dataset:config/split`), or `train`.",
     )
     columns: dict[
         Literal[
@@ -74,6 +77,11 @@ class CorpusConfig(Section):
         description="Share of unusable rows, from 0 to 1, above which the run stops. Unusable rows "
         "are kept in `corpus/rejected` with the reason.",
     )
+    max_row_bytes: Annotated[int, Field(ge=1)] = Field(
+        16 * 2**20,
+        description="Size of the longest row that is read, in bytes without compression. Longer "
+        "rows are rejected before they are parsed.",
+    )
     duplicates: Literal["drop", "number"] = Field(
         "drop",
         description="What to do with a row that repeats the source and text of another: `drop` "
@@ -89,6 +97,9 @@ class CorpusConfig(Section):
         description="Number of parts that the corpus is stored in. `null` aims at 64 MB per part, "
         "and at up to 32 parts for small corpora.",
     )
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"split": self.split or "train"}
 
     @field_validator("columns")
     @classmethod

@@ -33,10 +33,10 @@ class EvaluationConfig(Section):
         description="Held-out examples by name, such as `{exam: exam.jsonl}`: files with the "
         "corpus's columns. Rows that the corpus has too are left out.",
     )
-    split: str = Field(
-        "test",
-        description="Split to read for `files` and `answers` from `hf://` datasets and from saved "
-        "datasets with several splits.",
+    split: str | None = Field(
+        None,
+        description="Split to read for `files` and `answers`, as `corpus.split`. `null` means the "
+        "split that the path names, or `test`.",
     )
     answer_marker: Annotated[str, Field(min_length=1)] | None = Field(
         None,

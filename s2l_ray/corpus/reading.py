@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Iterator
 
 import pyarrow as pa
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.arrow import read_arrow
-from s2l_ray.corpus.files.hub import read_hub
+from s2l_ray.corpus.files.csv_tables import read_csv
+from s2l_ray.corpus.files.json_documents import read_json
 from s2l_ray.corpus.files.json_lines import read_json_lines
 from s2l_ray.corpus.files.parquet import read_parquet
-from s2l_ray.corpus.files.source import SourceFile, filesystem_of
+from s2l_ray.corpus.files.source import SourceFile, fault_of
 from s2l_ray.corpus.rows import SourceRow
+from s2l_ray.formatting import printable
 
-READERS = {"jsonl": read_json_lines, "parquet": read_parquet, "arrow": read_arrow}
+READERS = {
+    "jsonl": read_json_lines,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_csv,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
 
 
 def read_rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
-    """Yield every row of a file. ValueError if the file cannot be read."""
+    """Yield every row of a file. ValueError if the file cannot be read.
+
+    Columns that folder names give are added to rows that lack them.
+    """
     try:
-        if file.format == "hub":
-            yield from read_hub(file, config.split)
-        else:
-            yield from READERS[file.format](file, filesystem_of(file))
+        for row in READERS[file.format](file, config):
+            if file.partitions and isinstance(row.content, dict):
+                row = row._replace(content=file.partitions | row.content)
+            yield row
     # UnicodeError: a column's name
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise ValueError(f"{file.name}: cannot be read as {file.format}: {error}") from error
+    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, UnicodeError) as error:
+        why = fault_of(file) or printable(str(error))
+        raise ValueError(f"{file.name}: cannot be read as {file.format}: {why}") from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, TrajectoriesConfig
 from s2l_ray.corpus.ingest import ingest_once
+from s2l_ray.corpus.sources import split_of_path
 from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.execution.parts import Actors, StageParts, map_stages
 from s2l_ray.store import Manifest, Store
@@ -73,7 +74,7 @@ def answer_sets(
     for name, path in config.answers.items():
         settings = CorpusConfig(
             path=path,
-            split=config.split,
+            split=config.split or split_of_path(path, "test"),
             columns={"instruction": "question", "output": "answer"},
             ignore_keys=like.ignore_keys,
             source=name,

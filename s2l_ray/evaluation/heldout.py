@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from s2l_ray.config import CorpusConfig, EvaluationConfig
 from s2l_ray.corpus.ingest import ingest_once
+from s2l_ray.corpus.sources import split_of_path
 from s2l_ray.errors import Damaged
 from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.store import Manifest, Store
@@ -44,11 +45,12 @@ def heldout_examples(
     for name, path in config.files.items():
         settings = CorpusConfig(
             path=path,
-            split=config.split,
+            split=config.split or split_of_path(path, "test"),
             columns=columns,
             roles=like.roles,
             ignore_keys=like.ignore_keys,
             map=like.map,
+            max_row_bytes=like.max_row_bytes,
             source=f"{name} (file)" if name in taken else name,  # of rows without one
             duplicates="number",
         )

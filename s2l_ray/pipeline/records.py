@@ -78,7 +78,8 @@ def settings_of_baselines(run: Run) -> str:
 
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
-    return config.evaluation.model_dump(exclude={"baselines", "seeds", "targets_at_once"})
+    settings = config.evaluation.model_dump(exclude={"baselines", "seeds", "targets_at_once"})
+    return settings | {"split": config.evaluation.split or "test"}
 
 
 def _read(store: Store, name: str) -> list[Record]:

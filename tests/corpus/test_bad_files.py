@@ -193,7 +193,7 @@ def test_the_stage_takes_one_row_and_refuses_none(local_ray, tmp_path):
     path.write_bytes(encoded(pair(("a", "b"))))
     manifest = ingest(store, config, folder="corpus/one", fingerprint="f")
     assert (manifest.rows, manifest.info["by_source"]) == (1, {"only": 1})
-    for name, data in (("none", b""), ("bad", b"x\n" * 3)):
+    for name, data in (("none", b"\n"), ("bad", b"x\n" * 3)):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"corpus: (no examples in 0 rows|3 of 3 rows)"):
             ingest(store, config, folder=f"corpus/{name}", fingerprint="f")

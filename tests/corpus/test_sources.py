@@ -74,4 +74,4 @@ def test_files_that_cannot_be_read(tmp_path):
     cut = pa.compress(b"{}\n" * 99, codec="zstd", asbytes=True)[:-3]
     assert "cannot be read as jsonl" in said("x.jsonl.zst", cut)
     assert "cannot be read as jsonl" in said("x.jsonl.gz", b"no gzip file")
-    assert "expected a JSON object per line, got a list" in said("x.json", b'[\n {"a": 1}\n]\n')
+    assert "expected a JSON object per line, got a list" in said("x.jsonl", b'[\n {"a": 1}\n]\n')

@@ -1,25 +1,33 @@
-"""Arrow streams, as `datasets` saves them."""
+"""Arrow IPC: files (version 2 of Feather is one), and streams, as `datasets` saves them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
+from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.batches import rows_of_batches
-from s2l_ray.corpus.files.source import SourceFile
+from s2l_ray.corpus.files.source import SourceFile, open_file
 from s2l_ray.corpus.rows import SourceRow
 
-ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"  # ends a whole stream; without it batches may be missing
+FILE = b"ARROW1"
+STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # without it batches may be missing
 
 
-def read_arrow(file: SourceFile, filesystem: pafs.FileSystem) -> Iterator[SourceRow]:
+def read_arrow(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
     """Yield every row, numbered from 1."""
-    with filesystem.open_input_file(file.path) as data:
+    with open_file(file) as data:
         size = data.size()
-        if size < len(ARROW_END) or data.read_at(8, size - 8) != ARROW_END:
-            raise OSError("cut short: no end of stream")
-        data.seek(0)
-        reader = pa.ipc.open_stream(data)
-        yield from rows_of_batches(reader, reader.schema)
+        head = data.read_at(min(size, len(FILE)), 0)
+        if head == FILE:
+            whole = pa.ipc.open_file(data)
+            schema = whole.schema
+            batches = (whole.get_batch(index) for index in range(whole.num_record_batches))
+        else:
+            if size < len(STREAM_END) or data.read_at(8, size - 8) != STREAM_END:
+                raise OSError("cut short: no end of stream")
+            data.seek(0)
+            batches = pa.ipc.open_stream(data)
+            schema = batches.schema
+        yield from rows_of_batches(batches, schema, config.max_row_bytes)

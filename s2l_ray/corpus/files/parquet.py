@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from s2l_ray.corpus.files.batches import rows_of_batches
-from s2l_ray.corpus.files.source import SourceFile
+from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.files.batches import SLICE, rows_of_batches
+from s2l_ray.corpus.files.source import MIB, SourceFile, open_file
 from s2l_ray.corpus.rows import SourceRow
 
+BATCH_BYTES = 8 * MIB
 
-def read_parquet(file: SourceFile, filesystem: pafs.FileSystem) -> Iterator[SourceRow]:
+
+def read_parquet(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
     """Yield every row, numbered from 1; of a range, those of its row groups."""
-    with filesystem.open_input_file(file.path) as data:
+    with open_file(file) as data:
         table = pq.ParquetFile(data, page_checksum_verification=True)
         groups = range(file.start, file.stop or table.num_row_groups)
-        rows = sum(table.metadata.row_group(group).num_rows for group in groups)
-        batches = table.iter_batches(batch_size=1000, row_groups=groups)
-        yield from rows_of_batches(batches, table.schema_arrow, rows, file.first)
+        abouts = [table.metadata.row_group(group) for group in groups]
+        batches = table.iter_batches(batch_size=_batch_rows(abouts), row_groups=groups)
+        rows = sum(about.num_rows for about in abouts)
+        limit = config.max_row_bytes
+        yield from rows_of_batches(batches, table.schema_arrow, limit, rows, file.first)
+
+
+def _batch_rows(groups: list[pq.RowGroupMetaData]) -> int:
+    """Return how many rows make a batch of some BATCH_BYTES, at most SLICE."""
+    widest = max((g.total_byte_size // max(1, g.num_rows) for g in groups), default=0)
+    return max(1, min(SLICE, BATCH_BYTES // max(1, widest)))

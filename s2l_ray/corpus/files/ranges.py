@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray.corpus.files.finding import COMPRESSED
-from s2l_ray.corpus.files.source import MIB, SourceFile, filesystem_of
+from s2l_ray.corpus.files.endings import compression_of
+from s2l_ray.corpus.files.source import MIB, SourceFile, open_file
 
 Fold = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
@@ -27,7 +27,7 @@ def ranges_of(files: Iterable[SourceFile], size: int, fold: Fold) -> list[Source
     """
     pieces, lines, groups = list[SourceFile](), list[SourceFile](), list[SourceFile]()
     for file in files:
-        if file.bytes > size and file.format == "jsonl" and not file.path.endswith(COMPRESSED):
+        if file.bytes > size and file.format == "jsonl" and compression_of(file.path) is None:
             edges = [*range(0, file.bytes - size // 2, size), file.bytes]
             lines += [replace(file, start=a, stop=b, bytes=b - a) for a, b in pairwise(edges)]
         elif file.bytes > size and file.format == "parquet":
@@ -51,7 +51,7 @@ def _line_ends(piece: SourceFile) -> int:
     """
     found, place, stop = 0, max(0, piece.start - 1), piece.stop - 1
     try:
-        with filesystem_of(piece).open_input_file(piece.path) as data:
+        with open_file(piece) as data:
             while place < stop and (block := data.read_at(min(8 * MIB, stop - place), place)):
                 found += block.count(b"\n")
                 place += len(block)
@@ -63,7 +63,7 @@ def _line_ends(piece: SourceFile) -> int:
 def _group_rows(file: SourceFile) -> list[int]:
     """Return the number of rows of each row group; none if the file is not Parquet."""
     try:
-        with filesystem_of(file).open_input_file(file.path) as data:
+        with open_file(file) as data:
             about = pq.read_metadata(data)
         return [about.row_group(group).num_rows for group in range(about.num_row_groups)]
     except (pa.ArrowException, OSError):  # reading the file says so

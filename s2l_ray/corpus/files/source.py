@@ -1,12 +1,21 @@
-"""A file of a corpus, and the filesystem that it is on."""
+"""A file of a corpus, and how it is opened."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import io
+import lzma
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+
+from s2l_ray.corpus.files.endings import compression_of
+from s2l_ray.corpus.files.foreign import MAGIC, foreign
 
 MIB = 2**20
 HASHED = 64 * MIB  # local files up to this size are identified by content, larger ones by time
@@ -14,22 +23,77 @@ HASHED = 64 * MIB  # local files up to this size are identified by content, larg
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file to read, or a range of it: see ranges.py, and hub.py for rows of a hub dataset."""
+    """One file to read, or a range of it."""
 
-    name: str  # as the user would write it
+    name: str  # as the user would write it; control characters are escaped
     root: str  # a URI that opens the filesystem; "" is local
-    path: str  # on that filesystem; the name of a hub dataset
-    format: str  # jsonl, parquet, arrow (in a folder saved by datasets) or hub
+    path: str  # on that filesystem
+    format: str  # see endings.py
     bytes: int  # uncompressed, estimated
     stamp: str  # changes with the content
-    start: int = 0
+    start: int = 0  # bytes of JSON lines, row groups of Parquet
     stop: int = 0  # 0: the whole file
     first: int = 1  # number of the first row of a range
+    partitions: dict[str, str] = field(default_factory=dict)  # columns that folder names give
+
+
+@dataclass
+class Found:
+    """The files of a path, and the names of what is passed over with the reasons."""
+
+    files: list[SourceFile] = field(default_factory=list)
+    passed: dict[str, str] = field(default_factory=dict)
 
 
 def filesystem_of(file: SourceFile) -> pafs.FileSystem:
     """Open the filesystem that a file is on."""
+    if file.root.startswith("hf://"):
+        from s2l_ray.corpus.files.hub import hub_filesystem  # imports an HTTP client: 0.5 s
+
+        return hub_filesystem()
     return pafs.FileSystem.from_uri(file.root)[0] if file.root else pafs.LocalFileSystem()
+
+
+def open_file(file: SourceFile) -> pa.NativeFile:
+    """Open the bytes of a file, at any position."""
+    if not file.root:
+        return pa.OSFile(os.fsencode(file.path))  # pafs refuses names that are not UTF-8
+    return filesystem_of(file).open_input_file(file.path)
+
+
+@contextmanager
+def open_text(file: SourceFile) -> Iterator[io.BufferedReader]:
+    """Open the uncompressed bytes of a text file, from the start.
+
+    OSError if the content is not what the ending says.
+    """
+    kind = compression_of(file.path)
+    with open_file(file) as data:
+        head = data.read(512)
+        data.seek(0)
+        if kind is None:
+            yield io.BufferedReader(data, MIB)
+            return
+        if not head:
+            raise OSError("cut short: 0 bytes")
+        if not head.startswith(MAGIC[kind]):
+            found = foreign(head)
+            raise OSError(f"expected {kind} data, got {found.reason if found else 'other bytes'}")
+        with (
+            lzma.LZMAFile(data) if kind == "xz" else pa.CompressedInputStream(data, kind)
+        ) as stream:
+            yield io.BufferedReader(stream, MIB)
+
+
+def fault_of(file: SourceFile) -> str:
+    """Return what a file that cannot be read is instead, as its first bytes tell; "" if unknown."""
+    try:
+        with open_file(file) as data:
+            fault = foreign(data.read(512))
+    except (pa.ArrowException, OSError):
+        return ""
+    own = {"parquet": "Parquet", "arrow": "Arrow"}.get(file.format, compression_of(file.path))
+    return fault.reason if fault and fault.category != f"{own} data" else ""
 
 
 @lru_cache(maxsize=100_000)  # a run asks for the same files several times
