@@ -7,7 +7,7 @@ so that another task can write all parts of a group. None of this changes what a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any
 
@@ -22,7 +22,7 @@ from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.parsing import parse_batch, parse_rows, settings_of
 from s2l_ray.corpus.reading import read_rows
 from s2l_ray.corpus.rows import SourceRow
-from s2l_ray.corpus.sources import resolve
+from s2l_ray.corpus.sources import find_all
 from s2l_ray.corpus.trees import is_message
 from s2l_ray.execution.nodes import num_cpus
 from s2l_ray.execution.parts import fold_parts
@@ -51,10 +51,12 @@ class Reading:
     files: list[str]  # names
     num_parts: int
     num_groups: int
+    passed: dict[str, str] = field(default_factory=dict)  # files that are not read, and why
 
 
 def reading_of_files(config: CorpusConfig, seed: int) -> Reading:
-    files = resolve(config)
+    found = find_all(config)
+    files = found.files
     total = sum(file.bytes for file in files)
     num_parts, pack = config.num_parts or _num_parts(total), _pack_bytes(total)
     num_groups = _num_groups(num_parts, total, pack)
@@ -63,7 +65,7 @@ def reading_of_files(config: CorpusConfig, seed: int) -> Reading:
     packs = _packed(ranges_of(files, pack, fold_parts), pack)
     names = list(dict.fromkeys(file.name for file in files))
     args = (num_groups, pack, settings)
-    return Reading(_parse_files, packs, args, "packs", names, num_parts, num_groups)
+    return Reading(_parse_files, packs, args, "packs", names, num_parts, num_groups, found.passed)
 
 
 def reading_of_dataset(

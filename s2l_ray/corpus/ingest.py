@@ -8,6 +8,7 @@ part holds does not depend on how files and parts were grouped.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +20,20 @@ import pyarrow.compute as pc
 import ray
 
 from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus import accounts
+from s2l_ray.corpus.accounts import Accounts, unusable_told
 from s2l_ray.corpus.dividing import Reading, reading_of_dataset, reading_of_files
 from s2l_ray.corpus.duplicates import settle
 from s2l_ray.corpus.parsing import digest_of
-from s2l_ray.corpus.sources import fingerprint_of
+from s2l_ray.corpus.sources import by_reason, fingerprint_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.shuffle import gather, scatter
+from s2l_ray.formatting import plural
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, REJECTED
 from s2l_ray.store.views import CorpusView
+
+logger = logging.getLogger(__name__)
 
 MAX_SOURCES = 10_000  # the driver, manifests and reports have a line for each
 
@@ -59,6 +65,8 @@ def ingest(
         return finished
     if dataset is None:
         reading = reading_of_files(config, seed)
+        for why, count, names in by_reason(reading.passed):
+            logger.info("corpus: passed over %s, %s: %s", plural(count, "file"), why, names)
     else:
         digest = digest or digest_of(dataset, config)
         reading = reading_of_dataset(dataset, digest, config, seed)
@@ -105,11 +113,18 @@ def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> No
         f"{name} ({count:,}; first at {place})"
         for name, count, place in corpus.rejected_reasons[:3]
     )
+    unusable = unusable_told(corpus.unusable_files)
+    also = f"{unusable}; " if unusable and len(corpus.files) > 1 else ""
     if rejected > config.max_rejected_share * read:
         raise ValueError(
             f"corpus: {rejected:,} of {read:,} rows ({rejected / read:.1%}) rejected, more than "
             f"corpus.max_rejected_share {config.max_rejected_share:.1%}; most common: {most}; "
-            f"rejected rows: {address}"
+            f"{also}rejected rows: {address}"
+        )
+    if unusable:
+        raise ValueError(
+            f"corpus: {unusable}. Mend these files or leave them out of corpus.path; rejected "
+            f"rows: {address}"
         )
     if not corpus.examples:
         raise ValueError(
@@ -129,6 +144,7 @@ class _Written:
         default_factory=lambda: {name: Counter() for name in ("duplicates", "", "/heldout")}
     )
     reasons: dict[str, list[Any]] = field(default_factory=dict)  # category -> rows, file, row
+    files: Accounts = field(default_factory=dict)
 
     def add(self, summary: dict[str, Any]) -> None:
         for place, part in summary["parts"].items():
@@ -138,6 +154,7 @@ class _Written:
         for category, (count, *first) in summary["reasons"].items():
             had = self.reasons.get(category, [0, *first])
             self.reasons[category] = [had[0] + count, *min(had[1:], first)]
+        accounts.add(self.files, summary["files"])
 
     def info(self, reading: Reading, duplicates: str) -> dict[str, Any]:
         """Return the info of the corpus's manifest."""
@@ -158,6 +175,10 @@ class _Written:
             "by_source": dict(sorted(self.counts[""].items())),
             "heldout_by_source": dict(sorted(self.counts["/heldout"].items())),
             "files": reading.files,
+            "passed_over": [list(each) for each in by_reason(reading.passed)],
+            **accounts.info_of(
+                self.files, [file for file in reading.files if file not in reading.passed]
+            ),
         }
 
 
@@ -231,7 +252,8 @@ def _write(
     if len(reasons) > REASONS:
         most = sorted(reasons.items(), key=lambda item: (-item[1][0], item[0]))
         reasons = dict(most[:REASONS])
-    return {"parts": parts, "counts": counts, "reasons": reasons}
+    files = accounts.accounts_of(table, bad)
+    return {"parts": parts, "counts": counts, "reasons": reasons, "files": files}
 
 
 def _read_part(batch: pa.Table, store: Store, folder: str) -> Iterator[pa.Table]:

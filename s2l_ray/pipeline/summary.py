@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from s2l_ray.config import CorpusConfig, RunConfig, parse_budget
+from s2l_ray.corpus.accounts import rejected_told
+from s2l_ray.corpus.sources import shown
 from s2l_ray.formatting import percent, plural
 from s2l_ray.store.views import CorpusView, TokensView
 
@@ -24,6 +26,10 @@ def corpus_told(config: CorpusConfig, corpus: CorpusView, rejected: str) -> list
             f"corpus: {plural(corpus.rejected, 'row')} ({share}) rejected: "
             f"{most_common(corpus)}; kept in {rejected}"
         )
+    if corpus.rejected_by_file and len(corpus.files) > 1:
+        lines.append(f"corpus: rejected rows by file: {rejected_told(corpus.rejected_by_file)}")
+    if blank := corpus.files_without_rows:
+        lines.append(f"corpus: {plural(len(blank), 'file')} without rows: {shown(blank)}")
     return lines
 
 

@@ -89,6 +89,10 @@ class CorpusView(View):
     by_source = _Key[dict[str, int]]()
     heldout_by_source = _Key[dict[str, int]]({})
     files = _Key[list[str]]()
+    passed_over = _Key[list[tuple[str, int, str]]]([])  # reason, files, names of the first
+    files_without_rows = _Key[list[str]]([])
+    rejected_by_file = _Key[list[tuple[str, int, int]]]([])  # file, rows, unusable; most first
+    unusable_files = _Key[list[tuple[str, int, int, str]]]([])  # file, rows, the first, its reason
 
 
 class TokensView(View):

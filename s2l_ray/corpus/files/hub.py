@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
@@ -114,8 +115,8 @@ def hub_filesystem() -> pafs.FileSystem:
 class _Patient(pafs.FSSpecHandler):
     """The hub's filesystem. It waits by itself while it reads, but not while it opens a file."""
 
-    def open_input_file(self, path: str) -> Any:
-        return _patiently(lambda: super(_Patient, self).open_input_file(path))
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        return _patiently(lambda: pa.PythonFile(self.fs.open(path, "rb"), mode="r"))
 
 
 def _patiently(action: Callable[[], T]) -> T:
@@ -136,7 +137,7 @@ def _patiently(action: Callable[[], T]) -> T:
 def _tables(hub: HubPath) -> tuple[str | None, _Repository, Tables]:
     """Return the revision to show, the repository there, and its Parquet files."""
     endpoint = os.environ.get("HF_ENDPOINT")
-    own = _repository(hub.name, hub.revision, endpoint)
+    own = repository_of(hub.name, hub.revision, endpoint)
     if tables := _of_card(own) or _of_names(own, hub.config):
         return hub.revision, own, tables
     if hub.revision is not None:
@@ -145,7 +146,7 @@ def _tables(hub: HubPath) -> tuple[str | None, _Repository, Tables]:
             "branch, so leave the revision out, or download the dataset and give its files"
         )
     try:
-        converted = _repository(hub.name, CONVERTED, endpoint)
+        converted = repository_of(hub.name, CONVERTED, endpoint)
     except HfHubHTTPError as error:
         raise OSError(
             "no Parquet files, and the hub has not converted it (no branch "
@@ -154,12 +155,17 @@ def _tables(hub: HubPath) -> tuple[str | None, _Repository, Tables]:
     tables = {}
     for name in converted.sizes:
         config, split, *_ = name.split("/")
+        if split.startswith("partial-"):
+            raise OSError(
+                "no Parquet files, and the hub has converted only the beginning; download the "
+                "dataset ('hf download') and give its files"
+            )
         tables.setdefault(config, {}).setdefault(split, []).append(name)
     return CONVERTED, converted, tables
 
 
 @cache  # so that a run reads the commit that its fingerprint tells
-def _repository(name: str, revision: str | None, endpoint: str | None) -> _Repository:
+def repository_of(name: str, revision: str | None, endpoint: str | None) -> _Repository:
     api = HfApi(endpoint=endpoint)
     info = _patiently(lambda: api.dataset_info(name, revision=revision, files_metadata=True))
     assert info.sha
