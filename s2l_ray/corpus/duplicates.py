@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.store.schemas import DUPLICATES
 
-def settle(table: pa.Table, duplicates: str, span: tuple[int, int]) -> tuple[pa.Table, int]:
+
+def settle(table: pa.Table, duplicates: str, span: tuple[int, int]) -> tuple[pa.Table, pa.Table]:
     """Sort a part by (example_id, file, row); drop or number repeated examples.
 
     duplicates: "drop", or "number", which gives the n-th copy the next free id inside `span`, the
-    part's range of ids (first, end). Return the number of repeated rows too. ValueError if one id
-    stands for two contents.
+    part's range of ids (first, end). Return the repeated rows too, as schemas.DUPLICATES: each with
+    the first of its id. ValueError if one id stands for two contents.
     """
     order = [(name, "ascending") for name in ("example_id", "file", "row")]
     table = table.sort_by(order)
@@ -24,10 +26,11 @@ def settle(table: pa.Table, duplicates: str, span: tuple[int, int]) -> tuple[pa.
                 f"example_id {one['example_id']} stands for two contents: {one['file']}:"
                 f"{one['row']} and {two['file']}:{two['row']}; change one of the rows"
             )
+    repeated = _repeated(table, again, np.searchsorted(ids, ids[again]))
     if duplicates == "drop" or not len(again):
         keep = np.ones(len(ids), bool)
         keep[again] = False
-        return table.filter(pa.array(keep)), len(again)
+        return table.filter(pa.array(keep)), repeated
     taken, fresh = set(ids.tolist()), ids.copy()
     for i in again:
         free = int(fresh[i - 1])
@@ -36,4 +39,11 @@ def settle(table: pa.Table, duplicates: str, span: tuple[int, int]) -> tuple[pa.
         taken.add(free)
         fresh[i] = free
     place = table.schema.get_field_index("example_id")
-    return table.set_column(place, "example_id", pa.array(fresh)).sort_by(order), len(again)
+    return table.set_column(place, "example_id", pa.array(fresh)).sort_by(order), repeated
+
+
+def _repeated(table: pa.Table, again: np.ndarray, kept: np.ndarray) -> pa.Table:
+    """Return the rows `again` with where the rows `kept` are from."""
+    rows, firsts = table.take(pa.array(again)), table.take(pa.array(kept))
+    columns = [rows["example_id"], rows["file"], rows["row"], firsts["file"], firsts["row"]]
+    return pa.table(columns, names=DUPLICATES.names).cast(DUPLICATES)

@@ -30,7 +30,7 @@ from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.shuffle import gather, scatter
 from s2l_ray.formatting import plural
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.schemas import EXAMPLES, REJECTED
+from s2l_ray.store.schemas import DUPLICATES, EXAMPLES, REJECTED
 from s2l_ray.store.views import CorpusView
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 MAX_SOURCES = 10_000  # the driver, manifests and reports have a line for each
 
 
+BESIDE = {"/rejected": REJECTED, "/duplicates": DUPLICATES}  # folders without examples
 REASONS = 100  # kinds of faults reported per part; a corpus.map may give any number
 
 
@@ -51,7 +52,8 @@ def ingest(
     digest: dict[str, int] | None = None,
     seed: int = 42,
 ) -> Manifest:
-    """Write the corpus to `folder`, with `/heldout` and `/rejected` below it, and commit it.
+    """Write the corpus to `folder`, with `/heldout`, `/rejected` and `/duplicates` below it, and
+    commit it.
 
     Reads `dataset`, or config.path if it is None. A Ray Dataset has no row numbers: row is 0.
     digest: of the dataset, if `digest_of` has computed it.
@@ -86,6 +88,8 @@ def ingest(
             f"{column!r} (the first is {min(sources)!r}). If the column holds something else, "
             "corpus.columns.source: null ignores it, in evaluation files too"
         )
+    if dropped := found.parts["/duplicates"]:
+        store.commit(f"{folder}/duplicates", fingerprint, dropped, {})
     heldout = {"num_parts": reading.num_parts}
     store.commit(f"{folder}/heldout", fingerprint, found.parts["/heldout"], heldout)
     return store.commit(folder, fingerprint, found.parts[""], info)
@@ -138,7 +142,7 @@ class _Written:
     """What the tasks have written, summed up on the driver. Keys are folders below the corpus."""
 
     parts: dict[str, list[Part]] = field(
-        default_factory=lambda: {"": [], "/heldout": [], "/rejected": []}
+        default_factory=lambda: {"": [], "/heldout": [], "/rejected": [], "/duplicates": []}
     )
     counts: dict[str, Counter[str]] = field(
         default_factory=lambda: {name: Counter() for name in ("duplicates", "", "/heldout")}
@@ -235,9 +239,10 @@ def _write(
         "": good.filter(pc.invert(good["heldout"])),
         "/heldout": good.filter(good["heldout"]),
     }
-    parts, counts = {}, {"duplicates": {"": repeated}}
-    for place, side in [*sides.items(), ("/rejected", bad)]:
-        schema = REJECTED if place == "/rejected" else EXAMPLES
+    parts, counts = {}, {"duplicates": {"": repeated.num_rows}}
+    beside = {"/rejected": bad} | ({"/duplicates": repeated} if duplicates == "drop" else {})
+    for place, side in [*sides.items(), *beside.items()]:
+        schema = BESIDE.get(place, EXAMPLES)
         if side.num_rows:
             whole = side.select(schema.names).cast(schema).combine_chunks()
             part = store.write_part(whole, folder + place, f"part-{number:05d}", suffix="parquet")

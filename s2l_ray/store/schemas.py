@@ -48,6 +48,17 @@ REJECTED = pa.schema(
     [("raw", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string())]
 )
 
+# Rows that were dropped because another has the same source and content.
+DUPLICATES = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("kept_file", pa.string()),  # where the example was kept from
+        ("kept_row", pa.int64()),
+    ]
+)
+
 TOKENS = pa.schema(
     [
         ("example_id", pa.int64()),

@@ -9,6 +9,7 @@ from s2l_ray.corpus.duplicates import settle
 from s2l_ray.corpus.identity import content_of, example_id_of
 from s2l_ray.corpus.parsing import PARSED
 from s2l_ray.corpus.rows import Example
+from s2l_ray.store.schemas import DUPLICATES
 
 
 def test_example_id_is_63_bits_of_source_and_canonical_turns():
@@ -51,14 +52,18 @@ def parsed(items: list[tuple[int, str, str, int]]) -> pa.Table:
 
 def test_duplicates_are_dropped_numbered_or_a_collision():
     table = parsed([(8, "a", "f", 20), (9, "b", "f", 1), (8, "a", "f", 3), (8, "a", "e", 30)])
-    dropped, count = settle(table, "drop", (0, 11))
-    assert count == 2
+    dropped, repeated = settle(table, "drop", (0, 11))
+    assert repeated.schema == DUPLICATES
+    assert [tuple(row.values()) for row in repeated.to_pylist()] == [
+        (8, "f", 3, "e", 30),
+        (8, "f", 20, "e", 30),
+    ]
     assert [(r["example_id"], r["file"], r["row"]) for r in dropped.to_pylist()] == [
         (8, "e", 30),
         (9, "f", 1),
     ]
-    numbered, count = settle(table, "number", (0, 11))
-    assert count == 2
+    numbered, repeated = settle(table, "number", (0, 11))
+    assert repeated.num_rows == 2
     assert [(r["example_id"], r["file"], r["row"]) for r in numbered.to_pylist()] == [
         (0, "f", 20),
         (8, "e", 30),
