@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -168,3 +171,36 @@ def test_two_different_splits_are_refused(hub):
     with pytest.raises(ValueError, match=r"the path names the split 'test', and corpus.split 'tr"):
         resolve(CorpusConfig(path="hf://team/named:default/test", split="train"))
     assert prompts("hf://team/named:default/test", split="test") == three("test")
+
+
+SCRIPT = """
+import sys
+import ray
+from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.ingest import ingest
+from s2l_ray.store import Store
+
+ray.init("local", num_cpus=2, include_dashboard=False)
+manifest = ingest(
+    Store(sys.argv[1]), CorpusConfig(path="hf://team/named"), folder="corpus/x", fingerprint="x"
+)
+print("examples", manifest.info["examples"], manifest.info["passed_over"])
+"""
+
+
+@pytest.mark.slow
+def test_tasks_read_a_dataset_of_a_hub(tmp_path):
+    """With the token in the environment alone: it is in no file of the run, and in no output."""
+    environment = dict(os.environ, HF_TOKEN=TOKEN, PYTHONPATH=os.pathsep.join(sys.path))
+    with Hub(REPOSITORIES) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(tmp_path)],
+            env=environment | {"HF_ENDPOINT": hub.endpoint},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert "examples 6 [[\"of the split 'test'" in done.stdout, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or TOKEN.encode() not in path.read_bytes()

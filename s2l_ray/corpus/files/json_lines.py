@@ -46,11 +46,15 @@ def _lines(stream: BinaryIO, file: SourceFile, limit: int) -> Iterator[tuple[byt
         line = stream.readline(limit + 2)
         if not line:
             return
-        size = len(line) if len(line) <= limit else skip_line(stream, line)
-        place += size
-        if place == size and file.first == 1:
+        size = len(line)
+        if size > limit:
+            size = skip_line(stream, line)
+        if not place:
             line = line.removeprefix(BOM)
-        yield line, size if size > limit + 2 else len(line.rstrip(b"\r\n"))
+        place += size
+        if limit < size <= limit + 2:
+            size = len(line.rstrip(b"\r\n"))
+        yield line, size
 
 
 def row_of(line: bytes, number: int) -> SourceRow:

@@ -11,10 +11,11 @@ from s2l_ray.corpus.files.json_lines import BOM
 
 CHUNK = 2**20
 HEAD = 2**12  # bytes that are returned of what is too long
-STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
-SHALLOW = re.compile(STRING + rb'|["\[\]{},:]', re.DOTALL)
-DEEP = re.compile(STRING + rb'|["\[\]{}]', re.DOTALL)  # inside an item, commas mean nothing
-REST_OF_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
+REST = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'  # of a string, up to its last quote or the end of the data
+REST_OF_STRING = re.compile(REST, re.DOTALL)
+# Whole strings and what stands between, up to a bracket, a comma or colon, or an open string.
+SHALLOW = re.compile(rb'(?:[^"\[\]{},:]++|"' + REST + rb'")*+', re.DOTALL)
+DEEP = re.compile(rb'(?:[^"\[\]{}]++|"' + REST + rb'")*+', re.DOTALL)  # commas mean nothing
 
 
 class Scanner:
@@ -99,9 +100,9 @@ class Scanner:
                     continue
                 token = b""
             else:
-                found = (DEEP if depth else SHALLOW).search(self.data, self.at)
-                token = found.group() if found else b""
-                self.at = found.start() if found else len(self.data)
+                passed = (DEEP if depth else SHALLOW).match(self.data, self.at)
+                self.at = passed.end()  # type: ignore[union-attr]
+                token = self.data[self.at : self.at + 1]
             if token and token != b'"':
                 self.at += len(token)
                 closing = token in b"]}"
