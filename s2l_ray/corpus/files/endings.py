@@ -16,7 +16,11 @@ ENDINGS = {
 }
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz"}
 TEXT = ("jsonl", "json", "csv", "tsv")  # formats that may be compressed as a whole
-LEGEND = f"{', '.join(ENDINGS)} (all but the last three also with {', '.join(COMPRESSIONS)})"
+_TEXT = [ending for ending, kind in ENDINGS.items() if kind in TEXT]
+_BINARY = [ending for ending in ENDINGS if ending not in _TEXT]
+LEGEND = (
+    f"{', '.join(_BINARY)}, or {', '.join(_TEXT)} (these also with {', '.join(COMPRESSIONS)} after)"
+)
 
 
 def compression_of(name: str) -> str | None:
