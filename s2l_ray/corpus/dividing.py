@@ -127,7 +127,7 @@ def _rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
     The first range of a file of trees.py has all of them, as trees may cross ranges.
     """
     rows = read_rows(file, config)
-    if not file.stop or file.format == "hub" or config.map:
+    if not file.stop or config.map:
         return rows
     head = list[SourceRow]()
     for row in rows:

@@ -54,7 +54,7 @@ def mapped(rows: Iterable[SourceRow], row_map: RowMap) -> Iterator[SourceRow]:
             content = row_map(row.content)
         except BadRow as bad:
             content = bad
-        yield SourceRow(row.number, text, content)
+        yield SourceRow(row.number, text, content, row.typed)
 
 
 @cache  # a module is imported once, so its checksum must stay that of what was imported

@@ -41,7 +41,7 @@ def settings_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, An
 
 def parse_batch(batch: pa.Table | pa.RecordBatch, **settings: Any) -> Iterator[pa.Table]:
     """Yield tables of PARSED from rows of a Ray Dataset, which have no numbers."""
-    rows = (SourceRow(0, None, row) for row in batch.to_pylist())
+    rows = (SourceRow(0, None, row, typed=True) for row in batch.to_pylist())
     yield from parse_rows(rows, "dataset", first=bool(settings["names"]), **settings)
 
 
@@ -119,7 +119,7 @@ def _example(
     """Return the key that the row goes to a part by, its other values of PARSED, and its bytes."""
     if isinstance(row.content, BadRow):
         raise row.content
-    source, example = parse(row.content, settings, typed=row.text is None, like=like)
+    source, example = parse(row.content, settings, typed=row.typed, like=like)
     content = content_of(example)
     key = example_id_of(source, content)
     held = is_heldout(content, config.heldout_share, seed)

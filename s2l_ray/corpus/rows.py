@@ -66,6 +66,7 @@ class SourceRow(NamedTuple):
     number: int  # line, or row if the file has no lines, from 1; 0 in a Ray Dataset
     text: str | None  # as it stands in the file; None if the file is not text
     content: Any  # the parsed row, or the BadRow that says why it cannot be parsed
+    typed: bool = False  # from Arrow, whose structs have all keys that any row has
 
 
 def text_of(row: SourceRow) -> str:

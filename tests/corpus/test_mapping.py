@@ -27,6 +27,10 @@ def squeezed(text):
     return SPACES.sub(" ", text)
 
 
+def to_chat(row):
+    return {"messages": row["talk"], "tools": row["apis"]}
+
+
 def to_pair(row):
     if row["level"] > 8:
         return f"too hard: level {row['level']}"
@@ -81,6 +85,20 @@ def test_a_rejected_row_of_parquet_is_kept_as_it_was(module, tmp_path):
     check_good(found[0], path, 1, "task 1", "yes")
     check_bad(found[1], path, 2, "empty field 'response'")
     assert [json.loads(row["raw"]) for row in found[1:]] == rows[1:]
+
+
+def test_nulls_of_arrow_s_structs_are_no_content_of_mapped_rows_either(module, tmp_path):
+    rows = []
+    for name, arguments in (("weather", {"city": "Oslo"}), ("add", {"a": 1, "b": 2})):
+        calls = [{"name": name, "arguments": arguments}]
+        talk = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": calls}]
+        rows.append({"talk": talk, "apis": [{"name": name, "parameters": arguments}]})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "calls.parquet")
+    found = read(tmp_path / "calls.parquet", map=f"{module}:to_chat")
+    lines = b"\n".join(map(encoded, rows))
+    again = read(tmp_path / "calls.jsonl", lines, map=f"{module}:to_chat")
+    assert [row["example_id"] for row in found] == [row["example_id"] for row in again]
+    assert '"arguments":{"city":"Oslo"}' in found[0]["turns"][1]["tool_calls"]
 
 
 def test_the_module_s_source_is_part_of_the_fingerprint(module, tmp_path):

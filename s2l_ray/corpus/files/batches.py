@@ -36,7 +36,7 @@ def rows_of_batches(
         for start in range(0, batch.num_rows, SLICE):
             for text, content in _contents(batch.slice(start, SLICE), limit):
                 number += 1
-                yield SourceRow(number, text, content)
+                yield SourceRow(number, text, content, typed=True)
     if num_rows not in (None, found := number - first + 1):
         raise OSError(f"expected {num_rows:,} rows, as the footer says, got {found:,}")
 
