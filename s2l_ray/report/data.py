@@ -94,6 +94,8 @@ class ReportData:
     duplicates_kept: bool = False
     n_rejected: int = 0  # rows
     rejections: Sequence[Rejection] = ()
+    rejected_by_file: Sequence[tuple[str, int, int]] = ()  # file, rows, unusable; most first
+    passed_over: Sequence[tuple[str, int, str]] = ()  # reason, files, names of the first
     n_held_out: int = 0  # examples kept for evaluation, not in corpus_by_source
     n_unlabelled: int = 0  # examples without a response token after truncation
     n_truncated: int = 0

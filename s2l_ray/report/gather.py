@@ -96,6 +96,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         duplicates_kept=config.corpus.duplicates == "number",
         n_rejected=corpus.rejected,
         rejections=[Rejection(*reason) for reason in corpus.rejected_reasons],
+        rejected_by_file=corpus.rejected_by_file,
+        passed_over=corpus.passed_over,
         n_held_out=corpus.heldout,
         n_unlabelled=tokens.manifest.rows - tokens.trainable,
         n_truncated=tokens.truncated,

@@ -28,6 +28,17 @@ def test_duplicates_are_called_kept_or_dropped() -> None:
         assert f"Exact duplicates {word}1,234" in "".join(Page(render(data)).text)
 
 
+def test_files_with_rejected_rows_and_files_passed_over_are_named() -> None:
+    data = dataclasses.replace(
+        report_data(),
+        rejected_by_file=[("data/a.jsonl", 1200, 3)],
+        passed_over=[("unknown ending", 2, "README.md, <b>.txt")],
+    )
+    text = "|".join(piece.strip() for piece in Page(render(data)).text if piece.strip())
+    assert "File|Rejected|Rows|data/a.jsonl|3|1,200" in text
+    assert "Files passed over|Reason|Files|The first|unknown ending|2|README.md, <b>.txt" in text
+
+
 def test_page_holds_the_run(demo: str) -> None:
     page = Page(demo)
     text = " ".join(page.text)
