@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.files.endings import LEGEND, TEXT, compression_of
+from s2l_ray.corpus.files.endings import LEGEND, TEXT
 from s2l_ray.corpus.files.finding import find
 from s2l_ray.corpus.files.source import Found, SourceFile
 from s2l_ray.corpus.mapping import row_map_of
@@ -92,5 +92,5 @@ def fingerprint_of(
 
 
 def _is_blank(file: SourceFile) -> bool:
-    """Return whether a text file is empty. Reading any other empty file says so."""
-    return not file.bytes and file.format in TEXT and compression_of(file.path) is None
+    """Return whether a text file is empty. Reading any other empty file fails and says so."""
+    return not file.bytes and file.format in TEXT

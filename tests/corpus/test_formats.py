@@ -19,7 +19,7 @@ from support.parsed import check_bad, check_good, read, refusal
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files import scanner
 from s2l_ray.corpus.reading import read_rows
-from s2l_ray.corpus.sources import resolve
+from s2l_ray.corpus.sources import find_all, resolve
 
 CASES = Path(__file__).parents[1] / "cases"
 PAIRS = [("Q0?", "A0."), ("Q1?", "A1."), ("Q2?", "A2."), ("Q3?", "A3."), ("Q4?", "A4.")]
@@ -327,6 +327,27 @@ def test_every_compression(tmp_path, ending):
     [first, *_] = read(tmp_path / "named.jsonl", whole)
     check_bad(first, tmp_path / "named.jsonl", 1, *(f"{k} data: let its name end in" for k in
               ("gzip", "bz2", "xz", "zstd")))  # fmt: skip
+
+
+def test_a_folder_of_many_formats(tmp_path):
+    """One row each, and what holds none."""
+    one, two, *_ = LINES.splitlines(keepends=True)
+    for name, data in {
+        "a.jsonl": one,
+        "b.jsonl.bz2": bz2.compress(two),
+        "c.json.xz": lzma.compress(json.dumps(ROWS[2:3]).encode()),
+        "d.csv": b"response,prompt\nA3.,Q3?\n",
+        "e.jsonl.zstd": b"",
+        "f.arrow": ipc(pa.Table.from_pylist(ROWS[4:])),
+        "README.md": b"# data\n",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    found = find_all(CorpusConfig(path=str(tmp_path)))
+    assert [*found.passed.items()] == [
+        (f"{tmp_path}/README.md", "unknown ending"),
+        (f"{tmp_path}/e.jsonl.zstd", "empty"),
+    ]
+    assert texts(tmp_path) == PAIRS
 
 
 def test_several_members_and_odd_lines():

@@ -71,11 +71,9 @@ def open_text(file: SourceFile) -> Iterator[io.BufferedReader]:
     with open_file(file) as data:
         head = data.read(512)
         data.seek(0)
-        if kind is None:
+        if kind is None or not head:
             yield io.BufferedReader(data, MIB)
             return
-        if not head:
-            raise OSError("cut short: 0 bytes")
         if not head.startswith(MAGIC[kind]):
             found = foreign(head)
             raise OSError(f"expected {kind} data, got {found.reason if found else 'other bytes'}")
