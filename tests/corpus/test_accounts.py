@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import pytest
 
@@ -52,10 +53,12 @@ def test_files_without_a_usable_row_stop_the_run_by_name(local_ray, shards, capl
     (shards / "shard-4.jsonl").unlink()
     (shards / "shard-5.jsonl").write_text(lines("shard-5", 50) + "bad\n" * 2)
     (shards / "shard-7.jsonl").write_text("\n")
+    (shards / os.fsdecode(b"caf\xe9.jsonl")).write_text(lines("odd", 1))
     (shards / "shard-3.jsonl").write_text(lines("shard-3", 150) + "bad\n")
     manifest = ingest(store, config, folder="corpus/good", fingerprint="f")
     corpus = CorpusView(manifest)
-    assert (corpus.examples, corpus.rejected) == (650, 3)
+    assert (corpus.examples, corpus.rejected) == (651, 3)
+    assert corpus.files[0] == f"{shards}/caf\\xe9.jsonl"
     assert corpus.rejected_by_file == [
         [f"{shards}/shard-5.jsonl", 52, 2],
         [f"{shards}/shard-3.jsonl", 151, 1],
