@@ -1,4 +1,13 @@
-from s2l_ray.formatting import duration, percent, plural, plus_minus, signed, span, with_interval
+from s2l_ray.formatting import (
+    duration,
+    percent,
+    plural,
+    plus_minus,
+    printable,
+    signed,
+    span,
+    with_interval,
+)
 
 
 def test_counts():
@@ -23,3 +32,9 @@ def test_durations():
         "0.4 s", "9.9 s", "10 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "26 h 03 min",
     ]  # fmt: skip
     assert [duration(each, decimals=0) for each in (0.4, 9.6)] == ["0 s", "10 s"]
+
+
+def test_text_that_would_move_or_hide_what_a_terminal_shows():
+    assert printable("a b é 漢 😀 \N{NO-BREAK SPACE}") == "a b é 漢 😀 \N{NO-BREAK SPACE}"
+    assert printable("\x1b[31m\r\n\t\0\x85\u2028\u202e") == (r"\x1b[31m\r\n\t\x00\x85\u2028\u202e")
+    assert printable("half \ud83d, byte \udce9") == r"half \ud83d, byte \xe9"

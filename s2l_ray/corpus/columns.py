@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from s2l_ray.corpus.rows import BadRow
+from s2l_ray.formatting import printable
 
 CHATS = ("messages", "conversations", "conversation")  # preferred to pairs
 
@@ -252,5 +253,5 @@ class FileColumns:
 
 def listed(names: Sequence[str]) -> str:
     """Join the first names, each cut to 40 characters, and count the rest."""
-    shown = ", ".join(str(name)[:40] for name in names[:10])
+    shown = ", ".join(printable(str(name)[:40]) for name in names[:10])
     return (shown or "nothing") + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
+from s2l_ray.formatting import printable
+
 
 class Turn(TypedDict):
     """One turn of an example, as the store has it (schemas.TURNS). An absent key means null."""
@@ -84,8 +86,8 @@ class BadRow(Exception):
 
     def __init__(self, category: str, detail: str = "") -> None:
         super().__init__(category, detail)
-        self.category = category
-        self.reason = f"{category}: {detail}" if detail else category
+        self.category = printable(category)
+        self.reason = printable(f"{category}: {detail}" if detail else category)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

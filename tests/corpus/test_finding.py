@@ -150,6 +150,17 @@ def test_a_message_shows_no_control_characters(tmp_path, found):
     assert "\x1b" not in str(caught.value) and r"\x1b[31mred/a.txt" in str(caught.value)
 
 
+def test_a_reason_shows_no_control_characters(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"\\u001b[31mred": "a"}\n')
+    with pytest.raises(ValueError, match="no columns of a known shape") as caught:
+        read(path)
+    assert r"found \x1b[31mred" in str(caught.value)
+    map_of_columns = {"instruction": "a\x1bb", "output": "c"}
+    rows = read(path, b'{"a\\u001bb": 7, "c": "d"}\n', columns=map_of_columns)
+    assert rows[0]["reason"] == r"wrong type of 'a\x1bb': expected a string, got a number"
+
+
 SPLITS = ["data/test.jsonl", "data/train.jsonl", "data/validation/x.jsonl"]
 
 
