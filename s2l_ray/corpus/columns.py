@@ -208,9 +208,9 @@ def _unknown(names: frozenset[str]) -> UnknownShape:
 class FileColumns:
     """The names of the columns that the rows of one file have had.
 
-    Raises ValueError once it is plain that the file has no column that corpus.columns names, or no
-    row with all columns of a known shape: after HEAD rows if none has any of them, or at the end.
-    It does so for the first rows of a file alone: in a later range of it others may be missing.
+    `check` raises ValueError if the file has no column that corpus.columns names, or no row with
+    all columns of a known shape. `add` does so too if none of the first HEAD rows has any of them.
+    first: whether the rows begin the file. If they do not, `add` raises nothing.
     """
 
     HEAD = 100
@@ -231,12 +231,18 @@ class FileColumns:
             self.complete = _whole(names, self.given)
             if self.complete or _partial(names, self.given):
                 self.known = True
-        if before < self.HEAD <= self.rows and not self.known:
+        if self.first and before < self.HEAD <= self.rows and not self.known:
             self.check()
+
+    def merge(self, later: FileColumns) -> None:
+        """Count the rows of a later range of the file too."""
+        self.names |= later.names
+        self.rows += later.rows
+        self.complete = self.complete or later.complete
 
     def check(self) -> None:
         """Raise ValueError if the rows so far lack what corpus.columns names, or a known shape."""
-        if not self.rows or not self.first:
+        if not self.rows:
             return
         for field, column in sorted(self.given):
             if column is not None and column not in self.names:

@@ -6,7 +6,7 @@ so that another task can write all parts of a group. None of this changes what a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray
 
 from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.columns import FileColumns
 from s2l_ray.corpus.files.ranges import ranges_of
 from s2l_ray.corpus.files.source import MIB, SourceFile
 from s2l_ray.corpus.mapping import row_map_of
@@ -36,15 +37,18 @@ MANY = 500  # packs or groups; above this, they get larger: the driver has a ref
 SMALL_TABLE = MIB // 4  # bytes of a pack's rows for a group, at least; see execution/shuffle.py
 
 
+Ranges = list[tuple[int, FileColumns]]  # of files: where they start, and their columns
+
+
 @dataclass(frozen=True)
 class Reading:
     """Rows to read, and how to divide them.
 
     `function(item, *args)` yields lists of one table of PARSED per group of parts, each in order of
-    the parts.
+    the parts, and returns the Ranges that it has read.
     """
 
-    function: Callable[..., Iterator[list[pa.Table]]]
+    function: Callable[..., Generator[list[pa.Table], None, Ranges]]
     items: Sequence[Any]
     args: tuple[Any, ...]
     unit: str  # what an item is, for the progress line
@@ -110,15 +114,34 @@ def _packed(files: Iterable[SourceFile], size: int) -> list[list[SourceFile]]:
     return packs
 
 
+def check_ranges(ranges: Ranges) -> None:
+    """Raise ValueError if a file that was read by ranges lacks columns: see FileColumns."""
+    files = dict[str, FileColumns]()
+    for _, columns in sorted(ranges, key=lambda each: each[0]):
+        if columns.file in files:
+            files[columns.file].merge(columns)
+        else:
+            files[columns.file] = columns
+    for columns in files.values():
+        columns.check()
+
+
 def _parse_files(
     files: list[SourceFile], num_groups: int, pack: int, settings: dict[str, Any]
-) -> Iterator[list[pa.Table]]:
-    config = settings["config"]
-    tables = (
-        parse_rows(_rows(file, config), file.name, first=file.start == 0, **settings)
-        for file in files
-    )
-    return _by_group(chain.from_iterable(tables), num_groups, pack, settings["num_parts"])
+) -> Generator[list[pa.Table], None, Ranges]:
+    config, ranges = settings["config"], Ranges()
+
+    def tables() -> Iterator[pa.Table]:
+        for file in files:
+            first, whole = file.start == 0, file.stop == 0
+            columns = yield from parse_rows(
+                _rows(file, config), file.name, first=first, whole=whole, **settings
+            )
+            if not whole:
+                ranges.append((file.start, columns))
+
+    yield from _by_group(tables(), num_groups, pack, settings["num_parts"])
+    return ranges
 
 
 def _rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
@@ -141,9 +164,10 @@ def _rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
 
 def _parse_block(
     block: pa.Table, num_groups: int, pack: int, settings: dict[str, Any]
-) -> Iterator[list[pa.Table]]:
+) -> Generator[list[pa.Table], None, Ranges]:
     tables = (parse_batch(batch, **settings) for batch in block.to_batches(max_chunksize=1000))
-    return _by_group(chain.from_iterable(tables), num_groups, pack, settings["num_parts"])
+    yield from _by_group(chain.from_iterable(tables), num_groups, pack, settings["num_parts"])
+    return []
 
 
 def _by_group(

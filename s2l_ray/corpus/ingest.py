@@ -22,7 +22,13 @@ import ray
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus import accounts
 from s2l_ray.corpus.accounts import Accounts, unusable_told
-from s2l_ray.corpus.dividing import Reading, reading_of_dataset, reading_of_files
+from s2l_ray.corpus.dividing import (
+    Ranges,
+    Reading,
+    check_ranges,
+    reading_of_dataset,
+    reading_of_files,
+)
 from s2l_ray.corpus.duplicates import settle
 from s2l_ray.corpus.parsing import digest_of
 from s2l_ray.corpus.sources import by_reason, fingerprint_of
@@ -190,10 +196,15 @@ def _write_parts(store: Store, reading: Reading, folder: str, duplicates: str) -
     """Read all rows, bring them together by part, and write the parts."""
     groups: list[list[Any]] = [[] for _ in range(reading.num_groups)]
     with Progress("read", total=len(reading.items), unit=reading.unit) as progress:
-        for found in scatter(reading.function, reading.items, reading.num_groups, *reading.args):
+        ranges = Ranges()
+        for found, read in scatter(
+            reading.function, reading.items, reading.num_groups, *reading.args
+        ):
             for group, tables in zip(groups, found, strict=True):
                 group += tables
+            ranges += read
             progress.advance(1)
+    check_ranges(ranges)
     written = _Written()
     with Progress("corpus", total=reading.num_parts, unit="parts") as progress:
         for summaries in gather(_write_group, groups, store, folder, reading.num_parts, duplicates):

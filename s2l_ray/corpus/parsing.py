@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +42,8 @@ def settings_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, An
 def parse_batch(batch: pa.Table | pa.RecordBatch, **settings: Any) -> Iterator[pa.Table]:
     """Yield tables of PARSED from rows of a Ray Dataset, which have no numbers."""
     rows = (SourceRow(0, None, row, typed=True) for row in batch.to_pylist())
-    yield from parse_rows(rows, "dataset", first=bool(settings["names"]), **settings)
+    known = bool(settings["names"])
+    yield from parse_rows(rows, "dataset", first=known, whole=known, **settings)
 
 
 def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
@@ -79,11 +80,12 @@ def parse_rows(
     names: Sequence[str] = (),
     row_map: RowMap | None = None,
     first: bool = True,
-) -> Iterator[pa.Table]:
-    """Yield tables of PARSED, at least one, so that the schema is known.
+    whole: bool = True,
+) -> Generator[pa.Table, None, FileColumns]:
+    """Yield tables of PARSED, at least one, so that the schema is known. Return the columns seen.
 
-    names: of the columns, if they are known. first: whether the rows begin the file. If so,
-    ValueError if none has all columns of a known shape, or a column that corpus.columns names.
+    names: of the columns, if they are known. first, whole: whether the rows begin the file, and
+    whether they are all of it. ValueError as in FileColumns.
     """
     rows = mapped(rows, row_map) if row_map else with_chats(rows)
     settings = row_settings_of(config)
@@ -103,9 +105,11 @@ def parse_rows(
         if len(table) == BATCH_ROWS or size > BATCH_BYTES:
             yield _table(table)
             table, size, yielded = [], 0, True
-    columns.check()
+    if whole:
+        columns.check()
     if table or not yielded:
         yield _table(table)
+    return columns
 
 
 def _example(

@@ -8,7 +8,7 @@ memory: choose fewer groups or larger tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -21,22 +21,23 @@ Result = TypeVar("Result")
 
 
 def scatter(
-    function: Callable[..., Iterator[list[pa.Table]]],
+    function: Callable[..., Generator[list[pa.Table], None, Any]],
     items: Iterable[Any],
     num_groups: int,
     *args: Any,
-) -> Iterator[list[list[ray.ObjectRef]]]:
-    """Yield, item by item, references to the tables of each group.
+) -> Iterator[tuple[list[list[ray.ObjectRef]], Any]]:
+    """Yield, item by item, references to the tables of each group, and what the function returns.
 
-    `function(item, *args)` yields lists of one table per group, as often as memory demands. An item
-    that is a reference arrives as what it refers to. `args` are sent to each node once.
+    `function(item, *args)` yields lists of one table per group, as often as memory demands; what it
+    returns should be small. An item that is a reference arrives as what it refers to. `args` are
+    sent to each node once.
     """
     shared = ray.put((function, args))
     submit = _scatter.options(name=function.__name__, scheduling_strategy="SPREAD").remote
     for task in in_order(lambda item: submit(shared, num_groups, item), items):
         *tables, end = task
-        get(end)  # raises what the task raised
-        yield [tables[group::num_groups] for group in range(num_groups)]
+        returned = get(end)  # raises what the task raised
+        yield [tables[group::num_groups] for group in range(num_groups)], returned
 
 
 def gather(
@@ -60,11 +61,19 @@ def gather(
 def _scatter(shared: tuple[Callable[..., Any], tuple[Any, ...]], num_groups: int, item: Any) -> Any:
     function, args = shared
     with disk_errors():
-        for tables in function(item, *args):
-            assert len(tables) == num_groups
-            for table in tables:  # noqa: UP028 (Ray sends values, which a list does not take)
-                yield table
-    yield None
+        returned = yield from _one_by_one(function(item, *args), num_groups)
+    yield returned
+
+
+def _one_by_one(lists: Generator[list[Any], None, Any], length: int) -> Generator[Any, Any, Any]:
+    while True:
+        try:
+            tables = next(lists)
+        except StopIteration as end:
+            return end.value
+        assert len(tables) == length
+        for table in tables:  # noqa: UP028 (Ray sends values, which a list does not take)
+            yield table
 
 
 @ray.remote

@@ -73,6 +73,33 @@ def test_the_same_parts_of_a_dataset_in_any_blocks(local_ray, store, monkeypatch
     assert committed(store, config, "many", dataset=many) == once
 
 
+def test_columns_are_looked_for_in_all_ranges_of_a_file(local_ray, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(dividing, "SMALL_PACK", 2000)
+    monkeypatch.setattr(dividing, "LARGE_PACK", 2000)
+    rows = [*ROWS[:100], {**ROWS[100], "frame": "be brief"}, *ROWS[101:200]]
+    path = tmp_path / "late.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    for column, said in (("frame", None), ("fame", r"no column 'fame'; found .*nearest: frame")):
+        config = CorpusConfig(path=str(path), columns={"system": column})
+        assert len(dividing.reading_of_files(config, 42).items) > 4
+        if said is None:
+            manifest = ingest(store, config, folder="corpus/late", fingerprint="x")
+            turns = [
+                turn
+                for part in manifest.parts
+                for turns in store.read_part(manifest.folder, part)["turns"].to_pylist()
+                for turn in turns
+            ]
+            assert [turn["text"] for turn in turns if turn["role"] == "system"] == ["be brief"]
+            continue
+        with pytest.raises(ValueError, match=said):
+            ingest(store, config, folder="corpus/never", fingerprint="y")
+    path.write_text('{"instruction": "a"}\n' * 1000)
+    config = CorpusConfig(path=str(path), max_rejected_share=1.0)
+    with pytest.raises(ValueError, match=r"late.jsonl: no columns of a known shape"):
+        ingest(store, config, folder="corpus/none", fingerprint="z")
+
+
 @pytest.mark.parametrize(
     ("total", "cpus", "packs", "groups"),
     [

@@ -17,6 +17,7 @@ def by_remainder(item, num_groups, chunk):
             pa.table({"n": pa.array([n for n in numbers if n % num_groups == g], pa.int64())})
             for g in range(num_groups)
         ]
+    return item
 
 
 def numbers_of(group, tables, add):
@@ -31,15 +32,17 @@ def broken(item, seconds):
 
 
 def scattered(items, num_groups, *args, function=by_remainder):
-    groups = [[] for _ in range(num_groups)]
-    for found in scatter(function, items, num_groups, *args):
+    groups, all_returned = [[] for _ in range(num_groups)], []
+    for found, returned in scatter(function, items, num_groups, *args):
+        all_returned.append(returned)
         for group, tables in zip(groups, found, strict=True):
             group += tables
-    return groups
+    return groups, all_returned
 
 
 def test_rows_come_together_by_group(local_ray):
-    groups = scattered([5, 0, 4], 3, 3, 2)
+    groups, returned = scattered([5, 0, 4], 3, 3, 2)
+    assert returned == [5, 0, 4]
     assert [len(group) for group in groups] == [5, 5, 5]  # chunks of two: three, none and two
     expected = [(0, [10, 13, 10, 13]), (1, [11, 14, 11]), (2, [12, 12])]
     assert list(gather(numbers_of, groups, 10)) == expected
@@ -47,7 +50,7 @@ def test_rows_come_together_by_group(local_ray):
 
 
 def test_references_arrive_as_what_they_refer_to(local_ray):
-    groups = scattered([ray.put(3)], 2, 2, 10)
+    groups, _ = scattered([ray.put(3)], 2, 2, 10)
     assert list(gather(numbers_of, groups, 0)) == [(0, [0, 2]), (1, [1])]
 
 
@@ -70,7 +73,7 @@ def fails_on_two(group, tables):
 
 
 def test_an_error_while_gathering(local_ray):
-    groups = scattered([9], 3, 3, 10)
+    groups, _ = scattered([9], 3, 3, 10)
     found = gather(fails_on_two, groups)
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(ValueError, match=r"^part 2: cannot be written$"):
