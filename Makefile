@@ -50,8 +50,9 @@ faults: $(INSTALLED)  ## runs whose processes, store and files fail
 soak: $(INSTALLED)  ## the same with each death three times, and the tests left out of CI
 	ROUNDS=3 $(BIN)/python -m pytest tests -m "faults or soak"
 
-bench: $(INSTALLED)  ## small sizes of six benchmarks (BENCH=runs/bench)
+bench: $(INSTALLED)  ## small sizes of seven benchmarks (BENCH=runs/bench)
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
+	$(BIN)/python benchmarks/corpus.py $(CORPUS) --rows 5000 --vocabulary 2048 --rounds 1 --json $(BENCH)/corpus.json
 	$(BIN)/python benchmarks/scoring.py $(CORPUS) --examples 24 --rounds 1 --dtypes fp32 --json $(BENCH)/scoring.json
 	$(BIN)/python benchmarks/training.py $(CORPUS) --steps 6 --rounds 1 --json $(BENCH)/training.json
 	$(BIN)/python benchmarks/trajectory.py $(CORPUS) --examples 1000 --checkpoints 4 --json $(BENCH)/trajectory.json

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -175,8 +176,13 @@ def prepare(source: str, count: int, folder: Path, vocabulary: int) -> None:
     from s2l_ray.execution.connect import connect
     from s2l_ray.store import Store
 
+    rows = []
     with open(source, "rb") as lines:  # str.splitlines would also split at U+2028
-        rows = [json.loads(line) for line in lines]
+        for line in lines:
+            with suppress(ValueError):
+                row = json.loads(line)
+                if all(isinstance(row.get(n), str) and row[n] for n in ("instruction", "output")):
+                    rows.append(row)
     with open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
         for number in range(count):
             again, place = divmod(number, len(rows))
