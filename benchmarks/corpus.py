@@ -4,8 +4,9 @@
 
 The rows of the JSON lines are repeated, with a number put into each instruction, until there are
 `--rows` of them. Each way runs in processes of its own and on the same files. Its seconds include
-importing its packages and starting Ray or worker processes; the best of `--rounds` is shown. All
-files are in the page cache.
+importing its packages and starting Ray or worker processes, except that the texts for
+`datasets.map` and the tokenizer alone are made before. The best of `--rounds` is shown. All files
+are in the page cache.
 
 - `s2l-ray`, corpus: rows read, checked, named by content, spread over parts, and committed.
 - `datasets.load_dataset`: rows in its Arrow cache, which is empty at first.
@@ -15,6 +16,8 @@ files are in the page cache.
 - `datasets.map`: the same texts through the same tokenizer as `transformers` loads it, in one
   process per CPU; from a table in memory.
 - `tokenizer alone`: `encode_batch_fast` of the same texts, with as many threads as CPUs.
+- `without start, s`: of s2l-ray, without its imports and the start of Ray; the start of Ray's
+  workers is in it.
 - `CPU s`: CPU time of all processes of the way, which neighbours on the machine disturb less.
 - `driver MiB`: how much the peak memory of the process that the user starts grew during the stage.
 """
@@ -209,14 +212,12 @@ def cpu_seconds() -> float:
     return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
-def timed(words: list[str]) -> dict[str, Any]:
+def outcome(words: list[str]) -> dict[str, Any]:
     """Run this script with the words in a process of its own; return what it prints."""
-    began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
     )
-    took = time.perf_counter() - began
-    return {"seconds": took} | (json.loads(done.stdout.splitlines()[-1]) if done.stdout else {})
+    return json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
 
 
 def main() -> None:
@@ -238,7 +239,10 @@ def main() -> None:
         if way == "prepare":
             prepare(arguments.corpus, arguments.rows[0], folder, arguments.vocabulary)
         else:
-            print(json.dumps(WAYS[way][2](folder, form) | {"cpu": cpu_seconds()}))
+            began = time.perf_counter()
+            found = WAYS[way][2](folder, form)
+            took = {"seconds": time.perf_counter() - began}
+            print(json.dumps(took | found | {"cpu": cpu_seconds()}))
         return
 
     from benchmarks import machine
@@ -251,22 +255,22 @@ def main() -> None:
             if not (folder / "run/tokenizer/tokenizer.json").exists():
                 folder.mkdir(parents=True)
                 more = ["--rows", str(count), "--vocabulary", str(arguments.vocabulary)]
-                timed([*words, *more, "--one", "prepare", "-"])
+                outcome([*words, *more, "--one", "prepare", "-"])
             for way in arguments.ways:
                 stage, name, _ = WAYS[way]
                 for form in arguments.formats if stage == "corpus" else [""]:
-                    runs = [timed([*words, "--one", way, form]) for _ in range(arguments.rounds)]
+                    runs = [outcome([*words, "--one", way, form]) for _ in range(arguments.rounds)]
                     best = min(runs, key=lambda run: run["seconds"])
                     assert best["rows"] <= count
                     rows.append(
                         {"stage": stage, "way": name, "format": form, "rows": int(best["rows"]),
                          "seconds": best["seconds"], "rows/s": best["rows"] / best["seconds"],
-                         "CPU s": best["cpu"]}
+                         "without start, s": best.get("stage seconds"), "CPU s": best["cpu"]}
                         | ({"driver MiB": best["memory"] / 2**20} if "memory" in best else {})
                     )  # fmt: skip
                     print(rows[-1], runs, file=sys.stderr, flush=True)
     print(machine.table(rows, ["stage", "way", "format", "rows", "seconds", "rows/s",
-                               "CPU s", "driver MiB"]))  # fmt: skip
+                               "without start, s", "CPU s", "driver MiB"]))  # fmt: skip
     machine.write(arguments.json, vars(arguments), rows)
 
 
