@@ -87,7 +87,7 @@ def in_order(
             yield under_way.popleft()
     finally:
         for task in under_way:
-            ray.cancel(task)
+            ray.cancel(task, force=True)  # without force a task that is just starting goes on
 
 
 def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
