@@ -46,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             groups[group] = inner.add_subparsers(metavar="COMMAND", required=True)
         summary = _help_of(command).splitlines()[0]
         _fill(groups[group].add_parser(name, help=summary), command)
-    _run(parser.parse_args(arguments))
+    found, more = parser.parse_known_args(arguments)
+    if more and (any(text.startswith("-") for text in more) or "overrides" not in found):
+        found.parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:  # overrides that follow an option
+        found.overrides += more
+    _run(found)
 
 
 def job(name: str) -> None:
@@ -67,12 +72,21 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
     if command.takes == "path":
         parser.usage = "%(prog)s PATH.jsonl"
         parser.add_argument("paths", nargs="*", metavar="PATH.jsonl", help="the file to write")
-    if command.takes in ("run", "settings"):
+    if command.takes in ("run", "settings", "examples"):
         parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration of the run")
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value",
             help="replace one value of it, for example seed=7; the value is YAML",
         )  # fmt: skip
+    if command.takes == "examples":
+        parser.add_argument(
+            "-n",
+            type=int,
+            default=3,
+            choices=range(1, 1001),
+            metavar="N",
+            help="the number of examples, 3 unless given",
+        )
     parser.set_defaults(command=command, parser=parser)
 
 
@@ -84,11 +98,11 @@ def _run(arguments: argparse.Namespace) -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     try:
-        if command.takes == "run":
+        if command.takes in ("run", "examples"):
             from s2l_ray.pipeline import preflight
 
             preflight.check(
-                *given,
+                given[0],
                 targets=command.needs_target,
                 heldout=command.needs_heldout,
                 diagnosis=command.name == "diagnose",
@@ -124,7 +138,7 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
     lines.setFormatter(logging.Formatter("[run] %(message)s"))
     logging.getLogger("s2l_ray").addHandler(lines)
     logging.getLogger("s2l_ray").setLevel(logging.INFO)
-    return (config,)
+    return (config, arguments.n) if command.takes == "examples" else (config,)
 
 
 def _check(command: Command, config: RunConfig, path: str) -> None:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from s2l_ray.config import RunConfig, Setting
     from s2l_ray.pipeline.run import Run
 
-Takes = Literal["run", "settings", "path", "nothing"]
+Takes = Literal["run", "settings", "examples", "path", "nothing"]
 
 
 @dataclass(frozen=True)
 class Command:
     """work gets what the command takes: run, a RunConfig; settings, a RunConfig and a list of each
-    Setting; path, a string; nothing, no argument."""
+    Setting; examples, a RunConfig and a number; path, a string; nothing, no argument."""
 
     name: str
     work: Callable[..., None]
@@ -227,6 +227,31 @@ def diagnose(config: RunConfig) -> None:
         record = run.finish(diagnosis.diagnose)
         print(page.as_text(record))
         print(f"report: {page.write(run, record)}")
+
+
+@command("inspect", takes="examples")
+def inspect(config: RunConfig, count: int) -> None:
+    """Show random examples as the proxy is given them, with their label tokens marked.
+
+    Look at them before a long run: labels are what the proxy learns and is scored
+    on. In a chat, each answer should be one, its end-of-turn token included.
+
+    Reads:    corpus.path
+    Writes:   corpus and tokens in run_dir, which `select` uses again
+    Prints:   for each example its place and its tokens, a bar after each token and
+              LABEL before the lines of label tokens
+    Example:  %(prog)s my.yaml -n 5
+    """
+    from s2l_ray.pipeline.plan import Plan, corpus_stage
+    from s2l_ray.pipeline.run import Run
+    from s2l_ray.report.labelled import as_text, labelled_examples
+
+    def shown(run: Run) -> str:
+        run.plan = Plan(config, corpus_stage(config))
+        return as_text(labelled_examples(run, count))
+
+    with Run.start(config) as run:
+        print(run.finish(shown))
 
 
 @command("demo-corpus", takes="path")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from s2l_ray.analysis.statistics import Seeds
@@ -52,6 +53,24 @@ class Example(NamedTuple):
     prompt: str
     response: str
     chosen: bool
+
+
+class Labelled(NamedTuple):
+    """A tokenized example. tokens: the text of each, and whether it is a label."""
+
+    place: str
+    source: str
+    tokens: list[tuple[str, bool]]
+
+    @property
+    def labels(self) -> int:
+        return sum(is_label for _, is_label in self.tokens)
+
+    @property
+    def runs(self) -> list[tuple[bool, list[str]]]:
+        """Neighbours that are all labels, or none of which is."""
+        groups = groupby(self.tokens, key=lambda token: token[1])
+        return [(is_label, [text for text, _ in tokens]) for is_label, tokens in groups]
 
 
 class Rejection(NamedTuple):
@@ -120,6 +139,8 @@ class ReportData:
     adjusted_rand: float | None = None  # index with the clusters of another k-means seed
 
     examples: Sequence[Sequence[Example]] = ()  # [K] lists, position = cluster id
+    labelled: Sequence[Labelled] = ()  # random examples, their tokens with labels marked
+    labels_told: Sequence[str] = ()  # how chats got their labels
 
     arms: Sequence[Arm] = ()
     left_out: Sequence[str] = ()  # what was not evaluated or not compared, and why

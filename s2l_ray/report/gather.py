@@ -22,7 +22,9 @@ from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import Selection
 from s2l_ray.pipeline.summary import share_told
+from s2l_ray.pipeline.told import labels_told
 from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Timing
+from s2l_ray.report.labelled import labelled_examples
 from s2l_ray.report.page import render
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sampled
 from s2l_ray.selection.selectors import selector_named
@@ -38,6 +40,7 @@ from s2l_ray.store.views import (
 )
 
 LENGTH_BINS = 40
+LABELLED = 3  # examples shown with their label tokens marked
 
 
 def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) -> str:
@@ -110,6 +113,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         arms=arms_of(arms),
         left_out=_left_out(arms),
+        labelled=labelled_examples(run, LABELLED) if config.report.examples else (),
+        labels_told=labels_told(tokens),
         timings=timings_of(run),
         cost=cost_of(run, selection.manifest),
         peak_memory_bytes=int(machine.peak_memory()),

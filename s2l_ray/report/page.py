@@ -33,6 +33,7 @@ FIGURES = (
 
 
 MAX_TEXT_CHARS = 600  # per prompt or response
+MAX_TOKENS = 2000  # of an example whose labels are marked
 MAX_EXAMPLES_BYTES = 3_000_000  # all prompts and responses, escaped, in UTF-8
 
 
@@ -70,6 +71,7 @@ def render(data: ReportData) -> str:
             n_shown=n_shown,
             n_offered=n_offered,
             max_text_chars=MAX_TEXT_CHARS,
+            max_tokens=MAX_TOKENS,
             longest=max((t.seconds or 0 for t in data.timings), default=0) or 1,
             figures={name: Markup(getattr(figures, name)(data)) for name in FIGURES},
         )
