@@ -118,7 +118,7 @@ class PromptConfig(Section):
     template: Literal["alpaca", "radiology", "plain", "chat", "custom"] = Field(
         "alpaca",
         description="Prompt template: `alpaca` and `radiology` (those of the S2L authors), `plain` "
-        "(the instruction alone), `chat` (the tokenizer's chat template) or `custom`.",
+        "(the instruction alone), `chat` (a chat template) or `custom`.",
     )
     prompt: str | None = Field(
         None,
@@ -129,6 +129,12 @@ class PromptConfig(Section):
         None,
         description="Text of the `custom` template, with `{instruction}` and `{input}`, for "
         "examples with an input. `null` puts the input on a new line after the instruction.",
+    )
+    chat_template: str | None = Field(
+        None,
+        description="Chat template for the template `chat`: a file, or a model family whose "
+        "template the package `trl` has, such as `qwen3` or `llama3`. `null` takes the "
+        "tokenizer's own; base models such as Pythia have none.",
     )
     max_length: Annotated[int, Field(ge=2)] = Field(
         512,
@@ -146,4 +152,8 @@ class PromptConfig(Section):
             "{instruction}" in self.prompt_with_input and "{input}" in self.prompt_with_input
         ):
             raise ValueError("prompt.prompt_with_input lacks {instruction} or {input}")
+        if self.chat_template is not None and self.template != "chat":
+            raise ValueError(
+                f"prompt.chat_template: expected prompt.template chat, found {self.template}"
+            )
         return self

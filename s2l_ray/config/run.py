@@ -106,9 +106,10 @@ class RunConfig(Section):
         if self.target_prompt and self.target:
             models.append(("target_prompt", self.target_prompt, "target.model", self.target.model))
         for field, prompt, place, model in models:
-            if prompt.template == "chat" and model.tokenizer_vocab:
+            own = prompt.template == "chat" and prompt.chat_template is None
+            if own and model.tokenizer_vocab:
                 raise ValueError(
                     f"{field}.template chat needs a tokenizer with a chat template; "
-                    f"{place}.tokenizer_vocab trains one without"
+                    f"{place}.tokenizer_vocab trains one without: set {field}.chat_template"
                 )
         return self

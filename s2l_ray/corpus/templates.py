@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from functools import lru_cache
-from typing import Any
-
-import jinja2
+from typing import NamedTuple
 
 from s2l_ray.config import PromptConfig
+from s2l_ray.corpus.messages import without_empty_system
+from s2l_ray.corpus.rows import Example, Turn
 
-TODAY = datetime(2024, 7, 26)  # what templates write as the date, so that tokens stay the same
-Turn = dict[str, str]  # role and text, as the store has them
-Segment = tuple[str, bool]  # text, and whether its tokens are labels
-ONE_TURN = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "a"}]
+ONE_TURN = Example([{"role": "user", "text": "a"}, {"role": "assistant", "text": "a"}])
 
 # name: (prompt, prompt for an instruction with an input). The first two are copied from the
 # official code (consts.py), with its misspelt heading; it never uses radiology's with an input.
@@ -36,36 +31,60 @@ TEMPLATES = {
 }
 
 
-def segments(turns: list[Turn], prompt: PromptConfig, tokenizer: Any) -> list[Segment]:
-    """Return the example's text in pieces, each a prompt piece or a label piece.
+class Segment(NamedTuple):
+    """Text, whether its tokens are labels, and whether the end token follows it."""
 
-    With the chat template, a label piece is what the template adds for an assistant turn, end
-    marker included. With the other templates, `encode` adds the end token to each response.
-    TemplateRefuses if the chat template cannot express the turns.
+    text: str
+    is_label: bool
+    ends: bool = False
+
+
+class TemplateRefuses(ValueError):
+    """The template cannot express an example."""
+
+
+def segments(example: Example, prompt: PromptConfig) -> list[Segment]:
+    """Return the example's text in pieces, with any template but chat.
+
+    TemplateRefuses if the example has what only a chat template can express.
     """
-    if prompt.template == "chat":
-        return _chat_segments(turns, tokenizer)
     plain, with_input = (
         (prompt.prompt, prompt.prompt_with_input)
         if prompt.template == "custom"
         else TEMPLATES[prompt.template]
     )
     assert plain is not None
-    pieces: list[Segment] = []
+    _check_plain(example, prompt.template)
+    turns = without_empty_system(example.turns)
+    pieces = []
     for index, turn in enumerate(turns):
         following = turns[index + 1] if index + 1 < len(turns) else None
         if turn["role"] == "system":
-            pieces.append((turn["text"] + "\n\n", False))
+            pieces.append(Segment(turn["text"] + "\n\n", False))
         elif turn["role"] == "user":
             extra = following["text"] if following and following["role"] == "input" else None
-            pieces.append((_fill(plain, with_input, turn["text"], extra), False))
+            pieces.append(Segment(_fill(plain, with_input, turn["text"], extra), False))
         elif turn["role"] == "assistant":
-            pieces.append((turn["text"], True))
+            pieces.append(Segment(turn["text"], turn.get("train") is not False, ends=True))
     return pieces
 
 
-class TemplateRefuses(ValueError):
-    """The tokenizer's chat template cannot express the turns of an example."""
+def _check_plain(example: Example, template: str) -> None:
+    found = "tools" if example.tools is not None else None
+    for turn in example.turns:
+        found = found or _beyond_text(turn)
+    if found:
+        raise TemplateRefuses(
+            f"prompt.template {template} has no place for {found}; use prompt.template chat"
+        )
+
+
+def _beyond_text(turn: Turn) -> str | None:
+    if turn["role"] == "tool":
+        return "tool turns"
+    if turn.get("tool_calls") is not None:
+        return "tool_calls"
+    return "reasoning_content" if turn.get("reasoning") else None
 
 
 def _fill(plain: str, with_input: str | None, instruction: str, extra: str | None) -> str:
@@ -77,61 +96,3 @@ def _fill(plain: str, with_input: str | None, instruction: str, extra: str | Non
         template = with_input
     # In one pass and without str.format, because texts and template may contain braces.
     return re.sub(r"\{instruction\}|\{input\}", lambda found: values[found[0]], template)
-
-
-@lru_cache
-def _dated(template: str) -> str:
-    """Put TODAY in place of a chat template's calls for the current time."""
-    ask = r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)"""
-    return re.sub(ask, lambda found: repr(TODAY.strftime(found[2])), template)
-
-
-def _chat_segments(turns: list[Turn], tokenizer: Any) -> list[Segment]:
-    messages: list[dict[str, str]] = []
-    for turn in turns:
-        if turn["role"] == "input":
-            messages[-1] = {
-                "role": "user",
-                "content": f"{messages[-1]['content']}\n\n{turn['text']}",
-            }
-        else:
-            messages.append({"role": turn["role"], "content": turn["text"]})
-
-    template = _dated(tokenizer.get_chat_template())
-
-    def render(count: int, **options: Any) -> str:
-        try:
-            return tokenizer.apply_chat_template(
-                messages[:count],
-                tokenize=False,
-                chat_template=template,
-                date_string=TODAY.strftime("%d %b %Y"),
-                **options,
-            )
-        except jinja2.TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages[:count])
-            raise TemplateRefuses(f"the chat template refuses the turns {roles}: {error}") from None
-
-    pieces: list[Segment] = []
-    written = ""
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant" or index == 0:  # a first turn answers nothing
-            continue
-        before = render(index, add_generation_prompt=True)
-        after = render(index + 1)
-        end = tokenizer.eos_token or ""
-        if end and written.endswith(end) and not before.startswith(written):
-            # The template ended the whole text (Phi), but more turns follow.
-            written = written.removesuffix(end)
-            pieces[-1] = (pieces[-1][0].removesuffix(end), True)
-        why = "rewrites earlier turns"
-        if before.startswith(written) and after.startswith(render(index)):
-            why = "begins a new answer differently from a given one"
-        if not before.startswith(written) or not after.startswith(before):
-            raise TemplateRefuses(
-                f"the tokenizer's chat template {why}, which hides the label tokens of an "
-                "assistant turn; use another prompt.template"
-            )
-        pieces += [(before[len(written) :], False), (after[len(before) :], True)]
-        written = after
-    return pieces

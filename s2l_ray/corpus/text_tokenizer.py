@@ -1,7 +1,7 @@
 """The part of a tokenizer that turns text into ids, for workers.
 
 It comes from the package `tokenizers` and pickles small, so a worker needs neither `transformers`,
-which imports torch, nor the tokenizer's files. The chat template stays behind.
+which imports torch, nor the tokenizer's files.
 """
 
 from __future__ import annotations
@@ -19,13 +19,25 @@ class TextTokenizer:
     is_fast = True  # it can tell offsets
 
     def __init__(
-        self, backend: Tokenizer, name: str, bos_token_id: int | None, eos_token_id: int | None
+        self,
+        backend: Tokenizer,
+        name: str,
+        bos_token_id: int | None,
+        eos_token_id: int | None,
+        special_tokens_map: dict[str, Any],
+        chat_template: str | dict[str, str] | None,
     ) -> None:
         self.backend, self.name_or_path = backend, name
         self.bos_token_id, self.eos_token_id = bos_token_id, eos_token_id
+        self.special_tokens_map, self.chat_template = special_tokens_map, chat_template
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        return self.backend.get_added_tokens_decoder()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rest = self.name_or_path, self.bos_token_id, self.eos_token_id
+        ends = self.bos_token_id, self.eos_token_id
+        rest = self.name_or_path, *ends, self.special_tokens_map, self.chat_template
         return _restored, (self.backend.to_str(), self.backend.encode_special_tokens, *rest)
 
     def __call__(
@@ -70,7 +82,8 @@ def text_tokenizer(tokenizer: Any) -> Any:
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
     ends = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return TextTokenizer(backend, tokenizer.name_or_path, *ends)
+    chats = dict(tokenizer.special_tokens_map), tokenizer.chat_template
+    return TextTokenizer(backend, tokenizer.name_or_path, *ends, *chats)
 
 
 def _restored(definition: str, split: bool, *rest: Any) -> TextTokenizer:

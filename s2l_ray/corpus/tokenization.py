@@ -5,31 +5,35 @@ Labels are the tokens of every assistant turn, end token included.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.config import PromptConfig
-from s2l_ray.corpus.templates import ONE_TURN, TemplateRefuses, Turn, segments
+from s2l_ray.corpus.rows import Example
+from s2l_ray.corpus.templates import TemplateRefuses, segments
 from s2l_ray.corpus.text_tokenizer import TextTokenizer, text_tokenizer
 from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.store import Manifest, Store
-from s2l_ray.store.schemas import TOKENS
+from s2l_ray.store.schemas import EXAMPLES, TOKENS, completed
+
+if TYPE_CHECKING:
+    from s2l_ray.corpus.chat import Chats
 
 ROWS_AT_ONCE = 1000  # tokenized together; meanwhile a tokenizer holds 150 bytes per token
 GUARD = "\n"  # put before a piece if the tokenizer would put a space there: see `_encoded`
 
 
 def encode(
-    examples: list[list[Turn]],
+    examples: Sequence[Example],
     prompt: PromptConfig,
     tokenizer: Any,
     marker: str | None = None,
     refused: dict[int, str] | None = None,
+    differs: dict[int, str] | None = None,
 ) -> list[tuple[list[int], list[bool], int, bool]]:
     """Return input_ids, loss_mask, num_label_tokens and truncated for each example.
 
@@ -41,34 +45,40 @@ def encode(
 
     refused: receives the index and reason of each example that the chat template cannot express;
     such an example has no tokens. If it is None, TemplateRefuses is raised instead.
+
+    differs: receives the index of an example that the tokenizer's own chat template renders
+    differently from the one that sets the labels, and how. One is enough.
     """
-    chat = prompt.template == "chat"
-    if not chat and tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token")
+    if prompt.template != "chat":
+        check_tokenizer(prompt, tokenizer)
     if marker is not None and not tokenizer.is_fast:
         raise ValueError(
             f"the tokenizer {tokenizer.name_or_path!r} does not return character offsets, which "
             f"evaluation.answer_marker needs"
         )
     pieces = []
-    for number, turns in enumerate(examples):
+    chats = chats_of(tokenizer) if prompt.template == "chat" else None
+    for number, example in enumerate(examples):
         try:
-            pieces.append(segments(turns, prompt, tokenizer))
+            pieces.append(segments(example, prompt) if chats is None else chats.segments(example))
         except TemplateRefuses as error:
             if refused is None:
                 raise
             refused[number] = str(error)
             pieces.append([])
-    texts = [(text, n > 0) for example in pieces for n, (text, _) in enumerate(example)]
+            continue
+        if chats and differs is not None and not differs and (how := chats.difference(example)):
+            differs[number] = how
+    texts = [(piece.text, n > 0) for example in pieces for n, piece in enumerate(example)]
     encoded = _encoded(texts, tokenizer, offsets=marker is not None)
-    start = [] if chat else _start_ids(tokenizer)
+    start = [] if chats else _start_ids(tokenizer)
     rows = []
-    for example in pieces:
-        ids, mask = (list(start), [False] * len(start)) if example else ([], [])
-        last = max((n for n, (_, is_label) in enumerate(example) if is_label), default=-1)
-        for number, (text, is_label) in enumerate(example):
+    for parts in pieces:
+        ids, mask = (list(start), [False] * len(start)) if parts else ([], [])
+        last = max((n for n, part in enumerate(parts) if part.is_label), default=-1)
+        for number, (text, is_label, ends) in enumerate(parts):
             piece, begins = next(encoded)
-            if is_label and not chat:
+            if ends:
                 piece.append(tokenizer.eos_token_id)
                 begins.append(len(text))
             labels = [is_label] * len(piece)
@@ -85,30 +95,16 @@ def encode(
     return rows
 
 
-def prompts_of(examples: list[list[Turn]], prompt: PromptConfig, tokenizer: Any) -> list[list[int]]:
-    """Return the ids up to each example's first response, not truncated."""
-    rows = encode(examples, _uncut(prompt), tokenizer)
-    return [ids[: mask.index(True)] for ids, mask, *_ in rows]
+def check_tokenizer(prompt: PromptConfig, tokenizer: Any) -> str:
+    """Return a sentence on how chats get their labels; empty for other prompts.
 
-
-def end_tokens(prompt: PromptConfig, tokenizer: Any) -> list[int]:
-    """Return the ids that end a response: the end token, and what a chat template ends it with."""
-    [(ids, mask, *_)] = encode([ONE_TURN], _uncut(prompt), tokenizer)
-    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    labels = [id for id, is_label in zip(ids, mask, strict=True) if is_label]
-    # Some templates also put special tokens before the text, and a line break after the end.
-    text = [
-        n for n, id in enumerate(labels) if id not in special and tokenizer.decode([id]).strip()
-    ]
-    ends = {id for id in labels[max(text, default=-1) + 1 :] if id in special}
-    if tokenizer.eos_token_id is not None:
-        ends.add(tokenizer.eos_token_id)
-    if not ends:
-        raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token, and its chat "
-            f"template ends a response without a special token"
-        )
-    return sorted(ends)
+    ValueError if the tokenizer lacks the chat template or the end token that the prompt needs.
+    """
+    if prompt.template == "chat":
+        return chats_of(tokenizer).plain.told
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token")
+    return ""
 
 
 def encode_table(
@@ -117,22 +113,33 @@ def encode_table(
     tokenizer: Any,
     marker: str | None = None,
     refused: dict[int, str] | None = None,
+    differs: dict[int, str] | None = None,
 ) -> pa.Table:
     """Tokenize a table with example_id and turns into schemas.TOKENS; see `encode`."""
     tables = [TOKENS.empty_table()]
     for first in range(0, examples.num_rows, ROWS_AT_ONCE):
         some = examples.slice(first, ROWS_AT_ONCE)
         bad: dict[int, str] | None = None if refused is None else {}
-        rows = encode(some["turns"].to_pylist(), prompt, tokenizer, marker, bad)
-        for number, reason in (bad or {}).items():
-            assert refused is not None
-            refused[first + number] = reason
+        other: dict[int, str] | None = None if differs is None or differs else {}
+        rows = encode(examples_of(some), prompt, tokenizer, marker, bad, other)
+        for here, found in ((refused, bad), (differs, other)):
+            for number, told in (found or {}).items():
+                assert here is not None
+                here[first + number] = told
         arrays = [some["example_id"].combine_chunks().cast(pa.int64())] + [
             pa.array(list(column), type=field.type)
             for column, field in zip(zip(*rows, strict=True), list(TOKENS)[1:], strict=True)
         ]
         tables.append(pa.Table.from_arrays(arrays, schema=TOKENS))
     return pa.concat_tables(tables).combine_chunks()
+
+
+def examples_of(table: pa.Table) -> list[Example]:
+    """Return the examples of a table with schemas.TURNS, and tools if it has them."""
+    turns = table["turns"].to_pylist()
+    if "tools" not in table.schema.names:
+        return [Example(each) for each in turns]
+    return [Example(*each) for each in zip(turns, table["tools"].to_pylist(), strict=True)]
 
 
 def tokenize(
@@ -149,10 +156,11 @@ def tokenize(
 
     marker: as in `encode`.
     """
-    whole: str | TextTokenizer = tokenizer_folder
-    if prompt.template != "chat":
-        found = text_tokenizer(_loaded(store.download(tokenizer_folder)))
-        whole = found if isinstance(found, TextTokenizer) else tokenizer_folder
+    found = text_tokenizer(_loaded(store.download(tokenizer_folder)))
+    whole = found if isinstance(found, TextTokenizer) else tokenizer_folder
+    info: dict[str, Any] = {"tokenizer": tokenizer_folder, "max_length": prompt.max_length}
+    if labels := check_tokenizer(prompt, found):
+        info["labels"] = labels
     return map_parts(
         store,
         units_of(examples),
@@ -161,12 +169,12 @@ def tokenize(
         folder=folder,
         fingerprint=fingerprint,
         label="tokenize",
-        info={"tokenizer": tokenizer_folder, "max_length": prompt.max_length},
+        info=info,
     )
 
 
 class _Tokenize:
-    """tokenizer: the part for text, or the folder of the whole, whose chat template is needed."""
+    """tokenizer: the part that workers need, or the folder of one that cannot be parted."""
 
     def __init__(
         self,
@@ -182,16 +190,10 @@ class _Tokenize:
         self.tokenizer: Any = tokenizer
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        examples = self.store.read_part(
-            self.folder, unit["part"], columns=["example_id", "turns", "file", "row"]
-        )
+        examples = completed(self.store.read_part(self.folder, unit["part"]), EXAMPLES)
         refused: dict[int, str] = {}
-        table = encode_table(examples, self.prompt, self.tokenizer, self.marker, refused)
-        first = []
-        if refused:
-            number = min(refused)
-            place = (examples[name][number].as_py() for name in ("file", "row"))
-            first = [*place, refused[number]]
+        differs: dict[int, str] = {}
+        table = encode_table(examples, self.prompt, self.tokenizer, self.marker, refused, differs)
         labels = table["num_label_tokens"].to_numpy()
         truncated = table["truncated"].to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(table["input_ids"]).to_numpy()
@@ -202,7 +204,8 @@ class _Tokenize:
             "response_lost": int((truncated & (labels == 0)).sum()),
             "label_tokens": int(labels.sum()),
             "refused": len(refused),
-            "refused_first": first,
+            "refused_first": _first(refused, examples),
+            "differs_first": _first(differs, examples),
         }
 
 
@@ -211,6 +214,14 @@ def _loaded(local: str) -> Any:
     from transformers import AutoTokenizer  # imports torch, which a text tokenizer does not need
 
     return AutoTokenizer.from_pretrained(local)
+
+
+def _first(told: dict[int, str], examples: pa.Table) -> list[Any]:
+    """Return file and row of the first example that something is told of, and what."""
+    if not told:
+        return []
+    number = min(told)
+    return [*(examples[name][number].as_py() for name in ("file", "row")), told[number]]
 
 
 def _encoded(
@@ -244,8 +255,10 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _uncut(prompt: PromptConfig) -> PromptConfig:
-    return prompt.model_copy(update={"max_length": sys.maxsize})
+def chats_of(tokenizer: Any) -> Chats:
+    from s2l_ray.corpus.chat import Chats  # imports transformers, which other prompts do not need
+
+    return Chats(tokenizer)
 
 
 def _start_ids(tokenizer: Any) -> list[int]:

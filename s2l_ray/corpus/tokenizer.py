@@ -16,14 +16,25 @@ TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; in id order, which is ra
 END_TOKEN = "<|endoftext|>"
 
 
-def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, folder: str) -> None:
-    """Train the model's tokenizer on the corpus or copy it from its source, into `folder`."""
+def prepare_tokenizer(
+    store: Store,
+    model: ModelConfig,
+    examples: Manifest,
+    *,
+    folder: str,
+    chat_template: str | None = None,
+) -> None:
+    """Train the model's tokenizer on the corpus or copy it from its source, into `folder`.
+
+    chat_template: the text of a template that takes the place of the tokenizer's own.
+    """
     if store.exists(folder, "tokenizer_config.json"):
         return
     if model.tokenizer_vocab is not None:
         tokenizer: Any = _train_tokenizer(store, examples, model.tokenizer_vocab)
     else:
         origin = model.tokenizer or model.name
+        config = None
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 origin, revision=model.revision, trust_remote_code=False
@@ -37,9 +48,22 @@ def prepare_tokenizer(store: Store, model: ModelConfig, examples: Manifest, *, f
             raise ValueError(
                 f"model: {origin!r} cannot be used (code in a model's folder is never run): {error}"
             ) from error
+        sizes = (model.architecture or {}) if config is None else vars(config.get_text_config())
+        _check_size(tokenizer, origin, sizes.get("vocab_size"))
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     with TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
         store.upload(local, folder, last="tokenizer_config.json")
+
+
+def _check_size(tokenizer: Any, origin: str | None, vocab_size: int | None) -> None:
+    found = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if vocab_size is not None and found > vocab_size:
+        raise ValueError(
+            f"model: the tokenizer of {origin!r} has {found:,} tokens, but the model has "
+            f"embeddings for {vocab_size:,}: use the tokenizer that the model was trained with"
+        )
 
 
 def check_weights(config: Any) -> None:

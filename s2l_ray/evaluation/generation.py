@@ -9,7 +9,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from s2l_ray.config import PromptConfig, TrajectoriesConfig
-from s2l_ray.corpus.tokenization import end_tokens, prompts_of
+from s2l_ray.corpus.prompts import end_tokens, prompts_of
+from s2l_ray.corpus.tokenization import examples_of
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.evaluation.answers import expected_answer, extract
 from s2l_ray.evaluation.judging import judge
@@ -17,7 +18,7 @@ from s2l_ray.execution.remote import get
 from s2l_ray.models.held import HeldModel
 from s2l_ray.models.loading import explain_out_of_memory
 from s2l_ray.store import Store
-from s2l_ray.store.schemas import ANSWERS
+from s2l_ray.store.schemas import ANSWERS, EXAMPLES, completed
 
 # Of a batch: prompts and new tokens, padded. Their keys and values take about 1 GB.
 TOKENS_AT_ONCE = 8192
@@ -42,10 +43,9 @@ class Answerer:
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         model = self.held.load(unit["model"]).model
-        columns = ["example_id", "turns"]
-        table = self.store.read_part(unit["questions"], unit["part"], columns)
+        table = completed(self.store.read_part(unit["questions"], unit["part"]), EXAMPLES)
         questions = table.slice(0, unit["rows"])
-        examples = questions["turns"].to_pylist()
+        examples = examples_of(questions)
         at_once = self.config.tokens_per_batch or TOKENS_AT_ONCE
         doing = f"generating answers in batches of {at_once} tokens"
         with explain_out_of_memory(unit["model"], doing, "lower trajectories.tokens_per_batch"):
@@ -58,7 +58,7 @@ class Answerer:
             )
         generated = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         extracted = [extract(text) for text in generated]
-        expected = [expected_answer(turns[-1]["text"]) for turns in examples]
+        expected = [expected_answer(each.turns[-1]["text"]) for each in examples]
         correct = get(judge.remote(extracted, expected))
         rows = [questions["example_id"].combine_chunks(), generated, extracted, correct]
         arrays = [pa.array(row, field.type) for row, field in zip(rows, ANSWERS, strict=True)]

@@ -25,6 +25,14 @@ def folder_fault(folder: Path, *, weights: bool) -> str | None:
     return "has no tokenizer; expected tokenizer.json or tokenizer_config.json"
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Say whether a tokenizer's folder has a chat template, in a file of its own or another's."""
+    if any((folder / f"chat_template.{ending}").is_file() for ending in ("jinja", "json")):
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and b'"chat_template"' in file.read_bytes()
+
+
 def hub_fault(name: str, revision: str | None, *, weights: bool) -> str | None:
     """Say why a name that is no folder cannot be a model or tokenizer of the hub, or return None.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from s2l_ray import evaluation
 from s2l_ray.corpus.tokenization import tokenize
+from s2l_ray.pipeline.identity import prompt_settings
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
@@ -194,7 +195,7 @@ def _answers(
             f"evaluations/{name}/{each}",
             make,
             inputs=(Stage.given(target), Stage.given(questions)),
-            settings=(tokenizer, prompt, *how),
+            settings=(tokenizer, prompt_settings(prompt), *how),
             work=Work("scoring", scoring.workers, scoring.max_workers),
         )
         for name, target in targets.items()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config import ModelConfig, SelectionConfig, TrainingConfig, fingerprint
+from s2l_ray.config import ModelConfig, PromptConfig, SelectionConfig, TrainingConfig, fingerprint
+from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.files.source import local_stamp
+
+LABELS = 2  # the rule by which chats get their labels
 
 
 def settings_of(training: TrainingConfig) -> list[Any]:
@@ -20,12 +23,21 @@ def settings_of(training: TrainingConfig) -> list[Any]:
     return [training.model_dump(mode="json", exclude=operations), *local_files(training.model)]
 
 
-def tokenizer_folder(trained_on: str, model: ModelConfig) -> str:
+def tokenizer_folder(trained_on: str, model: ModelConfig, prompt: PromptConfig) -> str:
     """Return the folder of a model's tokenizer. trained_on: the fingerprint of the corpus, which
-    identifies a tokenizer that is trained; any other is identified by its name and files."""
+    identifies a tokenizer that is trained; any other is identified by its name and files, and by
+    prompt.chat_template if that replaces its own."""
     source = [model.tokenizer_vocab, model.tokenizer or model.name, model.revision]
     source += local_files(model)
+    if prompt.chat_template is not None:
+        source.append(template_text(prompt.chat_template))
     return f"tokenizers/{fingerprint(*source, trained_on if model.tokenizer_vocab else None)}"
+
+
+def prompt_settings(prompt: PromptConfig) -> dict[str, Any]:
+    """Return what identifies how text is made, beside the tokenizer and its chat template."""
+    found = prompt.model_dump(mode="json", exclude={"chat_template"})
+    return found | ({"labels": LABELS} if prompt.template == "chat" else {})
 
 
 def local_files(model: ModelConfig) -> list[str]:

@@ -6,7 +6,6 @@ Announcing what will be reused, running, and pricing a selection all walk these 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from s2l_ray.config import (
     SelectionConfig,
     TrainingConfig,
 )
+from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.ingest import check_rejected, digest_of, ingest
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.corpus.tokenization import tokenize
@@ -29,10 +29,12 @@ from s2l_ray.pipeline.choice import choice_stage
 from s2l_ray.pipeline.identity import (
     liked,
     local_files,
+    prompt_settings,
     settings_of,
     tokenizer_folder,
 )
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
+from s2l_ray.pipeline.told import check_tokens
 from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.selection.subset import deal
@@ -42,8 +44,6 @@ from s2l_ray.training.train import train
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
-
-logger = logging.getLogger(__name__)
 
 
 def corpus_stage(config: RunConfig, dataset: ray.data.Dataset | None = None) -> Stage:
@@ -81,7 +81,7 @@ class Plan:
         """Declare examples tokenized for a model, whose tokenizer is prepared first."""
 
         def make(run: Run, **where: Any) -> Manifest:
-            tokenizer = self.prepare_tokenizer(run, model)
+            tokenizer = self.prepare_tokenizer(run, model, prompt)
             found = run.get(examples)
             return tokenize(run.store, found, tokenizer_folder=tokenizer, prompt=prompt, **where)
 
@@ -89,16 +89,26 @@ class Plan:
             name,
             alone(make),
             inputs=(examples,),
-            settings=(tokenizer_folder(self.corpus.identity, model), prompt),
+            settings=(
+                tokenizer_folder(self.corpus.identity, model, prompt),
+                prompt_settings(prompt),
+            ),
             reads=(self.corpus,),
-            check=partial(_check_refused, name),
+            check=partial(check_tokens, name),
         )
 
-    def prepare_tokenizer(self, run: Run, model: ModelConfig) -> str:
-        """Make a model's tokenizer available in the run directory; return its folder. ValueError
-        for a model that cannot be used."""
-        folder = tokenizer_folder(self.corpus.identity, model)
-        prepare_tokenizer(run.store, model, run.get(self.corpus), folder=folder)
+    def prepare_tokenizer(self, run: Run, model: ModelConfig, prompt: PromptConfig) -> str:
+        """Make a model's tokenizer available in the run directory, with the chat template of the
+        prompt; return its folder. ValueError for a model that cannot be used."""
+        folder = tokenizer_folder(self.corpus.identity, model, prompt)
+        given = prompt.chat_template
+        prepare_tokenizer(
+            run.store,
+            model,
+            run.get(self.corpus),
+            folder=folder,
+            chat_template=None if given is None else template_text(given),
+        )
         return folder
 
     @cached_property
@@ -258,16 +268,3 @@ class Plan:
             settings=(*settings_of(training), seed),
             work=Work("training", training.workers),
         )
-
-
-def _check_refused(name: str, run: Run, tokens: Manifest) -> None:
-    """Tell which examples the chat template refuses; ValueError if there are too many."""
-    view = TokensView(tokens)
-    if view.refused_first is None:
-        return
-    count, (file, row, why) = view.refused, view.refused_first
-    most = run.config.corpus.max_rejected_share
-    text = f"{name}: {count:,} of {tokens.rows:,} examples ({file}:{row} for one): {why}"
-    if count > most * tokens.rows:
-        raise ValueError(f"{text}; more than corpus.max_rejected_share {most:.1%}")
-    logger.warning(f"{text}; they are left out")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, RunConfig
+from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.sources import resolve
-from s2l_ray.models.files import folder_fault, hub_fault
+from s2l_ray.models.files import folder_fault, has_chat_template, hub_fault
 from s2l_ray.store import Store, preflight
 
 
@@ -35,6 +36,7 @@ def check(
     faults = [
         *_run_dir(config),
         *_models(config, targets, diagnosis),
+        *_prompts(config, targets),
         *_extensions(config, heldout),
     ]
     faults += _sources(config, corpus, heldout, thorough=not faults)
@@ -75,6 +77,25 @@ def _models(config: RunConfig, targets: bool, diagnosis: bool) -> Iterator[str]:
                 fault = hub_fault(name, model.revision, weights=field == "name")
             if fault:
                 yield f"{section}.{field}: {name!r}: {fault}"
+
+
+def _prompts(config: RunConfig, targets: bool) -> Iterator[str]:
+    """Find the chat templates, those of a model in a local folder among them."""
+    used = [("prompt", config.prompt, config.proxy.model)]
+    if targets and config.target is not None:
+        section = "target_prompt" if config.target_prompt else "prompt"
+        used.append((section, config.target_prompt or config.prompt, config.target.model))
+    for section, prompt, model in used:
+        name = model.tokenizer or model.name
+        if prompt.chat_template is not None:
+            yield from _fault_of(template_text, prompt.chat_template)
+            continue
+        folder = Path(name) if prompt.template == "chat" and name else None
+        if folder and folder.is_dir() and not has_chat_template(folder):
+            yield (
+                f"{section}.template chat: {name!r} has no chat template; set "
+                f"{section}.chat_template to a file or a family"
+            )
 
 
 def _extensions(config: RunConfig, heldout: bool) -> Iterator[str]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.config import RunConfig, fingerprint
-from s2l_ray.pipeline.identity import settings_of
+from s2l_ray.config import PromptConfig, RunConfig, fingerprint
+from s2l_ray.corpus.families import template_text
+from s2l_ray.pipeline.identity import prompt_settings, settings_of
 from s2l_ray.store import Store
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def settings_of_comparison(config: RunConfig) -> str:
     assert config.target is not None
     clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
     trainings = [*settings_of(config.proxy), *settings_of(config.target)]
-    rest = [config.corpus, config.prompt, config.target_prompt, config.selection.like]
+    prompts = [_prompt(config.prompt), _prompt(config.target_prompt)]
+    rest = [config.corpus, *prompts, config.selection.like]
     # The run's seed draws the held-out share, and a seed's difference is a mean over trainings.
     numbers = [config.seed, config.compare.trainings]
     dtype = config.trajectories.dtype
@@ -74,7 +76,14 @@ def settings_of_baselines(run: Run) -> str:
     config = run.config
     chosen = run.plan.selection(config.selection).identity
     target = [] if config.target is None else settings_of(config.target)
-    return fingerprint(FORMAT, chosen, *target, config.target_prompt, _evaluation(config))
+    return fingerprint(FORMAT, chosen, *target, _prompt(config.target_prompt), _evaluation(config))
+
+
+def _prompt(prompt: PromptConfig | None) -> dict[str, Any] | None:
+    if prompt is None:
+        return None
+    given = {} if prompt.chat_template is None else {"given": template_text(prompt.chat_template)}
+    return prompt_settings(prompt) | given
 
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Run:
     done: dict[str, Manifest] = field(default_factory=dict)
     times: list[dict[str, Any]] = field(default_factory=list)
     recorded: bool = True  # in run.json
+    told: set[str] = field(default_factory=set, repr=False)  # what is logged once
     _current: dict[str, str] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 

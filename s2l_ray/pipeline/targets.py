@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from multiprocessing.pool import ThreadPool
 
 from s2l_ray.config import TrainingConfig
-from s2l_ray.corpus.templates import ONE_TURN, TemplateRefuses
-from s2l_ray.corpus.tokenization import encode
+from s2l_ray.corpus.tokenization import check_tokenizer
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import Damaged
 from s2l_ray.pipeline.identity import selection_name
@@ -35,9 +33,9 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
     # Refuse now, not after the proxy, a target that cannot be had or its prompt.
     if not run.done:
         prepare(run)
-    tokenizer = load_tokenizer(run.store, run.plan.prepare_tokenizer(run, target.model))
-    with suppress(TemplateRefuses):  # such as one that requires a system turn
-        encode([ONE_TURN], run.config.target_prompt or run.config.prompt, tokenizer)
+    prompt = run.config.target_prompt or run.config.prompt
+    tokenizer = load_tokenizer(run.store, run.plan.prepare_tokenizer(run, target.model, prompt))
+    check_tokenizer(prompt, tokenizer)
     selection = select(None, run.config, run=run)
     name = selection_name(choice.selector, choice.seed)
     return finetune(run, selection.manifest, name, seed=choice.seed), name

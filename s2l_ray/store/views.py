@@ -108,13 +108,24 @@ class TokensView(View):
     refused = _Sum(0)  # examples that the chat template has no place for
     trainable_by_part = _Stats[int]("trainable")
 
+    labels = _Key[str]("")  # a sentence on how chats got their labels
+
     @property
     def refused_first(self) -> tuple[str, int, str] | None:
         """File, row and reason of the first refused example."""
+        return self._first("refused_first")
+
+    @property
+    def differs_first(self) -> tuple[str, int, str] | None:
+        """File and row of an example whose text the tokenizer's own chat template would render
+        differently, and how."""
+        return self._first("differs_first")
+
+    def _first(self, name: str) -> tuple[str, int, str] | None:
         for part in self.manifest.parts:
-            if part.stats.get("refused"):
-                file, row, reason = part.stats["refused_first"]
-                return file, row, reason
+            if part.stats.get(name):
+                file, row, told = part.stats[name]
+                return file, row, told
         return None
 
 

@@ -7,11 +7,13 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.chat_families import SHAPES, tokenizer_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from s2l_ray.config import PromptConfig
+from s2l_ray.corpus.rows import Example
 from s2l_ray.corpus.text_tokenizer import TextTokenizer, text_tokenizer
 from s2l_ray.corpus.tokenization import encode
 
@@ -92,21 +94,31 @@ def test_a_worker_imports_no_torch(tmp_path):
     """It unpickles the part and tokenizes examples as the driver does with the whole."""
     whole, prompt = sentence_piece(), PromptConfig(template="alpaca", max_length=400)
     turns = [{"role": "user", "text": "a abc"}, {"role": "assistant", "text": " and\n<s>"}]
-    [(ids, mask, *_)] = encode([turns], prompt, whole)
+    tokenized_apart(tmp_path, [Example(turns)], prompt, whole, imported=[])
+    [(ids, *_)] = encode([Example(turns)], prompt, whole)
+    assert ids[0] == whole.bos_token_id and ids[-1] == whole.eos_token_id
+
+
+def test_a_worker_renders_chats_without_torch(tmp_path):
+    examples = [Example(*SHAPES[shape]) for shape in ("single", "masked", "tools")]
+    prompt = PromptConfig(template="chat", max_length=400)
+    tokenized_apart(tmp_path, examples, prompt, tokenizer_of("qwen3"), imported=["transformers"])
+
+
+def tokenized_apart(tmp_path, examples, prompt, whole, *, imported):
+    """See that another process makes the same tokens with the part, and what it imports."""
     part = text_tokenizer(whole)
-    (tmp_path / "given").write_bytes(pickle.dumps((turns, prompt, part)))
+    (tmp_path / "given").write_bytes(pickle.dumps((examples, prompt, part)))
     script = """
 import pickle, sys
 from s2l_ray.corpus.tokenization import encode
 with open(sys.argv[1], "rb") as file:
-    turns, prompt, part = pickle.load(file)
-[(ids, mask, *_)] = encode([turns], prompt, part)
-print(ids, mask)
+    examples, prompt, part = pickle.load(file)
+print(encode(examples, prompt, part))
 print([name for name in ("torch", "transformers", "sklearn") if name in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "given")],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout == f"{ids} {mask}\n[]\n"
-    assert ids[0] == whole.bos_token_id and ids[-1] == whole.eos_token_id
+    assert done.stdout == f"{encode(examples, prompt, whole)}\n{imported}\n"

@@ -10,8 +10,15 @@ from transformers import PreTrainedTokenizerFast
 
 from s2l_ray.config import CorpusConfig, ModelConfig, PromptConfig
 from s2l_ray.corpus import tokenization
-from s2l_ray.corpus.templates import segments
-from s2l_ray.corpus.tokenization import encode, encode_table, end_tokens, prompts_of, tokenize
+from s2l_ray.corpus.prompts import end_tokens, prompts_of
+from s2l_ray.corpus.rows import Example
+from s2l_ray.corpus.templates import TemplateRefuses
+from s2l_ray.corpus.tokenization import (
+    encode,
+    encode_table,
+    examples_of,
+    tokenize,
+)
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.stage import Stage
 from s2l_ray.store import Manifest, Part
@@ -44,7 +51,7 @@ def byte_tokenizer(*, bos=False, chat=None):
 
 
 def turns(*pairs):
-    return [{"role": role, "text": text} for role, text in pairs]
+    return Example([{"role": role, "text": text} for role, text in pairs])
 
 
 def one(example, prompt, tokenizer):
@@ -118,7 +125,9 @@ def test_templates_and_labels(prompt, example, text):
         tokenizer = byte_tokenizer(bos=bos)
         whole, labels, truncated = one(example, PromptConfig(**prompt), tokenizer)
         assert whole == ("<s>" if bos else "") + text
-        assert labels == [turn["text"] + "</s>" for turn in example if turn["role"] == "assistant"]
+        assert labels == [
+            turn["text"] + "</s>" for turn in example.turns if turn["role"] == "assistant"
+        ]
         assert not truncated
 
 
@@ -205,16 +214,25 @@ def test_a_chat_that_the_assistant_opens_has_labels_where_it_answers():
 
 
 def test_chat_templates_that_cannot_be_used():
-    example = turns(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    example = turns(
+        ("user", "ask 1"), ("assistant", "say 1"), ("user", "ask 2"), ("assistant", "say 2")
+    )
     forgets = "{% for m in messages[-2:] %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
-    with pytest.raises(ValueError, match="rewrites earlier turns"):
-        segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=forgets))
-    thinks = CHAT.replace("{% endif %}", "<think>{% endif %}")
-    with pytest.raises(ValueError, match="begins a new answer differently from a given one"):
-        segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=thinks))
-    refuses = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(ValueError, match="refuses the turns user: roles must alternate"):
-        segments(example, PromptConfig(template="chat"), byte_tokenizer(chat=refuses))
+    for template, reason in {
+        forgets: r"leaves out the text of turn 1 \(user\)",
+        CHAT.replace("{{ m['content'] | trim }}", "{{ m.content if m.role == 'user' }}"): (
+            r"leaves out the text of turn 2 \(assistant\)"
+        ),
+        CHAT + "{{ messages | length }}": "rewrites earlier turns",
+        CHAT.replace("{% endif %}", "{{ 'Well,' }}{% endif %}"): (
+            "begins a new answer differently from a given one"
+        ),
+        "{{ raise_exception('roles must alternate') }}": (
+            "refuses the turns user, assistant, user, assistant: roles must alternate"
+        ),
+    }.items():
+        with pytest.raises(TemplateRefuses, match=reason):
+            encode([example], PromptConfig(template="chat"), byte_tokenizer(chat=template))
 
 
 def test_a_tokenizer_that_puts_a_space_before_a_text():
@@ -284,7 +302,7 @@ def test_examples_that_the_template_refuses_are_left_out_and_named(local_ray, st
     assert table["example_id"].to_pylist() == [row["example_id"] for row in given]
     assert [n for n, ids in enumerate(table["input_ids"].to_pylist()) if not ids] == [bad]
     assert (stats["trainable"], stats["refused"]) == (19, 1)
-    reason = "the chat template refuses the turns system, user: no system"
+    reason = "the chat template refuses the turns system, user, assistant: no system"
     assert stats["refused_first"] == ["test.jsonl", 4, reason]
 
     def tokens_of(most):
@@ -381,16 +399,18 @@ def test_the_stage(local_ray, store):
         examples = store.read_part(corpus.folder, source)
         assert table.schema.equals(TOKENS)
         assert table["example_id"].to_pylist() == examples["example_id"].to_pylist()
-        expected = encode(examples["turns"].to_pylist(), prompt, tokenizer)
+        expected = encode(examples_of(examples), prompt, tokenizer)
         rows = table.to_pylist()
         assert [(r["input_ids"], r["loss_mask"]) for r in rows] == [e[:2] for e in expected]
         assert part.stats == {
             "trainable": sum(r["num_label_tokens"] > 0 for r in rows),
             "truncated": sum(r["truncated"] for r in rows),
+            "response_lost": sum(r["truncated"] and not r["num_label_tokens"] for r in rows),
             "trainable_tokens": sum(len(r["input_ids"]) for r in rows if any(r["loss_mask"])),
             "label_tokens": sum(sum(r["loss_mask"]) for r in rows),
             "refused": 0,
             "refused_first": [],
+            "differs_first": [],
         }
     assert 0 < sum(part.stats["trainable"] for part in tokens.parts) < 40
     assert isinstance(store.read_part("tokens", tokens.parts[0]), pa.Table)

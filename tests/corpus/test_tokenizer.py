@@ -10,6 +10,7 @@ from support.models import EXAMPLES, TINY, config_of, tiny_tokenizer
 
 from s2l_ray.config import ModelConfig
 from s2l_ray.corpus.tokenizer import load_tokenizer, prepare_tokenizer
+from s2l_ray.models.loading import initial_model
 from s2l_ray.store import Store
 
 
@@ -86,3 +87,28 @@ def test_a_tokenizer_learns_from_all_text_of_an_example(store):
     tokenizer = load_tokenizer(store, "tokenizers/all")
     for word in ("walrus", "ocelot", "zebra", "lemur", "heron", "puffin", "gecko"):
         assert len(tokenizer(word)["input_ids"]) < len(word), word
+
+
+def test_a_chat_template_takes_the_place_of_the_tokenizers_own(store, tokenizer):
+    corpus = store.manifest("corpus/test")
+    config = ModelConfig(architecture=TINY, tokenizer=store.address("tokenizer"))
+    prepare_tokenizer(store, config, corpus, folder="own")
+    prepare_tokenizer(store, config, corpus, folder="chats", chat_template="{{ messages }}")
+    assert load_tokenizer(store, "own").chat_template is None
+    assert load_tokenizer(store, "chats").chat_template == "{{ messages }}"
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(store, tokenizer):
+    corpus = store.manifest("corpus/test")
+    initial_model(config_of(), tokenizer, seed=0).save_pretrained(store.address("model"))
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save_pretrained(store.address("model"))
+    told = "has 322 tokens, but the model has embeddings for 320: use the tokenizer that"
+    with pytest.raises(ValueError, match=told):
+        prepare_tokenizer(store, ModelConfig(name=store.address("model")), corpus, folder="other")
+    small = ModelConfig(architecture={**TINY, "vocab_size": 320}, tokenizer=store.address("model"))
+    with pytest.raises(ValueError, match=told):
+        prepare_tokenizer(store, small, corpus, folder="other")
+    enough = ModelConfig(architecture={**TINY, "vocab_size": 322}, tokenizer=store.address("model"))
+    prepare_tokenizer(store, enough, corpus, folder="other")
+    assert len(load_tokenizer(store, "other")) == 322

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from support.chat_families import tokenizer_of
 from support.head import free_port
 from support.runs import settings
 
@@ -135,3 +136,25 @@ def test_an_object_store_that_does_not_answer(config, monkeypatch):
     away = config().model_copy(update={"run_dir": "s3://bucket/run", "storage": storage})
     (fault,) = told(away)
     assert fault.startswith("s3://bucket/run: ") and endpoint in fault
+
+
+def test_chat_templates_are_found_before_anything_starts(config, tmp_path):
+    tokenizer = tokenizer_of("qwen3")
+    tokenizer.save_pretrained(tmp_path / "with")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "without")
+
+    def chats(place, **prompt):
+        model = {"architecture": {"model_type": "llama"}, "tokenizer": place}
+        prompt = {"template": "chat"} | prompt
+        return config(proxy__model=model, target__model=model, prompt=prompt, target_prompt=prompt)
+
+    preflight.check(chats("with"), targets=True)
+    preflight.check(chats("without", chat_template="qwen3"), targets=True)
+    assert told(chats("without"), targets=True) == [
+        f"{section}.template chat: 'without' has no chat template; set {section}.chat_template to "
+        "a file or a family"
+        for section in ("prompt", "target_prompt")
+    ]
+    [fault] = told(chats("with", chat_template="mine.jinja"))
+    assert "expected a file or the name of a family, found 'mine.jinja'; the families" in fault
