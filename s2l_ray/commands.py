@@ -233,25 +233,21 @@ def diagnose(config: RunConfig) -> None:
 def inspect(config: RunConfig, count: int) -> None:
     """Show random examples as the proxy is given them, with their label tokens marked.
 
-    Look at them before a long run: labels are what the proxy learns and is scored
-    on. In a chat, each answer should be one, its end-of-turn token included.
+    The proxy learns the labels and is scored on them. In a chat, each answer should
+    be marked, its end-of-turn token included.
 
     Reads:    corpus.path
     Writes:   corpus and tokens in run_dir, which `select` uses again
-    Prints:   for each example its place and its tokens, a bar after each token and
-              LABEL before the lines of label tokens
+    Prints:   each example's place and tokens; LABEL marks lines of label tokens
     Example:  %(prog)s my.yaml -n 5
     """
     from s2l_ray.pipeline.plan import Plan, corpus_stage
     from s2l_ray.pipeline.run import Run
     from s2l_ray.report.labelled import as_text, labelled_examples
 
-    def shown(run: Run) -> str:
-        run.plan = Plan(config, corpus_stage(config))
-        return as_text(labelled_examples(run, count))
-
     with Run.start(config) as run:
-        print(run.finish(shown))
+        run.plan = Plan(config, corpus_stage(config))
+        print(run.finish(lambda run: as_text(labelled_examples(run, count))))
 
 
 @command("demo-corpus", takes="path")
