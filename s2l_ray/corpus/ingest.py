@@ -80,6 +80,8 @@ def ingest(
         reading = reading_of_dataset(dataset, digest, config, seed)
     found = _write_parts(store, reading, folder, config.duplicates)
     info = found.info(reading, config.duplicates)
+    if dataset is not None:
+        info["unusable_files"] = []  # a dataset is no file
     if digest is not None and digest["rows"] != info["rows_read"]:
         raise ValueError(
             f"the dataset had {digest['rows']:,} rows at first and {info['rows_read']:,} when read "

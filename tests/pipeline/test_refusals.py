@@ -116,7 +116,7 @@ def test_a_target_that_cannot_be_tuned_is_refused_before_the_proxy_trains(
     plain = {"architecture": architecture("llama"), "tokenizer": tokenizer}
     for changes, why in (
         ({"target__model": {"name": "/no/such/model"}}, "'/no/such/model' cannot be used"),
-        ({"target__model": plain, "target_prompt": {"template": "chat"}}, "template is not set"),
+        ({"target__model": plain, "target_prompt": {"template": "chat"}}, "no chat template"),
     ):
         run = start(settings(copy, **changes))
         with pytest.raises(ValueError, match=why):
