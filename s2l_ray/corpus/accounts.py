@@ -71,3 +71,10 @@ def rejected_told(rejected: Sequence[tuple[str, int, int]]) -> str:
     named = [f"{count:,} of {rows:,} in {file}" for file, rows, count in rejected[:SHOWN]]
     more = len(rejected) - SHOWN
     return "; ".join(named) + (f"; and in {plural(more, 'more file')}" if more > 0 else "")
+
+
+def most_common(reasons: Sequence[tuple[str, int, str]]) -> str:
+    """Return the three most common reasons for rejection, each with its count and a place."""
+    named = [f"{name} ({count:,}; first at {place})" for name, count, place in reasons[:3]]
+    more = len(reasons) - 3
+    return "; ".join(named) + (f"; and {plural(more, 'more reason')}" if more > 0 else "")

@@ -21,7 +21,7 @@ import ray
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus import accounts
-from s2l_ray.corpus.accounts import Accounts, unusable_told
+from s2l_ray.corpus.accounts import Accounts, most_common, unusable_told
 from s2l_ray.corpus.dividing import (
     Ranges,
     Reading,
@@ -121,10 +121,7 @@ def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> No
     """Raise ValueError if too many rows are rejected, or if there is no example."""
     corpus, address = CorpusView(examples), store.address(examples.folder, "rejected")
     rejected, read = corpus.rejected, corpus.rows_read
-    most = "; ".join(
-        f"{name} ({count:,}; first at {place})"
-        for name, count, place in corpus.rejected_reasons[:3]
-    )
+    most = most_common(corpus.rejected_reasons)
     unusable = unusable_told(corpus.unusable_files)
     also = f"{unusable}; " if unusable and len(corpus.files) > 1 else ""
     if rejected > config.max_rejected_share * read:

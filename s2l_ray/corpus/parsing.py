@@ -47,7 +47,7 @@ def parse_batch(batch: pa.Table | pa.RecordBatch, **settings: Any) -> Iterator[p
 
 
 def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
-    """Count a Ray Dataset's rows, sum their ids and their bytes of text; the order is no matter.
+    """Count a Ray Dataset's rows, sum their ids and their bytes of text, in any order.
 
     Reads the dataset once.
     """

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from s2l_ray.corpus.rows import BadRow, SourceRow
+from s2l_ray.corpus.turns import ROLES
 
 KEYS = frozenset(("message_id", "parent_id", "role", "text"))
-ANSWERS = ("assistant", "gpt", "bot", "model", "ai")  # roles
 
 
 def is_message(content: Any) -> bool:
@@ -60,8 +60,14 @@ def _chats(tree: list[SourceRow]) -> Iterator[SourceRow]:
             continue
         messages = [_message(each.content, labelled) for each in reversed(way)]
         labelled |= answers
-        source = {key: row.content[key] for key in ("source",) if key in row.content}
-        yield row._replace(content={"messages": messages, **source})
+        # The other columns too: reading the chat uses what they hold, or refuses it by name.
+        columns = {
+            key: value
+            for each in reversed(way)
+            for key, value in each.content.items()
+            if key not in KEYS and value is not None
+        }
+        yield row._replace(content=columns | {"messages": messages})
 
 
 def _fault(message: dict[str, Any], found: dict[Any, SourceRow]) -> BadRow | None:
@@ -79,7 +85,7 @@ def _fault(message: dict[str, Any], found: dict[Any, SourceRow]) -> BadRow | Non
 
 
 def _is_answer(message: dict[str, Any]) -> bool:
-    return str(message["role"]).strip().lower() in ANSWERS
+    return ROLES.get(str(message["role"]).strip().lower()) == "assistant"
 
 
 def _message(row: dict[str, Any], labelled: set[Any]) -> dict[str, Any]:

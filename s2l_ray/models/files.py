@@ -127,7 +127,5 @@ def _file_fault(file: Path) -> str | None:
             except (ValueError, LookupError, TypeError, AttributeError):
                 return f"{file.name} is damaged: it has no header of safetensors"
             if (expected := 8 + length + max(ends, default=0)) != size:
-                return (
-                    f"{file.name} is damaged: {size:,} bytes, but its header tells of {expected:,}"
-                )
+                return f"{file.name} is damaged: {size:,} bytes, but its header says {expected:,}"
     return None

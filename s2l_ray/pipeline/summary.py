@@ -1,9 +1,9 @@
-"""What a run tells of its corpus once it is tokenized: what is there, what is lost and why."""
+"""What a run logs about its tokenized corpus: what there is, what was lost, and why."""
 
 from __future__ import annotations
 
 from s2l_ray.config import CorpusConfig, RunConfig, parse_budget
-from s2l_ray.corpus.accounts import rejected_told
+from s2l_ray.corpus.accounts import most_common, rejected_told
 from s2l_ray.corpus.sources import shown
 from s2l_ray.formatting import percent, plural
 from s2l_ray.store.views import CorpusView, TokensView
@@ -24,20 +24,13 @@ def corpus_told(config: CorpusConfig, corpus: CorpusView, rejected: str) -> list
         share = percent(corpus.rejected, corpus.rows_read)
         lines.append(
             f"corpus: {plural(corpus.rejected, 'row')} ({share}) rejected: "
-            f"{most_common(corpus)}; kept in {rejected}"
+            f"{most_common(corpus.rejected_reasons)}; kept in {rejected}"
         )
     if corpus.rejected_by_file and len(corpus.files) > 1:
         lines.append(f"corpus: rejected rows by file: {rejected_told(corpus.rejected_by_file)}")
     if blank := corpus.files_without_rows:
         lines.append(f"corpus: {plural(len(blank), 'file')} without rows: {shown(blank)}")
     return lines
-
-
-def most_common(corpus: CorpusView) -> str:
-    """Return the three most common reasons for rejection, each with its count and a place."""
-    first, more = corpus.rejected_reasons[:3], len(corpus.rejected_reasons) - 3
-    shown = [f"{name} ({count:,}; first at {place})" for name, count, place in first]
-    return "; ".join(shown) + (f"; and {plural(more, 'more reason')}" if more > 0 else "")
 
 
 def tokens_told(tokens: TokensView) -> list[str]:

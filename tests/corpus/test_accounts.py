@@ -1,4 +1,4 @@
-"""What a run tells of files: those passed over, those without a usable row, rejections by file."""
+"""Files that are passed over, files without a usable row, and rejections by file."""
 
 import json
 import logging

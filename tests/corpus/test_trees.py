@@ -97,6 +97,16 @@ def test_bad_messages_are_rejected_with_all_that_follow_from_them(tmp_path):
     check_bad(last, path, 8, "marked as a bad answer")
 
 
+def test_other_columns_of_a_message_are_used_or_refused(tmp_path):
+    path = tmp_path / "trees.jsonl"
+    rows = [row("q", None, "prompter", images=["a.png"], system_prompt="Be brief."),
+            row("a", "q", "assistant", images=None), row("p", None, "prompter", system="Rhyme."),
+            row("b", "p", "chatgpt")]  # fmt: skip
+    bad, good = sorted(read(path, lines(rows)), key=lambda each: each["row"])
+    check_bad(bad, path, 2, "column 'images': media are not supported")
+    assert [turn["text"] for turn in good["turns"]] == ["Rhyme.", "text of p", "text of b"]
+
+
 def test_odd_ids(tmp_path):
     path = tmp_path / "trees.jsonl"
     rows = [row("q", None, "prompter"), row("a", "q", "assistant"), row("a", "q", "assistant"),

@@ -83,7 +83,7 @@ def test_a_damaged_file_is_named_and_made_again(undisturbed, folder, tmp_path, f
         path.unlink()
     else:
         path.write_bytes(data[:-7] if fault.kind == "file cut short" else data)
-    if fault.kind == "file altered":  # read only where what was made of it is made anew
+    if fault.kind == "file altered":  # a run reads it only to make trajectories again
         shutil.rmtree(command.store.address("trajectories"))
     fault.done = True
     TABLE[fault.kind, fault.stage].tried += 1

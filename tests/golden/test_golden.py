@@ -1,7 +1,7 @@
-"""What the package does, held against what it did: tests/golden has the expected values.
+"""Golden tests: the expected values are in the JSON files of tests/golden.
 
-They are of fingerprints, settings, the public names, the files of a run directory, and what the
-commands say. Where a change of one is meant, write them anew and read the difference:
+They freeze fingerprints, settings, public names, the files of a run directory, and what the
+commands print. If a change is intended, update the files and read the difference:
 
     python -m pytest tests/golden --update-golden    (-m "not slow": without whole runs)
     git diff tests/golden

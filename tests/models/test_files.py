@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_folder_is_named(folder, name, harm, expected):
 def test_weights_that_are_cut_short_are_told_by_their_sizes(folder):
     size = (folder / LAST).stat().st_size
     cut(folder / LAST)
-    told = f"{LAST} is damaged: {size - 1:,} bytes, but its header tells of {size:,}"
+    told = f"{LAST} is damaged: {size - 1:,} bytes, but its header says {size:,}"
     assert folder_fault(folder, weights=True) == told
 
 
