@@ -27,9 +27,12 @@ class Section(BaseModel):
         So a configuration that does without them keeps its fingerprint.
         """
         found = self.model_dump(mode="json")
-        for name in self.newer:
-            if getattr(self, name) == type(self).model_fields[name].default:
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in self.newer and value == field.default:
                 del found[name]
+            elif isinstance(value, Section):
+                found[name] = value.settings()
         return found
 
     @field_validator("*", mode="before")

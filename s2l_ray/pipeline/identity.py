@@ -20,7 +20,8 @@ def settings_of(training: TrainingConfig) -> list[Any]:
     loss, in bf16 by up to 2e-4.
     """
     operations = {"workers", "max_workers", "max_failures", "resume_every", "micro_batch_size"}
-    return [training.model_dump(mode="json", exclude=operations), *local_files(training.model)]
+    settings = {k: v for k, v in training.settings().items() if k not in operations}
+    return [settings, *local_files(training.model)]
 
 
 def tokenizer_folder(trained_on: str, model: ModelConfig, prompt: PromptConfig) -> str:
