@@ -46,7 +46,7 @@ from s2l_ray.models.loss import LabelLoss
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.batches import BatchStream
-from s2l_ray.training.loop import learning_rate
+from s2l_ray.training.step import learning_rate
 from s2l_ray.training.train import train
 
 SEED = 0

@@ -2,25 +2,20 @@
 
 The learning rate, the order of examples and the random numbers are functions of the step. A resume
 point therefore holds weights, the optimizer's moments and the step, and no generator's state.
-B examples, L tokens, W workers.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
 
-import numpy as np
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from s2l_ray.config import TrainingConfig
 from s2l_ray.corpus.tokenizer import load_tokenizer
-from s2l_ray.models.batch import Example, pad
 from s2l_ray.models.loading import explain_out_of_memory, initial_model, load_model, no_tf32
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.properties import learned_positions, steady_positions
@@ -28,10 +23,11 @@ from s2l_ray.store.preflight import check_node
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.batches import BatchStream
 from s2l_ray.training.checkpoints import checkpoint_steps
-from s2l_ray.training.engines import Engine, make_engine
+from s2l_ray.training.engines import make_engine
 from s2l_ray.training.job import TrainingJob
 from s2l_ray.training.resume import last_resume_point
 from s2l_ray.training.saving import save
+from s2l_ray.training.step import dropout_seed, learning_rate, share_of, train_step
 
 HISTORY_POINTS = 500  # at most, of the training curve
 
@@ -43,16 +39,6 @@ STEP_MEMORY = (
 )
 
 SETUP_MEMORY = "set a higher zero_stage with more workers, or offload_optimizer"
-
-
-class StepResult(NamedTuple):
-    """One optimizer step over all workers."""
-
-    loss: float  # summed over the label tokens of the batch, divided by their number
-    norm: float  # of the gradient, before clipping
-    tokens: int
-    padded_tokens: int
-    ask: bool  # whether any worker asks for a look at Ray Train's notices
 
 
 class Notices:
@@ -124,7 +110,9 @@ def run(job: TrainingJob) -> None:
     batches = stream.batches(state.step)
     for step in range(state.step, steps):
         asked = time.monotonic()
-        batch = next(batches)
+        batch = share_of(
+            next(batches), micro_batch_size=config.micro_batch_size, rank=rank, world=world
+        )
         state.waiting += time.monotonic() - asked
         torch.manual_seed(dropout_seed(job.seed, step, rank))
         rate = learning_rate(config, step, steps)
@@ -132,11 +120,10 @@ def run(job: TrainingJob) -> None:
             notices.look()
         doing = (
             f"training step {step + 1} with micro-batches of {config.micro_batch_size} examples "
-            f"of up to {max(len(ids) for ids, _ in batch)} tokens"
+            f"of up to {batch.longest} tokens"
         )
         with explain_out_of_memory(folder, doing, STEP_MEMORY):
-            mine = shard(batch, rank, world)
-            result = _step(engine, batch, mine, config, world, device, rate, notices.due)
+            result = train_step(engine, batch, rate, device=device, ask=notices.due)
         ask = result.ask
         if not math.isfinite(result.loss + result.norm):
             raise ValueError(
@@ -177,62 +164,3 @@ def check_length(model: PreTrainedModel, longest: int) -> None:
             f"rotary embeddings change with the longest example of a batch, and so would every "
             f"loss in it; lower it to {steady}"
         )
-
-
-def shard(batch: list[Example], rank: int, world: int) -> list[Example]:
-    """The share of one worker, shortest example first. Workers get about the same lengths."""
-    return sorted(batch, key=lambda example: len(example[0]))[rank::world]
-
-
-def _step(
-    engine: Engine,
-    batch: list[Example],
-    mine: list[Example],
-    config: TrainingConfig,
-    world: int,
-    device: torch.device,
-    rate: float,
-    ask: bool,
-) -> StepResult:
-    """Make one optimizer step over the global batch, of which `mine` is this worker's share."""
-    labels = sum(int(mask.sum()) for _, mask in batch)
-    size = config.micro_batch_size
-    micro_batches = [mine[i : i + size] for i in range(0, len(mine), size)]
-    total = torch.zeros((), device=device)
-    padded = 0
-    for number, micro_batch in enumerate(micro_batches):
-        last = number == len(micro_batches) - 1
-        input_ids_BL, loss_mask_BL = pad(micro_batch, device)
-        padded += input_ids_BL.numel()
-        with engine.micro_batch(last):
-            losses_M = engine.forward(input_ids_BL, loss_mask_BL)
-            # Engines average gradients over workers; the factor W turns the mean into a sum.
-            engine.backward(losses_M.sum() * (world / labels))
-        total += losses_M.detach().sum()
-    norm = engine.step(rate)
-    sums = torch.tensor([float(total), padded, ask], dtype=torch.float64, device=device)
-    if world > 1:
-        dist.all_reduce(sums)
-    loss_sum, padded_sum, num_asking = sums.tolist()
-    tokens = sum(len(ids) for ids, _ in batch)
-    return StepResult(loss_sum / labels, norm, tokens, int(padded_sum), num_asking > 0)
-
-
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """Return the learning rate of step `step`, counted from 0: linear warm-up, then half a cosine.
-
-    As Hugging Face's cosine schedule, except that its first update, at rate 0, is left out.
-    """
-    warmup = math.ceil(config.warmup_share * steps)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Derive the seed of a worker's random numbers in a step, 64 bits. Only dropout draws any.
-
-    numpy's SeedSequence, which never changes what it derives, mixes the three.
-    """
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])

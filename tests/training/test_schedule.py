@@ -10,7 +10,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
-from s2l_ray.training.loop import dropout_seed, learning_rate
+from s2l_ray.training.step import dropout_seed, learning_rate
 
 
 def test_learning_rate_is_the_cosine_schedule():
