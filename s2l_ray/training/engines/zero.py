@@ -1,10 +1,4 @@
-"""Engines share gradients between workers and update weights: torch's DDP, or DeepSpeed ZeRO.
-
-Both have one interface. For each micro-batch `with micro_batch(last): forward, backward`; after the
-last one `step(learning_rate)`, which returns the gradient's norm. save_model, save_optimizer and
-load serve resume points, which any number of workers can load. Both engines use torch's AdamW over
-fp32 master weights and clip the gradient's norm. B examples, L tokens.
-"""
+"""Training with DeepSpeed ZeRO."""
 
 from __future__ import annotations
 
@@ -16,78 +10,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.models.loss import LabelLoss
+from s2l_ray.training.engines.shared import adamw, rank_and_world, save_weights, trained
 
 MASTER = "fp32"  # the master weights, saved beside the moments
 
 STATE = (MASTER, "exp_avg", "exp_avg_sq")
-
-
-class DataParallelEngine:
-    """torch's DistributedDataParallel, or the bare module if there is one worker."""
-
-    def __init__(
-        self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
-    ) -> None:
-        self.loss = loss.to(device)
-        self.loss.train()
-        self.max_grad_norm = config.max_grad_norm
-        self.optimizer = _adamw(self.loss, config)
-        self.module: Any = self.loss
-        if world > 1:
-            self.module = DistributedDataParallel(
-                self.loss, device_ids=[device] if device.type == "cuda" else None
-            )
-        self.autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"
-        )
-
-    def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
-        with self.autocast:
-            return self.module(input_ids_BL, loss_mask_BL)
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
-        alone = last or self.module is self.loss
-        return nullcontext() if alone else self.module.no_sync()  # share gradients once per step
-
-    def step(self, learning_rate: float) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(self.loss.parameters(), self.max_grad_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
-
-    def save_model(self, local: str) -> None:
-        if rank_and_world()[0] == 0:
-            _save_weights(self.loss, self.loss.state_dict(), local)
-
-    def save_optimizer(self, local: str) -> None:
-        if rank_and_world()[0] != 0:
-            return
-        tensors = {
-            f"{name}/{key}": value.contiguous()
-            for name, parameter in _trained(self.loss)
-            for key, value in self.optimizer.state[parameter].items()
-        }
-        save_file(tensors, Path(local, "optimizer.safetensors"))
-
-    def load(self, local: str) -> None:
-        tensors = load_file(Path(local, "optimizer.safetensors"))
-        parameters = dict(self.loss.named_parameters())
-        for path, value in tensors.items():
-            name, key = path.rsplit("/", 1)
-            parameter = parameters[name]
-            place = value if key == "step" else value.to(parameter.device)
-            self.optimizer.state[parameter][key] = place
 
 
 class DeepSpeedEngine:
@@ -128,7 +60,7 @@ class DeepSpeedEngine:
         loss.train()
         self.loss, self.deepspeed = loss, deepspeed.utils
         self.engine, *_ = deepspeed.initialize(
-            model=loss, optimizer=_adamw(loss, config), config=settings
+            model=loss, optimizer=adamw(loss, config), config=settings
         )
 
     def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
@@ -156,12 +88,12 @@ class DeepSpeedEngine:
             else self.loss.state_dict()
         )
         if rank_and_world()[0] == 0:
-            _save_weights(self.loss, weights, local)
+            save_weights(self.loss, weights, local)
 
     def save_optimizer(self, local: str) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
         tensors = {"step": next(iter(self._base.state.values()))["step"]}
-        for number, (name, parameter) in enumerate(_trained(self.loss)):
+        for number, (name, parameter) in enumerate(trained(self.loss)):
             for key in STATE:
                 whole = self._whole(parameter, key)  # a collective operation
                 if number % world == rank:
@@ -225,52 +157,5 @@ class DeepSpeedEngine:
             zero._lazy_init_hp_params_optimizer_state()
 
 
-Engine = DataParallelEngine | DeepSpeedEngine
-
-
-def make_engine(
-    loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
-) -> Engine:
-    """DDP, or DeepSpeed if zero_stage is set. Moves the model to the device."""
-    if config.zero_stage is None:
-        return DataParallelEngine(loss, config, device, world)
-    return DeepSpeedEngine(loss, config, device, world)
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This worker's rank and the number of workers."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
 def _is_partitioned(parameter: Any) -> bool:
     return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
-
-
-def _save_weights(loss: LabelLoss, weights: dict[str, Tensor], local: str) -> None:
-    """Save a folder in Hugging Face format.
-
-    Copies the weights to the CPU first: under ZeRO 1 and 2 all weights share a buffer, and
-    save_pretrained would copy each of them on the GPU, which may be full.
-    """
-    on_cpu: dict[tuple[Any, ...], Tensor] = {}  # one entry for tied weights
-    for tensor in weights.values():
-        if (key := _place_of(tensor)) not in on_cpu:
-            on_cpu[key] = tensor.detach().to("cpu")
-    state = {name.removeprefix("model."): on_cpu[_place_of(t)] for name, t in weights.items()}
-    loss.model.save_pretrained(local, state_dict=state)
-
-
-def _place_of(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
-
-
-def _trained(loss: LabelLoss) -> list[tuple[str, Any]]:
-    return [(name, weights) for name, weights in loss.named_parameters() if weights.requires_grad]
-
-
-def _adamw(loss: LabelLoss, config: TrainingConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        [weights for _, weights in _trained(loss)],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-    )

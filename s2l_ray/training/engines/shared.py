@@ -1,0 +1,47 @@
+"""What both engines use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from s2l_ray.config import TrainingConfig
+from s2l_ray.models.loss import LabelLoss
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This worker's rank and the number of workers."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def save_weights(loss: LabelLoss, weights: dict[str, Tensor], local: str) -> None:
+    """Save a folder in Hugging Face format.
+
+    Copies the weights to the CPU first: under ZeRO 1 and 2 all weights share a buffer, and
+    save_pretrained would copy each of them on the GPU, which may be full.
+    """
+    on_cpu: dict[tuple[Any, ...], Tensor] = {}  # one entry for tied weights
+    for tensor in weights.values():
+        if (key := _place_of(tensor)) not in on_cpu:
+            on_cpu[key] = tensor.detach().to("cpu")
+    state = {name.removeprefix("model."): on_cpu[_place_of(t)] for name, t in weights.items()}
+    loss.model.save_pretrained(local, state_dict=state)
+
+
+def _place_of(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def trained(loss: LabelLoss) -> list[tuple[str, Any]]:
+    return [(name, weights) for name, weights in loss.named_parameters() if weights.requires_grad]
+
+
+def adamw(loss: LabelLoss, config: TrainingConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        [weights for _, weights in trained(loss)],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
