@@ -11,6 +11,7 @@ import ray
 
 from s2l_ray.execution.board import make_board, step_on
 from s2l_ray.execution.nodes import check_room
+from s2l_ray.models.origin import keep_model
 from s2l_ray.pipeline.stage import Job
 from s2l_ray.scoring.losses import Scoring, score
 from s2l_ray.scoring.while_training import score_while_training
@@ -124,7 +125,9 @@ def score_before(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Mani
     tokens, config = run.get(plan.tokens), run.config
     model = f"{folder}/{checkpoint_name(0)}"
     tokenizer = TokensView(tokens).tokenizer
-    ray.get(write_initial.remote(run.store, config.proxy.model, tokenizer, config.seed, model))
+    origin = keep_model(run.store, config.proxy.model)
+    initial = (config.proxy.model, origin, tokenizer, config.seed, model)
+    ray.get(write_initial.remote(run.store, *initial))
     scoring = Scoring(tokens, {0: model}, folder, fingerprint)
     return score(run.store, [scoring], config.trajectories, label="score before")[0]
 

@@ -221,6 +221,7 @@ class Run:
             "hardware": machine.hardware(),
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "current": self._current,
+            "models": {n: m.info["model"] for n, m in self.done.items() if "model" in m.info},
             "times": self.times,
         }
         self.store.write_json(record, RECORD)

@@ -223,10 +223,18 @@ class Store:
 
     # -- folders in Hugging Face format
 
-    def upload(self, local: str | Path, *folder: str, last: str = "config.json") -> list[Part]:
-        """Copy a flat local folder into the run directory, the file named `last` last."""
+    def upload(
+        self,
+        local: str | Path,
+        *folder: str,
+        last: str = "config.json",
+        matching: Iterable[str] = ("*",),
+    ) -> list[Part]:
+        """Copy the files of a local folder that match a pattern into the run directory, the file
+        named `last` last. Folders in it are left out."""
         copied = []
-        files = sorted(p for p in Path(local).iterdir() if p.is_file())
+        found = {file for pattern in matching for file in Path(local).glob(pattern)}
+        files = sorted(file for file in found if file.is_file())
         for file in sorted(files, key=lambda p: p.name == last):
             self.objects.put_file(file, "/".join([*folder, file.name]))
             copied.append(

@@ -140,6 +140,7 @@ class TrainingView(View):
     padded_tokens = _Key[int]()
     seconds = _Key[float]()
     waiting = _Key[float]()  # seconds of these spent waiting for batches
+    model = _Key[dict[str, str] | None](None)  # name, revision and commit of a hub model
 
 
 class StepsView(View):

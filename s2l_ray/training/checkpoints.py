@@ -7,6 +7,7 @@ import math
 import ray
 
 from s2l_ray.config import ModelConfig, TrainingConfig
+from s2l_ray.models.origin import on_this_node
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.checksums import checksum_of_files
 from s2l_ray.store.scratch import working_folder
@@ -50,13 +51,20 @@ def checksums_of_checkpoints(training: Manifest) -> dict[int, str]:
 
 @ray.remote(num_cpus=1)
 def write_initial(
-    store: Store, config: ModelConfig, tokenizer_folder: str, seed: int, folder: str
+    store: Store,
+    config: ModelConfig,
+    origin: str | None,
+    tokenizer_folder: str,
+    seed: int,
+    folder: str,
 ) -> None:
-    """Write the model that a training starts from as a checkpoint in `folder`."""
+    """Write the model that a training starts from as a checkpoint in `folder`. origin: see
+    models.origin."""
     from s2l_ray.corpus.tokenizer import load_tokenizer
     from s2l_ray.models.loading import initial_model
 
     with working_folder() as local:
         tokenizer = load_tokenizer(store, tokenizer_folder)
-        initial_model(config, tokenizer, seed=seed).save_pretrained(local)
+        model = initial_model(on_this_node(store, config, origin), tokenizer, seed=seed)
+        model.save_pretrained(local)
         store.upload(local, folder)

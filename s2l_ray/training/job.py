@@ -17,6 +17,7 @@ class TrainingJob:
     tokens: Manifest
     config: TrainingConfig
     tokenizer_folder: str  # below the run directory
+    origin: str | None  # of a pretrained model (models.origin)
     folder: str
     fingerprint: str
     seed: int

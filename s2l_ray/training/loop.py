@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.models.loading import explain_out_of_memory, initial_model, load_model, no_tf32
 from s2l_ray.models.loss import LabelLoss
+from s2l_ray.models.origin import on_this_node
 from s2l_ray.models.properties import learned_positions, steady_positions
 from s2l_ray.store.preflight import check_node
 from s2l_ray.store.views import TokensView
@@ -81,7 +82,11 @@ def run(job: TrainingJob) -> None:
     tokenizer = load_tokenizer(store, job.tokenizer_folder)
     point, state = last_resume_point(store, folder)
     resume = store.download(folder, "resume", point) if point else None
-    model = load_model(resume) if resume else initial_model(config.model, tokenizer, seed=job.seed)
+    if resume:
+        model = load_model(resume)
+    else:
+        origin = on_this_node(store, config.model, job.origin)
+        model = initial_model(origin, tokenizer, seed=job.seed)
     tokens = TokensView(job.tokens)
     check_length(model, tokens.max_length)
     if config.gradient_checkpointing:

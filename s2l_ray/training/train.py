@@ -26,6 +26,7 @@ from s2l_ray.execution.board import make_board, watch
 from s2l_ray.execution.nodes import away_from, check_room, disk_errors, release
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import fixable
+from s2l_ray.models.origin import commit_of, keep_model
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import num_steps
@@ -61,8 +62,9 @@ def train(
     """
     steps = num_steps(config, TokensView(tokens).trainable)
     board = board or make_board()
+    origin = keep_model(store, config.model)
     job = TrainingJob(
-        store, tokens, config, tokenizer_folder, folder, fingerprint, seed, steps, board
+        store, tokens, config, tokenizer_folder, origin, folder, fingerprint, seed, steps, board
     )
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
         _fit(job, label)
@@ -78,6 +80,8 @@ def train(
         raise KeyboardInterrupt  # Ray Train returns like this after the user's Ctrl-C
     info = state.as_info()
     del info["files"]
+    if (known := commit_of(store, origin)) is not None:
+        info["model"] = known
     manifest = store.commit(folder, fingerprint, state.files, info)
     store.remove(folder, "resume")
     return manifest

@@ -1,5 +1,6 @@
-"""A hub on loopback that serves datasets as the Hugging Face hub does, with its limits."""
+"""A hub on loopback that serves datasets and models as the Hugging Face hub does, with its limits."""
 
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -61,11 +62,17 @@ def _handler(hub):
                 return self.answer(401, b"{}", {"X-Error-Code": "RepoNotFound"})
             url = urlparse(self.path)
             pieces = [unquote(piece) for piece in url.path.strip("/").split("/")]
-            if pieces[:2] == ["api", "datasets"]:
-                return self.api("/".join(pieces[2:4]), pieces[4:], parse_qs(body.decode()))
+            if pieces[0] == "api":
+                asked = parse_qs(url.query or body.decode())
+                return self.api("/".join(pieces[2:4]), pieces[4:], asked)
+            if pieces[0] != "datasets":  # a model's file
+                pieces = ["models", *pieces]
             name, path = "/".join(pieces[1:3]), "/".join(pieces[5:])
-            _, files = hub.files(name, pieces[4])
-            return self.content(files[path]) if path in files else self.answer(404, b"")
+            commit, files = hub.files(name, pieces[4])
+            if path not in files:
+                code = "EntryNotFound" if files else "RepoNotFound"
+                return self.answer(404, b"", {"X-Error-Code": code})
+            return self.content(files[path], commit)
 
         do_HEAD = do_POST = do_GET
 
@@ -79,6 +86,8 @@ def _handler(hub):
             hub.asked[what[0] if what else "info"] += 1
             if what and what[0] == "tree":
                 folder = "/".join(what[2:])
+                if asked.get("recursive", ["False"])[0].lower() == "true":
+                    return self.json([_entry(path, data) for path, data in files.items()])
                 return self.json(_tree(files, folder + "/" if folder else ""))
             if what and what[0] == "paths-info":
                 return self.json([_entry(p, files[p]) for p in asked["paths"] if p in files])
@@ -94,11 +103,12 @@ def _handler(hub):
                 }
             )
 
-        def content(self, data):
-            hub.asked["content"] += 1
+        def content(self, data, commit):
+            hub.asked["content" if self.command == "GET" else "about"] += 1
             span = self.headers.get("Range", "")
             if not span.startswith("bytes="):
-                return self.answer(200, data)
+                about = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": commit}
+                return self.answer(200, data, about)
             first, last = (int(place) for place in span[6:].split("-"))
             piece = data[first : last + 1]
             about = f"bytes {first}-{first + len(piece) - 1}/{len(data)}"
