@@ -91,7 +91,7 @@ def batches_of(store: Store, tokens: Manifest, config: TrainingConfig) -> list[l
         batch_size=config.global_batch_size,
     )
     assert config.max_steps is not None
-    return list(islice(stream.batches(), config.max_steps))
+    return [list(batch) for batch in islice(stream.batches(), config.max_steps)]
 
 
 def bare(folder: Path, config: TrainingConfig, loss: str) -> dict[str, Any]:

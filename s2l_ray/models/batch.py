@@ -14,12 +14,12 @@ Example = tuple[np.ndarray, np.ndarray]  # input_ids int64 [L], loss_mask bool [
 def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return input_ids int64 [B, L], padded with 0 on the right, and loss_mask bool [B, L]."""
     longest = max(len(ids) for ids, _ in examples)
-    input_ids_BL = torch.zeros(len(examples), longest, dtype=torch.int64)
-    loss_mask_BL = torch.zeros(len(examples), longest, dtype=torch.bool)
+    input_ids_BL = np.zeros((len(examples), longest), np.int64)
+    loss_mask_BL = np.zeros((len(examples), longest), bool)
     for row, (ids, mask) in enumerate(examples):
-        input_ids_BL[row, : len(ids)] = torch.from_numpy(ids)
-        loss_mask_BL[row, : len(ids)] = torch.from_numpy(mask)
-    return input_ids_BL.to(device), loss_mask_BL.to(device)
+        input_ids_BL[row, : len(ids)] = ids
+        loss_mask_BL[row, : len(ids)] = mask
+    return torch.from_numpy(input_ids_BL).to(device), torch.from_numpy(loss_mask_BL).to(device)
 
 
 def examples_of(tokens: pa.Table) -> list[Example]:

@@ -13,24 +13,59 @@ similar lengths.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
 from s2l_ray.models.batch import Example
+from s2l_ray.training.ahead import ahead
+from s2l_ray.training.windows import Window, read_window
 
-WINDOW_ROWS = 1 << 16  # examples in memory at a time; about 100 MB of tokens
+WINDOW_ROWS = 1 << 16  # examples of a window; about 65 MB of tokens
 
 BLOCK = 50  # batches that are sorted by length together
+
+
+class GlobalBatch(Sequence[Example]):
+    """The examples of a step over all workers. Only those that are asked for are made.
+
+    pieces: windows, and the rows of each.
+    """
+
+    def __init__(self, pieces: list[tuple[Window, np.ndarray]]) -> None:
+        self.places = list(chain(*(zip(repeat(w), rows.tolist()) for w, rows in pieces)))
+        self.lengths_B = np.concatenate([window.lengths[rows] for window, rows in pieces])
+        self.labels_B = np.concatenate([window.labels[rows] for window, rows in pieces])
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> GlobalBatch:
+        return cls([(Window.of(examples), np.arange(len(examples)))])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Example]: ...
+    def __getitem__(self, place: int | slice) -> Example | list[Example]:
+        if isinstance(place, slice):
+            return [window.example(row) for window, row in self.places[place]]
+        window, row = self.places[place]
+        return window.example(row)
 
 
 class BatchStream:
     """Endless global batches over parts with `rows_per_part` trainable examples each.
 
     `read(index)` returns part `index` as a table (schema TOKENS). Examples without a label token
-    are skipped; rows_per_part does not count them.
+    are skipped; rows_per_part does not count them. A thread reads and shuffles the next window
+    while the batches of one are used.
+
+    shared: reads windows once for all workers of a node (training.node_windows).
     """
 
     def __init__(
@@ -41,21 +76,24 @@ class BatchStream:
         seed: int,
         batch_size: int,
         window_rows: int = WINDOW_ROWS,
+        shared: Callable[[str, Callable[[], Window]], Window] | None = None,
     ) -> None:
-        self.read, self.rows_per_part = read, rows_per_part
+        self.read, self.rows_per_part, self.shared = read, rows_per_part, shared
         self.seed, self.batch_size, self.window_rows = seed, batch_size, window_rows
         self.num_examples = sum(rows_per_part)
         if self.num_examples == 0:
             raise ValueError("nothing to train on: no example has a label token left")
 
-    def batches(self, first: int = 0) -> Iterator[list[Example]]:
+    def batches(self, first: int = 0) -> Iterator[GlobalBatch]:
         """Yield batches `first`, `first` + 1, … without end, of `batch_size` examples each."""
-        batch: list[Example] = []
-        for example in self._examples(first * self.batch_size):
-            batch.append(example)
-            if len(batch) == self.batch_size:
-                yield batch
-                batch = []
+        pieces, missing = list[tuple[Window, np.ndarray]](), self.batch_size
+        for window, order in ahead(self._windows(first * self.batch_size), 1):
+            while len(order):
+                pieces.append((window, order[:missing]))
+                missing, order = missing - len(pieces[-1][1]), order[missing:]
+                if not missing:
+                    yield GlobalBatch(pieces)
+                    pieces, missing = [], self.batch_size
 
     def windows(self, epoch: int) -> list[list[int]]:
         """List the parts of each window of an epoch, in reading order."""
@@ -70,45 +108,33 @@ class BatchStream:
             rows += self.rows_per_part[index]
         return windows
 
-    def _examples(self, position: int) -> Iterator[Example]:
+    def _windows(self, position: int) -> Iterator[tuple[Window, np.ndarray]]:
+        """Yield windows and the order of their rows, from a position in the sequence."""
         epoch, skip = divmod(position, self.num_examples)
         start = epoch * self.num_examples
         while True:
-            for number, window in enumerate(self.windows(epoch)):
-                rows = sum(self.rows_per_part[index] for index in window)
+            for number, parts in enumerate(self.windows(epoch)):
+                rows = sum(self.rows_per_part[index] for index in parts)
                 if skip >= rows:
                     skip -= rows
                 else:
-                    yield from self._window(window, epoch, number, start, skip)
+                    window = self._window(parts, f"{epoch}-{number}")
+                    order = grouped_by_length(
+                        window.lengths,
+                        self._random(epoch, number),
+                        batch_size=self.batch_size,
+                        first=-start % self.batch_size,
+                    )
+                    yield window, order[skip:]
                     skip = 0
                 start += rows
             epoch += 1
 
-    def _window(
-        self, window: list[int], epoch: int, number: int, start: int, skip: int
-    ) -> Iterator[Example]:
-        tables = []
-        for index in window:
-            table = self.read(index)
-            table = table.filter(pa.compute.greater(table["num_label_tokens"], 0))
-            if table.num_rows != self.rows_per_part[index]:
-                raise ValueError(
-                    f"part {index}: found {table.num_rows} trainable examples, expected "
-                    f"{self.rows_per_part[index]}"
-                )
-            tables.append(table.select(["input_ids", "loss_mask"]))
-        table = pa.concat_tables(tables).combine_chunks()
-        ids, offsets = _flat(table["input_ids"])
-        mask, _ = _flat(table["loss_mask"])
-        order = grouped_by_length(
-            np.diff(offsets),
-            self._random(epoch, number),
-            batch_size=self.batch_size,
-            first=-start % self.batch_size,
-        )
-        for row in order[skip:].tolist():
-            span = slice(offsets[row], offsets[row + 1])
-            yield ids[span].astype(np.int64), mask[span]
+    def _window(self, parts: list[int], name: str) -> Window:
+        rows = {index: self.rows_per_part[index] for index in parts}
+        if self.shared is None:
+            return read_window(self.read, rows)
+        return self.shared(name, lambda: read_window(self.read, rows))
 
     def _random(self, *key: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self.seed, *key]))
@@ -132,10 +158,3 @@ def grouped_by_length(
         shuffled = np.concatenate(batches)
         body = shuffled[random.permutation(len(shuffled))].reshape(-1)
     return np.concatenate([order[:first], body, order[end:]])
-
-
-def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate the values of a list column, and return the offsets of the rows [N + 1]."""
-    array = column.chunk(0) if column.num_chunks else column.combine_chunks()
-    offsets = array.offsets.to_numpy()
-    return array.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]

@@ -25,10 +25,12 @@ from s2l_ray.store.views import TokensView
 from s2l_ray.training.batches import BatchStream
 from s2l_ray.training.checkpoints import checkpoint_steps
 from s2l_ray.training.engines import make_engine
+from s2l_ray.training.feed import step_batches
 from s2l_ray.training.job import TrainingJob
+from s2l_ray.training.node_windows import NodeWindows
 from s2l_ray.training.resume import last_resume_point
 from s2l_ray.training.saving import save
-from s2l_ray.training.step import dropout_seed, learning_rate, share_of, train_step
+from s2l_ray.training.step import dropout_seed, learning_rate, train_step
 
 HISTORY_POINTS = 500  # at most, of the training curve
 
@@ -101,23 +103,30 @@ def run(job: TrainingJob) -> None:
             dist.barrier()  # until all workers of this node have read it
         store.discard(resume)
 
+    windows = NodeWindows(store.address(folder), job.tokens, job.seed)
     stream = BatchStream(
         lambda index: store.read_part(job.tokens.folder, job.tokens.parts[index]),
         tokens.trainable_by_part,
         seed=job.seed,
         batch_size=config.global_batch_size,
+        shared=windows if context.get_local_world_size() > 1 else None,
     )
     keep = set(checkpoint_steps(config, steps))
     every = max(1, steps // HISTORY_POINTS)
     seconds_before, began = state.seconds, time.monotonic()
     tokens_before, recent = state.tokens, list[float]()
     notices, ask = Notices(), True
-    batches = stream.batches(state.step)
+    batches = step_batches(
+        stream,
+        state.step,
+        micro_batch_size=config.micro_batch_size,
+        rank=rank,
+        world=world,
+        device=device,
+    )
     for step in range(state.step, steps):
         asked = time.monotonic()
-        batch = share_of(
-            next(batches), micro_batch_size=config.micro_batch_size, rank=rank, world=world
-        )
+        batch = next(batches)
         state.waiting += time.monotonic() - asked
         torch.manual_seed(dropout_seed(job.seed, step, rank))
         rate = learning_rate(config, step, steps)
@@ -152,6 +161,7 @@ def run(job: TrainingJob) -> None:
             state.seconds = seconds_before + time.monotonic() - began
             save(job, engine, tokenizer, state, publish=done in keep)
             ray.train.report({"step": done, "loss": result.loss})
+    windows.close()
 
 
 def check_length(model: PreTrainedModel, longest: int) -> None:

@@ -9,6 +9,7 @@ B examples, L tokens, M label tokens, W workers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.models.batch import Example, pad
+from s2l_ray.training.batches import GlobalBatch
 from s2l_ray.training.engines import Engine, rank_and_world
 
 
@@ -27,6 +29,13 @@ class MicroBatch(NamedTuple):
     input_ids_BL: Tensor
     loss_mask_BL: Tensor
 
+    def pinned(self) -> MicroBatch:
+        """Return it in memory that a GPU copies from without waiting."""
+        return MicroBatch(*(tensor.pin_memory() for tensor in self))
+
+    def to(self, device: torch.device) -> MicroBatch:
+        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
 
 class StepBatch(NamedTuple):
     """What one worker needs for a step: its share of the global batch, and counts of all of it."""
@@ -35,6 +44,9 @@ class StepBatch(NamedTuple):
     labels: int  # label tokens of the global batch
     tokens: int  # of the global batch
     longest: int  # tokens of the longest example of the global batch
+
+    def pinned(self) -> StepBatch:
+        return self._replace(micro_batches=[each.pinned() for each in self.micro_batches])
 
 
 class StepResult(NamedTuple):
@@ -48,22 +60,23 @@ class StepResult(NamedTuple):
 
 
 def share_of(
-    examples: list[Example], *, micro_batch_size: int, rank: int = 0, world: int = 1
+    examples: Sequence[Example], *, micro_batch_size: int, rank: int = 0, world: int = 1
 ) -> StepBatch:
     """Cut one worker's share of a global batch into micro-batches.
 
     Each takes every W-th example by length, shortest first. Workers get about the same lengths.
     """
-    mine = sorted(examples, key=lambda example: len(example[0]))[rank::world]
+    batch = examples if isinstance(examples, GlobalBatch) else GlobalBatch.of(examples)
+    mine = np.argsort(batch.lengths_B, kind="stable")[rank::world].tolist()
     cpu = torch.device("cpu")
     return StepBatch(
         [
-            MicroBatch(*pad(mine[first : first + micro_batch_size], cpu))
+            MicroBatch(*pad([batch[i] for i in mine[first : first + micro_batch_size]], cpu))
             for first in range(0, len(mine), micro_batch_size)
         ],
-        labels=sum(int(mask.sum()) for _, mask in examples),
-        tokens=sum(len(ids) for ids, _ in examples),
-        longest=max(len(ids) for ids, _ in examples),
+        labels=int(batch.labels_B.sum()),
+        tokens=int(batch.lengths_B.sum()),
+        longest=int(batch.lengths_B.max()),
     )
 
 
@@ -84,18 +97,20 @@ def train_step(
     padded = 0
     for number, micro_batch in enumerate(batch.micro_batches):
         last = number == len(batch.micro_batches) - 1
-        input_ids_BL, loss_mask_BL = (tensor.to(device) for tensor in micro_batch)
-        padded += input_ids_BL.numel()
+        padded += micro_batch.input_ids_BL.numel()
         with engine.micro_batch(last):
-            losses_M = engine.forward(input_ids_BL, loss_mask_BL)
+            losses_M = engine.forward(*micro_batch.to(device))
             # Engines average gradients over workers; the factor W turns the mean into a sum.
             engine.backward(losses_M.sum() * (world / batch.labels))
         total += losses_M.detach().sum()
     norm = engine.step(learning_rate)
-    sums = torch.tensor([float(total), padded, ask], dtype=torch.float64, device=device)
+    counts = torch.tensor([padded, ask], dtype=torch.float64).to(device)
+    sums = torch.cat([total.double()[None], counts])
     if world > 1:
         dist.all_reduce(sums)
-    loss_sum, padded_sum, num_asking = sums.tolist()
+    # The step's only wait for the device.
+    found = torch.cat([sums, torch.as_tensor(norm, dtype=torch.float64, device=device)[None]])
+    loss_sum, padded_sum, num_asking, norm = found.tolist()
     return StepResult(loss_sum / batch.labels, norm, batch.tokens, int(padded_sum), num_asking > 0)
 
 

@@ -1,9 +1,10 @@
 """Engines share gradients between workers and update weights: torch's DDP, or DeepSpeed ZeRO.
 
 Both have one interface. For each micro-batch `with micro_batch(last): forward, backward`; after the
-last one `step(learning_rate)`, which returns the gradient's norm. save_model, save_optimizer and
-load serve resume points, which any number of workers can load. Both engines use AdamW over fp32
-master weights and clip the gradient's norm. B examples, L tokens.
+last one `step(learning_rate)`, which returns the gradient's norm, if it can without waiting for the
+device. save_model, save_optimizer and load serve resume points, which any number of workers can
+load. Both engines use AdamW over fp32 master weights and clip the gradient's norm.
+B examples, L tokens.
 """
 
 from __future__ import annotations

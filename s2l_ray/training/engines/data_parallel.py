@@ -46,13 +46,13 @@ class DataParallelEngine:
         alone = last or self.module is self.loss
         return nullcontext() if alone else self.module.no_sync()  # share gradients once per step
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor | float:
         norm = torch.nn.utils.clip_grad_norm_(self.loss.parameters(), self.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def save_model(self, local: str) -> None:
         if rank_and_world()[0] == 0:

@@ -74,11 +74,12 @@ class DeepSpeedEngine:
         self.engine.set_gradient_accumulation_boundary(last)
         return nullcontext()
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor | float:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
-        return float(self.engine.get_global_grad_norm() or 0.0)  # None at stage 0
+        norm = self.engine.get_global_grad_norm()
+        return 0.0 if norm is None else norm  # None at stage 0
 
     def save_model(self, local: str) -> None:
         sharded = self.engine.zero_optimization_stage() == 3

@@ -1,0 +1,37 @@
+"""A worker's batches, made in advance by threads while the device computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from s2l_ray.training.ahead import ahead
+from s2l_ray.training.batches import BatchStream
+from s2l_ray.training.step import StepBatch, share_of
+
+STEPS_AHEAD = 2
+
+
+def step_batches(
+    stream: BatchStream,
+    first: int,
+    *,
+    micro_batch_size: int,
+    rank: int,
+    world: int,
+    device: torch.device,
+) -> Iterator[StepBatch]:
+    """Yield this worker's share of batches `first`, `first` + 1, …, in pinned memory for a GPU."""
+    on_gpu = device.type == "cuda"
+
+    def prepare() -> None:
+        if on_gpu:
+            torch.cuda.set_device(device)  # otherwise pinning would open the first GPU as well
+
+    def shares() -> Iterator[StepBatch]:
+        for batch in stream.batches(first):
+            share = share_of(batch, micro_batch_size=micro_batch_size, rank=rank, world=world)
+            yield share.pinned() if on_gpu else share
+
+    return ahead(shares(), STEPS_AHEAD, prepare=prepare)
