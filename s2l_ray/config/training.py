@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -81,6 +81,8 @@ class WorkersConfig(Section):
 class TrainingConfig(Section):
     """One fine-tuning job, with AdamW."""
 
+    newer: ClassVar[tuple[str, ...]] = ("packing",)
+
     model: ModelConfig = Field(description="The model to fine-tune.")
     epochs: Annotated[float, Field(gt=0)] = Field(
         3, description="Passes over the examples; a fraction is allowed."
@@ -95,6 +97,13 @@ class TrainingConfig(Section):
         8,
         description="Examples per forward and backward pass of a worker. Lower it if memory runs "
         "out.",
+    )
+    packing: bool = Field(
+        False,
+        description="Pack the examples of a worker into rows of up to `micro_batch_size` × "
+        "`prompt.max_length` tokens, instead of padding `micro_batch_size` of them. Attention "
+        "stays within each example, and losses are the same but for rounding. It pays with flash "
+        "attention; untested on GPUs.",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         2e-5, description="Learning rate after warm-up; half a cosine then lowers it to 0."

@@ -22,6 +22,21 @@ def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(input_ids_BL).to(device), torch.from_numpy(loss_mask_BL).to(device)
 
 
+def pack(examples: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return input_ids int64, loss_mask bool and position_ids int64, all [1, L], without padding.
+
+    The examples follow one another. Positions start at 0 in each, which is how transformers tells
+    where one begins.
+    """
+    masks = [mask.copy() for _, mask in examples]
+    for mask in masks:
+        mask[0] = False  # nothing predicts the first token, least of all the example before it
+    positions = [np.arange(len(mask)) for mask in masks]
+    columns = [ids for ids, _ in examples], masks, positions
+    ids_L, mask_L, position_L = (torch.from_numpy(np.concatenate(column)) for column in columns)
+    return ids_L[None], mask_L[None], position_L[None]
+
+
 def examples_of(tokens: pa.Table) -> list[Example]:
     """Return the rows of a table of tokens as arrays."""
     return [
@@ -30,6 +45,21 @@ def examples_of(tokens: pa.Table) -> list[Example]:
             tokens["input_ids"].to_numpy(), tokens["loss_mask"].to_numpy(), strict=True
         )
     ]
+
+
+def rows_to_pack(lengths: np.ndarray, tokens_per_row: int) -> list[slice]:
+    """Cut a sequence of examples into as few rows of at most so many tokens as possible.
+
+    A longer example is a row of its own.
+    """
+    ends = np.cumsum(lengths)
+    rows, start = list[slice](), 0
+    while start < len(lengths):
+        before = ends[start] - lengths[start]
+        end = max(start + 1, int(np.searchsorted(ends, before + tokens_per_row, "right")))
+        rows.append(slice(start, end))
+        start = end
+    return rows
 
 
 def token_batches(examples: list[Example], tokens_per_batch: int) -> list[np.ndarray]:

@@ -15,7 +15,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from s2l_ray.models.properties import check_causal, freeze_unreached, head_is_apart
+from s2l_ray.models.properties import (
+    check_causal,
+    check_packing,
+    freeze_unreached,
+    head_is_apart,
+    of_packed,
+)
 
 # Elements of a block of logits [M, V] in training: 256 MB in fp32. The backward pass keeps all
 # blocks, or computes them again one by one.
@@ -31,6 +37,9 @@ class LabelLoss(nn.Module):
     token given the tokens before it. Rows are padded on the right. Attention is causal, so padding
     does not reach real tokens, and no attention mask is needed.
 
+    position_ids_BL: of packed examples, see models.batch.pack. transformers then keeps attention
+    within each example. packing: check that this model does (`check_packing`).
+
     If the model applies nothing after its output head (`head_apart`), the head runs at label
     positions only. Models that scale or soft-cap their logits take the whole forward pass. Weights
     that text does not reach, such as the vision tower of Gemma 3, are frozen.
@@ -39,22 +48,32 @@ class LabelLoss(nn.Module):
     ValueError if attention is not causal.
     """
 
-    def __init__(self, model: PreTrainedModel, *, recompute: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, recompute: bool = False, packing: bool = False
+    ) -> None:
         super().__init__()
         check_causal(model)
+        if packing:
+            check_packing(model)
         freeze_unreached(model)
         self.model, self.recompute = model, recompute
         self.head_apart = head_is_apart(model)
 
-    def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids_BL: Tensor,
+        loss_mask_BL: Tensor,
+        position_ids_BL: Tensor | None = None,
+    ) -> Tensor:
         picked_BL = loss_mask_BL[:, 1:]
         targets_M = input_ids_BL[:, 1:][picked_BL]
         if not self.head_apart:
-            logits_BLV = self.model(input_ids=input_ids_BL, use_cache=False).logits
+            packed = of_packed(position_ids_BL)
+            logits_BLV = self.model(input_ids=input_ids_BL, use_cache=False, **packed).logits
             return F.cross_entropy(
                 logits_BLV[:, :-1][picked_BL].float(), targets_M, reduction="none"
             )
-        hidden_MD = self.hidden(input_ids_BL, picked_BL)
+        hidden_MD = self.hidden(input_ids_BL, picked_BL, position_ids_BL)
         if not torch.is_grad_enabled():
             return over_vocabulary(logits_by_block(self.head, hidden_MD), targets_M).losses_M
         losses: Any = self._losses
@@ -82,10 +101,12 @@ class LabelLoss(nn.Module):
         """The output head, or None if the model does not expose it."""
         return self.model.get_output_embeddings()
 
-    def hidden(self, input_ids_BL: Tensor, picked_BL: Tensor) -> Tensor:
+    def hidden(
+        self, input_ids_BL: Tensor, picked_BL: Tensor, position_ids_BL: Tensor | None = None
+    ) -> Tensor:
         """Return the head's input [M, D] at the positions before the picked ones. `head_apart`."""
         hidden_BLD = self.model.base_model(
-            input_ids=input_ids_BL, use_cache=False
+            input_ids=input_ids_BL, use_cache=False, **of_packed(position_ids_BL)
         ).last_hidden_state
         return hidden_BLD[:, :-1][picked_BL]
 

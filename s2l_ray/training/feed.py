@@ -21,8 +21,12 @@ def step_batches(
     rank: int,
     world: int,
     device: torch.device,
+    tokens_per_row: int | None = None,
 ) -> Iterator[StepBatch]:
-    """Yield this worker's share of batches `first`, `first` + 1, …, in pinned memory for a GPU."""
+    """Yield this worker's share of batches `first`, `first` + 1, …, in pinned memory for a GPU.
+
+    tokens_per_row: as in `share_of`.
+    """
     on_gpu = device.type == "cuda"
 
     def prepare() -> None:
@@ -31,7 +35,13 @@ def step_batches(
 
     def shares() -> Iterator[StepBatch]:
         for batch in stream.batches(first):
-            share = share_of(batch, micro_batch_size=micro_batch_size, rank=rank, world=world)
+            share = share_of(
+                batch,
+                micro_batch_size=micro_batch_size,
+                rank=rank,
+                world=world,
+                tokens_per_row=tokens_per_row,
+            )
             yield share.pinned() if on_gpu else share
 
     return ahead(shares(), STEPS_AHEAD, prepare=prepare)

@@ -93,7 +93,7 @@ def run(job: TrainingJob) -> None:
     check_length(model, tokens.max_length)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    module = LabelLoss(model, recompute=config.gradient_checkpointing)
+    module = LabelLoss(model, recompute=config.gradient_checkpointing, packing=config.packing)
     with explain_out_of_memory(folder, "creating weights and optimizer", SETUP_MEMORY):
         engine = make_engine(module, config, device, world)
         if resume and state.step < steps:
@@ -116,6 +116,7 @@ def run(job: TrainingJob) -> None:
     seconds_before, began = state.seconds, time.monotonic()
     tokens_before, recent = state.tokens, list[float]()
     notices, ask = Notices(), True
+    tokens_per_row = config.micro_batch_size * tokens.max_length if config.packing else None
     batches = step_batches(
         stream,
         state.step,
@@ -123,6 +124,7 @@ def run(job: TrainingJob) -> None:
         rank=rank,
         world=world,
         device=device,
+        tokens_per_row=tokens_per_row,
     )
     for step in range(state.step, steps):
         asked = time.monotonic()
@@ -132,10 +134,13 @@ def run(job: TrainingJob) -> None:
         rate = learning_rate(config, step, steps)
         if ask:
             notices.look()
-        doing = (
-            f"training step {step + 1} with micro-batches of {config.micro_batch_size} examples "
-            f"of up to {batch.longest} tokens"
+        what = (
+            f"rows of up to {tokens_per_row} packed tokens"
+            if tokens_per_row
+            else f"micro-batches of {config.micro_batch_size} examples of up to {batch.longest} "
+            "tokens"
         )
+        doing = f"training step {step + 1} with {what}"
         with explain_out_of_memory(folder, doing, STEP_MEMORY):
             result = train_step(engine, batch, rate, device=device, ask=notices.due)
         ask = result.ask

@@ -9,7 +9,7 @@ B examples, L tokens, M label tokens, W workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from s2l_ray.config import TrainingConfig
-from s2l_ray.models.batch import Example, pad
+from s2l_ray.models.batch import Example, pack, pad, rows_to_pack
 from s2l_ray.training.batches import GlobalBatch
 from s2l_ray.training.engines import Engine, rank_and_world
+
+CPU = torch.device("cpu")
 
 
 class MicroBatch(NamedTuple):
@@ -28,13 +30,22 @@ class MicroBatch(NamedTuple):
 
     input_ids_BL: Tensor
     loss_mask_BL: Tensor
+    position_ids_BL: Tensor | None = None  # of packed examples
 
     def pinned(self) -> MicroBatch:
         """Return it in memory that a GPU copies from without waiting."""
-        return MicroBatch(*(tensor.pin_memory() for tensor in self))
+        return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> MicroBatch:
-        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
+        input_ids_BL, loss_mask_BL, position_ids_BL = self
+        return MicroBatch(
+            change(input_ids_BL),
+            change(loss_mask_BL),
+            None if position_ids_BL is None else change(position_ids_BL),
+        )
 
 
 class StepBatch(NamedTuple):
@@ -60,20 +71,33 @@ class StepResult(NamedTuple):
 
 
 def share_of(
-    examples: Sequence[Example], *, micro_batch_size: int, rank: int = 0, world: int = 1
+    examples: Sequence[Example],
+    *,
+    micro_batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    tokens_per_row: int | None = None,
 ) -> StepBatch:
     """Cut one worker's share of a global batch into micro-batches.
 
     Each takes every W-th example by length, shortest first. Workers get about the same lengths.
+
+    tokens_per_row: pack examples into rows of at most so many tokens, each a micro-batch, instead
+    of padding `micro_batch_size` of them. All workers whose shares are of the same size make the
+    same number of rows.
     """
     batch = examples if isinstance(examples, GlobalBatch) else GlobalBatch.of(examples)
-    mine = np.argsort(batch.lengths_B, kind="stable")[rank::world].tolist()
-    cpu = torch.device("cpu")
+    order = np.argsort(batch.lengths_B, kind="stable")
+    mine = order[rank::world].tolist()
+    if tokens_per_row is None:
+        cuts = [slice(i, i + micro_batch_size) for i in range(0, len(mine), micro_batch_size)]
+        made = [MicroBatch(*pad([batch[i] for i in mine[cut]], CPU)) for cut in cuts]
+    else:
+        last = np.arange(world - 1, len(order) + world - 1, world).clip(max=len(order) - 1)
+        cuts = rows_to_pack(batch.lengths_B[order[last]], tokens_per_row)  # by the longest share
+        made = [MicroBatch(*pack([batch[i] for i in mine[cut]])) for cut in cuts if mine[cut]]
     return StepBatch(
-        [
-            MicroBatch(*pad([batch[i] for i in mine[first : first + micro_batch_size]], cpu))
-            for first in range(0, len(mine), micro_batch_size)
-        ],
+        made,
         labels=int(batch.labels_B.sum()),
         tokens=int(batch.lengths_B.sum()),
         longest=int(batch.lengths_B.max()),

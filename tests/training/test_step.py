@@ -1,7 +1,9 @@
 """One optimizer step without Ray, against plain torch."""
 
+import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,6 +37,7 @@ def labelled(count):
 def test_what_computes_a_step_needs_neither_ray_nor_boto3():
     code = """
 import sys
+from itertools import pairwise
 sys.modules["ray"] = sys.modules["boto3"] = sys.modules["botocore"] = None
 import s2l_ray.training.step
 """
@@ -64,3 +67,83 @@ def test_a_step_is_that_of_plain_torch():
     assert found.tokens == sum(len(ids) for ids, _ in examples) <= found.padded_tokens
     for name, weights in model.state_dict().items():
         torch.testing.assert_close(weights, expected.state_dict()[name], rtol=0, atol=2e-6)
+
+
+def test_a_packed_step_is_the_padded_one():
+    found, examples = [], labelled(16)
+    for tokens_per_row in (None, 2 * 40):
+        model = fresh()
+        engine = make_engine(LabelLoss(model, packing=True), config_of(), CPU, 1)
+        batch = share_of(examples, micro_batch_size=2, tokens_per_row=tokens_per_row)
+        found.append((train_step(engine, batch, 1e-3, device=CPU), batch, model.state_dict()))
+    (padded, cut, expected), (packed, rows, weights) = found
+    assert len(rows.micro_batches) < len(cut.micro_batches) == 8
+    assert packed.tokens == packed.padded_tokens < padded.padded_tokens
+    assert packed.loss == pytest.approx(padded.loss, abs=1e-6)
+    assert packed.norm == pytest.approx(padded.norm, rel=1e-5)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [24, 25])  # 25: elastic workers have unequal shares
+def test_workers_make_the_same_number_of_rows(count):
+    examples = labelled(count)
+    shares = [
+        share_of(examples, micro_batch_size=2, rank=rank, world=4, tokens_per_row=45)
+        for rank in range(4)
+    ]
+    numbers = [len(share.micro_batches) for share in shares]
+    assert len({*numbers[count % 4 :]}) == 1
+    packed = []
+    for share in shares:
+        for ids, mask, positions in share.micro_batches:
+            assert ids.shape == mask.shape == positions.shape and 0 < ids.shape[1] <= 45
+            starts = [*torch.flatten(positions[0] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]
+            for first, end in pairwise(starts):
+                packed.append((*ids[0, first:end].tolist(), *mask[0, first:end].tolist()))
+    assert sorted(packed) == sorted((*ids.tolist(), *mask.tolist()) for ids, mask in examples)
+
+
+WORKER = """
+import sys, torch, torch.distributed as dist
+from support.training import config_of
+from training.test_step import fresh, labelled
+from s2l_ray.models.loss import LabelLoss
+from s2l_ray.training.engines import make_engine
+from s2l_ray.training.step import share_of, train_step
+rank, stage, place = int(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{place}/group", rank=rank, world_size=2)
+device, config = torch.device("cpu"), config_of(zero_stage=stage)
+for tokens_per_row in (None, 80):
+    engine = make_engine(LabelLoss(fresh(), packing=True), config, device, 2)
+    for step in range(3):
+        batch = share_of(labelled(8 * (step + 1))[-8:], micro_batch_size=2, rank=rank, world=2,
+                         tokens_per_row=tokens_per_row)
+        result = train_step(engine, batch, 1e-3, device=device)
+        if rank == 0:
+            print("found", len(batch.micro_batches), result.loss, result.norm)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 2, 3])
+def test_packing_on_two_workers(tmp_path, stage):
+    """The same losses in fewer passes than DeepSpeed's gradient_accumulation_steps."""
+    environment = os.environ | {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", WORKER]
+    workers = [
+        subprocess.Popen(
+            [*command, str(rank), str(stage), str(tmp_path)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    (out, err), *_ = [worker.communicate(timeout=300) for worker in workers]
+    found = [list(map(float, line.split()[1:])) for line in out.splitlines() if "found" in line]
+    assert len(found) == 6, err[-3000:]
+    padded, packed = found[:3], found[3:]
+    assert [row[0] for row in padded] == [2, 2, 2] and [row[0] for row in packed] == [1, 1, 1]
+    for one, other in zip(padded, packed, strict=True):
+        assert one[1:] == pytest.approx(other[1:], rel=1e-4)

@@ -35,9 +35,9 @@ class DataParallelEngine:
             device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"
         )
 
-    def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
+    def forward(self, *micro_batch: Tensor | None) -> Tensor:
         with self.autocast:
-            return self.module(input_ids_BL, loss_mask_BL)
+            return self.module(*micro_batch)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

@@ -63,8 +63,8 @@ class DeepSpeedEngine:
             model=loss, optimizer=adamw(loss, config), config=settings
         )
 
-    def forward(self, input_ids_BL: Tensor, loss_mask_BL: Tensor) -> Tensor:
-        return self.engine(input_ids_BL, loss_mask_BL)
+    def forward(self, *micro_batch: Tensor | None) -> Tensor:
+        return self.engine(*micro_batch)
 
     def backward(self, loss: Tensor) -> None:
         # The loss is already divided by the label tokens of the whole batch.
