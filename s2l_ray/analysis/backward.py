@@ -1,4 +1,5 @@
-"""Gradients of examples' losses with respect to all weights of a model: the workers' side.
+"""Gradients of examples' losses with respect to the weights that training changes: all of them,
+or adapters. The workers' side.
 
 An example's loss is the mean cross-entropy over its label tokens, the model in eval mode, fp32.
 N examples, B examples of a batch, L tokens, M label tokens of a batch, P weights of the model,
@@ -113,7 +114,7 @@ def summed(
     *,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> np.ndarray:
-    """Compute sum_i weight_i gradient_i, float32 [P]: the model's parameters in their order.
+    """Compute sum_i weight_i gradient_i, float32 [P]: the trained weights in their order.
 
     Every example must have a label token. Makes one backward pass per batch of padded examples.
     """
@@ -128,6 +129,7 @@ def summed(
     gradients = [
         torch.zeros_like(weights) if weights.grad is None else weights.grad
         for weights in loss.parameters()
+        if weights.requires_grad
     ]
     gradient_P = torch.cat([gradient.reshape(-1) for gradient in gradients]).cpu().numpy()
     loss.zero_grad()  # the model stays in memory; its gradients need not

@@ -1,15 +1,16 @@
 """The cost of a selection, and what training on its subset saves.
 
 Costs are the floating-point operations of passes through a model: 6 per weight and trained token, 2
-per weight and scored token (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Weights are those
+per weight and scored token (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). A trained token
+takes 4 if only adapters are trained: frozen weights get no gradient. Weights are those
 that a token is multiplied with (models.properties.parameters_at_work): all but the input
 embeddings. The output head counts at label tokens only. Kaplan et al. leave it out, but it is a
 large part of a small proxy. Subsets and targets are assumed to have the corpus's share of label
 tokens.
 
-Not counted: padding, the products of queries with keys and of attention weights with values,
-k-means, coverage of features (facility_location, k_center), what signals take beyond the forward
-pass, and the draw.
+Not counted: padding, adapters, the products of queries with keys and of attention weights with
+values, k-means, coverage of features (facility_location, k_center), what signals take beyond the
+forward pass, and the draw.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Cost:
     - Tokens are those of the proxy's tokenizer.
     - epochs: of the target, the same on subset and corpus. None if it trains for a fixed number of
       steps.
+    - adapters: the target trains adapters alone.
     - like_proxy: no target is configured, so the epochs are the proxy's.
     - parameters, seconds: of the target, if it was trained on the subset. Parameters are counted by
       `parameters_at_work`.
@@ -49,6 +51,7 @@ class Cost:
     corpus_tokens: int
     subset_tokens: int
     epochs: float | None
+    adapters: bool = False
     like_proxy: bool = False
     parameters: int | None = None
     seconds: float | None = None
@@ -62,7 +65,7 @@ class Cost:
         """The size of the target, in parameters, above which selection pays: selection and training
         on the subset cost less than training on the corpus. None if the subset saves nothing."""
         saved = (self.epochs or 0.0) * (self.corpus_tokens - self.subset_tokens)
-        return self.flops / training_flops(1, saved) if saved > 0 else None
+        return self.flops / training_flops(1, saved, self.adapters) if saved > 0 else None
 
     @property
     def on_subset(self) -> float | None:
@@ -75,7 +78,7 @@ class Cost:
     def _target(self, tokens: int) -> float | None:
         if self.parameters is None or self.epochs is None:
             return None
-        return training_flops(self.parameters, self.epochs * tokens)
+        return training_flops(self.parameters, self.epochs * tokens, self.adapters)
 
     @property
     def summary(self) -> str:
@@ -101,8 +104,8 @@ class Cost:
         return f"{text} For this target ({self.parameters:,} parameters) they cost {change}."
 
 
-def training_flops(parameters: float, tokens: float) -> float:
-    return 6.0 * parameters * tokens
+def training_flops(parameters: float, tokens: float, adapters: bool) -> float:
+    return (4.0 if adapters else 6.0) * parameters * tokens
 
 
 def scoring_flops(parameters: float, tokens: float) -> float:

@@ -17,7 +17,7 @@ from s2l_ray.config.loading import load, validate
 from s2l_ray.config.run import RunConfig
 from s2l_ray.config.selection import ClustersConfig, SelectionConfig, TrajectoriesConfig
 from s2l_ray.config.storage import StorageConfig
-from s2l_ray.config.training import ModelConfig, TrainingConfig, WorkersConfig
+from s2l_ray.config.training import LoraConfig, ModelConfig, TrainingConfig, WorkersConfig
 from s2l_ray.config.values import BASELINE, BUILT_IN_SELECTORS, Budget, SelectorName, parse_budget
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "CorpusConfig",
     "DiagnoseConfig",
     "EvaluationConfig",
+    "LoraConfig",
     "ModelConfig",
     "PromptConfig",
     "ReportConfig",

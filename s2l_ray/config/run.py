@@ -98,6 +98,12 @@ class RunConfig(Section):
                 "trajectories.while_training needs a fixed number of workers: leave out "
                 "proxy.max_workers"
             )
+        for name, model in self.diagnose.proxies.items():
+            if self.proxy.lora is not None and model.architecture is not None:
+                raise ValueError(
+                    f"diagnose.proxies.{name}: proxy.lora needs a pretrained model: set name "
+                    f"instead of architecture"
+                )
         models = [("prompt", self.prompt, "proxy.model", self.proxy.model)]
         models += [
             ("prompt", self.prompt, f"diagnose.proxies.{name}", model)

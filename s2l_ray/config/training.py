@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -60,6 +60,52 @@ class ModelConfig(Section):
         return self
 
 
+class LoraConfig(Section):
+    """LoRA: small adapters are trained, and the pretrained weights stay as they are.
+
+    Names and defaults are those of `peft.LoraConfig`. Needs `pip install "s2l-ray[lora]"`.
+    """
+
+    r: Positive = Field(8, description="Rank of an adapter's two matrices.")
+    alpha: Positive = Field(
+        8,
+        description="Adapters are scaled by `alpha / r` (peft's `lora_alpha`).",
+    )
+    dropout: Share = Field(
+        0.0, description="Dropout of an adapter's input, from 0 to below 1 (peft's `lora_dropout`)."
+    )
+    target_modules: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Layers that get an adapter: a list of names, such as `[q_proj, v_proj]`; "
+        "`all-linear`, for all linear layers but the output head; or a regular expression that "
+        "full names match. `null` takes peft's choice for the type of model.",
+    )
+    use_dora: bool = Field(
+        False,
+        description="DoRA: also train the length of each row of the adapted weights. Slower; helps "
+        "at low `r`.",
+    )
+    use_rslora: bool = Field(
+        False, description="Scale adapters by `alpha / sqrt(r)`, which is steadier at high `r`."
+    )
+    modules_to_save: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Modules that are trained whole and saved with the adapter, such as "
+        "`[embed_tokens, lm_head]` for new tokens.",
+    )
+    quantize: Literal["4bit"] | None = Field(
+        None,
+        description="QLoRA: keep the pretrained weights in 4 bits (bitsandbytes' NF4), in training "
+        'and in scoring. Needs `pip install "s2l-ray[qlora]"`, `merge: false` and no '
+        "`zero_stage` 3. Tested on CPUs, untested on GPUs.",
+    )
+    merge: bool = Field(
+        False,
+        description="Write checkpoints as whole models, with the adapter added to the weights. "
+        "`false` writes adapters, a few MB each.",
+    )
+
+
 class WorkersConfig(Section):
     """Ray resources of a stage."""
 
@@ -81,9 +127,13 @@ class WorkersConfig(Section):
 class TrainingConfig(Section):
     """One fine-tuning job, with AdamW."""
 
-    newer: ClassVar[tuple[str, ...]] = ("packing",)
+    newer = ("lora", "packing")
 
     model: ModelConfig = Field(description="The model to fine-tune.")
+    lora: LoraConfig | None = Field(
+        None,
+        description="Train LoRA adapters instead of all weights. `null` trains all weights.",
+    )
     epochs: Annotated[float, Field(gt=0)] = Field(
         3, description="Passes over the examples; a fraction is allowed."
     )
@@ -204,4 +254,24 @@ class TrainingConfig(Section):
             )
         if self.offload_optimizer and self.zero_stage in (None, 0):
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        if self.lora is not None:
+            self._check_lora(self.lora)
         return self
+
+    def _check_lora(self, lora: LoraConfig) -> None:
+        if self.model.architecture is not None:
+            raise ValueError(
+                "lora needs a pretrained model: set model.name instead of model.architecture, or "
+                "leave out lora"
+            )
+        if lora.quantize is not None and lora.merge:
+            raise ValueError(
+                "lora.merge cannot add adapters to the 4-bit weights of lora.quantize: set "
+                "merge: false, and merge the last checkpoint into the full-precision model with "
+                "peft's merge_and_unload"
+            )
+        if lora.quantize is not None and self.zero_stage == 3:
+            raise ValueError(
+                "lora.quantize: DeepSpeed cannot partition 4-bit weights: set zero_stage 1 or 2, "
+                "or leave zero_stage out (DDP)"
+            )

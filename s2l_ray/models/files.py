@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 LFS = b"version https://git-lfs"
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name
+BASE_CONFIG = "base_config.json"  # beside it, the config of the base
 SECONDS = 2.0  # that the hub is waited for
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "tekken.json")
 
@@ -81,6 +83,8 @@ def hub_fault(name: str, revision: str | None, *, weights: bool) -> str | None:
 
 def _model_fault(folder: Path) -> str | None:
     config = folder / "config.json"
+    if not config.is_file() and (folder / ADAPTER_CONFIG).is_file():
+        return "is an adapter; expected a whole model, such as lora.merge: true writes"
     if not config.is_file():
         return "has no config.json; expected a model in Hugging Face format"
     if fault := _file_fault(config):

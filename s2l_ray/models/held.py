@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from transformers import PreTrainedModel
+
 from s2l_ray.config import WorkersConfig
+from s2l_ray.models import adapters
 from s2l_ray.models.loading import device_of, explain_out_of_memory, load_model
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.store import Store
@@ -28,15 +31,26 @@ class HeldModel:
     def load(self, folder: str) -> LabelLoss:
         """The model in a folder of the run (or in an absolute local path), in eval mode.
 
-        Loads it unless it is the held one. ValueError if the folder is damaged, the model is not
-        causal, or the GPU's memory is too small; `advice` says what to do about the last.
+        Loads it unless it is the held one. Of two adapters of one base, the base stays. ValueError
+        if the folder is damaged, the model is not causal, or the GPU's memory is too small;
+        `advice` says what to do about the last.
         """
         if self.loss is not None and folder == self.folder:
             return self.loss
-        self.loss = None  # before the next one is loaded: the two may not fit together
+        before, self.loss = self.loss, None
         local = self.store.download(folder)
         with explain_out_of_memory(folder, "loading the weights", self.advice):
-            loss = LabelLoss(load_model(local, dtype=self.dtype).to(self.device)).eval()
+            if before is not None and adapters.fits(before.model, local):
+                adapters.swap(before.model, local)
+                loss = before
+            else:
+                before = None  # before the next one is loaded: the two may not fit together
+                loss = LabelLoss(self._read(local).to(self.device)).eval()
         self.folder, self.checksum = folder, checksum_of_folder(local)
         self.loss = loss
         return loss
+
+    def _read(self, local: str) -> PreTrainedModel:
+        if adapters.is_adapter(local):
+            return adapters.load_with_adapter(self.store, local, dtype=self.dtype)
+        return load_model(local, dtype=self.dtype)

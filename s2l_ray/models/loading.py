@@ -40,10 +40,19 @@ def explain_out_of_memory(where: str, doing: str, advice: str) -> Iterator[None]
         raise ValueError(f"{where}: out of GPU memory while {doing} ({error}); {advice}") from error
 
 
-def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTrainedModel:
+def initial_model(
+    model: ModelConfig,
+    tokenizer: Any,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    quantization: Any = None,
+) -> PreTrainedModel:
     """Return the model before training, in fp32, since training keeps fp32 master weights.
 
-    seed: of the weights of a model from scratch. ValueError if a pretrained one lacks a weight.
+    seed: of the weights of a model from scratch; ValueError if a pretrained one lacks a weight.
+    dtype, quantization: of pretrained weights that stay as they are. quantization is a
+    BitsAndBytesConfig, by which weights are rounded as they load.
     """
     if model.architecture is None:
         assert model.name is not None
@@ -52,7 +61,8 @@ def initial_model(model: ModelConfig, tokenizer: Any, *, seed: int) -> PreTraine
             check_weights(AutoConfig.from_pretrained(model.name, **here))
             found, info = AutoModelForCausalLM.from_pretrained(
                 model.name,
-                dtype=torch.float32,
+                dtype=dtype,
+                quantization_config=quantization,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # told by the info, and refused below
                 **here,

@@ -130,16 +130,29 @@ def check_packing(model: PreTrainedModel) -> None:
 def freeze_unreached(model: PreTrainedModel) -> None:
     """Freeze weights that text does not reach, such as a vision tower's: DDP would wait for their
     gradients."""
-    if model.config.get_text_config() is model.config:
-        return
-    reached = {
-        id(weights)
-        for module in (model.get_decoder(), model.get_output_embeddings())
-        if module is not None
-        for weights in module.parameters()
-    }
+    reached = _reached(model)
     for weights in model.parameters():
-        weights.requires_grad_(id(weights) in reached)
+        if id(weights) not in reached:
+            weights.requires_grad_(False)
+
+
+def unreached(model: PreTrainedModel) -> list[str]:
+    """List the parts of a model that text does not reach, such as a vision tower."""
+    reached, found = _reached(model), list[str]()
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{part}.") for part in found)
+        weights = {id(each) for each in module.parameters()}
+        if weights and not inside and reached.isdisjoint(weights):
+            found.append(name)
+    return found
+
+
+def _reached(model: PreTrainedModel) -> set[int]:
+    """The ids of the weights that text reaches."""
+    parts = [model]
+    if model.config.get_text_config() is not model.config:
+        parts = [model.get_decoder(), model.get_output_embeddings()]
+    return {id(weights) for part in parts if part is not None for weights in part.parameters()}
 
 
 def head_is_apart(model: PreTrainedModel) -> bool:

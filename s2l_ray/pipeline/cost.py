@@ -8,6 +8,7 @@ import ray
 
 from s2l_ray.analysis.cost import Cost, Step, scoring_flops, training_flops
 from s2l_ray.config import WorkersConfig
+from s2l_ray.models.files import BASE_CONFIG
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Stage, walk
@@ -42,6 +43,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         corpus_tokens=corpus_tokens,
         subset_tokens=SelectionView(selection).tokens,
         epochs=epochs,
+        adapters=(config.target or config.proxy).lora is not None,
         like_proxy=config.target is None,
         parameters=None if target is None else _parameters(run.store, target, label_share),
         seconds=None if target is None else TrainingView(target).seconds,
@@ -56,7 +58,7 @@ def _step(run: Run, stage: Stage, parameters: int, corpus_tokens: int) -> Step:
     if work.passes == "training":
         training = TrainingView(manifest)
         number, seconds = training.workers, training.seconds
-        flops = training_flops(parameters, training.tokens)
+        flops = training_flops(parameters, training.tokens, run.config.proxy.lora is not None)
     elif work.passes == "scoring":
         if (work.max_workers or workers.num_workers) > workers.num_workers:
             number = None  # the pool grows and shrinks
@@ -85,7 +87,8 @@ def _seconds(run: Run, name: str) -> float | None:
 
 def _parameters(store: Store, training: Manifest, label_share: float) -> int:
     folder = max(checkpoints_of(training).items())[1]
-    return ray.get(_count.remote(store.read_json(folder, "config.json"), label_share))
+    name = "config.json" if store.exists(folder, "config.json") else BASE_CONFIG
+    return ray.get(_count.remote(store.read_json(folder, name), label_share))
 
 
 @ray.remote(num_cpus=1)

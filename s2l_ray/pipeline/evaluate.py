@@ -13,6 +13,7 @@ from s2l_ray.pipeline.identity import prompt_settings
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
+from s2l_ray.pipeline.targets import check_target
 from s2l_ray.scoring.losses import Scoring, score
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import TokensView
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 def prepare_evaluation(run: Run) -> None:
     """Refuse now, not after hours, held-out examples that the target cannot be evaluated on, and
     files of questions that are not. Tell what is left out."""
+    assert run.config.target is not None
+    check_target(run.config.target)
     corpus, settings = run.get(run.plan.corpus), run.config.evaluation
     heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
     if settings.answer_marker is not None:

@@ -156,7 +156,7 @@ class Plan:
     @cached_property
     def before(self) -> Stage:
         """The losses of the proxy before its training."""
-        model = self.config.proxy.model
+        model, lora = self.config.proxy.model, self.config.proxy.lora
         return Stage(
             "before",
             alone(partial(proxy.score_before, self)),
@@ -164,6 +164,7 @@ class Plan:
             settings=(
                 model,
                 *local_files(model),
+                *([] if lora is None else [lora.settings()]),
                 self.config.seed,
                 self.config.trajectories.dtype,
             ),

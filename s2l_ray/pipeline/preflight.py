@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def check(
     faults = [
         *_run_dir(config),
         *_models(config, targets, diagnosis),
+        *_adapters(config, targets),
         *_prompts(config, targets),
         *_extensions(config, heldout),
     ]
@@ -77,6 +79,22 @@ def _models(config: RunConfig, targets: bool, diagnosis: bool) -> Iterator[str]:
                 fault = hub_fault(name, model.revision, weights=field == "name")
             if fault:
                 yield f"{section}.{field}: {name!r}: {fault}"
+
+
+def _adapters(config: RunConfig, targets: bool) -> Iterator[str]:
+    """Look for the packages that adapters need."""
+    for section, training in (("proxy", config.proxy), ("target", config.target)):
+        if training is None or training.lora is None or (section == "target" and not targets):
+            continue
+        needed = {"peft": "lora"} | ({"bitsandbytes": "qlora"} if training.lora.quantize else {})
+        for package, extra in needed.items():
+            if find_spec(package) is None:
+                yield (
+                    f"{section}.lora: the package {package} is not installed; run "
+                    f'pip install "s2l-ray[{extra}]" here and on every node, or leave out '
+                    f"{section}.lora"
+                )
+                break
 
 
 def _prompts(config: RunConfig, targets: bool) -> Iterator[str]:

@@ -126,7 +126,7 @@ def score_before(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Mani
     model = f"{folder}/{checkpoint_name(0)}"
     tokenizer = TokensView(tokens).tokenizer
     origin = keep_model(run.store, config.proxy.model)
-    initial = (config.proxy.model, origin, tokenizer, config.seed, model)
+    initial = (config.proxy, origin, tokenizer, config.seed, model)
     ray.get(write_initial.remote(run.store, *initial))
     scoring = Scoring(tokens, {0: model}, folder, fingerprint)
     return score(run.store, [scoring], config.trajectories, label="score before")[0]

@@ -6,10 +6,13 @@ import logging
 from collections.abc import Callable, Iterable
 from multiprocessing.pool import ThreadPool
 
+import ray
+
 from s2l_ray.config import TrainingConfig
 from s2l_ray.corpus.tokenization import check_tokenizer
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import Damaged
+from s2l_ray.execution.remote import get
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import prepare, select
@@ -34,11 +37,26 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
     if not run.done:
         prepare(run)
     prompt = run.config.target_prompt or run.config.prompt
+    check_target(target)
     tokenizer = load_tokenizer(run.store, run.plan.prepare_tokenizer(run, target.model, prompt))
     check_tokenizer(prompt, tokenizer)
     selection = select(None, run.config, run=run)
     name = selection_name(choice.selector, choice.seed)
     return finetune(run, selection.manifest, name, seed=choice.seed), name
+
+
+def check_target(target: TrainingConfig) -> None:
+    """ValueError if the adapters of a target do not fit its model."""
+    if target.lora is not None:
+        get(_check_lora.remote(target))
+
+
+@ray.remote(num_cpus=1)
+def _check_lora(training: TrainingConfig) -> None:
+    # Imported here alone: the driver starts without torch.
+    from s2l_ray.models.adapters import check_lora
+
+    check_lora(training)
 
 
 def model_path(run: Run, target: Manifest) -> str:

@@ -6,7 +6,7 @@ import math
 
 import ray
 
-from s2l_ray.config import ModelConfig, TrainingConfig
+from s2l_ray.config import TrainingConfig
 from s2l_ray.models.origin import on_this_node
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.checksums import checksum_of_files
@@ -52,7 +52,7 @@ def checksums_of_checkpoints(training: Manifest) -> dict[int, str]:
 @ray.remote(num_cpus=1)
 def write_initial(
     store: Store,
-    config: ModelConfig,
+    config: TrainingConfig,
     origin: str | None,
     tokenizer_folder: str,
     seed: int,
@@ -61,10 +61,15 @@ def write_initial(
     """Write the model that a training starts from as a checkpoint in `folder`. origin: see
     models.origin."""
     from s2l_ray.corpus.tokenizer import load_tokenizer
+    from s2l_ray.models.adapters import model_with_adapters, save_adapter
     from s2l_ray.models.loading import initial_model
 
     with working_folder() as local:
-        tokenizer = load_tokenizer(store, tokenizer_folder)
-        model = initial_model(on_this_node(store, config, origin), tokenizer, seed=seed)
-        model.save_pretrained(local)
+        base = on_this_node(store, config.model, origin)
+        if config.lora is not None:
+            model = model_with_adapters(config, base, seed=seed)
+            save_adapter(model, model.state_dict(), local)
+        else:
+            tokenizer = load_tokenizer(store, tokenizer_folder)
+            initial_model(base, tokenizer, seed=seed).save_pretrained(local)
         store.upload(local, folder)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from s2l_ray.corpus.tokenizer import load_tokenizer
+from s2l_ray.models.adapters import model_with_adapters
 from s2l_ray.models.loading import explain_out_of_memory, initial_model, load_model, no_tf32
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.origin import on_this_node
@@ -84,11 +85,14 @@ def run(job: TrainingJob) -> None:
     tokenizer = load_tokenizer(store, job.tokenizer_folder)
     point, state = last_resume_point(store, folder)
     resume = store.download(folder, "resume", point) if point else None
-    if resume:
+    if resume and config.lora is None:
         model = load_model(resume)
     else:
         origin = on_this_node(store, config.model, job.origin)
-        model = initial_model(origin, tokenizer, seed=job.seed)
+        if config.lora is None:
+            model = initial_model(origin, tokenizer, seed=job.seed)
+        else:
+            model = model_with_adapters(config, origin, resume, seed=job.seed)
     tokens = TokensView(job.tokens)
     check_length(model, tokens.max_length)
     if config.gradient_checkpointing:

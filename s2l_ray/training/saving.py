@@ -16,6 +16,8 @@ from s2l_ray.training.engines import Engine, rank_and_world
 from s2l_ray.training.job import TrainingJob
 from s2l_ray.training.resume import TrainingState, resume_name, resume_point, resume_points
 
+PUBLISHED = "publish"  # a checkpoint's files, in the working folder
+
 
 def save(
     job: TrainingJob, engine: Engine, tokenizer: Any, state: TrainingState, *, publish: bool
@@ -41,6 +43,9 @@ def save(
             dist.barrier()  # DeepSpeed's own groups wait only ten minutes
         if state.step < job.steps:
             engine.save_optimizer(local)
+        lora = job.config.lora
+        if publish and lora is not None and lora.merge:
+            engine.save_merged(str(Path(local, PUBLISHED)))
         if rank == 0 and publish:
             _publish(store, folder, local, tokenizer, state)
         saved: list[Any] = [store.upload(local, folder, "resume", point)]
@@ -55,10 +60,12 @@ def save(
 
 def _publish(store: Store, folder: str, local: str, tokenizer: Any, state: TrainingState) -> None:
     """Copy the weights in `local` to a checkpoint, with the tokenizer, and add it to the state."""
-    published = Path(local, "publish")
-    published.mkdir()
-    for file in [*Path(local).glob("*.json"), *Path(local).glob("model*.safetensors")]:
-        shutil.copy(file, published)
+    published = Path(local, PUBLISHED)
+    if not published.exists():  # otherwise it has the merged weights
+        published.mkdir()
+        for kind in ("*.json", "model*.safetensors", "adapter_model.safetensors"):
+            for file in Path(local).glob(kind):
+                shutil.copy(file, published)
     tokenizer.save_pretrained(published)
     name = checkpoint_name(state.step)
     for part in store.upload(published, folder, name):

@@ -13,7 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.models.loss import LabelLoss
-from s2l_ray.training.engines.shared import adamw, rank_and_world, save_weights, trained
+from s2l_ray.training.engines.shared import (
+    adamw,
+    rank_and_world,
+    save_merged,
+    save_weights,
+    trained,
+)
 
 
 class DataParallelEngine:
@@ -57,6 +63,10 @@ class DataParallelEngine:
     def save_model(self, local: str) -> None:
         if rank_and_world()[0] == 0:
             save_weights(self.loss, self.loss.state_dict(), local)
+
+    def save_merged(self, local: str) -> None:
+        if rank_and_world()[0] == 0:
+            save_merged(self.loss, self.loss.state_dict(), local, nullcontext)
 
     def save_optimizer(self, local: str) -> None:
         if rank_and_world()[0] != 0:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from s2l_ray.config import TrainingConfig
+from s2l_ray.models import adapters
 from s2l_ray.models.loss import LabelLoss
 
 
@@ -18,17 +19,31 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def save_weights(loss: LabelLoss, weights: dict[str, Tensor], local: str) -> None:
-    """Save a folder in Hugging Face format.
+    """Save a folder in Hugging Face format, or in peft's if the model has adapters.
 
     Copies the weights to the CPU first: under ZeRO 1 and 2 all weights share a buffer, and
     save_pretrained would copy each of them on the GPU, which may be full.
     """
+    if adapters.is_adapted(loss.model):
+        return adapters.save_adapter(loss.model, _by_name(weights), local)
     on_cpu: dict[tuple[Any, ...], Tensor] = {}  # one entry for tied weights
     for tensor in weights.values():
         if (key := _place_of(tensor)) not in on_cpu:
             on_cpu[key] = tensor.detach().to("cpu")
-    state = {name.removeprefix("model."): on_cpu[_place_of(t)] for name, t in weights.items()}
+    state = {name: on_cpu[_place_of(each)] for name, each in _by_name(weights).items()}
     loss.model.save_pretrained(local, state_dict=state)
+
+
+def save_merged(
+    loss: LabelLoss, weights: dict[str, Tensor] | None, local: str, gathered: Any
+) -> None:
+    """Save the whole model of a training of adapters: see adapters.save_merged."""
+    adapters.save_merged(loss.model, weights and _by_name(weights), local, gathered)
+
+
+def _by_name(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name weights as the model does, not as the loss around it."""
+    return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
 def _place_of(tensor: Tensor) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from s2l_ray.config import TrainingConfig
+from s2l_ray.models.adapters import is_adapted
 from s2l_ray.models.loss import LabelLoss
-from s2l_ray.training.engines.shared import adamw, rank_and_world, save_weights, trained
+from s2l_ray.training.engines.shared import (
+    adamw,
+    rank_and_world,
+    save_merged,
+    save_weights,
+    trained,
+)
 
 MASTER = "fp32"  # the master weights, saved beside the moments
 
@@ -82,14 +90,33 @@ class DeepSpeedEngine:
         return 0.0 if norm is None else norm  # None at stage 0
 
     def save_model(self, local: str) -> None:
-        sharded = self.engine.zero_optimization_stage() == 3
-        weights = (
-            self.engine._zero3_consolidated_16bit_state_dict()
-            if sharded
-            else self.loss.state_dict()
-        )
+        if is_adapted(self.loss.model):
+            own = dict(trained(self.loss))
+            with self._gathered(own.values()):
+                if rank_and_world()[0] == 0:
+                    save_weights(self.loss, own, local)
+            return
+        weights = self._state_dict()
         if rank_and_world()[0] == 0:
             save_weights(self.loss, weights, local)
+
+    def save_merged(self, local: str) -> None:
+        weights = self._state_dict()
+        first = rank_and_world()[0] == 0
+        save_merged(self.loss, weights if first else None, local, self._gathered)
+
+    def _state_dict(self) -> dict[str, Tensor]:
+        """All weights. Under ZeRO-3 they are copies on the CPU, and on the first worker alone."""
+        if self.engine.zero_optimization_stage() == 3:
+            return self.engine._zero3_consolidated_16bit_state_dict()
+        return self.loss.state_dict()
+
+    def _gathered(self, weights: Iterable[Any]) -> AbstractContextManager[Any]:
+        """A context in which weights are whole. All workers must enter it."""
+        from deepspeed import zero
+
+        sharded = self.engine.zero_optimization_stage() == 3
+        return zero.GatheredParameters(list(weights)) if sharded else nullcontext()
 
     def save_optimizer(self, local: str) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
