@@ -1,0 +1,150 @@
+"""Trainings of adapters by several processes without Ray, and the same by peft in plain torch."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import peft
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from s2l_ray.config import TrainingConfig
+from s2l_ray.models.adapters import model_with_adapters
+from s2l_ray.models.loss import LabelLoss
+from s2l_ray.training.engines import make_engine
+from support.models import VOCAB, small_model
+
+SEED = 5
+STEPS = 4
+RATE = 1e-2
+LORA = {"r": 4, "alpha": 12, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+
+
+def base_in(folder, kind="llama", **how):
+    """A pretrained model in a folder."""
+    small_model(kind, **how).save_pretrained(folder)
+    return str(folder)
+
+
+def config_of(base, lora=LORA, **changes):
+    settings = {
+        "model": {"name": base},
+        "lora": lora,
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.5,
+        "workers": {"num_workers": 1},
+    }
+    return TrainingConfig.model_validate(settings | changes)
+
+
+def batches():
+    """input_ids [8, 20] and loss_mask [8, 20] of each step."""
+    random = torch.Generator().manual_seed(1)
+    for _ in range(STEPS):
+        mask_BL = torch.rand(8, 20, generator=random) < 0.5
+        mask_BL[:, 0], mask_BL[:, -1] = False, True
+        yield torch.randint(0, VOCAB, (8, 20), generator=random), mask_BL
+
+
+def by_peft(config, lora=None):
+    """Losses of the steps, and the final weights as peft would save them, from a plain loop."""
+    settings = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 12}
+    settings |= {"target_modules": ["q_proj", "v_proj", "down_proj"]} | (lora or {})
+    base = AutoModelForCausalLM.from_pretrained(config.model.name, dtype=torch.float32)
+    torch.manual_seed(SEED)
+    model = peft.get_peft_model(base, peft.LoraConfig(**settings)).train()
+    trained = [weights for weights in model.parameters() if weights.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.1)
+    losses = []
+    for ids_BL, mask_BL in batches():
+        labels_BL = torch.where(mask_BL, ids_BL, -100)[:, 1:]
+        logits_BLV = model(input_ids=ids_BL).logits[:, :-1]
+        loss = F.cross_entropy(logits_BLV.flatten(0, 1), labels_BL.flatten())
+        loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(trained, 0.5) > 0.5  # the clipping is at work
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def train(config, out, *, steps=(0, STEPS), resume=None, merge_into=None):
+    """Train in this process, one of a group if there is one; save; return each step's loss."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    model = model_with_adapters(config, resume, seed=SEED)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    loss = LabelLoss(model, recompute=config.gradient_checkpointing)
+    engine = make_engine(loss, config, torch.device("cpu"), world)
+    if resume:
+        engine.load(resume)
+    losses = []
+    for ids_BL, mask_BL in list(batches())[slice(*steps)]:
+        labels, total = int(mask_BL.sum()), torch.zeros(())
+        mine = list(range(rank, 8, world))
+        micro_batches = [mine[i : i + 2] for i in range(0, len(mine), 2)]
+        for rows in micro_batches:
+            with engine.micro_batch(rows is micro_batches[-1]):
+                losses_M = engine.forward(ids_BL[rows], mask_BL[rows])
+                engine.backward(losses_M.sum() * (world / labels))
+            total += losses_M.detach().float().sum()
+        engine.step(RATE)
+        if world > 1:
+            dist.all_reduce(total)
+        losses.append(float(total) / labels)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    engine.save_model(str(out))
+    engine.save_optimizer(str(out))
+    if merge_into:
+        Path(merge_into).mkdir(parents=True, exist_ok=True)
+        engine.save_merged(str(merge_into))
+    if world > 1:
+        dist.barrier()
+    return losses
+
+
+def _member(rank, config, root, world):
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{root}/group", rank=rank, world_size=world)
+    if config.zero_stage == 3:
+        import deepspeed
+
+        _partition_small_weights_too(deepspeed)
+    losses = train(config, f"{root}/whole", merge_into=f"{root}/merged")
+    train(config, f"{root}/half", steps=(0, 2))
+    train(config, f"{root}/resumed", steps=(2, STEPS), resume=f"{root}/half")
+    if rank == 0:
+        Path(root, "losses.json").write_text(json.dumps(losses))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _partition_small_weights_too(deepspeed):
+    """ZeRO-3 keeps weights below a size whole; with tiny models it would gather none."""
+    initialize = deepspeed.initialize
+
+    def changed(*, config, **how):
+        zero = config["zero_optimization"] | {"stage3_param_persistence_threshold": 0}
+        return initialize(config=config | {"zero_optimization": zero}, **how)
+
+    deepspeed.initialize = changed
+
+
+def by_group(config, root, world=2):
+    """Train in several processes into root/whole (merged: root/merged), and once more with a stop
+    after two steps into root/resumed. Return the losses of the steps."""
+    Path(root).mkdir(parents=True, exist_ok=True)
+    work = partial(_member, config=config, root=str(root), world=world)
+    torch.multiprocessing.spawn(_call, args=(work,), nprocs=world)
+    return json.loads(Path(root, "losses.json").read_text())
+
+
+def _call(rank, work):
+    work(rank)

@@ -1,0 +1,73 @@
+"""Adapters trained by several processes, against peft in plain torch."""
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.lora import base_in, batches, by_group, by_peft, config_of, train
+from transformers import AutoModelForCausalLM
+
+from s2l_ray.models.loss import LabelLoss
+
+ENGINES = {
+    "ddp": {},
+    "ddp, checkpointing": {"gradient_checkpointing": True},
+    "zero1": {"zero_stage": 1},
+    "zero2": {"zero_stage": 2},
+    "zero3": {"zero_stage": 3},
+    "zero3, checkpointing": {"zero_stage": 3, "gradient_checkpointing": True},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return base_in(tmp_path_factory.mktemp("base") / "model")
+
+
+def adapter(folder):
+    found = load_file(folder / "adapter_model.safetensors")
+    return {name.removeprefix("base_model.model."): tensor for name, tensor in found.items()}
+
+
+def assert_near(found, expected, atol=2e-6):
+    expected = {name.removeprefix("base_model.model."): each for name, each in expected.items()}
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=atol, msg=name)
+
+
+def losses_of(model):
+    ids_BL, mask_BL = next(iter(batches()))
+    return LabelLoss(model).eval()(ids_BL, mask_BL).detach()
+
+
+def test_one_process_trains_like_peft(base, tmp_path):
+    losses = train(config_of(base), tmp_path / "whole", merge_into=tmp_path / "merged")
+    expected, weights = by_peft(config_of(base))
+    np.testing.assert_allclose(losses, expected, atol=1e-6)
+    assert_near(adapter(tmp_path / "whole"), weights)
+    assert losses[0] - losses[-1] > 0.01  # the tolerance is small beside what training does
+    loaded = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "whole")
+    own = losses_of(loaded.get_base_model())
+    merged = losses_of(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
+    torch.testing.assert_close(own, merged, rtol=0, atol=2e-5)
+    assert (own - losses_of(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ENGINES)
+def test_two_processes_train_like_peft_and_resume_to_the_same_bits(base, tmp_path, how):
+    config = config_of(base, workers={"num_workers": 2}, **ENGINES[how])
+    losses = by_group(config, tmp_path)
+    expected, weights = by_peft(config)
+    np.testing.assert_allclose(losses, expected, atol=1e-6)
+    assert_near(adapter(tmp_path / "whole"), weights)
+    whole, resumed = (adapter(tmp_path / name) for name in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    own = losses_of(AutoModelForCausalLM.from_pretrained(tmp_path / "whole"))
+    merged = losses_of(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
+    torch.testing.assert_close(own, merged, rtol=0, atol=2e-5)
+    # A resume point is small: adapters, their moments, and no pretrained weight.
+    names = {name for file in (tmp_path / "half").glob("optimizer*") for name in load_file(file)}
+    assert all("lora_" in name or name == "step" for name in names)
