@@ -77,7 +77,7 @@ def by_peft(config, lora=None):
 def train(config, out, *, steps=(0, STEPS), resume=None, merge_into=None):
     """Train in this process, one of a group if there is one; save; return each step's loss."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    model = model_with_adapters(config, resume, seed=SEED)
+    model = model_with_adapters(config, config.model, resume, seed=SEED)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     loss = LabelLoss(model, recompute=config.gradient_checkpointing)
