@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.models.adapters import model_with_adapters
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.training.engines import make_engine
-from support.models import VOCAB, small_model
+from support.models import SHAPES, SMALL, VOCAB
 
 SEED = 5
 STEPS = 4
@@ -24,9 +24,11 @@ RATE = 1e-2
 LORA = {"r": 4, "alpha": 12, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 
 
-def base_in(folder, kind="llama", **how):
-    """A pretrained model in a folder."""
-    small_model(kind, **how).save_pretrained(folder)
+def base_in(folder, kind="llama", **shape):
+    """A pretrained model in a folder, whose name is returned."""
+    torch.manual_seed(0)
+    shape = SHAPES.get(kind, SMALL) | {"initializer_range": 0.1} | shape
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(folder)
     return str(folder)
 
 
@@ -52,11 +54,16 @@ def batches():
         yield torch.randint(0, VOCAB, (8, 20), generator=random), mask_BL
 
 
-def by_peft(config, lora=None):
+def by_peft(config, four_bits=False):
     """Losses of the steps, and the final weights as peft would save them, from a plain loop."""
     settings = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 12}
-    settings |= {"target_modules": ["q_proj", "v_proj", "down_proj"]} | (lora or {})
-    base = AutoModelForCausalLM.from_pretrained(config.model.name, dtype=torch.float32)
+    settings["target_modules"] = ["q_proj", "v_proj", "down_proj"]
+    how = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    base = AutoModelForCausalLM.from_pretrained(
+        config.model.name,
+        dtype=torch.float32,
+        quantization_config=BitsAndBytesConfig(**how) if four_bits else None,
+    )
     torch.manual_seed(SEED)
     model = peft.get_peft_model(base, peft.LoraConfig(**settings)).train()
     trained = [weights for weights in model.parameters() if weights.requires_grad]
