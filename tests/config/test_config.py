@@ -17,6 +17,9 @@ SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 PAPER = ["mathinstruct-pythia-410m", "mathinstruct-phi-2", "mathinstruct-phi-3-mini"]
 
 
+SCRATCH = {"architecture": {"model_type": "llama"}, "tokenizer_vocab": 300}
+
+
 def small(**changes):
     """The least a run needs; `changes` replaces whole sections."""
     data = {
@@ -164,6 +167,24 @@ def test_wrong_value_names_field_and_what_it_has(data, field):
         (small(proxy=proxy(workers={"num_workers": 3})), "multiple of workers.num_workers 3"),
         (small(proxy=proxy(micro_batch_size=48)), "128 must be a multiple of micro_batch_size 48"),
         (small(proxy=proxy(offload_optimizer=True)), "offload_optimizer needs zero_stage"),
+        (
+            small(proxy=proxy(lora={"quantize": "4bit"}, zero_stage=3, model={"name": "m"})),
+            "DeepSpeed cannot partition 4-bit weights: set zero_stage 1 or 2",
+        ),
+        (
+            small(proxy=proxy(lora={"quantize": "4bit", "merge": True}, model={"name": "m"})),
+            "lora.merge cannot add adapters to the 4-bit weights of lora.quantize: set merge",
+        ),
+        (
+            small(proxy=proxy(lora={}, model=SCRATCH)),
+            "lora needs a pretrained model: set",
+        ),
+        (
+            small(
+                proxy=proxy(lora={}, model={"name": "m"}), diagnose={"proxies": {"wide": SCRATCH}}
+            ),
+            "diagnose.proxies.wide: proxy.lora needs a pretrained model: set name instead",
+        ),
         (
             small(proxy=proxy(workers={"gpus_per_worker": 2})),
             "expected 0 or 1 for a training",

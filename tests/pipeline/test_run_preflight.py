@@ -158,3 +158,31 @@ def test_chat_templates_are_found_before_anything_starts(config, tmp_path):
     ]
     [fault] = told(chats("with", chat_template="mine.jinja"))
     assert "expected a file or the name of a family, found 'mine.jinja'; the families" in fault
+
+
+def test_adapters_need_their_packages(config, monkeypatch):
+    def absent(*names):
+        monkeypatch.setattr(preflight, "find_spec", lambda name: None if name in names else name)
+
+    changes = {
+        "proxy__lora": {"quantize": "4bit"},
+        "target__lora": {},
+        "proxy__model": {"name": "team/model"},
+        "target__model": {"name": "team/model"},
+    }
+    monkeypatch.setattr(preflight, "hub_fault", lambda *_, **__: None)
+    asked = config(**changes)
+    absent("bitsandbytes")
+    [fault] = told(asked)
+    assert fault.startswith(
+        "proxy.lora: the package bitsandbytes is not installed; run pip install"
+    )
+    assert '"s2l-ray[qlora]"' in fault
+    absent("peft", "bitsandbytes")
+    found = told(asked, targets=True)
+    assert [each.split(" is not")[0] for each in found] == [
+        "proxy.lora: the package peft",
+        "target.lora: the package peft",
+    ]
+    absent()
+    preflight.check(asked, targets=True)

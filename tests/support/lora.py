@@ -32,10 +32,10 @@ def base_in(folder, kind="llama", **shape):
     return str(folder)
 
 
-def config_of(base, lora=LORA, **changes):
+def config_of(base, lora=LORA, *, dtype="float32", quantize=None, **changes):
     settings = {
-        "model": {"name": base},
-        "lora": lora,
+        "model": {"name": base, "dtype": dtype},
+        "lora": lora | {"quantize": quantize},
         "global_batch_size": 8,
         "micro_batch_size": 2,
         "weight_decay": 0.1,

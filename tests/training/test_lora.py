@@ -1,11 +1,14 @@
 """Adapters trained by several processes, against peft in plain torch."""
 
+from pathlib import Path
+
 import numpy as np
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.lora import base_in, batches, by_group, by_peft, config_of, train
+from support.lora import LORA, base_in, batches, by_group, by_peft, config_of, train
+from support.training import config_of as job_config
 from transformers import AutoModelForCausalLM
 
 from s2l_ray.models.loss import LabelLoss
@@ -71,3 +74,21 @@ def test_two_processes_train_like_peft_and_resume_to_the_same_bits(base, tmp_pat
     # A resume point is small: adapters, their moments, and no pretrained weight.
     names = {name for file in (tmp_path / "half").glob("optimizer*") for name in load_file(file)}
     assert all("lora_" in name or name == "step" for name in names)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_bits(job, base):
+    """By Ray Train. Resume points hold no pretrained weight."""
+    config = job_config(
+        model={"name": base}, lora=LORA | {"dropout": 0.1}, max_failures=1, resume_every=2
+    )
+    manifest = job.run("lora", config)
+    job.run("lora-killed", config, ("step-000004",))
+    assert job.notes("lora-killed")[-1] == "kill step-000004"
+    for step in manifest.info["checkpoints"]:
+        found, expected = (
+            adapter(Path(job.store.address(name, f"checkpoint-{step:06d}")))
+            for name in ("lora-killed", "lora")
+        )
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
