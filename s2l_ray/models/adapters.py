@@ -160,7 +160,7 @@ def save_merged(
     whole = weights
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            with gathered(module.parameters()):
+            with gathered(module.parameters()):  # type: ignore[attr-defined]
                 weight = None if whole is None else _merged_weight(module)
             inner = "base_layer."
         elif isinstance(module, ModulesToSaveWrapper):
