@@ -10,7 +10,7 @@ from pydantic import (
 )
 
 from s2l_ray.config.base import Section
-from s2l_ray.config.values import Positive, Share
+from s2l_ray.config.values import ImportName, Positive, Share
 
 
 class ModelConfig(Section):
@@ -124,10 +124,20 @@ class WorkersConfig(Section):
     )
 
 
+# Settings of the built-in loop that a loop of the user's own could not follow.
+BUILT_IN_LOOP = (
+    "zero_stage",
+    "offload_optimizer",
+    "num_checkpoints",
+    "checkpoint_every",
+    "max_workers",
+)
+
+
 class TrainingConfig(Section):
     """One fine-tuning job, with AdamW."""
 
-    newer = ("lora", "packing")
+    newer = ("lora", "packing", "train")
 
     model: ModelConfig = Field(description="The model to fine-tune.")
     lora: LoraConfig | None = Field(
@@ -209,9 +219,24 @@ class TrainingConfig(Section):
         description="DDP only: number of workers that training grows to if the cluster has room. "
         "`null` keeps `workers.num_workers`.",
     )
+    train: ImportName | None = Field(
+        None,
+        description="Target only: training function of your own for Ray Train, as "
+        "`module:function`, in place of the built-in loop; see "
+        "[targets](targets.md#a-training-loop-of-your-own). The module must be importable where "
+        "the run starts and need only installed packages; nodes need no copy of it. Its source "
+        "counts in the target's fingerprint. `null` trains with the built-in loop.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingConfig:
+        if self.train is not None:
+            for name in BUILT_IN_LOOP:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{name} is a setting of the built-in loop: leave it out, or leave out "
+                        f"train ({self.train})"
+                    )
         if self.max_workers is not None:
             if self.zero_stage is not None:
                 raise ValueError("max_workers needs DDP: leave out zero_stage, or max_workers")

@@ -27,6 +27,17 @@ def folder_fault(folder: Path, *, weights: bool) -> str | None:
     return "has no tokenizer; expected tokenizer.json or tokenizer_config.json"
 
 
+def result_fault(folder: Path) -> str | None:
+    """Say why a folder holds neither a whole model in safetensors nor an adapter of peft's, or
+    return None. Reads names, sizes and headers."""
+    if (folder / "adapter_config.json").is_file():
+        adapter = folder / "adapter_model.safetensors"
+        return _file_fault(adapter) if adapter.is_file() else f"has no {adapter.name}"
+    if fault := _model_fault(folder):
+        return fault
+    return None if any(folder.glob("model*.safetensors")) else "has weights, but no safetensors"
+
+
 def has_chat_template(folder: Path) -> bool:
     """Say whether a tokenizer's folder has a chat template, in a file of its own or another's."""
     if any((folder / f"chat_template.{ending}").is_file() for ending in ("jinja", "json")):

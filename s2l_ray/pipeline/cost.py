@@ -34,10 +34,13 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         for stage in walk([plan.selection(choice)])
         if stage.name not in ("corpus", "tokens")
     ]
-    epochs: float | None = TrainingView(proxy).tokens / corpus_tokens
+    trained = TrainingView(proxy).tokens
+    assert trained is not None, "only target.train may not tell them"
+    epochs: float | None = trained / corpus_tokens
     if config.target is not None:
         epochs = None if config.target.max_steps else config.target.epochs
     target = run.done.get(f"targets/{selection_name(choice.selector, choice.seed)}")
+    unknown = target is not None and TrainingView(target).tokens is None  # of target.train
     return Cost(
         steps=steps,
         corpus_tokens=corpus_tokens,
@@ -45,7 +48,9 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         epochs=epochs,
         adapters=(config.target or config.proxy).lora is not None,
         like_proxy=config.target is None,
-        parameters=None if target is None else _parameters(run.store, target, label_share),
+        parameters=None
+        if target is None or unknown
+        else _parameters(run.store, target, label_share),
         seconds=None if target is None else TrainingView(target).seconds,
     )
 
@@ -58,6 +63,7 @@ def _step(run: Run, stage: Stage, parameters: int, corpus_tokens: int) -> Step:
     if work.passes == "training":
         training = TrainingView(manifest)
         number, seconds = training.workers, training.seconds
+        assert training.tokens is not None, "only target.train may not tell them"
         flops = training_flops(parameters, training.tokens, run.config.proxy.lora is not None)
     elif work.passes == "scoring":
         if (work.max_workers or workers.num_workers) > workers.num_workers:

@@ -8,12 +8,14 @@ from typing import Any
 from s2l_ray.config import ModelConfig, PromptConfig, SelectionConfig, TrainingConfig, fingerprint
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.files.source import local_stamp
+from s2l_ray.training.own import own_loop
 
 LABELS = 2  # the rule by which chats get their labels
 
 
 def settings_of(training: TrainingConfig) -> list[Any]:
-    """Return what identifies a training, including the files of a model in a local folder.
+    """Return what identifies a training, including the files of a model in a local folder and
+    the source of a loop of the user's own.
 
     Excludes how training is distributed or restarted, so changing those never retrains. For the
     same reason trajectories.tokens_per_batch identifies no scoring: it moves the last digits of a
@@ -21,7 +23,8 @@ def settings_of(training: TrainingConfig) -> list[Any]:
     """
     operations = {"workers", "max_workers", "max_failures", "resume_every", "micro_batch_size"}
     settings = {k: v for k, v in training.settings().items() if k not in operations}
-    return [settings, *local_files(training.model)]
+    own = [own_loop(training.train)[1]] if training.train else []
+    return [settings, *local_files(training.model), *own]
 
 
 def tokenizer_folder(trained_on: str, model: ModelConfig, prompt: PromptConfig) -> str:

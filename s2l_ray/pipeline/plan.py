@@ -36,10 +36,12 @@ from s2l_ray.pipeline.identity import (
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
 from s2l_ray.pipeline.told import check_tokens
 from s2l_ray.scoring.trajectories import assemble
+from s2l_ray.selection.dataset import training_dataset
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.selection.subset import deal
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import SelectionView, TokensView
+from s2l_ray.training.own import train_own
 from s2l_ray.training.train import train
 
 if TYPE_CHECKING:
@@ -252,15 +254,15 @@ class Plan:
 
         def make(run: Run, **where: Any) -> Manifest:
             found = run.get(tokens)
-            return train(
-                run.store,
-                found,
-                training,
-                tokenizer_folder=TokensView(found).tokenizer,
-                seed=seed,
-                label=f"target {name}",
-                **where,
-            )
+            where |= {
+                "tokenizer_folder": TokensView(found).tokenizer,
+                "seed": seed,
+                "label": f"target {name}",
+            }
+            if training.train is None:
+                return train(run.store, found, training, **where)
+            dataset = training_dataset(run.store, run.get(rows), found)
+            return train_own(run.store, dataset, found, training, **where)
 
         return Stage(
             f"targets/{name}",

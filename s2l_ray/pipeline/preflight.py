@@ -39,7 +39,7 @@ def check(
         *_models(config, targets, diagnosis),
         *_adapters(config, targets),
         *_prompts(config, targets),
-        *_extensions(config, heldout),
+        *_extensions(config, targets, heldout),
     ]
     faults += _sources(config, corpus, heldout, thorough=not faults)
     if faults:
@@ -116,7 +116,7 @@ def _prompts(config: RunConfig, targets: bool) -> Iterator[str]:
             )
 
 
-def _extensions(config: RunConfig, heldout: bool) -> Iterator[str]:
+def _extensions(config: RunConfig, targets: bool, heldout: bool) -> Iterator[str]:
     """Import the user's own code that settings name."""
     selectors = [config.selection.selector]
     if heldout:
@@ -127,6 +127,10 @@ def _extensions(config: RunConfig, heldout: bool) -> Iterator[str]:
 
             yield from _fault_of(own_selector, name)
     yield from _fault_of(row_map_of, config.corpus)
+    if targets and config.target is not None and config.target.train:
+        from s2l_ray.training.own import own_loop  # imports Ray
+
+        yield from _fault_of(own_loop, config.target.train)
 
 
 def _sources(config: RunConfig, corpus: bool, heldout: bool, *, thorough: bool) -> Iterator[str]:

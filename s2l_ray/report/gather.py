@@ -274,8 +274,11 @@ def _timing(manifest: Manifest | None, stage: str, entries: Sequence[dict[str, A
     made = [entry for entry in entries if not entry["reused"]]
     throughput = ""
     if manifest is not None and (training := TrainingView(manifest)).has("padded_tokens"):
-        rate = training.tokens / max(training.seconds, 1e-9)
-        throughput = f"{rate:,.0f} tokens/s while training"
+        if training.tokens is None:
+            throughput = "unknown number of tokens"
+        else:
+            rate = training.tokens / max(training.seconds, 1e-9)
+            throughput = f"{rate:,.0f} tokens/s while training"
     elif manifest is not None and made and not made[-1]["resumed"] and made[-1]["seconds"]:
         throughput = f"{manifest.rows / made[-1]['seconds']:,.0f} rows/s" if manifest.rows else ""
     if not made:

@@ -136,10 +136,10 @@ class TrainingView(View):
     workers = _Key[int]()
     checkpoints = _Key[list[int]]()  # steps
     history = _Key[list[tuple[int, float]]]()  # step, training loss
-    tokens = _Key[int]()
-    padded_tokens = _Key[int]()
+    tokens = _Key[int | None]()  # None: target.train has not told
+    padded_tokens = _Key[int | None]()
     seconds = _Key[float]()
-    waiting = _Key[float]()  # seconds of these spent waiting for batches
+    waiting = _Key[float | None]()  # seconds of these spent waiting for batches
     model = _Key[dict[str, str] | None](None)  # name, revision and commit of a hub model
 
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -67,7 +68,12 @@ def train(
         store, tokens, config, tokenizer_folder, origin, folder, fingerprint, seed, steps, board
     )
     with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
-        _fit(job, label)
+        fit(
+            config,
+            label,
+            lambda elsewhere: run_workers(_work, {"job": job}, config, elsewhere),
+            lambda: last_resume_point(store, folder)[1].step,
+        )
     _, state = last_resume_point(store, folder)
     if state.step != steps:
         last = [name for name in resume_points(store, folder) if int(name.split("-")[1]) == steps]
@@ -87,22 +93,29 @@ def train(
     return manifest
 
 
-def _fit(job: TrainingJob, label: str) -> None:
-    """Train to the last step. If workers die, start again from the newest resume point."""
-    config = job.config
-    full, deaths, reached = dict[str, NodeFull](), 0, -1
+def fit(
+    config: TrainingConfig,
+    label: str,
+    once: Callable[[dict[str, str]], None],
+    reached: Callable[[], int],
+) -> None:
+    """Train to the end: call `once` with a label selector, and again if workers die.
+
+    reached: the step of the newest resume point.
+    """
+    full, deaths, step_before = dict[str, NodeFull](), 0, -1
     before = set(placement_group_table())
     while True:
         elsewhere = away_from(full, config.workers)
         check_room(f"{label}: workers", config.workers, config.workers.num_workers, full)
         try:
-            return _fit_once(job, elsewhere)
+            return once(elsewhere)
         except NodeFull as error:
             full[error.node] = error
             logger.info(f"{label}: {error}; training continues without this node")
         except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
-            step = last_resume_point(job.store, job.folder)[1].step
-            deaths, reached = deaths + 1 if step == reached else 1, step
+            step = reached()
+            deaths, step_before = deaths + 1 if step == step_before else 1, step
             if deaths > config.max_failures >= 0:
                 raise
             if isinstance(error, ray.train.WorkerGroupError):
@@ -114,16 +127,27 @@ def _fit(job: TrainingJob, label: str) -> None:
             release(before)
 
 
-def _fit_once(job: TrainingJob, label_selector: dict[str, str]) -> None:
-    """Run Ray Train once. A worker's error that a user can fix is raised as it was."""
-    config = job.config
+def run_workers(
+    work: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    config: TrainingConfig,
+    label_selector: dict[str, str],
+    *,
+    storage: dict[str, Any] | None = None,
+    **given: Any,
+) -> None:
+    """Run Ray Train once: `work(settings)` on each worker. A worker's error that a user can fix is
+    raised as it was.
+
+    storage: fields of RunConfig, to keep what workers report. given: more for TorchTrainer.
+    """
     workers = config.workers
     # Otherwise Ray Train starts each worker in a folder of its own, and relative paths break.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")  # Ray Train requires a storage path
     trainer = TorchTrainer(
-        _work,
-        train_loop_config={"job": job},
+        work,
+        train_loop_config=settings,
         scaling_config=ScalingConfig(
             num_workers=(workers.num_workers, config.max_workers)
             if config.max_workers
@@ -137,9 +161,10 @@ def _fit_once(job: TrainingJob, label_selector: dict[str, str]) -> None:
         torch_config=TorchConfig(timeout_s=SAVE_SECONDS),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=scratch,
             worker_runtime_env={"env_vars": _OWN_CPUS} if workers.cpus_per_worker > 1 else None,
+            **(storage or {"storage_path": scratch}),
         ),
+        **given,
     )
     handler = signal.getsignal(signal.SIGINT)
     try:

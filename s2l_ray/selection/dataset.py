@@ -1,0 +1,74 @@
+"""Examples as a Ray Dataset for trainers of other libraries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from ray.data.extensions import ArrowPythonObjectArray
+
+from s2l_ray.corpus.rows import Example
+from s2l_ray.selection.exports import export_row
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.schemas import EXAMPLES, completed
+
+NO_LABEL = -100  # the label of a token that is not learned, in torch and in trainers
+
+
+def training_dataset(store: Store, examples: Manifest, tokens: Manifest) -> ray.data.Dataset:
+    """Return the examples that have a label token, lazily, with one block per part.
+
+    tokens: the examples tokenized (corpus.tokenization.tokenize). Rows have:
+
+    - example_id, source
+    - input_ids, labels: the tokens, and the same with NO_LABEL where a token is not learned
+    - messages, tools: as selection.exports has them; tools is None if there are none
+
+    Reading takes no CPU of Ray's, since the workers of a training may have reserved all.
+    """
+    texts = {part.unit: part for part in examples.parts}
+    items = [
+        {"parts": json.dumps([texts[part.unit].to_json(), part.to_json()])} for part in tokens.parts
+    ]
+    return ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
+        _read,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=0,
+        fn_args=(store, examples.folder, tokens.folder),
+    )
+
+
+def _read(batch: pa.Table, store: Store, examples_folder: str, folder: str) -> Iterator[pa.Table]:
+    for text in batch["parts"].to_pylist():
+        mine, tokenized = map(Part.from_json, json.loads(text))
+        examples = completed(store.read_part(examples_folder, mine), EXAMPLES)
+        yield _rows(examples, store.read_part(folder, tokenized))
+
+
+def _rows(examples: pa.Table, tokens: pa.Table) -> pa.Table:
+    assert examples["example_id"].equals(tokens["example_id"]), "not the tokens of these examples"
+    learned = pc.greater(tokens["num_label_tokens"], 0)
+    examples, tokens = examples.filter(learned), tokens.filter(learned)
+    ids = tokens["input_ids"].combine_chunks()
+    flat, mask = pc.list_flatten(ids), pc.list_flatten(tokens["loss_mask"].combine_chunks())
+    offsets = pa.array([0, *pc.cumulative_sum(pc.list_value_length(ids)).to_pylist()], pa.int32())
+    labels = pc.if_else(mask, flat, pa.scalar(NO_LABEL, flat.type))
+    rows = [
+        export_row(Example(row["turns"], row["tools"]), row["source"], "messages")
+        for row in examples.select(["turns", "tools", "source"]).to_pylist()
+    ]
+    return pa.table(
+        {
+            "example_id": examples["example_id"],
+            "source": examples["source"],
+            "input_ids": pa.ListArray.from_arrays(offsets, flat),
+            "labels": pa.ListArray.from_arrays(offsets, labels),
+            # As Python's objects: a struct of Arrow would add to a call what other calls have.
+            "messages": ArrowPythonObjectArray.from_objects([row["messages"] for row in rows]),
+            "tools": ArrowPythonObjectArray.from_objects([row.get("tools") for row in rows]),
+        }
+    )

@@ -1,0 +1,87 @@
+"""A training function of the user's own, on a Ray Train worker."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+
+from s2l_ray.corpus.tokenizer import load_tokenizer
+from s2l_ray.errors import NodeFull
+from s2l_ray.execution.nodes import disk_errors
+from s2l_ray.models.files import result_fault
+from s2l_ray.store import Part
+from s2l_ray.store.preflight import check_node
+from s2l_ray.store.scratch import working_folder
+from s2l_ray.training.checkpoints import checkpoint_name
+from s2l_ray.training.own import OwnJob
+
+
+def run(job: OwnJob) -> None:
+    """Call the function. The first worker uploads the model that it leaves."""
+    store = job.store
+    check_node(store)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    with disk_errors(), working_folder() as output:
+        config = {
+            "model": job.config.model.name if job.initial is None else store.download(job.initial),
+            "revision": job.config.model.revision,
+            "tokenizer": store.download(job.tokenizer_folder),
+            "output": output,
+            "steps": job.steps,
+            "seed": job.seed,
+            "max_length": job.max_length,
+            "training": job.config.model_dump(mode="json"),
+        }
+        if rank == 0:
+            ray.get(job.reports.begin.remote(world))
+        _call(job, config, world)
+        if rank == 0:
+            files = _upload(job, Path(output))
+            ray.get(job.reports.end.remote(files))
+
+
+def _call(job: OwnJob, config: dict[str, Any], world: int) -> None:
+    """Raise an error of the function as a ValueError with its trace.
+
+    But an error that another worker's death may have caused stays as it is, so that training
+    starts again.
+    """
+    try:
+        with disk_errors():
+            job.function(config)
+    except NodeFull:
+        raise
+    except Exception as error:
+        passing = isinstance(error, (RuntimeError, OSError))
+        if world > 1 and passing and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # theirs alone
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        raise ValueError(f"target.train: {job.config.train!r} failed:\n{trace}") from None
+
+
+def _upload(job: OwnJob, output: Path) -> list[Part]:
+    """Upload the files of the model in `output`, not its folders, as the target's checkpoint."""
+    if fault := result_fault(output):
+        found = ", ".join(sorted(path.name for path in output.iterdir())) or "nothing"
+        raise ValueError(
+            f"target.train: {job.config.train!r} left no model in config['output'] on the first "
+            f"worker: it {fault}; found {found}. Save one there, such as with "
+            "model.save_pretrained(config['output'])"
+        )
+    if not (output / "tokenizer_config.json").exists():
+        load_tokenizer(job.store, job.tokenizer_folder).save_pretrained(output)
+    name = checkpoint_name(job.steps)
+    job.store.guard()
+    job.store.remove(job.folder, name)  # what an interrupted run left there
+    files = job.store.upload(output, job.folder, name)
+    return [
+        replace(part, unit=path, file=path) for part in files for path in [f"{name}/{part.file}"]
+    ]
