@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from s2l_ray.corpus.rows import BadRow
@@ -44,6 +45,15 @@ UNUSED = ("documents", "chat_template_kwargs")  # a chat template would read the
 UNUSED_BESIDE_CHATS = (HISTORY, "reasoning_content")
 UNUSED_BESIDE_PAIRS = ("reasoning",)  # a text, or the setting of a model ("on")
 
+# All names that mean something without corpus.columns.
+MEANINGFUL = frozenset(
+    (
+        *CHATS, *PROMPTS, *RESPONSES, *chain(*PAIRS), *INPUTS, *SYSTEMS, *TOOLS, HISTORY,
+        *REASONING, MARK, *MEDIA, *UNUSED, *UNUSED_BESIDE_CHATS, *UNUSED_BESIDE_PAIRS, "source",
+        "chosen", "rejected",
+    )
+)  # fmt: skip
+
 Given = frozenset[tuple[str, str | None]]  # the items of corpus.columns
 
 
@@ -78,7 +88,7 @@ def columns_of(names: frozenset[str], given: Given = frozenset()) -> Columns:
     `given` (corpus.columns) takes precedence. UnknownShape if the names match no known shape. If
     they match one in part, it is chosen, so that reading the row tells what is missing.
     """
-    columns = _whole(names, given) or _partial(names, given)
+    columns = whole_columns(names, given) or _partial(names, given)
     if columns is None:
         raise _unknown(names)
     return columns
@@ -96,17 +106,17 @@ def columns_of_row(
         [key for key, value in row.items()
          if value is not None and (type(value) not in (list, dict) or value)]
     )  # fmt: skip
-    columns = _whole(filled - ignored if ignored else filled, given)
+    columns = whole_columns(filled - ignored if ignored else filled, given)
     if columns is not None:
         return columns
     names = frozenset(row) - ignored
     if like is not None and names & {like.messages, like.instruction, like.output}:
-        return _whole(names, given) or like
+        return whole_columns(names, given) or like
     return columns_of(names, given)
 
 
 @lru_cache(4096)
-def _whole(names: frozenset[str], given: Given) -> Columns | None:
+def whole_columns(names: frozenset[str], given: Given) -> Columns | None:
     """Return the columns of the first shape that the names match in full."""
     own = {field: column for field, column in given if column is not None}
     free = names - set(own.values())  # a column holds one thing
@@ -228,7 +238,7 @@ class FileColumns:
         if not names <= self.names:
             self.names |= names
         if self.complete is None:
-            self.complete = _whole(names, self.given)
+            self.complete = whole_columns(names, self.given)
             if self.complete or _partial(names, self.given):
                 self.known = True
         if self.first and before < self.HEAD <= self.rows and not self.known:

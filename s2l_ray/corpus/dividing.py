@@ -21,8 +21,8 @@ from s2l_ray.corpus.files.ranges import ranges_of
 from s2l_ray.corpus.files.source import MIB, SourceFile
 from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.parsing import parse_batch, parse_rows, settings_of
-from s2l_ray.corpus.reading import read_rows
-from s2l_ray.corpus.rows import SourceRow
+from s2l_ray.corpus.reading import read_batches
+from s2l_ray.corpus.rows import Batch, SourceRow, one_by_one
 from s2l_ray.corpus.sources import find_all
 from s2l_ray.corpus.trees import is_message
 from s2l_ray.execution.nodes import num_cpus
@@ -144,22 +144,24 @@ def _parse_files(
     return ranges
 
 
-def _rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
+def _rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow | Batch]:
     """Yield the rows of a file, or of a range.
 
     The first range of a file of trees.py has all of them, as trees may cross ranges.
     """
-    rows = read_rows(file, config)
+    rows = read_batches(file, config)
     if not file.stop or config.map:
         return rows
-    head = list[SourceRow]()
-    for row in rows:
-        head.append(row)
-        if isinstance(row.content, dict):
-            break
-    if not head or not is_message(head[-1].content):
-        return chain(head, rows)
-    return iter(()) if file.start else read_rows(replace(file, stop=0), config)
+    head = list[SourceRow | Batch]()
+    for each in rows:
+        head.append(each)
+        contents = (row.content for row in one_by_one([each]))
+        content = next((content for content in contents if isinstance(content, dict)), None)
+        if content is not None:
+            if not is_message(content):
+                break
+            return iter(()) if file.start else read_batches(replace(file, stop=0), config)
+    return chain(head, rows)
 
 
 def _parse_block(

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import Columns, FileColumns
-from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
+from s2l_ray.corpus.files.batches import slices_of_batch
+from s2l_ray.corpus.identity import (
+    are_heldout,
+    content_of,
+    contents_of,
+    example_id_of,
+    example_ids_of,
+    hash63,
+    is_heldout,
+)
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
-from s2l_ray.corpus.rows import BadRow, SourceRow, text_of
+from s2l_ray.corpus.regular import Examples, regular_examples
+from s2l_ray.corpus.rows import BadRow, Batch, SourceRow, one_by_one, text_of
 from s2l_ray.corpus.shapes import RowSettings, parse, row_settings_of
 from s2l_ray.corpus.trees import with_chats
 from s2l_ray.execution.remote import rows_of
-from s2l_ray.store.schemas import EXAMPLES
+from s2l_ray.store.schemas import EXAMPLES, TURNS
 
 PARSED = pa.schema(  # an example (the reason is null), or a rejected row (the example_id is null)
     [
@@ -41,9 +53,10 @@ def settings_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, An
 
 def parse_batch(batch: pa.Table | pa.RecordBatch, **settings: Any) -> Iterator[pa.Table]:
     """Yield tables of PARSED from rows of a Ray Dataset, which have no numbers."""
-    rows = (SourceRow(0, None, row, typed=True) for row in batch.to_pylist())
+    batches = [batch] if isinstance(batch, pa.RecordBatch) else batch.to_batches()
+    slices = (each for some in batches for each in slices_of_batch(some, sys.maxsize))
     known = bool(settings["names"])
-    yield from parse_rows(rows, "dataset", first=known, whole=known, **settings)
+    yield from parse_rows(slices, "dataset", first=known, whole=known, **settings)
 
 
 def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
@@ -71,7 +84,7 @@ def _digest_batch(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
 
 
 def parse_rows(
-    rows: Iterable[SourceRow],
+    rows: Iterable[SourceRow | Batch],
     file: str,
     *,
     config: CorpusConfig,
@@ -87,13 +100,22 @@ def parse_rows(
     names: of the columns, if they are known. first, whole: whether the rows begin the file, and
     whether they are all of it. ValueError as in FileColumns.
     """
-    rows = mapped(rows, row_map) if row_map else with_chats(rows)
     settings = row_settings_of(config)
     columns = FileColumns(file, settings.given, first)
     if names:
         columns.add(frozenset(names))
+    found: Iterator[SourceRow | pa.Table]
+    if row_map:
+        found = mapped(one_by_one(rows), row_map)
+    else:
+        others = _by_columns(rows, columns, settings, config, seed, num_parts)
+        found = with_chats(others, settings.rules.roles)
     table, size, yielded = list[tuple[Any, ...]](), 0, False
-    for row in rows:
+    for row in found:
+        if isinstance(row, pa.Table):
+            yield row
+            yielded = True
+            continue
         if isinstance(row.content, dict):
             columns.add(frozenset(row.content))
         try:
@@ -110,6 +132,78 @@ def parse_rows(
     if table or not yielded:
         yield _table(table)
     return columns
+
+
+def _by_columns(
+    rows: Iterable[SourceRow | Batch],
+    columns: FileColumns,
+    settings: RowSettings,
+    config: CorpusConfig,
+    seed: int,
+    num_parts: int,
+) -> Iterator[SourceRow | pa.Table]:
+    """Yield tables of PARSED for the regular rows of batches, and all others one by one."""
+    for batch in rows:
+        if isinstance(batch, SourceRow):
+            yield batch
+            continue
+        # Rows of JSON may lack columns. Until one has been complete, each counts by itself.
+        known = batch.typed or columns.complete is not None
+        table = batch.table() if known else None
+        if table is None:
+            yield from batch.rows()
+            continue
+        rest = np.ones(table.num_rows, bool)
+        for examples in regular_examples(table, settings):
+            columns.add(frozenset(table.schema.names), len(examples.rows))
+            rest[examples.rows] = False
+            numbers = batch.numbers(examples.rows)
+            yield _table_of(examples, numbers, columns.file, config, seed, num_parts)
+        if rest.any():
+            yield from batch.rows(np.flatnonzero(rest).tolist())
+
+
+def _table_of(
+    examples: Examples,
+    numbers: np.ndarray,
+    file: str,
+    config: CorpusConfig,
+    seed: int,
+    num_parts: int,
+) -> pa.Table:
+    """Return examples as a table of PARSED."""
+    offsets, roles, texts = examples.turns
+    pairs = list(zip(roles.tolist(), texts.to_pylist(), strict=True))
+    contents = contents_of(pairs, offsets.tolist())
+    keys = example_ids_of(examples.sources.to_pylist(), contents)
+    of_turns = {"role": pa.array(roles, pa.string()), "text": texts}
+    fields = list(TURNS.value_type)
+    turns = pa.StructArray.from_arrays(
+        [of_turns.get(field.name, pa.nulls(len(texts), field.type)) for field in fields],
+        fields=fields,
+    )
+    columns = {
+        "part": _parts_of(keys, num_parts),
+        "example_id": keys,
+        "source": examples.sources,
+        "turns": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), turns),
+        "file": pa.repeat(file, len(keys)),
+        "row": numbers,
+        "heldout": are_heldout(contents, config.heldout_share, seed),
+    }
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.nulls(len(keys), field.type)
+        for field in PARSED
+    ]
+    return pa.Table.from_arrays(arrays, schema=PARSED)
+
+
+def _parts_of(keys: np.ndarray, num_parts: int) -> np.ndarray:
+    """Return keys * num_parts >> 63; the product may have more than 64 bits."""
+    high, low = keys >> 32, keys & 0xFFFFFFFF
+    return (high * num_parts + (low * num_parts >> 32)) >> 31
 
 
 def _example(

@@ -1,14 +1,18 @@
 """Rows on their way into the corpus: as read, and what parsing makes of them.
 
-reading.py yields a SourceRow per row of a file, shapes.py makes an Example of its content, and
-BadRow says why it cannot. A bad row never stops a run: it is set aside with its reason.
+reading.py yields the rows of a file, one by one or in batches. shapes.py makes an Example of a
+row's content, and BadRow says why it cannot; regular.py does so for plain rows together. A bad row
+never stops a run: it is set aside with its reason.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, NotRequired, Protocol, TypedDict
+
+import numpy as np
+import pyarrow as pa
 
 from s2l_ray.formatting import printable
 
@@ -69,6 +73,33 @@ class SourceRow(NamedTuple):
     text: str | None  # as it stands in the file; None if the file is not text
     content: Any  # the parsed row, or the BadRow that says why it cannot be parsed
     typed: bool = False  # from Arrow, whose structs have all keys that any row has
+
+
+class Batch(Protocol):
+    """Successive rows of a source, which can be read one by one, or by columns."""
+
+    typed: ClassVar[bool]  # see SourceRow; all rows have all columns
+
+    def table(self) -> pa.RecordBatch | None:
+        """Return the rows by column, an absent value as null.
+
+        None unless that is certainly what `rows` yields too.
+        """
+
+    def numbers(self, index: np.ndarray) -> np.ndarray:
+        """Return the numbers of the rows at these places in the table."""
+
+    def rows(self, index: Sequence[int] | None = None) -> Iterator[SourceRow]:
+        """Yield all rows, or those at these places in the table."""
+
+
+def one_by_one(rows: Iterable[SourceRow | Batch]) -> Iterator[SourceRow]:
+    """Yield the rows, also those of batches."""
+    for row in rows:
+        if isinstance(row, SourceRow):
+            yield row
+        else:
+            yield from row.rows()
 
 
 def text_of(row: SourceRow) -> str:

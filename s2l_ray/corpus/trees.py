@@ -6,11 +6,13 @@ is a chat. An answer that several of them share has labels in the first alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from s2l_ray.corpus.rows import BadRow, SourceRow
 from s2l_ray.corpus.turns import ROLES
+
+Other = TypeVar("Other")
 
 KEYS = frozenset(("message_id", "parent_id", "role", "text"))
 
@@ -20,25 +22,27 @@ def is_message(content: Any) -> bool:
     return isinstance(content, dict) and content.keys() >= KEYS
 
 
-def with_chats(rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
-    """Put chats in place of messages, and pass other rows on.
+def with_chats(
+    rows: Iterable[SourceRow | Other], roles: Mapping[str, str] = ROLES
+) -> Iterator[SourceRow | Other]:
+    """Put chats in place of messages, and pass everything else on.
 
     The number of a chat is that of its last message. A message whose parent is missing, or that
-    was deleted or marked as bad, is a BadRow, as are all that follow from it.
+    was deleted or marked as bad, is a BadRow, as are all that follow from it. roles: see Rules.
     """
     tree: list[SourceRow] = []
     for row in rows:
-        if not is_message(row.content):
+        if not isinstance(row, SourceRow) or not is_message(row.content):
             yield row
             continue
         if tree and row.content["parent_id"] is None:
-            yield from _chats(tree)
+            yield from _chats(tree, roles)
             tree = []
         tree.append(row)
-    yield from _chats(tree)
+    yield from _chats(tree, roles)
 
 
-def _chats(tree: list[SourceRow]) -> Iterator[SourceRow]:
+def _chats(tree: list[SourceRow], roles: Mapping[str, str]) -> Iterator[SourceRow]:
     found: dict[Any, SourceRow] = {}
     parents = set()
     for row in tree:
@@ -55,7 +59,7 @@ def _chats(tree: list[SourceRow]) -> Iterator[SourceRow]:
         way = [row]
         while (parent := way[-1].content["parent_id"]) is not None:
             way.append(found[parent])
-        answers = {each.content["message_id"] for each in way if _is_answer(each.content)}
+        answers = {each.content["message_id"] for each in way if _is_answer(each.content, roles)}
         if answers and answers <= labelled:  # a question at the end, which nothing answers
             continue
         messages = [_message(each.content, labelled) for each in reversed(way)]
@@ -84,8 +88,8 @@ def _fault(message: dict[str, Any], found: dict[Any, SourceRow]) -> BadRow | Non
     return None
 
 
-def _is_answer(message: dict[str, Any]) -> bool:
-    return ROLES.get(str(message["role"]).strip().lower()) == "assistant"
+def _is_answer(message: dict[str, Any], roles: Mapping[str, str]) -> bool:
+    return roles.get(str(message["role"]).strip().lower()) == "assistant"
 
 
 def _message(row: dict[str, Any], labelled: set[Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from support.parsed import check_bad, encoded, read
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.dividing import _rows
 from s2l_ray.corpus.files.ranges import ranges_of
+from s2l_ray.corpus.rows import one_by_one
 from s2l_ray.corpus.sources import resolve
 
 
@@ -72,6 +73,13 @@ def test_every_way_through_a_tree_is_a_chat(tmp_path):
     assert [each["example_id"] for each in again] == [each["example_id"] for each in found]
 
 
+def test_a_shared_answer_has_labels_once_under_the_user_s_own_role_names(tmp_path):
+    names = {"prompter": "asker", "assistant": "Clerk "}
+    rows = [each | {"role": names[each["role"]]} for each in tree()]
+    roles = {"asker": "user", "clerk": "assistant"}
+    assert shown(read(tmp_path / "trees.jsonl", lines(rows), roles=roles)) == CHATS
+
+
 def test_a_question_that_nothing_answers_adds_no_chat_of_its_own(tmp_path):
     rows = [row("q", None, "prompter"), row("a", "q", "assistant"), row("r", "a", "prompter"),
             row("b", "r", "assistant"), row("s", "a", "prompter")]  # fmt: skip
@@ -130,9 +138,9 @@ def test_trees_are_whole_however_a_file_is_divided(tmp_path):
     config = CorpusConfig(path=str(path))
     ranges = ranges_of(resolve(config), 5000, map)
     assert len(ranges) > 3
-    divided = [each.content for piece in ranges for each in _rows(piece, config)]
+    divided = [each.content for piece in ranges for each in one_by_one(_rows(piece, config))]
     assert divided == [json.loads(line) for line in path.read_bytes().splitlines()]
     path.write_bytes(lines([{"prompt": f"q{n}", "response": "a"} for n in range(400)]))
     ranges = ranges_of(resolve(config), 5000, map)
-    counts = [len(list(_rows(piece, config))) for piece in ranges]
+    counts = [len(list(one_by_one(_rows(piece, config)))) for piece in ranges]
     assert sum(counts) == 400 and min(counts) > 0

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.files.batches import rows_of_batches
+from s2l_ray.corpus.files.batches import Slice, slices_of
 from s2l_ray.corpus.files.source import SourceFile, open_file
-from s2l_ray.corpus.rows import SourceRow
 
 FILE = b"ARROW1"
 STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # without it batches may be missing
 
 
-def read_arrow(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
+def read_arrow(file: SourceFile, config: CorpusConfig) -> Iterator[Slice]:
     """Yield every row, numbered from 1."""
     with open_file(file) as data:
         size = data.size()
@@ -30,4 +29,4 @@ def read_arrow(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
             data.seek(0)
             batches = pa.ipc.open_stream(data)
             schema = batches.schema
-        yield from rows_of_batches(batches, schema, config.max_row_bytes)
+        yield from slices_of(batches, schema, config.max_row_bytes)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from s2l_ray.corpus.files.json_lines import SHOWN, over_limit
+from s2l_ray.corpus.files.plain import is_plain
+from s2l_ray.corpus.files.source import MIB
 from s2l_ray.corpus.rows import BadRow, SourceRow
 
-SLICE = 1000  # rows that are converted at once
+SLICE, SLICE_BYTES = 1000, 8 * MIB  # rows that are read together, and about their size
+MOST_BYTES = 256 * MIB  # of rows that are read by columns: a column of text holds up to 2 GiB
 
 
-def rows_of_batches(
+def slices_of(
     batches: Iterable[pa.RecordBatch],
     schema: pa.Schema,
     limit: int,
     num_rows: int | None = None,
     first: int = 1,
-) -> Iterator[SourceRow]:
+) -> Iterator[Slice]:
     """Yield the rows of batches, numbered from `first`.
 
     limit: bytes of a row. OSError for a repeated column, for data that points outside its buffers,
@@ -29,23 +34,57 @@ def rows_of_batches(
     if len(set(schema.names)) < len(schema):
         twice = next(name for name in schema.names if schema.names.count(name) > 1)
         raise OSError(f"duplicate column {twice!r}")
-    number = first - 1
+    number = first
     for batch in batches:
-        check(batch)
-        batch = _without_views(batch)
-        for start in range(0, batch.num_rows, SLICE):
-            for text, content in _contents(batch.slice(start, SLICE), limit):
-                number += 1
-                yield SourceRow(number, text, content, typed=True)
-    if num_rows not in (None, found := number - first + 1):
+        for some in slices_of_batch(batch, limit, number):
+            yield some
+            number += some.batch.num_rows
+    if num_rows not in (None, found := number - first):
         raise OSError(f"expected {num_rows:,} rows, as the footer says, got {found:,}")
 
 
-def check(batch: pa.RecordBatch) -> None:
+def slices_of_batch(batch: pa.RecordBatch, limit: int, first: int = 0) -> Iterator[Slice]:
+    """Yield the rows of a batch, numbered from `first`; all 0 if it is 0. OSError as above."""
+    is_text = check(batch)
+    batch = _without_views(batch)
+    rows = max(1, min(SLICE, batch.num_rows * SLICE_BYTES // max(1, batch.nbytes)))
+    for start in range(0, batch.num_rows, rows):
+        yield Slice(batch.slice(start, rows), first and first + start, limit, is_text)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some rows of Arrow data: a Batch of rows."""
+
+    batch: pa.RecordBatch
+    first: int  # number of the first row; 0 if rows have no numbers
+    limit: int  # bytes of a row
+    is_text: bool  # whether all text is UTF-8
+    typed: ClassVar[bool] = True
+
+    def rows(self, index: Sequence[int] | None = None) -> Iterator[SourceRow]:
+        batch = self.batch if index is None else self.batch.take(pa.array(index, pa.int64()))
+        places = np.arange(batch.num_rows) if index is None else np.asarray(index)
+        contents = _contents(batch, self.limit)
+        for number, (text, content) in zip(self.numbers(places).tolist(), contents, strict=True):
+            yield SourceRow(number, text, content, typed=True)
+
+    def numbers(self, index: np.ndarray) -> np.ndarray:
+        return self.first + index if self.first else np.zeros(len(index), int)
+
+    def table(self) -> pa.RecordBatch | None:
+        if not self.is_text or self.batch.nbytes > min(self.limit, MOST_BYTES):
+            return None
+        plain = all(is_plain(each, of_json=False) for each in self.batch.columns)
+        return self.batch if plain else None
+
+
+def check(batch: pa.RecordBatch) -> bool:
     """Raise OSError if values point outside their buffers: reading them would read other memory.
 
-    Text that is not UTF-8 passes; it rejects its row alone.
+    Return whether all text is UTF-8. Other text rejects its row alone.
     """
+    is_text = True
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             column.validate(full=True)
@@ -56,6 +95,8 @@ def check(batch: pa.RecordBatch) -> None:
             column.view(_bytes_of(column.type)).validate(full=True)
         except pa.ArrowException:
             raise OSError(f"damaged: column {name!r}: {fault}") from None
+        is_text = False
+    return is_text
 
 
 def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import CHATS, PAIRS
 from s2l_ray.corpus.files.foreign import foreign
-from s2l_ray.corpus.files.json_lines import BOM, cut, read_json_lines, row_of, skip_line
+from s2l_ray.corpus.files.json_lines import BOM, Lines, cut, read_json_lines, row_of, skip_line
 from s2l_ray.corpus.files.scanner import Scanner
 from s2l_ray.corpus.files.source import SourceFile, open_text
 from s2l_ray.corpus.rows import SourceRow
@@ -23,7 +23,7 @@ HEAD = 2**16  # bytes of a value that tell what it is
 SPEAKERS = {"role", "from"}  # keys of messages: a list of these is a conversation, no list of rows
 
 
-def read_json(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
+def read_json(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow | Lines]:
     """Yield every row: numbered by line in JSON lines, else from 1 in the order of the file.
 
     OSError if the file is cut short, or holds several lists of objects.

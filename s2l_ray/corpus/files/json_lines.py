@@ -2,59 +2,144 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.foreign import foreign
+from s2l_ray.corpus.files.plain import is_plain
 from s2l_ray.corpus.files.source import SourceFile, open_text
 from s2l_ray.corpus.rows import DECODER, BadRow, SourceRow
 
 BOM = b"\xef\xbb\xbf"
 SHOWN = 1000  # characters that are kept of a row that is too long
+BLOCK = 2**20  # bytes of lines that are parsed together
+DEEP = 2000  # pyarrow overflows its stack at some 10,000 nested values
 
 
-def read_json_lines(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
-    """Yield a row per line that is not blank, numbered by line from 1.
+def read_json_lines(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow | Lines]:
+    """Yield the lines that are not blank, numbered from 1: the first as a row, then many together.
 
-    If the file is a range, yield those of the lines that begin in it. ValueError if the file holds
-    one list of rows, which is no JSON lines.
+    If the file is a range, yield those that begin in it. ValueError if the file holds one list of
+    rows, which is no JSON lines.
     """
-    limit, blank = config.max_row_bytes, True
+    limit, number, opening = config.max_row_bytes, file.first, True
     with open_text(file) as stream:
-        for number, (line, size) in enumerate(_lines(stream, file, limit), file.first):
-            if not line.strip():
+        for data, size in _pieces(stream, file, limit):
+            if not (opening or size):
+                yield Lines(data, number)
+                number += data.count(b"\n")
                 continue
-            row = row_of(line, number) if size <= limit else cut(number, line, size, limit)
-            if blank and file.first == 1 and _opens_list(line, row.content):
-                raise ValueError(
-                    f"{file.name}: expected a JSON object per line, got a list; let its name end "
-                    "in .json, or set corpus.format: json"
-                )
-            blank = False
-            yield row
+            if data.strip():
+                row = cut(number, data, size, limit) if size else row_of(data, number)
+                if opening and file.first == 1 and _opens_list(data, row.content):
+                    raise ValueError(
+                        f"{file.name}: expected a JSON object per line, got a list; let its name "
+                        "end in .json, or set corpus.format: json"
+                    )
+                opening = False
+                yield row
+            number += 1
 
 
-def _lines(stream: BinaryIO, file: SourceFile, limit: int) -> Iterator[tuple[bytes, int]]:
-    """Yield each line and its size; of a line over the limit, only its start."""
-    place = max(0, file.start - 1)
+def _pieces(stream: BinaryIO, file: SourceFile, limit: int) -> Iterator[tuple[bytes, int]]:
+    """Yield whole lines and 0, or the start of a line over the limit and its size.
+
+    The lines up to the first that is not blank come one by one.
+    """
+    place, together = max(0, file.start - 1), 0
     if file.start:  # the rest of a line that begins before, or the end of one
         stream.seek(place)
         place += skip_line(stream, b" ") - 1
     while not file.stop or place < file.stop:
-        line = stream.readline(limit + 2)
-        if not line:
+        data = stream.read(min(together, file.stop - place) if file.stop else together)
+        if not data.endswith(b"\n"):
+            data += stream.readline(limit + 2)
+        if not data:
             return
-        size = len(line)
+        last = data.rfind(b"\n", 0, -1) + 1  # only the last line can be over the limit
+        size = len(data) - last
         if size > limit:
-            size = skip_line(stream, line)
+            size = skip_line(stream, data[last:])
         if not place:
-            line = line.removeprefix(BOM)
-        place += size
+            data = data.removeprefix(BOM)
+        place += last + size
         if limit < size <= limit + 2:
-            size = len(line.rstrip(b"\r\n"))
-        yield line, size
+            size = len(data[last:].rstrip(b"\r\n"))
+        whole, line = (data[:last], data[last:]) if size > limit else (data, b"")
+        if whole:
+            yield whole, 0
+        if line:
+            yield line[: limit + 2], size
+        if data.strip():
+            together = min(BLOCK, limit)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Whole lines of JSON, none of them over the limit: a Batch of rows."""
+
+    data: bytes
+    first: int  # number of the first line
+    typed: ClassVar[bool] = False
+
+    def rows(self, index: Sequence[int] | None = None) -> Iterator[SourceRow]:
+        if index is None:
+            for number, line in enumerate(io.BytesIO(self.data), self.first):
+                if line.strip():
+                    yield row_of(line, number)
+        else:
+            lines = self.data.split(b"\n")
+            yield from (row_of(lines[place], self.first + place) for place in index)
+
+    def numbers(self, index: np.ndarray) -> np.ndarray:
+        return self.first + index
+
+    def table(self) -> pa.RecordBatch | None:
+        count = _objects(self.data)
+        if not count:
+            return None
+        try:
+            self.data.decode()
+            table = pyarrow.json.read_json(
+                pa.BufferReader(self.data),
+                read_options=pyarrow.json.ReadOptions(
+                    use_threads=False, block_size=len(self.data) + 1
+                ),
+            )
+        except (UnicodeDecodeError, pa.ArrowException):
+            return None
+        if table.num_rows != count:
+            return None
+        [batch] = table.combine_chunks().to_batches()
+        return batch if all(is_plain(each, of_json=True) for each in batch.columns) else None
+
+
+def _objects(data: bytes) -> int:
+    """Return the number of lines if each is one object, provided that the whole is JSON.
+
+    0 if a line does not begin and end with a brace, or has so many brackets that parsing it might
+    exhaust the stack.
+    """
+    found = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(found == ord("\n"))
+    if not data.endswith(b"\n"):
+        ends = np.append(ends, len(data))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (found[starts] != ord("{")).any():
+        return 0
+    last = found[ends - 1]
+    last = np.where(last == ord("\r"), found[ends - 2], last)
+    # The codes of [ and { differ in one bit.
+    opened = np.add.reduceat((found & 0xDF) == ord("["), starts, dtype=int)
+    return len(ends) if (last == ord("}")).all() and opened.max() <= DEEP else 0
 
 
 def row_of(line: bytes, number: int) -> SourceRow:

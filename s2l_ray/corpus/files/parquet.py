@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.files.batches import SLICE, rows_of_batches
+from s2l_ray.corpus.files.batches import SLICE, Slice, slices_of
 from s2l_ray.corpus.files.source import MIB, SourceFile, open_file
-from s2l_ray.corpus.rows import SourceRow
 
 BATCH_BYTES = 8 * MIB
 
 
-def read_parquet(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
+def read_parquet(file: SourceFile, config: CorpusConfig) -> Iterator[Slice]:
     """Yield every row, numbered from 1; of a range, those of its row groups."""
     with open_file(file) as data:
         table = pq.ParquetFile(data, page_checksum_verification=True)
@@ -23,7 +22,7 @@ def read_parquet(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
         batches = table.iter_batches(batch_size=_batch_rows(abouts), row_groups=groups)
         rows = sum(about.num_rows for about in abouts)
         limit = config.max_row_bytes
-        yield from rows_of_batches(batches, table.schema_arrow, limit, rows, file.first)
+        yield from slices_of(batches, table.schema_arrow, limit, rows, file.first)
 
 
 def _batch_rows(groups: list[pq.RowGroupMetaData]) -> int:
