@@ -45,7 +45,9 @@ def train(config: dict[str, Any]) -> None:
         batch = next(batches)
         counts = [sum(label != -100 for label in labels[1:]) for labels in batch["labels"]]
         here = [sum(counts), sum(len(ids) for ids in batch["input_ids"])]
-        labelled, tokens = accelerator.reduce(torch.tensor(here, device=accelerator.device)).tolist()
+        labelled, tokens = accelerator.reduce(
+            torch.tensor(here, device=accelerator.device)
+        ).tolist()
         total = torch.zeros((), device=accelerator.device)
         for first in range(0, len(counts), size):
             last = first + size >= len(counts)

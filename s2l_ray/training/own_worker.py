@@ -82,6 +82,5 @@ def _upload(job: OwnJob, output: Path) -> list[Part]:
     job.store.guard()
     job.store.remove(job.folder, name)  # what an interrupted run left there
     files = job.store.upload(output, job.folder, name)
-    return [
-        replace(part, unit=path, file=path) for part in files for path in [f"{name}/{part.file}"]
-    ]
+    paths = [f"{name}/{part.file}" for part in files]
+    return [replace(part, unit=p, file=p) for part, p in zip(files, paths, strict=True)]

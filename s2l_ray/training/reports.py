@@ -16,7 +16,7 @@ HISTORY_POINTS = 500  # at most, of the training curve
 
 # Of a training that has not begun. step, tokens: None until the function reports them.
 # seconds: of the function, in all attempts.
-BEGINNING = {
+BEGINNING: dict[str, Any] = {
     "step": None,
     "workers": None,
     "seconds": 0.0,

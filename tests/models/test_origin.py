@@ -1,4 +1,4 @@
-"""A hub model goes into the run once, from a hub on loopback that needs a token and is often busy."""
+"""A hub model goes into the run once, from a loopback hub that needs a token and is often busy."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A hub on loopback that serves datasets and models as the Hugging Face hub does, with its limits."""
+"""A loopback hub that serves datasets and models as the Hugging Face hub does, with its limits."""
 
 import hashlib
 import json
