@@ -5,7 +5,7 @@ is built on them, or a loop of your own. Needs neither Ray nor a run directory.
 
 `s2l-ray import-losses` makes trajectories of the folder. It holds:
 
-    losses/session-000-rank-00000-000000-<checksum>.arrow   key, step, epoch, loss, num_label_tokens
+    losses/session-000-rank-00000-000000-<checksum>.arrow   key, point, step, loss, num_label_tokens
     rows/part-000000-<checksum>.arrow                       key, row, and example_id if there is one
 
 A key is a hash of the example's tokens. So an example is known wherever it turns up: in a batch of
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 LOSSES = pa.schema(
     [
         ("key", pa.int64()),
+        ("point", pa.int64()),  # of the trajectory: the epoch in training, the step at saves
         ("step", pa.int64()),  # optimizer steps done before the loss was computed
-        ("epoch", pa.int32()),
         ("loss", pa.float32()),
         ("num_label_tokens", pa.int32()),
     ]
@@ -74,18 +74,18 @@ class LossWriter:
         keys: Sequence[int] | np.ndarray,
         losses: Sequence[float] | np.ndarray,
         *,
-        epoch: int = 0,
+        point: int | None = None,
         num_label_tokens: Sequence[int] | np.ndarray | None = None,
     ) -> None:
-        """Take the losses of a batch. keys: whatever integers identify the examples, such as row
-        numbers or example ids. step: optimizer steps done so far."""
+        """Take the losses of a batch. keys: integers that identify the examples. step: optimizer
+        steps done so far. point: which point of the trajectories it is; the step by default."""
         count = len(keys)
         if len(losses) != count:
             raise ValueError(f"losses: found {len(losses)}, expected {count}, one for each key")
         values = {
             "key": keys,
             "step": np.full(count, step),
-            "epoch": np.full(count, epoch),
+            "point": np.full(count, step if point is None else point),
             "loss": losses,
             "num_label_tokens": np.zeros(count) if num_label_tokens is None else num_label_tokens,
         }
@@ -203,7 +203,7 @@ class LossRecorder(TrainerCallback):
         assert self.writer is not None
         labelled = (counts_D > 0).cpu().numpy()  # the others, and padding, have no loss
         keys, losses, counts = (x.cpu().numpy()[labelled] for x in (keys_D, losses_D, counts_D))
-        self.writer.add(self.step, keys, losses, epoch=self.epoch, num_label_tokens=counts)
+        self.writer.add(self.step, keys, losses, point=self.epoch, num_label_tokens=counts)
 
     def _score(self, model: Any, rank: int, world: int) -> None:
         """Score this rank's share of the training set, and write it."""
@@ -222,7 +222,6 @@ class LossRecorder(TrainerCallback):
                     self.step,
                     scored["example_id"].to_numpy(),
                     scored["loss"].to_numpy(),
-                    epoch=self.epoch,
                     num_label_tokens=scored["num_label_tokens"].to_numpy(),
                 )
         finally:

@@ -43,6 +43,7 @@ class Cost:
       steps.
     - adapters: the target trains adapters alone.
     - like_proxy: no target is configured, so the epochs are the proxy's.
+    - trained_elsewhere: the run did not train the proxy, so what that cost is not known.
     - parameters, seconds: of the target, if it was trained on the subset. Parameters are counted by
       `parameters_at_work`.
     """
@@ -53,6 +54,7 @@ class Cost:
     epochs: float | None
     adapters: bool = False
     like_proxy: bool = False
+    trained_elsewhere: bool = False
     parameters: int | None = None
     seconds: float | None = None
 
@@ -65,7 +67,9 @@ class Cost:
         """The size of the target, in parameters, above which selection pays: selection and training
         on the subset cost less than training on the corpus. None if the subset saves nothing."""
         saved = (self.epochs or 0.0) * (self.corpus_tokens - self.subset_tokens)
-        return self.flops / training_flops(1, saved, self.adapters) if saved > 0 else None
+        if saved <= 0 or self.trained_elsewhere:
+            return None
+        return self.flops / training_flops(1, saved, self.adapters)
 
     @property
     def on_subset(self) -> float | None:
@@ -82,6 +86,11 @@ class Cost:
 
     @property
     def summary(self) -> str:
+        if self.trained_elsewhere:
+            return (
+                "The proxy was trained elsewhere, and what that cost is not counted. So it is not "
+                "known for which targets the selection pays."
+            )
         lead = f"The selection took {self.flops:.2e} floating-point operations."
         if self.epochs is None:
             return (

@@ -15,7 +15,12 @@ from s2l_ray.config.identity import fingerprint
 from s2l_ray.config.inspection import Setting, resolve, schema
 from s2l_ray.config.loading import load, validate
 from s2l_ray.config.run import RunConfig
-from s2l_ray.config.selection import ClustersConfig, SelectionConfig, TrajectoriesConfig
+from s2l_ray.config.selection import (
+    ClustersConfig,
+    LossesConfig,
+    SelectionConfig,
+    TrajectoriesConfig,
+)
 from s2l_ray.config.storage import StorageConfig
 from s2l_ray.config.training import LoraConfig, ModelConfig, TrainingConfig, WorkersConfig
 from s2l_ray.config.values import BASELINE, BUILT_IN_SELECTORS, Budget, SelectorName, parse_budget
@@ -30,6 +35,7 @@ __all__ = [
     "DiagnoseConfig",
     "EvaluationConfig",
     "LoraConfig",
+    "LossesConfig",
     "ModelConfig",
     "PromptConfig",
     "ReportConfig",

@@ -14,7 +14,12 @@ from pydantic import (
 from s2l_ray.config.base import Section
 from s2l_ray.config.corpus import CorpusConfig, PromptConfig
 from s2l_ray.config.evaluation import CompareConfig, DiagnoseConfig, EvaluationConfig, ReportConfig
-from s2l_ray.config.selection import ClustersConfig, SelectionConfig, TrajectoriesConfig
+from s2l_ray.config.selection import (
+    ClustersConfig,
+    LossesConfig,
+    SelectionConfig,
+    TrajectoriesConfig,
+)
 from s2l_ray.config.storage import StorageConfig
 from s2l_ray.config.training import TrainingConfig
 from s2l_ray.config.values import Location, Seed
@@ -48,6 +53,11 @@ class RunConfig(Section):
         description="How examples are scored at the checkpoints; evaluation uses these settings "
         "too.",
     )
+    losses: LossesConfig | None = Field(
+        None,
+        description="Losses computed elsewhere. The proxy is then not trained; `proxy.model` names "
+        "the tokenizer. `null` trains and scores the proxy.",
+    )
     clusters: ClustersConfig = Field(
         ClustersConfig(), description="How trajectories are clustered."
     )
@@ -80,9 +90,15 @@ class RunConfig(Section):
             )
         return value
 
+    @property
+    def trains_proxy(self) -> bool:
+        """Whether the run trains its proxy: it has neither its losses nor its checkpoints."""
+        return self.losses is None and self.proxy.checkpoints is None
+
     @model_validator(mode="after")
     def _whole(self) -> RunConfig:
-        if self.proxy.num_checkpoints is None and self.proxy.checkpoint_every is None:
+        kept = (self.proxy.num_checkpoints, self.proxy.checkpoint_every)
+        if self.trains_proxy and kept == (None, None):
             raise ValueError("proxy: set num_checkpoints (2 or more) or checkpoint_every")
         if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
             raise ValueError("proxy.num_checkpoints must be 2 or more, the least for a trajectory")
@@ -102,6 +118,12 @@ class RunConfig(Section):
                 "compare.full: epochs would train as long as a subset does, because "
                 "target.max_steps fixes the steps of both: leave out one of the two"
             )
+        if self.losses is not None and self.proxy.checkpoints is not None:
+            raise ValueError("set losses or proxy.checkpoints, not both")
+        if self.target and self.target.checkpoints is not None:
+            raise ValueError("target.checkpoints: a target is trained; only the proxy takes them")
+        if not self.trains_proxy and self.trajectories.while_training:
+            raise ValueError("trajectories.while_training needs a proxy that the run trains")
         if self.diagnose.gradients and self.target is None:
             raise ValueError("diagnose.gradients needs a target: set target")
         if self.trajectories.while_training and self.proxy.max_workers is not None:

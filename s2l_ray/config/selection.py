@@ -11,7 +11,7 @@ from pydantic import (
 
 from s2l_ray.config.base import Section
 from s2l_ray.config.training import WorkersConfig
-from s2l_ray.config.values import Budget, Positive, Seed, SelectorName
+from s2l_ray.config.values import Budget, Location, Positive, Seed, SelectorName
 
 
 class TrajectoriesConfig(Section):
@@ -55,6 +55,27 @@ class TrajectoriesConfig(Section):
                 f"{self.workers.gpus_per_worker:g}; for more GPUs raise workers.num_workers"
             )
         return self
+
+
+class LossesConfig(Section):
+    """Losses that something else computed, used instead of a proxy's."""
+
+    path: Location = Field(
+        description="Folder of a `LossRecorder`; a `.npy` file [N, T]; a folder with a `.pt` or "
+        "`.npy` file of N losses per checkpoint; or Parquet, JSON lines or CSV with the columns "
+        "`row` or `example_id`, and `losses` or else `step` and `loss`."
+    )
+    key: Literal["tokens", "row", "example_id"] | None = Field(
+        None,
+        description="What joins a loss to an example: its `tokens`, as `prompt` and the tokenizer "
+        "of `proxy.model` make them; its `row` in the corpus file, from 0; or its `example_id`. "
+        "`null` takes what the files have, in this order.",
+    )
+    max_missing_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01,
+        description="Share of the examples that may lack a loss, from 0 to 1. They cannot be "
+        "selected. Above it the run stops.",
+    )
 
 
 class ClustersConfig(Section):

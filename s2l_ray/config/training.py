@@ -137,7 +137,7 @@ BUILT_IN_LOOP = (
 class TrainingConfig(Section):
     """One fine-tuning job, with AdamW."""
 
-    newer = ("lora", "packing", "train")
+    newer = ("checkpoints", "lora", "packing", "train")
 
     model: ModelConfig = Field(description="The model to fine-tune.")
     lora: LoraConfig | None = Field(
@@ -200,6 +200,12 @@ class TrainingConfig(Section):
         None,
         description="Steps between checkpoints; the last step is kept too. `null` follows "
         "`num_checkpoints`.",
+    )
+    checkpoints: Annotated[list[str], Field(min_length=2)] | None = Field(
+        None,
+        description="Proxy only: checkpoints of a finished training, in order, which are scored "
+        "instead of training. Each is a folder in Hugging Face format, or a revision of "
+        "`model.name` on the hub. `null` trains.",
     )
     resume_every: Positive = Field(
         500,

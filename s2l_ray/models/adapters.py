@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from transformers.pytorch_utils import Conv1D
 
 from s2l_ray.config import LoraConfig, ModelConfig, TrainingConfig
-from s2l_ray.models.files import ADAPTER_CONFIG, BASE_CONFIG
+from s2l_ray.models.files import ADAPTER_CONFIG, BASE_CONFIG, base_of, is_adapter, read_json
 from s2l_ray.models.loading import initial_model
 from s2l_ray.models.origin import on_this_node, origin_of
 from s2l_ray.models.properties import unreached
@@ -76,17 +76,6 @@ def load_with_adapter(store: Store, folder: str, *, dtype: str) -> PreTrainedMod
     return _with_saved(model, folder)
 
 
-def base_of(folder: str) -> ModelConfig:
-    """Return the pretrained model that an adapter belongs to, as the configuration named it."""
-    found = _json(folder, ADAPTER_CONFIG)
-    return ModelConfig(name=found["base_model_name_or_path"], revision=found["revision"])
-
-
-def is_adapter(folder: str) -> bool:
-    """Say whether a local folder is an adapter, not a whole model."""
-    return Path(folder, ADAPTER_CONFIG).is_file()
-
-
 def is_adapted(model: PreTrainedModel) -> bool:
     """Say whether a model in memory has adapters."""
     return hasattr(model, "peft_config")
@@ -97,7 +86,7 @@ def fits(model: PreTrainedModel, folder: str) -> bool:
     if not is_adapted(model) or not is_adapter(folder):
         return False
     quantized = hasattr(model.config, QUANTIZED) == _is_quantized(folder)
-    return quantized and _settings(model) == _json(folder, ADAPTER_CONFIG)
+    return quantized and _settings(model) == read_json(folder, ADAPTER_CONFIG)
 
 
 def swap(model: PreTrainedModel, folder: str) -> None:
@@ -255,7 +244,8 @@ def _base(model: ModelConfig, dtype: str, *, quantized: bool) -> PreTrainedModel
 
 
 def _is_quantized(folder: str) -> bool:
-    return QUANTIZED in _json(folder, BASE_CONFIG)
+    # A trainer of the user's own does not write the config of the base.
+    return Path(folder, BASE_CONFIG).is_file() and QUANTIZED in read_json(folder, BASE_CONFIG)
 
 
 def _peft_config(model: PreTrainedModel, base: ModelConfig, lora: LoraConfig) -> Any:
@@ -294,7 +284,7 @@ def _with_saved(base: PreTrainedModel, folder: str) -> PreTrainedModel:
     import peft
 
     try:
-        config = peft.LoraConfig(**_json(folder, ADAPTER_CONFIG))
+        config = peft.LoraConfig(**read_json(folder, ADAPTER_CONFIG))
     except TypeError as error:
         raise ValueError(f"{Path(folder, ADAPTER_CONFIG)}: not a LoRA adapter: {error}") from error
     config.inference_mode = False
@@ -338,11 +328,3 @@ def _others(model: PreTrainedModel) -> list[str]:
 def _listed(names: list[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _json(folder: str, name: str) -> dict[str, Any]:
-    file = Path(folder, name)
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: damaged: {error}") from None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+from s2l_ray.config import ModelConfig
 
 LFS = b"version https://git-lfs"
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
@@ -30,12 +33,32 @@ def folder_fault(folder: Path, *, weights: bool) -> str | None:
 def result_fault(folder: Path) -> str | None:
     """Say why a folder holds neither a whole model in safetensors nor an adapter of peft's, or
     return None. Reads names, sizes and headers."""
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         adapter = folder / "adapter_model.safetensors"
         return _file_fault(adapter) if adapter.is_file() else f"has no {adapter.name}"
     if fault := _model_fault(folder):
         return fault
     return None if any(folder.glob("model*.safetensors")) else "has weights, but no safetensors"
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Say whether a local folder is an adapter of peft's, not a whole model."""
+    return Path(folder, ADAPTER_CONFIG).is_file()
+
+
+def base_of(folder: str | Path) -> ModelConfig:
+    """Return the pretrained model that an adapter belongs to, as the configuration named it."""
+    found = read_json(folder, ADAPTER_CONFIG)
+    return ModelConfig(name=found["base_model_name_or_path"], revision=found.get("revision"))
+
+
+def read_json(folder: str | Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of a local folder; ValueError names it if it is damaged."""
+    file = Path(folder, name)
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: damaged: {error}") from None
 
 
 def has_chat_template(folder: Path) -> bool:

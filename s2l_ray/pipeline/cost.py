@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ray
 
 from s2l_ray.analysis.cost import Cost, Step, scoring_flops, training_flops
-from s2l_ray.config import WorkersConfig
-from s2l_ray.models.files import BASE_CONFIG
+from s2l_ray.config import ModelConfig, WorkersConfig
+from s2l_ray.models.files import BASE_CONFIG, base_of, is_adapter, read_json
+from s2l_ray.models.origin import keep_model
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Stage, walk
@@ -24,19 +26,22 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     whole. A stage without workers of its own may take every CPU of the cluster, and is counted so.
     """
     config, plan, choice = run.config, run.plan, run.config.selection
-    proxy, tokens = run.get(plan.proxy), TokensView(run.get(plan.tokens))
+    tokens = TokensView(run.get(plan.tokens))
     # Examples without a label token are neither trained on nor scored.
     corpus_tokens = tokens.trainable_tokens
     label_share = tokens.label_tokens / corpus_tokens
-    parameters = _parameters(run.store, proxy, label_share)
+    epochs: float | None = None
+    parameters = 0  # of a proxy that was trained elsewhere, nothing is known
+    if config.losses is None:
+        proxy = run.get(plan.proxy)
+        parameters = _parameters(run.store, proxy, label_share)
+    if config.trains_proxy and (trained := TrainingView(proxy).tokens):
+        epochs = trained / corpus_tokens
     steps = [
         _step(run, stage, parameters, corpus_tokens)
         for stage in walk([plan.selection(choice)])
         if stage.name not in ("corpus", "tokens")
     ]
-    trained = TrainingView(proxy).tokens
-    assert trained is not None, "only target.train may not tell them"
-    epochs: float | None = trained / corpus_tokens
     if config.target is not None:
         epochs = None if config.target.max_steps else config.target.epochs
     target = run.done.get(f"targets/{selection_name(choice.selector, choice.seed)}")
@@ -48,6 +53,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         epochs=epochs,
         adapters=(config.target or config.proxy).lora is not None,
         like_proxy=config.target is None,
+        trained_elsewhere=not config.trains_proxy,
         parameters=None
         if target is None or unknown
         else _parameters(run.store, target, label_share),
@@ -93,8 +99,13 @@ def _seconds(run: Run, name: str) -> float | None:
 
 def _parameters(store: Store, training: Manifest, label_share: float) -> int:
     folder = max(checkpoints_of(training).items())[1]
-    name = "config.json" if store.exists(folder, "config.json") else BASE_CONFIG
-    return ray.get(_count.remote(store.read_json(folder, name), label_share))
+    if os.path.isabs(folder):  # a checkpoint that the run was given
+        model = base_of(folder) if is_adapter(folder) else ModelConfig(name=folder)
+        config = read_json(store.download(keep_model(store, model) or ""), "config.json")
+    else:
+        name = "config.json" if store.exists(folder, "config.json") else BASE_CONFIG
+        config = store.read_json(folder, name)
+    return ray.get(_count.remote(config, label_share))
 
 
 @ray.remote(num_cpus=1)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import ray.data
 
 from s2l_ray.config import (
+    LossesConfig,
     ModelConfig,
     PromptConfig,
     RunConfig,
@@ -35,6 +37,8 @@ from s2l_ray.pipeline.identity import (
 )
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
 from s2l_ray.pipeline.told import check_tokens
+from s2l_ray.scoring.imported import import_losses
+from s2l_ray.scoring.loss_files import find
 from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.selection.dataset import training_dataset
 from s2l_ray.selection.selectors import selector_named
@@ -116,6 +120,13 @@ class Plan:
     @cached_property
     def proxy(self) -> Stage:
         settings = self.config.proxy
+        if settings.checkpoints is not None:
+            given = [proxy.given_model(settings, each) for each in settings.checkpoints]
+            return Stage(
+                "proxy",
+                alone(partial(proxy.take_checkpoints, settings)),
+                settings=("checkpoints", *given, *chain.from_iterable(map(local_files, given))),
+            )
         return Stage(
             "proxy",
             alone(partial(proxy.train_proxy, self)),
@@ -126,6 +137,8 @@ class Plan:
 
     @cached_property
     def losses(self) -> Stage:
+        if self.config.losses is not None:
+            return self._imported(self.config.losses)
         return Stage(
             "losses",
             alone(partial(proxy.score_proxy, self)),
@@ -133,6 +146,19 @@ class Plan:
             settings=(self.config.trajectories.dtype,),
             reads=tuple(self.details(self.config.selection).values()),
             work=self._scoring,
+        )
+
+    def _imported(self, settings: LossesConfig) -> Stage:
+        def make(run: Run, **where: Any) -> Manifest:
+            corpus, tokens = run.get(self.corpus), run.get(self.tokens)
+            return import_losses(run.store, corpus, tokens, settings, **where)
+
+        return Stage(
+            "losses",
+            alone(make),
+            inputs=(self.tokens,),
+            settings=("imported", settings, find(settings.path, self.config.storage).identity()),
+            reads=(self.corpus,),
         )
 
     @cached_property

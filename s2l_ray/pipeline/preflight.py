@@ -17,7 +17,7 @@ from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, RunConfig
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.sources import resolve
-from s2l_ray.models.files import folder_fault, has_chat_template, hub_fault
+from s2l_ray.models.files import folder_fault, has_chat_template, hub_fault, result_fault
 from s2l_ray.store import Store, preflight
 
 
@@ -40,6 +40,7 @@ def check(
         *_adapters(config, targets),
         *_prompts(config, targets),
         *_extensions(config, targets, heldout),
+        *_given(config, heldout, diagnosis),
     ]
     faults += _sources(config, corpus, heldout, thorough=not faults)
     if faults:
@@ -131,6 +132,40 @@ def _extensions(config: RunConfig, targets: bool, heldout: bool) -> Iterator[str
         from s2l_ray.training.own import own_loop  # imports Ray
 
         yield from _fault_of(own_loop, config.target.train)
+
+
+def _given(config: RunConfig, heldout: bool, diagnosis: bool) -> Iterator[str]:
+    """Check losses or checkpoints of another training, and what needs a proxy of the run's own."""
+    if diagnosis and not config.trains_proxy:
+        yield "diagnose varies the proxy's training: leave out losses and proxy.checkpoints"
+    for checkpoint in config.proxy.checkpoints or ():
+        if Path(checkpoint).is_dir():
+            fault = result_fault(Path(checkpoint))
+        elif config.proxy.model.name is None or Path(config.proxy.model.name).is_dir():
+            fault = "there is no such folder, and proxy.model.name is not a model on the hub"
+        else:
+            fault = hub_fault(config.proxy.model.name, checkpoint, weights=True)
+        if fault:
+            yield f"proxy.checkpoints: {checkpoint!r}: {fault}"
+    if config.losses is None:
+        return
+    from s2l_ray.scoring.loss_files import find, key_of
+    from s2l_ray.selection.selectors import selector_named  # imports NumPy and Ray
+
+    try:
+        key_of(config.losses, find(config.losses.path, config.storage))
+    except (ValueError, OSError) as error:
+        yield str(error)
+    selectors = [config.selection.selector]
+    if heldout:
+        selectors += [*config.evaluation.baselines, *config.compare.selectors, *config.compare.also]
+    for name in dict.fromkeys(selectors):
+        selector = selector_named(name)
+        if needs := [*selector.details, *(["before"] if selector.before else [])]:
+            yield (
+                f"losses: selector {name} needs more than losses ({', '.join(needs)}): expected "
+                "the run's own proxy; leave out losses, or choose another selector"
+            )
 
 
 def _sources(config: RunConfig, corpus: bool, heldout: bool, *, thorough: bool) -> Iterator[str]:

@@ -3,14 +3,19 @@ that some selectors need beside the losses."""
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
 
+from s2l_ray.config import ModelConfig, TrainingConfig
 from s2l_ray.execution.board import make_board, step_on
 from s2l_ray.execution.nodes import check_room
+from s2l_ray.models.files import base_of, is_adapter
 from s2l_ray.models.origin import keep_model
 from s2l_ray.pipeline.stage import Job
 from s2l_ray.scoring.losses import Scoring, score
@@ -25,7 +30,7 @@ from s2l_ray.training.checkpoints import (
     num_steps,
     write_initial,
 )
-from s2l_ray.training.resume import checkpoints_so_far
+from s2l_ray.training.resume import TrainingState, checkpoints_so_far
 from s2l_ray.training.train import train
 
 if TYPE_CHECKING:
@@ -84,6 +89,38 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
             folder=folder,
             fingerprint=fingerprint,
         )
+
+
+def given_model(proxy: TrainingConfig, checkpoint: str) -> ModelConfig:
+    """Return the model that an entry of proxy.checkpoints names: a folder, or a revision."""
+    if Path(checkpoint).is_dir():
+        return ModelConfig(name=checkpoint)
+    return ModelConfig(name=proxy.model.name, revision=checkpoint)
+
+
+def take_checkpoints(
+    settings: TrainingConfig, run: Run, *, folder: str, fingerprint: str
+) -> Manifest:
+    """Make a proxy of checkpoints that exist. Those of a hub are copied into the run."""
+    assert settings.checkpoints is not None
+    origins = [keep_model(run.store, given_model(settings, c)) for c in settings.checkpoints]
+    for base in {base_of(folder) for folder in origins if folder and is_adapter(folder)}:
+        keep_model(run.store, base)
+    state = TrainingState(checkpoints=steps_of(settings.checkpoints), workers=0)
+    state.step = state.checkpoints[-1]
+    info = state.as_info() | {"folders": origins}
+    del info["files"]
+    return run.store.commit(folder, fingerprint, [], info)
+
+
+def steps_of(checkpoints: list[str]) -> list[int]:
+    """Return the steps of checkpoints: the last numbers in their names if these rise, otherwise 1,
+    2, …"""
+    found = [re.findall(r"\d+", name.rstrip("/").rpartition("/")[2]) for name in checkpoints]
+    steps = [int(numbers[-1]) for numbers in found if numbers]
+    rising = all(before < after for before, after in pairwise(steps))
+    whole = len(steps) == len(checkpoints) and rising
+    return steps if whole else [*range(1, len(checkpoints) + 1)]
 
 
 def score_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manifest:

@@ -18,6 +18,7 @@ from s2l_ray.store import Store
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
+from s2l_ray.scoring.loss_files import find
 
 Record = dict[str, Any]
 
@@ -62,6 +63,9 @@ def settings_of_comparison(config: RunConfig) -> str:
     assert config.target is not None
     clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
     trainings = [*settings_of(config.proxy), *settings_of(config.target)]
+    if config.losses is not None:
+        files = find(config.losses.path, config.storage)
+        trainings += [config.losses.settings(), files.identity()]
     prompts = [_prompt(config.prompt), _prompt(config.target_prompt)]
     rest = [config.corpus, *prompts, config.selection.like]
     # The run's seed draws the held-out share, and a seed's difference is a mean over trainings.

@@ -103,7 +103,7 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
             f"the cut at {config.prompt.max_length} tokens"
         )
     steps = num_steps(config.proxy, have)
-    if len(checkpoint_steps(config.proxy, steps)) < 2:
+    if config.trains_proxy and len(checkpoint_steps(config.proxy, steps)) < 2:
         raise ValueError(
             f"proxy: a trajectory needs at least 2 checkpoints, but a training of {steps:,} "
             f"{'step' if steps == 1 else 'steps'} keeps one: lower proxy.checkpoint_every, or "

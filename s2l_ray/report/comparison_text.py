@@ -29,9 +29,10 @@ def plan(config: RunConfig, targets: int, seen: Sequence[ArmRecord]) -> str:
     also = ""
     if compare.also:
         also = f" and {len(compare.also)} more with the first {plural(compare.also_seeds, 'seed')}"
+    proxies = "one proxy per seed" if config.trains_proxy else "all with the same losses"
     lines = [
         f"compare: {plural(len(compare.selectors), 'selector')}{also}, "
-        f"{plural(len(compare.budgets), 'budget')}, {plural(seeds, 'seed')} (one proxy per seed), "
+        f"{plural(len(compare.budgets), 'budget')}, {plural(seeds, 'seed')} ({proxies}), "
         f"{plural(compare.trainings, 'training')} per subset: at most {targets:,} targets"
     ]
     if seeds < 2:

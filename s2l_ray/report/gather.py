@@ -81,7 +81,9 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         if stage.name in ("clusters", "clusters_by_source"):  # other centers are not losses
             clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
-    trained = [("proxy", None, TrainingView(done["proxy"]).history)]
+    trained: list[Any] = []
+    if config.trains_proxy:
+        trained.append(("proxy", None, TrainingView(done["proxy"]).history))
     trained += [(arm["method"], arm["selection_seed"], _history(run, arm)) for arm in measured]
     return ReportData(
         title=config.name,

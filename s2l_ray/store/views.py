@@ -141,6 +141,7 @@ class TrainingView(View):
     seconds = _Key[float]()
     waiting = _Key[float | None]()  # seconds of these spent waiting for batches
     model = _Key[dict[str, str] | None](None)  # name, revision and commit of a hub model
+    folders = _Key[list[str]]([])  # of checkpoints that the run was given, by step
 
 
 class StepsView(View):

@@ -34,12 +34,17 @@ def checkpoint_name(step: int) -> str:
 
 def checkpoints_of(training: Manifest) -> dict[int, str]:
     """Map each step to the folder of its checkpoint."""
-    steps = TrainingView(training).checkpoints
-    return {step: f"{training.folder}/{checkpoint_name(step)}" for step in steps}
+    view = TrainingView(training)
+    if view.folders:
+        return dict(zip(view.checkpoints, view.folders, strict=True))
+    return {step: f"{training.folder}/{checkpoint_name(step)}" for step in view.checkpoints}
 
 
 def checksums_of_checkpoints(training: Manifest) -> dict[int, str]:
-    """Map each step to the checksum of its checkpoint's files, as checksum_of_folder has it."""
+    """Map each step to the checksum of its checkpoint's files, as checksum_of_folder has it. Those
+    of checkpoints that the run was given are not known."""
+    if TrainingView(training).folders:
+        return {}
     files: dict[int, dict[str, str]] = {step: {} for step in TrainingView(training).checkpoints}
     for step, checksums in files.items():
         for part in training.parts:

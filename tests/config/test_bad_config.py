@@ -113,6 +113,7 @@ def test_a_field_takes_its_own_type_or_names_itself(path, annotation):
         data = validate(WHOLE).model_dump()
         node = data
         for name in path[:-1]:
+            node[name] = {} if node[name] is None else node[name]  # a section that may be left out
             node = node[name]
         node[path[-1]] = value
         try:
