@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray.data import DataContext
 
 from s2l_ray.config import StorageConfig
 
@@ -138,6 +137,8 @@ def job_id() -> str:
 
 def quiet() -> None:
     """Turn off Ray's output on the terminal. Ray's logs are in its session folder."""
+    from ray.data import DataContext  # takes half a second, which workers do without
+
     DataContext.get_current().enable_progress_bars = False
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy
 
 from s2l_ray.config import WorkersConfig
 from s2l_ray.errors import NodeFull
@@ -31,6 +30,8 @@ from s2l_ray.store.preflight import check_node
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+Made = tuple[dict[str, Any], Part | NodeFull]  # a unit, and what became of it
 
 # From a unit to the part's rows and its stats (JSON, kept in the manifest).
 Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
@@ -143,10 +144,13 @@ def make_parts(
     constructor, full = (store, suffix, make_work, args), dict[str, NodeFull]()
     with Progress(label, total=len(todo), unit="parts") as progress:
         while todo:
-            dataset = _dataset(todo, constructor, actors, away_from(full, workers))
+            away = away_from(full, workers)
+            if actors is None:
+                outcomes = _by_tasks(todo, constructor, away, label)
+            else:
+                outcomes = _by_actors(todo, constructor, away, actors)
             todo = []
-            for row in rows_of(dataset):
-                unit, made = pickle.loads(row["made"])
+            for unit, made in outcomes:
                 if isinstance(made, NodeFull):
                     if made.node not in full:
                         logger.info(f"{label}: {made}; its parts go to other nodes")
@@ -193,29 +197,48 @@ def _apply(shared: tuple[Callable[..., Any], tuple[Any, ...]], part: Any) -> Any
         return function(part, *args)
 
 
-def _dataset(
+def _by_tasks(
     units: list[dict[str, Any]],
     constructor: tuple[Any, ...],
-    actors: Actors | None,
     label_selector: dict[str, str],
-) -> ray.data.Dataset:
+    label: str,
+) -> Iterator[Made]:
+    shared = ray.put(constructor)
+    submit = _make.options(name=label, label_selector=label_selector).remote
+    for task in in_order(lambda unit: submit(shared, unit), units):
+        yield get(task)
+
+
+# Ray Data would cost each worker an import of half a second. As there, any number of nodes may die.
+@ray.remote(max_retries=-1, scheduling_strategy="SPREAD")
+def _make(constructor: tuple[Any, ...], unit: dict[str, Any]) -> Made:
+    return unit, PartMaker(*constructor).make(unit)
+
+
+def _by_actors(
+    units: list[dict[str, Any]],
+    constructor: tuple[Any, ...],
+    label_selector: dict[str, str],
+    actors: Actors,
+) -> Iterator[Made]:
+    """Use Ray Data, whose pool grows with the cluster."""
+    from ray.data import ActorPoolStrategy  # takes a second, which tasks do without
+
     items = [{"unit": pickle.dumps(unit)} for unit in units]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    how: dict[str, Any] = {
-        "batch_size": 1, "batch_format": "pyarrow", "label_selector": label_selector
-    }  # fmt: skip
-    if actors is None:
-        return dataset.map_batches(_run_once, fn_args=constructor, num_cpus=1, **how)
     workers = actors.workers
     least = min(workers.num_workers, len(units))
     most = min(max(actors.max_workers or 0, workers.num_workers), len(units))
-    return dataset.map_batches(
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         PartMaker,
         fn_constructor_args=constructor,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
+        batch_size=1,
+        batch_format="pyarrow",
+        label_selector=label_selector,
         **resources_of(workers),
-        **how,
     )
+    for row in rows_of(dataset):
+        yield pickle.loads(row["made"])
 
 
 class PartMaker:
@@ -256,7 +279,3 @@ class PartMaker:
             self.work = self.make_work()
         table, stats = self.work(unit)
         return self.store.write_part(table, folder, unit["unit"], suffix=self.suffix, stats=stats)
-
-
-def _run_once(batch: pa.Table, *constructor: Any) -> pa.Table:
-    return PartMaker(*constructor)(batch)
