@@ -181,13 +181,19 @@ def _sources(config: RunConfig, corpus: bool, heldout: bool, *, thorough: bool) 
 
 
 def _find(config: CorpusConfig, thorough: bool) -> None:
-    """Find the files of a corpus, but not datasets of a hub: that takes longer.
+    """Find the files of a corpus. Of a dataset of a hub, only see whether it is there.
 
     thorough: also look into what exists. For many files it takes longer, since small ones are
     identified by their content.
     """
     paths = [config.path] if isinstance(config.path, str) else config.path
     here = [path for path in paths if not path.startswith("hf://")]
+    for path in paths:
+        if path.startswith("hf://"):
+            from s2l_ray.corpus.files.hub import dataset_fault  # imports an HTTP client: 0.5 s
+
+            if fault := dataset_fault(path):
+                raise ValueError(fault)
     if not thorough:
         local = [path for path in here if "://" not in path and not glob.has_magic(path)]
         here = [path for path in local if not os.path.exists(os.path.expanduser(path))]

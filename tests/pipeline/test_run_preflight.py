@@ -1,13 +1,16 @@
 """Cheap checks before anything starts: every fault is named, and nothing is written."""
 
 import os
+import socket
 
 import pytest
 from support.chat_families import tokenizer_of
 from support.head import free_port
+from support.hub import TOKEN, Hub
 from support.runs import settings
 
 from s2l_ray.config import StorageConfig
+from s2l_ray.corpus.files import hub
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import select
@@ -95,9 +98,40 @@ def test_a_command_is_not_refused_for_what_it_does_not_use(config):
     preflight.check(missing, corpus=False)  # a Ray Dataset is given instead
 
 
-def test_a_dataset_of_a_hub_is_not_looked_up(config):
-    changed = config().corpus.model_copy(update={"path": ["hf://no/such", "corpus.jsonl"]})
-    preflight.check(config().model_copy(update={"corpus": changed}))
+def of_hub(config, path):
+    changed = config().corpus.model_copy(update={"path": [path, "corpus.jsonl"]})
+    return config().model_copy(update={"corpus": changed})
+
+
+def test_a_dataset_of_a_hub_is_looked_up(config, monkeypatch):
+    """The hub is busy at times, which is no answer."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with Hub({"team/data": {"main": {"a.parquet": b""}}}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        for _ in range(4):
+            preflight.check(of_hub(config, "hf://team/data:default/train"))
+        assert server.refused and server.asked["content"] == 0
+        server.asked["all"] = 0
+        gone = "the hub has no such dataset or revision, or it is not public and the token in HF"
+        for path in ("hf://team/gone", "hf://team/data@v2"):
+            (fault,) = told(of_hub(config, path))
+            assert fault.startswith(f"corpus.path: {path}: {gone}")
+        server.asked["all"] = 0
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        (fault,) = told(of_hub(config, "hf://team/data"))
+        assert gone in fault and "hf_wrong" not in fault
+        (fault,) = told(of_hub(config, "hf://team"))
+        assert fault.startswith("corpus.path: 'hf://team': expected hf://owner/dataset, optionally")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    (fault,) = told(of_hub(config, "hf://team/data"))
+    assert "hf://team/data: the hub cannot be reached" in fault
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(config, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(hub, "SECONDS", 0.2)
+        preflight.check(of_hub(config, "hf://team/data"))
 
 
 def test_a_tokenizer_and_weights_are_looked_at(config, tmp_path):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 from huggingface_hub import HfApi, HfFileSystem
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.matching import matches
@@ -33,8 +33,10 @@ CONVERTED = "refs/convert/parquet"
 PATH = re.compile(
     r"hf://(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@]+))?(:(?P<config>[^/:]+)(/(?P<split>[^/]+))?)?"
 )
+REFUSED = (401, 403, 404)
 BUSY = (429, 500, 502, 503, 504)  # statuses that another try may change
 TRIES, LONGEST_WAIT = 8, 60.0  # seconds
+SECONDS = 2.0  # that a check before the run waits
 
 Tables = dict[str, dict[str, list[str]]]  # paths in the repository by config and split
 
@@ -106,6 +108,30 @@ def find_hub(path: str, config: CorpusConfig) -> Found:
         if other != split
     }
     return Found(files, others)
+
+
+def dataset_fault(path: str) -> str | None:
+    """Say why a path cannot be a dataset that the hub lets us read, or return None.
+
+    Waits for the hub for SECONDS, and returns None if it gives no clear answer. Its Parquet files
+    are not looked for.
+    """
+    try:
+        hub = parse_hub_path(path)
+    except ValueError as error:
+        return str(error)
+    try:
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        api.dataset_info(hub.name, revision=hub.revision, timeout=SECONDS)
+    except HfHubHTTPError as error:
+        if _status_of(error) in REFUSED:
+            return f"corpus.path: {path}: {_explained(error)}"
+    except (HFValidationError, OfflineModeIsEnabled) as error:
+        return f"corpus.path: {path}: {error}"
+    except Exception as error:  # of one of several HTTP libraries
+        if type(error).__name__ == "ConnectError":
+            return f"corpus.path: {path}: the hub cannot be reached: {error}"
+    return None
 
 
 def hub_filesystem() -> pafs.FileSystem:
@@ -234,11 +260,14 @@ def _choose(path: str, hub: HubPath, tables: Tables) -> str:
 
 
 def _explained(error: Exception) -> str:
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if status in (401, 403, 404):
+    status = _status_of(error)
+    if status in REFUSED:
         return (
             f"the hub has no such dataset or revision, or it is not public and the token in "
             f"HF_TOKEN gives no access (status {status})"
         )
     return str(error)
+
+
+def _status_of(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
