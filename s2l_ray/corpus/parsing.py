@@ -60,12 +60,12 @@ def parse_batch(batch: pa.Table | pa.RecordBatch, **settings: Any) -> Iterator[p
 
 
 def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]:
-    """Count a Ray Dataset's rows, sum their ids and their bytes of text, in any order.
+    """Count a Ray Dataset's rows, sum their ids and their bytes of content, in any order.
 
     Reads the dataset once.
     """
     digests = dataset.map_batches(
-        _digest_batch,
+        digest_batch,
         batch_format="pyarrow",
         fn_kwargs={"config": config} | settings_of(dataset, config),
     )
@@ -74,12 +74,18 @@ def digest_of(dataset: ray.data.Dataset, config: CorpusConfig) -> dict[str, int]
     return total | {"ids": total["ids"] % 2**63}
 
 
-def _digest_batch(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
+def digest_batch(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
+    """Yield rows whose sums are the digest of a batch. settings: config, and those of settings_of.
+
+    Content is all that reaches a model: tools, calls and reasoning too.
+    """
     for table in parse_batch(batch, **settings, seed=0, num_parts=1):
         ids = zip(table["example_id"].to_pylist(), table["raw"].to_pylist(), strict=True)
         total = sum(hash63(raw.encode()) if raw else known for known, raw in ids)
-        texts = pc.struct_field(pc.list_flatten(table["turns"]), "text")
-        size = sum(pc.sum(pc.binary_length(t)).as_py() or 0 for t in (texts, table["raw"]))
+        turns = pc.list_flatten(table["turns"])
+        texts = [pc.struct_field(turns, name) for name in ("text", "reasoning", "tool_calls")]
+        sizes = [pc.sum(pc.binary_length(t)) for t in (*texts, table["tools"], table["raw"])]
+        size = sum(size.as_py() or 0 for size in sizes)
         yield pa.table({"rows": [table.num_rows], "ids": [total % 2**63], "bytes": [size]})
 
 

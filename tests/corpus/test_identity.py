@@ -3,10 +3,14 @@
 import json
 import sys
 
+import pyarrow as pa
 import pytest
 
+from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
+from s2l_ray.corpus.parsing import digest_batch
 from s2l_ray.corpus.rows import BadRow, Example
+from s2l_ray.corpus.sources import fingerprint_of
 
 
 def dumped(items: object) -> bytes:
@@ -49,3 +53,36 @@ def test_ids_are_frozen():
     assert example_id_of('a "source" é', content) == 7283481185008775206
     assert not is_heldout(content, 0.0, 42)
     assert is_heldout(content, 1.0, 42)
+
+
+def digest(*rows):
+    """The digest of a Ray Dataset with these rows."""
+    table = pa.Table.from_pylist(rows)
+    settings = {"config": CorpusConfig(path="-"), "names": table.column_names, "row_map": None}
+    found = pa.concat_tables(digest_batch(table, **settings)).to_pylist()
+    total = {name: sum(row[name] for row in found) for name in found[0]}
+    return total | {"ids": total["ids"] % 2**63}
+
+
+def test_what_reaches_the_model_tells_datasets_apart():
+    call = [{"name": "add", "arguments": "{}"}]
+    question = {"role": "user", "content": "q"}
+    rows = [
+        {"messages": [question, {"role": "assistant", "content": "a"} | more]} | tools
+        for more in ({}, {"reasoning_content": "why"}, {"tool_calls": call}, {"weight": 0})
+        for tools in ({}, {"tools": '[{"name": "add"}]'})
+    ]
+    rows = [row | {"messages": row["messages"] * 2} for row in rows]
+    for row in rows:  # one answer keeps its labels
+        row["messages"][3] = {"role": "assistant", "content": "a"}
+    config = CorpusConfig(path="-")
+    assert len({fingerprint_of(config, digest(row)) for row in rows}) == len(rows)
+    assert digest(rows[1])["bytes"] == 4 + len('[{"type":"function","function":{"name":"add"}}]')
+    assert digest(rows[2])["bytes"] == 4 + len("why")
+
+
+def test_the_digest_of_plain_rows_is_their_ids_and_texts():
+    rows = [{"prompt": "q", "response": "é"}, {"prompt": "q", "response": ""}]
+    example = dumped("default") + dumped([["user", "q"], ["assistant", "é"]])
+    ids = hash63(example) + hash63(b'{"prompt": "q", "response": ""}')
+    assert digest(*rows) == {"rows": 2, "ids": ids % 2**63, "bytes": 3 + 31}
