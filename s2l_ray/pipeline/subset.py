@@ -13,7 +13,7 @@ from s2l_ray.corpus.ingest import read_examples
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.run import Run
-from s2l_ray.pipeline.summary import budget_told, corpus_told, tokens_told
+from s2l_ray.pipeline.told import budget_told, corpus_told, tokens_told
 from s2l_ray.selection.choose import examples_for
 from s2l_ray.selection.export_lines import check_exports
 from s2l_ray.selection.kinds import Cluster

@@ -21,8 +21,7 @@ from s2l_ray.pipeline.cost import cost_of
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import Selection
-from s2l_ray.pipeline.summary import share_told
-from s2l_ray.pipeline.told import labels_told
+from s2l_ray.pipeline.told import labels_told, share_told
 from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Timing
 from s2l_ray.report.labelled import labelled_examples
 from s2l_ray.report.page import render

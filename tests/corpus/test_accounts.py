@@ -8,7 +8,7 @@ import pytest
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.ingest import ingest
-from s2l_ray.pipeline.summary import corpus_told
+from s2l_ray.pipeline.told import corpus_told
 from s2l_ray.store import Store
 from s2l_ray.store.views import CorpusView
 

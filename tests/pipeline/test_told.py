@@ -8,7 +8,7 @@ from support.runs import corpus, rows, settings
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.pipeline import subset as pipeline
-from s2l_ray.pipeline.summary import budget_told, corpus_told, tokens_told
+from s2l_ray.pipeline.told import budget_told, corpus_told, tokens_told
 from s2l_ray.store import Manifest, Part
 from s2l_ray.store.views import CorpusView, TokensView
 
