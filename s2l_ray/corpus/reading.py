@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from s2l_ray.config import CorpusConfig
@@ -40,18 +42,45 @@ def read_batches(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow |
     rows = READERS[file.format](file, config)
     try:
         for each in rows:
-            if file.partitions:
-                yield from _partitioned(each, file.partitions)
-            else:
+            if not file.partitions:
                 yield each
+            elif isinstance(each, SourceRow):
+                yield _completed(each, file.partitions)
+            else:
+                yield _Partitioned(each, file.partitions)
     # UnicodeError: a column's name
     except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, UnicodeError) as error:
         why = fault_of(file) or printable(str(error))
         raise ValueError(f"{file.name}: cannot be read as {file.format}: {why}") from error
 
 
-def _partitioned(rows: SourceRow | Batch, columns: dict[str, str]) -> Iterator[SourceRow]:
-    for row in one_by_one([rows]):
-        if isinstance(row.content, dict):
-            row = row._replace(content=columns | row.content)
-        yield row
+@dataclass(frozen=True)
+class _Partitioned:
+    """A Batch to whose rows columns are added, where they lack them."""
+
+    batch: Batch
+    columns: dict[str, str]
+
+    @property
+    def typed(self) -> bool:
+        return self.batch.typed
+
+    def table(self) -> pa.RecordBatch | None:
+        table = self.batch.table()
+        if table is None or self.columns.keys() & set(table.schema.names):
+            return None
+        added = [pa.repeat(value, table.num_rows) for value in self.columns.values()]
+        names = [*self.columns, *table.schema.names]
+        return pa.RecordBatch.from_arrays([*added, *table.columns], names=names)
+
+    def numbers(self, index: np.ndarray) -> np.ndarray:
+        return self.batch.numbers(index)
+
+    def rows(self, index: Sequence[int] | None = None) -> Iterator[SourceRow]:
+        return (_completed(row, self.columns) for row in self.batch.rows(index))
+
+
+def _completed(row: SourceRow, columns: dict[str, str]) -> SourceRow:
+    if not isinstance(row.content, dict):
+        return row
+    return row._replace(content=columns | row.content)

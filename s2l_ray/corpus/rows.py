@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, NotRequired, Protocol, TypedDict
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -78,7 +78,9 @@ class SourceRow(NamedTuple):
 class Batch(Protocol):
     """Successive rows of a source, which can be read one by one, or by columns."""
 
-    typed: ClassVar[bool]  # see SourceRow; all rows have all columns
+    @property
+    def typed(self) -> bool:
+        """See SourceRow. All rows have all columns then."""
 
     def table(self) -> pa.RecordBatch | None:
         """Return the rows by column, an absent value as null.

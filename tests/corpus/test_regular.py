@@ -20,6 +20,7 @@ from s2l_ray.corpus.files.json_lines import Lines
 from s2l_ray.corpus.parsing import parse_rows
 from s2l_ray.corpus.reading import read_batches, read_rows
 from s2l_ray.corpus.regular import regular_examples
+from s2l_ray.corpus.rows import SourceRow
 from s2l_ray.corpus.shapes import row_settings_of
 from s2l_ray.corpus.sources import resolve
 
@@ -196,6 +197,24 @@ def test_a_bad_row_costs_the_others_nothing(tmp_path):
     good, blank = {"prompt": "q", "response": "a"}, {"prompt": "q", "response": "\u3000"}
     marked = {"prompt": "<image> q", "response": "a"}
     assert taken(lines(tmp_path, good, good, blank, marked, good, {"prompt": "q"}, good)) == 3
+
+
+@pytest.mark.parametrize("more", [{}, {"source": "own"}, {"source": None}])
+def test_columns_that_folder_names_give(tmp_path, more):
+    folder = tmp_path / "source=math/level=2"
+    folder.mkdir(parents=True)
+    rows = [{"prompt": f"q{n}", "response": "a" * n} | more for n in range(4)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        check_same(folder / name)
+        config = CorpusConfig(path=str(folder / name))
+        [file] = resolve(config)
+        found = parsed(read_batches(file, config), config)[0]
+        source = {None: "default", "own": "own", "none": "math"}[more.get("source", "none")]
+        assert [row["source"] for row in found if row["reason"] is None] == [source] * 3
+        [batch] = [each for each in read_batches(file, config) if not isinstance(each, SourceRow)]
+        assert (batch.table() is None) == bool(more)
 
 
 @pytest.mark.parametrize(
