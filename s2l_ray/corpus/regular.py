@@ -1,6 +1,6 @@
 """Rows that are plain pairs or chats, made into examples by columns.
 
-It costs a fifth of making them one by one, in shapes.py, which all other rows are left to: those
+It takes a third of the time of shapes.py, which gets all other rows one by one: those
 that may be bad, and those with anything beyond roles and texts.
 """
 

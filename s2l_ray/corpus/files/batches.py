@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.corpus.files.json_lines import SHOWN, over_limit
+from s2l_ray.corpus.files.json_lines import MOST_BYTES, SHOWN, over_limit
 from s2l_ray.corpus.files.plain import is_plain
 from s2l_ray.corpus.files.source import MIB
 from s2l_ray.corpus.rows import BadRow, SourceRow
 
 SLICE, SLICE_BYTES = 1000, 8 * MIB  # rows that are read together, and about their size
-MOST_BYTES = 256 * MIB  # of rows that are read by columns: a column of text holds up to 2 GiB
 
 
 def slices_of(

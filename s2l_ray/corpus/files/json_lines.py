@@ -21,6 +21,7 @@ from s2l_ray.corpus.rows import DECODER, BadRow, SourceRow
 BOM = b"\xef\xbb\xbf"
 SHOWN = 1000  # characters that are kept of a row that is too long
 BLOCK = 2**20  # bytes of lines that are parsed together
+MOST_BYTES = 2**28  # of rows that are read by columns: pyarrow's columns of text hold 2 GiB
 DEEP = 2000  # pyarrow overflows its stack at some 10,000 nested values
 
 
@@ -103,7 +104,7 @@ class Lines:
         return self.first + index
 
     def table(self) -> pa.RecordBatch | None:
-        count = _objects(self.data)
+        count = _objects(self.data) if len(self.data) <= MOST_BYTES else 0
         if not count:
             return None
         try:
