@@ -1,7 +1,7 @@
 """Rows that are plain pairs or chats, made into examples by columns.
 
-It takes a third of the time of shapes.py, which gets all other rows one by one: those
-that may be bad, and those with anything beyond roles and texts.
+It takes a third of the time of shapes.py, which gets all other rows, one by one: those that may be
+bad, and those with anything beyond roles and texts.
 """
 
 from __future__ import annotations
