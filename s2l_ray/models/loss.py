@@ -38,7 +38,8 @@ class LabelLoss(nn.Module):
     does not reach real tokens, and no attention mask is needed.
 
     position_ids_BL: of packed examples, see models.batch.pack. transformers then keeps attention
-    within each example. packing: check that this model does (`check_packing`).
+    within each example. packing: check that this model does (`check_packing`). num_labels: M, if it
+    is known, so that a GPU is not waited for.
 
     If the model applies nothing after its output head (`head_apart`), the head runs at label
     positions only. Models that scale or soft-cap their logits take the whole forward pass. Weights
@@ -64,16 +65,16 @@ class LabelLoss(nn.Module):
         input_ids_BL: Tensor,
         loss_mask_BL: Tensor,
         position_ids_BL: Tensor | None = None,
+        num_labels: int | None = None,
     ) -> Tensor:
-        picked_BL = loss_mask_BL[:, 1:]
-        targets_M = input_ids_BL[:, 1:][picked_BL]
+        places_M = places_before(loss_mask_BL, num_labels)
+        targets_M = input_ids_BL.flatten()[places_M + 1]
         if not self.head_apart:
             packed = of_packed(position_ids_BL)
             logits_BLV = self.model(input_ids=input_ids_BL, use_cache=False, **packed).logits
-            return F.cross_entropy(
-                logits_BLV[:, :-1][picked_BL].float(), targets_M, reduction="none"
-            )
-        hidden_MD = self.hidden(input_ids_BL, picked_BL, position_ids_BL)
+            logits_MV = logits_BLV.flatten(0, 1).index_select(0, places_M)
+            return F.cross_entropy(logits_MV.float(), targets_M, reduction="none")
+        hidden_MD = self.hidden(input_ids_BL, places_M, position_ids_BL)
         if not torch.is_grad_enabled():
             return over_vocabulary(logits_by_block(self.head, hidden_MD), targets_M).losses_M
         losses: Any = self._losses
@@ -102,13 +103,27 @@ class LabelLoss(nn.Module):
         return self.model.get_output_embeddings()
 
     def hidden(
-        self, input_ids_BL: Tensor, picked_BL: Tensor, position_ids_BL: Tensor | None = None
+        self, input_ids_BL: Tensor, places_M: Tensor, position_ids_BL: Tensor | None = None
     ) -> Tensor:
-        """Return the head's input [M, D] at the positions before the picked ones. `head_apart`."""
+        """Return the head's input [M, D] at these places of the flattened tokens. `head_apart`."""
         hidden_BLD = self.model.base_model(
             input_ids=input_ids_BL, use_cache=False, **of_packed(position_ids_BL)
         ).last_hidden_state
-        return hidden_BLD[:, :-1][picked_BL]
+        return hidden_BLD.flatten(0, 1).index_select(0, places_M)
+
+
+def places_before(loss_mask_BL: Tensor, num_labels: int | None = None) -> Tensor:
+    """Return the places [M] of the tokens before label tokens, in the flattened tokens.
+
+    On a GPU this waits for the device, unless it is told their number M.
+    """
+    picked_BL = loss_mask_BL[:, 1:]
+    if num_labels is None:
+        found_M2 = picked_BL.nonzero()
+    else:
+        found_M2 = picked_BL.nonzero_static(size=num_labels)
+    row_M, column_M = found_M2.unbind(1)
+    return row_M * loss_mask_BL.shape[1] + column_M
 
 
 class OverVocabulary(NamedTuple):

@@ -18,6 +18,7 @@ from s2l_ray.models.loss import (
     OverVocabulary,
     logits_by_block,
     over_vocabulary,
+    places_before,
     places_in_block,
 )
 
@@ -45,7 +46,7 @@ def signals_of(
     if not names:
         return {"loss": _means(loss(input_ids_BL, loss_mask_BL), counts_B)}
     if loss.head_apart:
-        hidden_MD = loss.hidden(input_ids_BL, picked_BL)
+        hidden_MD = loss.hidden(input_ids_BL, places_before(loss_mask_BL))
         extremes = bool({"confidence", "el2n"} & set(names))
         seen = over_vocabulary(logits_by_block(loss.head, hidden_MD), targets_M, extremes=extremes)
         losses_M, residuals = seen.losses_M, _residuals(loss.head, hidden_MD, seen, targets_M)

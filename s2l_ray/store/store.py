@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -23,7 +23,9 @@ from s2l_ray.store import scratch, tables
 from s2l_ray.store.checksums import checksum_of, checksum_of_file
 from s2l_ray.store.manifest import FORMAT, Manifest, Part, manifest_of
 from s2l_ray.store.objects import LocalObjects
-from s2l_ray.store.s3 import S3Objects
+
+if TYPE_CHECKING:
+    from s2l_ray.store.s3 import S3Objects
 
 
 class Store:
@@ -51,8 +53,12 @@ class Store:
     @property
     def objects(self) -> LocalObjects | S3Objects:
         if self._open is None:
-            remote = self.uri.startswith("s3://")
-            self._open = S3Objects(self.uri, self.config) if remote else LocalObjects(self.uri)
+            if self.uri.startswith("s3://"):
+                from s2l_ray.store.s3 import S3Objects  # boto3, which a local run does without
+
+                self._open = S3Objects(self.uri, self.config)
+            else:
+                self._open = LocalObjects(self.uri)
         return self._open
 
     @property

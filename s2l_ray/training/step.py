@@ -30,7 +30,14 @@ class MicroBatch(NamedTuple):
 
     input_ids_BL: Tensor
     loss_mask_BL: Tensor
-    position_ids_BL: Tensor | None = None  # of packed examples
+    position_ids_BL: Tensor | None  # of packed examples
+    num_labels: int  # known here, so that the device need not be asked
+
+    @classmethod
+    def of(
+        cls, input_ids_BL: Tensor, loss_mask_BL: Tensor, position_ids_BL: Tensor | None = None
+    ) -> MicroBatch:
+        return cls(input_ids_BL, loss_mask_BL, position_ids_BL, int(loss_mask_BL[:, 1:].sum()))
 
     def pinned(self) -> MicroBatch:
         """Return it in memory that a GPU copies from without waiting."""
@@ -40,11 +47,11 @@ class MicroBatch(NamedTuple):
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
-        input_ids_BL, loss_mask_BL, position_ids_BL = self
-        return MicroBatch(
-            change(input_ids_BL),
-            change(loss_mask_BL),
-            None if position_ids_BL is None else change(position_ids_BL),
+        positions = self.position_ids_BL
+        return self._replace(
+            input_ids_BL=change(self.input_ids_BL),
+            loss_mask_BL=change(self.loss_mask_BL),
+            position_ids_BL=None if positions is None else change(positions),
         )
 
 
@@ -91,11 +98,11 @@ def share_of(
     mine = order[rank::world].tolist()
     if tokens_per_row is None:
         cuts = [slice(i, i + micro_batch_size) for i in range(0, len(mine), micro_batch_size)]
-        made = [MicroBatch(*pad([batch[i] for i in mine[cut]], CPU)) for cut in cuts]
+        made = [MicroBatch.of(*pad([batch[i] for i in mine[cut]], CPU)) for cut in cuts]
     else:
         last = np.arange(world - 1, len(order) + world - 1, world).clip(max=len(order) - 1)
         cuts = rows_to_pack(batch.lengths_B[order[last]], tokens_per_row)  # by the longest share
-        made = [MicroBatch(*pack([batch[i] for i in mine[cut]])) for cut in cuts if mine[cut]]
+        made = [MicroBatch.of(*pack([batch[i] for i in mine[cut]])) for cut in cuts if mine[cut]]
     return StepBatch(
         made,
         labels=int(batch.labels_B.sum()),

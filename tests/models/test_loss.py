@@ -4,10 +4,11 @@ import pytest
 import torch
 from support.models import config_of, random_batch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from s2l_ray.models import loss as loss_module
 from s2l_ray.models.loading import initial_model
-from s2l_ray.models.loss import LabelLoss
+from s2l_ray.models.loss import LabelLoss, places_before
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -95,3 +96,42 @@ def test_scoring_s_losses_do_not_depend_on_blocks_of_the_vocabulary(
     expected = every_BL[mask_BL[:, 1:]].detach()
     assert expected.std() > 1
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+
+
+class Waits(TorchDispatchMode):
+    """Lists the operations for whose result a GPU is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        boolean = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
+        if name in ("nonzero", "_local_scalar_dense", "masked_select") or boolean:
+            self.found.append(name)
+        return operation(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", ["llama", "granite"])
+def test_a_pass_with_a_known_number_of_labels_waits_only_where_transformers_does(tokenizer, kind):
+    """It looks for packed examples, once, before the first layer."""
+    model = initial_model(config_of(model_type=kind), tokenizer, seed=7)
+    (ids_BL, mask_BL), loss = random_batch(), LabelLoss(model)
+    expected, num_labels = loss(ids_BL, mask_BL), int(mask_BL[:, 1:].sum())
+    with Waits() as known:
+        losses = loss(ids_BL, mask_BL, None, num_labels)
+        losses.sum().backward()
+    assert known.found == ["_local_scalar_dense"]
+    assert torch.equal(losses, expected)
+    with Waits() as unknown:
+        loss(ids_BL, mask_BL)
+    assert unknown.found == ["nonzero", "_local_scalar_dense"]
+
+
+def test_places_before_label_tokens():
+    _, mask_BL = random_batch()
+    rows = enumerate(mask_BL.tolist())
+    expected = [17 * row + n - 1 for row, mask in rows for n, label in enumerate(mask) if label]
+    assert places_before(mask_BL).tolist() == expected
+    assert places_before(mask_BL, len(expected)).tolist() == expected

@@ -97,7 +97,7 @@ def test_a_node_reads_a_window_once(store, tmp_path, monkeypatch):
             for one, other in zip(
                 next(shared).micro_batches, next(alone).micro_batches, strict=True
             ):
-                assert all(map(torch.equal, one, other))
+                assert all(map(torch.equal, one[:2], other[:2]))
     order = [part for epoch in range(3) for window in stream().windows(epoch) for part in window]
     assert read == order[: len(read)] and len(read) >= 8
     kept = [path for path in tmp_path.glob("window-*") if path.is_dir()]

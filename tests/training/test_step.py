@@ -39,7 +39,7 @@ def test_what_computes_a_step_needs_neither_ray_nor_boto3():
 import sys
 from itertools import pairwise
 sys.modules["ray"] = sys.modules["boto3"] = sys.modules["botocore"] = None
-import s2l_ray.training.step
+import s2l_ray.training.step, s2l_ray.models.signals
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -96,7 +96,8 @@ def test_workers_make_the_same_number_of_rows(count):
     assert len({*numbers[count % 4 :]}) == 1
     packed = []
     for share in shares:
-        for ids, mask, positions in share.micro_batches:
+        for ids, mask, positions, num_labels in share.micro_batches:
+            assert num_labels == mask.sum()
             assert ids.shape == mask.shape == positions.shape and 0 < ids.shape[1] <= 45
             starts = [*torch.flatten(positions[0] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]
             for first, end in pairwise(starts):

@@ -41,7 +41,7 @@ class DataParallelEngine:
             device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"
         )
 
-    def forward(self, *micro_batch: Tensor | None) -> Tensor:
+    def forward(self, *micro_batch: Any) -> Tensor:
         with self.autocast:
             return self.module(*micro_batch)
 

@@ -71,7 +71,7 @@ class DeepSpeedEngine:
             model=loss, optimizer=adamw(loss, config), config=settings
         )
 
-    def forward(self, *micro_batch: Tensor | None) -> Tensor:
+    def forward(self, *micro_batch: Any) -> Tensor:
         return self.engine(*micro_batch)
 
     def backward(self, loss: Tensor) -> None:
