@@ -75,6 +75,14 @@ def test_one_worker_trains_like_two(job, undisturbed, plain, monkeypatch):
     np.testing.assert_allclose(one.info["history"], undisturbed.info["history"], atol=2e-6)
 
 
+@pytest.mark.slow
+def test_packing_trains_like_padding(job, undisturbed):
+    packed = job.run("packed", config_of(packing=True))
+    assert_close(job.weights("packed"), job.weights("undisturbed"))
+    np.testing.assert_allclose(packed.info["history"], undisturbed.info["history"], atol=2e-6)
+    assert packed.info["padded_tokens"] == packed.info["tokens"] == undisturbed.info["tokens"]
+
+
 def test_checkpoints_manifest_and_folder(job, undisturbed):
     assert undisturbed.info["checkpoints"] == [3, 6]
     assert undisturbed.info["step"] == STEPS
