@@ -116,19 +116,22 @@ def train(config, out, *, steps=(0, STEPS), resume=None, merge_into=None):
     return losses
 
 
-def _member(rank, config, root, world):
+def _member(rank, configs, root, world):
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{root}/group", rank=rank, world_size=world)
-    if config.zero_stage == 3:
+    if any(config.zero_stage == 3 for config in configs.values()):
         import deepspeed
 
         _partition_small_weights_too(deepspeed)
-    losses = train(config, f"{root}/whole", merge_into=f"{root}/merged")
-    train(config, f"{root}/half", steps=(0, 2))
-    train(config, f"{root}/resumed", steps=(2, STEPS), resume=f"{root}/half")
-    if rank == 0:
-        Path(root, "losses.json").write_text(json.dumps(losses))
+    for name, config in configs.items():
+        place = f"{root}/{name}"
+        merged = None if config.lora.quantize else f"{place}/merged"
+        losses = train(config, f"{place}/whole", merge_into=merged)
+        train(config, f"{place}/half", steps=(0, 2))
+        train(config, f"{place}/resumed", steps=(2, STEPS), resume=f"{place}/half")
+        if rank == 0:
+            Path(place, "losses.json").write_text(json.dumps(losses))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -144,13 +147,14 @@ def _partition_small_weights_too(deepspeed):
     deepspeed.initialize = changed
 
 
-def by_group(config, root, world=2):
-    """Train in several processes into root/whole (merged: root/merged), and once more with a stop
-    after two steps into root/resumed. Return the losses of the steps."""
-    Path(root).mkdir(parents=True, exist_ok=True)
-    work = partial(_member, config=config, root=str(root), world=world)
+def by_group(configs, root, world=2):
+    """Train by several processes, one configuration after the other.
+
+    root/NAME has the adapter in whole/, merged in merged/, and in resumed/ after a stop at two
+    steps, in half/; and losses.json, of the steps.
+    """
+    work = partial(_member, configs=configs, root=str(root), world=world)
     torch.multiprocessing.spawn(_call, args=(work,), nprocs=world)
-    return json.loads(Path(root, "losses.json").read_text())
 
 
 def _call(rank, work):
