@@ -21,6 +21,7 @@ from s2l_ray.models.properties import (
     freeze_unreached,
     head_is_apart,
     of_packed,
+    output_head,
 )
 
 # Elements of a block of logits [M, V] in training: 256 MB in fp32. The backward pass keeps all
@@ -100,7 +101,7 @@ class LabelLoss(nn.Module):
     @property
     def head(self) -> Any:
         """The output head, or None if the model does not expose it."""
-        return self.model.get_output_embeddings()
+        return output_head(self.model)
 
     def hidden(
         self, input_ids_BL: Tensor, places_M: Tensor, position_ids_BL: Tensor | None = None

@@ -155,13 +155,21 @@ def _reached(model: PreTrainedModel) -> set[int]:
     return {id(weights) for part in parts if part is not None for weights in part.parameters()}
 
 
+def output_head(model: PreTrainedModel) -> Any:
+    """Return the output head, or None if the model does not expose it. Of a head that is trained
+    whole beside adapters, return the copy that is trained."""
+    head = model.get_output_embeddings()
+    copies = getattr(head, "modules_to_save", None)  # of peft's wrapper
+    return head if copies is None else copies["default"]
+
+
 def head_is_apart(model: PreTrainedModel) -> bool:
     """Return whether model(x) is head(base_model(x)) with a linear head, by a trial.
 
     The trial replaces the head's output with large numbers, because a soft cap would not show at
     the small logits of an untrained model.
     """
-    head = model.get_output_embeddings()
+    head = output_head(model)
     if not isinstance(head, nn.Linear) or model.base_model is model:
         return False
     seen: dict[str, Tensor] = {}

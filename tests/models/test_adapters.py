@@ -70,6 +70,7 @@ def test_an_adapter_loads_here_and_in_peft_and_merges(how, store, tmp_path, batc
     base, folder = base_in(tmp_path / "base", kind), tmp_path / "adapter"
     model = written(folder, base, lora)
     expected = losses(model, batch)
+    assert LabelLoss(model).head_apart == (how != "the head")
     plain = AutoModelForCausalLM.from_pretrained(base)
     assert (expected - losses(plain, batch)).abs().max() > 1e-3
     own = HeldModel(store, WorkersConfig()).load(str(folder)).model
