@@ -212,14 +212,11 @@ def check_targets(model: PreTrainedModel, lora: LoraConfig) -> None:
                 )
 
 
-def check_lora(config: TrainingConfig) -> None:
-    """ValueError if the adapters of a training do not fit its model. Reads its config.json only."""
+def check_lora(config: TrainingConfig, base: dict[str, Any]) -> None:
+    """ValueError if the adapters of a training do not fit its model, whose config is `base`."""
     assert config.lora is not None
-    found = AutoConfig.from_pretrained(
-        config.model.name, revision=config.model.revision, trust_remote_code=False
-    )
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(found)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**base))
         check_targets(model, config.lora)
         _inject(model, _peft_config(model, config.model, config.lora))
 

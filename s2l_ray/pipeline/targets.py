@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from multiprocessing.pool import ThreadPool
+from typing import Any
 
 import ray
+from transformers import AutoConfig
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.corpus.tokenization import check_tokenizer
@@ -48,15 +50,22 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
 def check_target(target: TrainingConfig) -> None:
     """ValueError if the adapters of a target do not fit its model."""
     if target.lora is not None:
-        get(_check_lora.remote(target))
+        name = target.model.name
+        try:  # here, since nodes may have no access to the hub
+            found = AutoConfig.from_pretrained(
+                name, revision=target.model.revision, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise ValueError(f"target.model: {name!r} cannot be used: {error}") from error
+        get(_check_lora.remote(target, found.to_dict()))
 
 
 @ray.remote(num_cpus=1)
-def _check_lora(training: TrainingConfig) -> None:
+def _check_lora(training: TrainingConfig, base: dict[str, Any]) -> None:
     # Imported here alone: the driver starts without torch.
     from s2l_ray.models.adapters import check_lora
 
-    check_lora(training)
+    check_lora(training, base)
 
 
 def model_path(run: Run, target: Manifest) -> str:
