@@ -24,6 +24,7 @@ from s2l_ray.models.origin import origin_of
 from s2l_ray.models.properties import parameters_at_work, unreached
 from s2l_ray.scoring.scorer import score_table
 from s2l_ray.store.checksums import checksum_of_folder
+from s2l_ray.training.engines.shared import save_merged
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,8 @@ def test_an_adapter_loads_here_and_in_peft_and_merges(how, store, tmp_path, batc
     assert torch.equal(losses(by_peft, batch), expected)
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
     merged = tmp_path / "merged"
-    adapters.save_merged(model, model.state_dict(), str(merged), lambda _: nullcontext())
+    loss = LabelLoss(model)
+    save_merged(loss, loss.state_dict(), str(merged), lambda _: nullcontext())
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert (

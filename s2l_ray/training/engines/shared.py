@@ -19,31 +19,34 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def save_weights(loss: LabelLoss, weights: dict[str, Tensor], local: str) -> None:
-    """Save a folder in Hugging Face format, or in peft's if the model has adapters.
-
-    Copies the weights to the CPU first: under ZeRO 1 and 2 all weights share a buffer, and
-    save_pretrained would copy each of them on the GPU, which may be full.
-    """
+    """Save a folder in Hugging Face format, or in peft's if the model has adapters."""
     if adapters.is_adapted(loss.model):
-        return adapters.save_adapter(loss.model, _by_name(weights), local)
-    on_cpu: dict[tuple[Any, ...], Tensor] = {}  # one entry for tied weights
-    for tensor in weights.values():
-        if (key := _place_of(tensor)) not in on_cpu:
-            on_cpu[key] = tensor.detach().to("cpu")
-    state = {name: on_cpu[_place_of(each)] for name, each in _by_name(weights).items()}
-    loss.model.save_pretrained(local, state_dict=state)
+        adapters.save_adapter(loss.model, _by_name(weights), local)
+    else:
+        loss.model.save_pretrained(local, state_dict=_on_cpu(_by_name(weights)))
 
 
 def save_merged(
     loss: LabelLoss, weights: dict[str, Tensor] | None, local: str, gathered: Any
 ) -> None:
     """Save the whole model of a training of adapters: see adapters.save_merged."""
-    adapters.save_merged(loss.model, weights and _by_name(weights), local, gathered)
+    state = None if weights is None else _on_cpu(_by_name(weights))
+    adapters.save_merged(loss.model, state, local, gathered)
 
 
 def _by_name(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Name weights as the model does, not as the loss around it."""
     return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+
+
+def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy weights to the CPU, tied ones once: under ZeRO 1 and 2 all weights share a buffer, and
+    save_pretrained would copy each of them on the GPU, which may be full."""
+    found: dict[tuple[Any, ...], Tensor] = {}
+    for tensor in weights.values():
+        if (key := _place_of(tensor)) not in found:
+            found[key] = tensor.detach().to("cpu")
+    return {name: found[_place_of(tensor)] for name, tensor in weights.items()}
 
 
 def _place_of(tensor: Tensor) -> tuple[Any, ...]:
