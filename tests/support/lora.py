@@ -58,6 +58,7 @@ def by_peft(config, four_bits=False):
     """Losses of the steps, and the final weights as peft would save them, from a plain loop."""
     settings = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 12}
     settings["target_modules"] = ["q_proj", "v_proj", "down_proj"]
+    settings["use_dora"] = config.lora.use_dora
     how = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     base = AutoModelForCausalLM.from_pretrained(
         config.model.name,

@@ -23,6 +23,7 @@ ENGINES = {
     "zero2": {"zero_stage": 2},
     "zero3": {"zero_stage": 3},
     "zero3, checkpointing": {"zero_stage": 3, "gradient_checkpointing": True},
+    "zero3, dora": {"zero_stage": 3, "lora": LORA | {"use_dora": True}},
     "ddp, bf16": BF16,
     "zero2, bf16": BF16 | {"zero_stage": 2},
     "zero3, bf16": BF16 | {"zero_stage": 3},
