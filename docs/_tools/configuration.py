@@ -16,7 +16,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from pydantic import TypeAdapter
 
 from s2l_ray.config import schema
-from s2l_ray.config.values import Budget, Location, SelectorName
+from s2l_ray.config.values import Budget, Interval, Location, SelectorName
 
 PAGE = Path(__file__).resolve().parents[1] / "configuration.md"
 
@@ -43,6 +43,7 @@ NAMED: list[tuple[Any, str, str]] = [  # types with a name that says more than t
     (Location, "path", "paths"),
     (SelectorName, "[selector](selectors.md)", "[selectors](selectors.md)"),
     (Budget, "number or string", "numbers or strings"),
+    (Interval, "integer ≥ 1 or time", "integers ≥ 1 or times"),
 ]
 WORDS = ("title", "description", "default")  # what a schema says beside the type
 

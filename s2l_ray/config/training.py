@@ -10,7 +10,7 @@ from pydantic import (
 )
 
 from s2l_ray.config.base import Section
-from s2l_ray.config.values import ImportName, Positive, Share
+from s2l_ray.config.values import ImportName, Interval, Positive, Share
 
 
 class ModelConfig(Section):
@@ -207,10 +207,10 @@ class TrainingConfig(Section):
         "instead of training. Each is a folder in Hugging Face format, or a revision of "
         "`model.name` on the hub. `null` trains.",
     )
-    resume_every: Positive = Field(
+    resume_every: Interval = Field(
         500,
-        description="Steps between resume points, from which a stopped training continues. Every "
-        "checkpoint is one too.",
+        description="Steps between resume points, from which a stopped training continues, or the "
+        "time between them, such as `10 min` (also `s` and `h`). Every checkpoint is one too.",
     )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         3,

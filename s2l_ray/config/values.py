@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -105,6 +105,43 @@ def _budget(value: Any) -> Any:
 
 
 Budget = Annotated[int | float | str, BeforeValidator(_budget)]
+
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_TIME = r"\s*(\d+(?:\.\d+)?)\s*(s|min|h)\s*"
+
+
+def parse_interval(value: int | str) -> tuple[Literal["steps", "seconds"], float]:
+    """Parse an interval: 500 is ("steps", 500), "10 min" is ("seconds", 600). ValueError on
+    anything else."""
+    match = re.fullmatch(_TIME, value) if isinstance(value, str) else None
+    if match and float(match[1]) > 0:
+        return "seconds", float(match[1]) * _SECONDS[match[2]]
+    if type(value) is int and 0 < value < 2**63:
+        return "steps", value
+    raise ValueError(
+        f'expected a number of steps (500) or a time ("10 min", "2 h", "90 s"), above 0; got '
+        f"{shown(value)}"
+    )
+
+
+def _interval(value: Any) -> Any:
+    parse_interval(value)
+    return value
+
+
+Interval = Annotated[
+    int | str,
+    BeforeValidator(_interval),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": f"^{_TIME}$"},
+            ]
+        }
+    ),
+]
 
 
 def no_entry_twice(value: list) -> list:

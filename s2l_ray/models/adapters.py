@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,15 @@ PREFIX = "base_model.model."  # of peft's wrapper, which names in files have
 _NAMES_SHOWN = 20
 
 
-def model_with_adapters(
-    config: TrainingConfig, here: ModelConfig, resume: str | None = None, *, seed: int
-) -> PreTrainedModel:
-    """Return the pretrained model with adapters to train: fresh ones, or those of a resume point.
+def model_with_adapters(config: TrainingConfig, here: ModelConfig, *, seed: int) -> PreTrainedModel:
+    """Return the pretrained model with fresh adapters to train.
 
     Frozen weights have the precision of training. here: config.model as this node has it
-    (origin.on_this_node). seed: of the fresh adapters.
+    (origin.on_this_node). seed: of the adapters.
     """
     lora = config.lora
     assert lora is not None
     base = _base(here, config.model.dtype, quantized=lora.quantize is not None)
-    if resume is not None:
-        return _with_saved(base, resume)
     check_targets(base, lora)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -132,15 +129,15 @@ def save_adapter(model: PreTrainedModel, weights: dict[str, Tensor], folder: str
     model.config.to_json_file(Path(folder, BASE_CONFIG))
 
 
-def save_merged(
+def merged(
     model: PreTrainedModel,
     weights: dict[str, Tensor] | None,
-    folder: str,
     gathered: Callable[[Iterable[Tensor]], AbstractContextManager[Any]],
-) -> None:
-    """Write the whole model, with adapters added to the weights that they adapt.
+) -> Callable[[str], None] | None:
+    """Add adapters to the weights that they adapt; return a function that saves the whole model in
+    a folder.
 
-    weights: of the model, by name, on the CPU; None on a worker that does not write. gathered: a
+    weights: of the model, by name, on the CPU; None on a worker that does not save. gathered: a
     context in which parameters are whole, which all workers enter together.
     """
     from peft.tuners.lora import LoraLayer
@@ -165,11 +162,12 @@ def save_merged(
             }
             if weight is not None:
                 whole[f"{name}.weight"] = weight
-    if whole is not None:
-        with torch.device("meta"):  # transformers goes by the names of a model without adapters
-            plain = AutoModelForCausalLM.from_config(model.config)
-        plain.generation_config = model.generation_config
-        plain.save_pretrained(folder, state_dict=whole)
+    if whole is None:
+        return None
+    with torch.device("meta"):  # transformers goes by the names of a model without adapters
+        plain = AutoModelForCausalLM.from_config(model.config)
+    plain.generation_config = model.generation_config
+    return partial(plain.save_pretrained, state_dict=whole)
 
 
 def check_targets(model: PreTrainedModel, lora: LoraConfig) -> None:

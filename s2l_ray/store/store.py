@@ -21,6 +21,7 @@ from s2l_ray.config import StorageConfig
 from s2l_ray.errors import Damaged, LeaseLost
 from s2l_ray.store import scratch, tables
 from s2l_ray.store.checksums import checksum_of, checksum_of_file
+from s2l_ray.store.folders import local_folder
 from s2l_ray.store.manifest import FORMAT, Manifest, Part, manifest_of
 from s2l_ray.store.objects import LocalObjects
 
@@ -248,56 +249,44 @@ class Store:
             )
         return copied
 
-    def download(self, *folder: str) -> str:
+    def download(
+        self, *folder: str, files: dict[str, Part] | None = None, stage: str | None = None
+    ) -> str:
         """Return a local folder with a folder's files: the folder itself, or this node's copy.
 
-        Files listed in its own manifest, or in that of the folder above, are verified: Damaged if
-        one differs. An absolute local path is returned as it is.
+        An absolute local path is returned as it is.
+
+        files: those to take, by name, with their checksums. Default: all files, of which those that
+        the folder's own manifest lists are verified, or that of the folder above. Each node
+        verifies a file once; Damaged, with the stage's folder, if it differs from its checksum.
         """
         name = "/".join(folder)
         if os.path.isabs(name):
             return name
+        if files is None:
+            stage, listed = self._listed(name)
+            sizes = self.objects.sizes(name)
+        else:
+            listed, sizes = files, {file: part.bytes for file, part in files.items()}
+        return local_folder(
+            self.objects, self.address(name), name, sizes, listed,
+            stage=stage or name, epoch=self.epoch,
+        )  # fmt: skip
+
+    def _listed(self, name: str) -> tuple[str, dict[str, Part]]:
+        """Return the stage that a folder belongs to, and its files in the stage's manifest."""
         stage, below = name, ""
         manifest = self.manifest(stage)
         if manifest is None and "/" in name:
             stage, _, leaf = name.rpartition("/")
             manifest, below = self.manifest(stage), f"{leaf}/"
-        listed = {
-            part.file.removeprefix(below): part
-            for part in (manifest.parts if manifest else [])
-            if part.file.startswith(below)
-        }
-        sizes = self.objects.sizes(name)
-        if isinstance(self.objects, LocalObjects):
-            local = self.objects.root / name
-            self._verify(listed, local, stage)
-            return str(local)
-        # The files are part of the key: a new run at the same address must not get the old copy.
-        known = [self.address(name), self.epoch, sizes, [part.checksum for part in listed.values()]]
-        key = checksum_of(json.dumps(known).encode())
-
-        def fetch(local: str) -> None:
-            for file in sizes:
-                self.objects.get_file(f"{name}/{file}", Path(local, file))
-            self._verify(listed, Path(local), stage)
-
-        return scratch.copy_of(key, fetch)
+        parts = manifest.parts if manifest else []
+        return stage, {p.file.removeprefix(below): p for p in parts if p.file.startswith(below)}
 
     def discard(self, local: str) -> None:
         """Remove a copy that `download` made on this node, never the run's own folder."""
         if not self.is_local:
             scratch.discard(local)
-
-    def _verify(self, listed: dict[str, Part], local: Path, stage: str) -> None:
-        for file, part in listed.items():
-            address = self.address(stage, part.file)
-            if not (local / file).exists():
-                raise Damaged(f"{address}: missing, but the manifest lists it", stage)
-            if (found := checksum_of_file(local / file)) != part.checksum:
-                raise Damaged(
-                    f"{address}: damaged: expected checksum {part.checksum}, got {found}",
-                    stage,
-                )
 
 
 def lease_name(number: int) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from s2l_ray.config import TrainingConfig
 from s2l_ray.store import Manifest, Store
 
+SAVE_SECONDS = 2 * 3600  # that workers wait for one that writes a large model
+
 
 @dataclass(frozen=True)
 class TrainingJob:

@@ -12,14 +12,11 @@ import time
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from s2l_ray.corpus.tokenizer import load_tokenizer
-from s2l_ray.models.adapters import model_with_adapters
-from s2l_ray.models.loading import explain_out_of_memory, initial_model, load_model, no_tf32
+from s2l_ray.models.loading import explain_out_of_memory, no_tf32
 from s2l_ray.models.loss import LabelLoss
-from s2l_ray.models.origin import on_this_node
 from s2l_ray.models.properties import learned_positions, steady_positions
 from s2l_ray.store.preflight import check_node
 from s2l_ray.store.views import TokensView
@@ -29,8 +26,9 @@ from s2l_ray.training.engines import make_engine
 from s2l_ray.training.feed import step_batches
 from s2l_ray.training.job import TrainingJob
 from s2l_ray.training.node_windows import NodeWindows
-from s2l_ray.training.resume import last_resume_point
-from s2l_ray.training.saving import save
+from s2l_ray.training.resume import ResumeTimes
+from s2l_ray.training.saving import Saver
+from s2l_ray.training.start import Start
 from s2l_ray.training.step import dropout_seed, learning_rate, train_step
 
 HISTORY_POINTS = 500  # at most, of the training curve
@@ -83,16 +81,8 @@ def run(job: TrainingJob) -> None:
     no_tf32()
 
     tokenizer = load_tokenizer(store, job.tokenizer_folder)
-    point, state = last_resume_point(store, folder)
-    resume = store.download(folder, "resume", point) if point else None
-    if resume and config.lora is None:
-        model = load_model(resume)
-    else:
-        origin = on_this_node(store, config.model, job.origin)
-        if config.lora is None:
-            model = initial_model(origin, tokenizer, seed=job.seed)
-        else:
-            model = model_with_adapters(config, origin, resume, seed=job.seed)
+    start = Start(job)
+    state, model = start.state, start.model(tokenizer)
     tokens = TokensView(job.tokens)
     check_length(model, tokens.max_length)
     if config.gradient_checkpointing:
@@ -100,12 +90,9 @@ def run(job: TrainingJob) -> None:
     module = LabelLoss(model, recompute=config.gradient_checkpointing, packing=config.packing)
     with explain_out_of_memory(folder, "creating weights and optimizer", SETUP_MEMORY):
         engine = make_engine(module, config, device, world)
-        if resume and state.step < steps:
-            engine.load(resume)
-    if resume:
-        if world > 1:
-            dist.barrier()  # until all workers of this node have read it
-        store.discard(resume)
+        start.restore(engine)
+    start.drop_copies()
+    saver = Saver(job, engine, tokenizer, start.point)
 
     windows = NodeWindows(store.address(folder), job.tokens, job.seed)
     stream = BatchStream(
@@ -119,7 +106,7 @@ def run(job: TrainingJob) -> None:
     every = max(1, steps // HISTORY_POINTS)
     seconds_before, began = state.seconds, time.monotonic()
     tokens_before, recent = state.tokens, list[float]()
-    notices, ask = Notices(), True
+    notices, ask, resume = Notices(), True, ResumeTimes(config.resume_every)
     tokens_per_row = config.micro_batch_size * tokens.max_length if config.packing else None
     batches = step_batches(
         stream,
@@ -146,7 +133,9 @@ def run(job: TrainingJob) -> None:
         )
         doing = f"training step {step + 1} with {what}"
         with explain_out_of_memory(folder, doing, STEP_MEMORY):
-            result = train_step(engine, batch, rate, device=device, ask=notices.due)
+            result = train_step(
+                engine, batch, rate, device=device, ask=notices.due, save=resume.is_time
+            )
         ask = result.ask
         if not math.isfinite(result.loss + result.norm):
             raise ValueError(
@@ -165,11 +154,13 @@ def run(job: TrainingJob) -> None:
             speed = (state.tokens - tokens_before) / (time.monotonic() - began)
             job.board.write.remote(done, f"loss {result.loss:.3f}, {speed:,.0f} tokens/s")
         leaving = notices.is_new()  # save what there is, once
-        if done in keep or done % config.resume_every == 0 or leaving:
+        if done in keep or result.save or resume.is_step(done) or leaving:
             state.step, state.workers = done, world
             state.seconds = seconds_before + time.monotonic() - began
-            save(job, engine, tokenizer, state, publish=done in keep)
+            saver.save(state, publish=done in keep)
+            resume.saved()
             ray.train.report({"step": done, "loss": result.loss})
+    saver.wait()
     windows.close()
 
 

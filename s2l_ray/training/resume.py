@@ -1,17 +1,21 @@
 """Resume points: where an unfinished training continues after a stop.
 
-A resume point is a folder `resume/step-000500` of the training: weights, the optimizer's moments
-and a manifest of its own, whose info is a TrainingState.
+A resume point is a folder `resume/step-000500` of the training. It has a file of pieces from each
+worker: of the optimizer's moments and of the master weights (pieces.py). The latter are missing if
+they are the weights of a checkpoint, which its manifest then names. The manifest's info is a
+TrainingState. Resume points of version 0.1 have the weights as a model in Hugging Face format.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from s2l_ray.config.values import parse_interval
 from s2l_ray.store import Manifest, Part, Store
 
 logger = logging.getLogger(__name__)
@@ -19,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainingState:
-    """How far a training is. Without `files` it is the info of the finished stage."""
+    """How far a training is. Without `files` and `weights`: the info of the finished stage."""
 
     step: int = 0  # optimizer steps done
     workers: int | None = None  # that did the last of them
@@ -30,13 +34,40 @@ class TrainingState:
     history: list[list[float]] = field(default_factory=list)  # [step, mean loss up to it]
     checkpoints: list[int] = field(default_factory=list)  # steps
     files: list[Part] = field(default_factory=list)  # of the checkpoints
+    weights: str = ""  # folder of the checkpoint with the weights that training goes on from
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> TrainingState:
         return cls(**info | {"files": [Part(**file) for file in info.get("files", [])]})
 
+    @property
+    def weight_files(self) -> list[Part]:
+        """The files of the checkpoint that has the weights."""
+        return [part for part in self.files if part.file.startswith(f"{self.weights}/")]
+
     def as_info(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class ResumeTimes:
+    """When a resume point is due. every: see TrainingConfig.resume_every.
+
+    By time, workers differ in what they see: the step tells all of them that it is time for one.
+    """
+
+    def __init__(self, every: int | str) -> None:
+        self.unit, self.every = parse_interval(every)
+        self.saved()
+
+    def saved(self) -> None:
+        self.last = time.monotonic()
+
+    @property
+    def is_time(self) -> bool:
+        return self.unit == "seconds" and time.monotonic() - self.last >= self.every
+
+    def is_step(self, step: int) -> bool:
+        return self.unit == "steps" and step % self.every == 0
 
 
 def resume_name(step: int, epoch: int | None) -> str:
@@ -59,7 +90,10 @@ def resume_point(store: Store, folder: str, name: str) -> tuple[Manifest | None,
     what is wrong with it or its files."""
     try:
         manifest = store.manifest(f"{folder}/resume/{name}")
-        return manifest, store.fault(manifest) if manifest else None
+        if manifest is None:
+            return None, None
+        checkpoint = Manifest(folder, "", TrainingState.of(manifest.info).weight_files)
+        return manifest, store.fault(manifest) or store.fault(checkpoint)
     except ValueError as error:
         return None, str(error)
 

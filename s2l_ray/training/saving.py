@@ -1,91 +1,156 @@
-"""What workers write during a training: checkpoints to keep, and resume points."""
+"""What workers write during a training: checkpoints to keep, and resume points.
+
+The training stands still only while its state is copied to CPU memory. A thread writes the copy to
+the node's disk and from there into the run, and commits the resume point when all workers are done.
+"""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
-from s2l_ray.store import Store
+from s2l_ray.models.adapters import is_adapted
+from s2l_ray.store import Part, Store
 from s2l_ray.store.scratch import working_folder
 from s2l_ray.training.checkpoints import checkpoint_name
 from s2l_ray.training.engines import Engine, rank_and_world
-from s2l_ray.training.job import TrainingJob
+from s2l_ray.training.engines.shared import trained
+from s2l_ray.training.job import SAVE_SECONDS, TrainingJob
+from s2l_ray.training.pieces import Piece, copied, file_of, write
 from s2l_ray.training.resume import TrainingState, resume_name, resume_point, resume_points
 
-PUBLISHED = "publish"  # a checkpoint's files, in the working folder
+
+class Copy(NamedTuple):
+    """A training's state in CPU memory."""
+
+    state: TrainingState
+    pieces: list[Piece]
+    write_model: Callable[[str], None] | None  # into a folder; on the first worker, of a checkpoint
 
 
-def save(
-    job: TrainingJob, engine: Engine, tokenizer: Any, state: TrainingState, *, publish: bool
-) -> None:
-    """Write a resume point and, if `publish`, a checkpoint. All workers must call it.
+class Saver:
+    """Saves the state of a training. All workers must call `save` and `wait` at the same steps.
 
-    Every worker writes its share of the optimizer's state, except after the last step. The first
-    worker writes the weights too, and last the resume point's manifest. The complete resume point
-    before this one is kept; others are removed.
+    point: the resume point that the training went on from, "" if it began. Later ones, which an
+    interrupted run left incomplete, are removed.
     """
-    store, folder = job.store, job.folder
-    store.guard()
-    point = resume_name(state.step, store.epoch)
-    rank, world = rank_and_world()
-    if rank == 0:
-        # What an interrupted run left here may be of another number of workers.
-        store.remove(folder, "resume", point)
-    if world > 1:
-        dist.barrier()
-    with working_folder() as local:
-        engine.save_model(local)  # gathers from all workers, writes on the first
-        if world > 1:
-            dist.barrier()  # DeepSpeed's own groups wait only ten minutes
-        if state.step < job.steps:
-            engine.save_optimizer(local)
+
+    def __init__(self, job: TrainingJob, engine: Engine, tokenizer: Any, point: str) -> None:
+        self.job, self.engine, self.tokenizer = job, engine, tokenizer
+        self.rank, self.world = rank_and_world()
         lora = job.config.lora
-        if publish and lora is not None and lora.merge:
-            engine.save_merged(str(Path(local, PUBLISHED)))
-        if rank == 0 and publish:
-            _publish(store, folder, local, tokenizer, state)
-        saved: list[Any] = [store.upload(local, folder, "resume", point)]
-    if world > 1:
-        mine, saved = saved[0], [None] * world
-        dist.all_gather_object(saved, mine)  # returns when every worker has written
-    if rank == 0:
-        parts = [part for files in saved for part in files]
-        store.commit(f"{folder}/resume/{point}", job.fingerprint, parts, state.as_info())
-        _remove_others(store, folder, point)
+        self._merge = lora is not None and lora.merge
+        self.group: Any = None
+        if self.rank == 0:
+            _remove_later(job.store, job.folder, point)
+        if self.world > 1:
+            dist.barrier()
+            # The thread's own: the training goes on in the other one meanwhile.
+            self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=SAVE_SECONDS))
+        self.thread = ThreadPoolExecutor(1, "save")
+        self.under_way: Future[None] | None = None
+
+    def save(self, state: TrainingState, *, publish: bool) -> None:
+        """Copy the state, and upload it later: as a resume point and, if `publish`, a checkpoint.
+
+        Waits for the save before, and raises its error. After the last step no resume point is
+        needed, and its manifest alone is written.
+        """
+        self.wait()
+        self.job.store.guard()
+        more = state.step < self.job.steps
+        state.weights = checkpoint_name(state.step) if publish and more and self._is_exact() else ""
+        copy = Copy(
+            replace(state, history=list(state.history)),
+            [copied(piece, masters=not state.weights) for piece in self.engine.pieces()]
+            if more
+            else [],
+            self.engine.copy_model(merge=self._merge) if publish else None,
+        )
+        self.under_way = self.thread.submit(self._upload, copy)
+
+    def wait(self) -> None:
+        """Return when the last save is complete; raise the error that this worker met in it."""
+        under_way, self.under_way = self.under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def _is_exact(self) -> bool:
+        """Whether a checkpoint has the very weights that training goes on from."""
+        if is_adapted(self.engine.loss.model):
+            return False
+        return all(each.dtype == torch.float32 for _, each in trained(self.engine.loss))
+
+    def _upload(self, copy: Copy) -> None:
+        store, folder = self.job.store, self.job.folder
+        point = resume_name(copy.state.step, store.epoch)
+        try:
+            mine = self._write(copy, point)
+        except BaseException:
+            self._gather(None)  # the others must not wait
+            raise
+        saved = self._gather(mine)  # returns when every worker has written
+        if self.rank == 0 and None not in saved:
+            parts = [part for files in saved for part in files]
+            info = copy.state.as_info()
+            store.commit(f"{folder}/resume/{point}", self.job.fingerprint, parts, info)
+            _remove_older(store, folder, point)
+
+    def _write(self, copy: Copy, point: str) -> list[Part]:
+        """Upload the copy; return the files of the resume point."""
+        store, folder = self.job.store, self.job.folder
+        with working_folder() as local:
+            if copy.write_model is not None:
+                name = checkpoint_name(copy.state.step)
+                checkpoint = Path(local, name)
+                checkpoint.mkdir()
+                copy.write_model(str(checkpoint))
+                self.tokenizer.save_pretrained(checkpoint)
+                for part in store.upload(checkpoint, folder, name):
+                    path = f"{name}/{part.file}"
+                    copy.state.files.append(replace(part, unit=path, file=path))
+                copy.state.checkpoints.append(copy.state.step)
+            if copy.pieces:
+                write(copy.pieces, Path(local, file_of(self.rank)))
+            return store.upload(local, folder, "resume", point)
+
+    def _gather(self, mine: list[Part] | None) -> list[Any]:
+        if self.group is None:
+            return [mine]
+        saved = [None] * self.world
+        dist.all_gather_object(saved, mine, group=self.group)
+        return saved
 
 
-def _publish(store: Store, folder: str, local: str, tokenizer: Any, state: TrainingState) -> None:
-    """Copy the weights in `local` to a checkpoint, with the tokenizer, and add it to the state."""
-    published = Path(local, PUBLISHED)
-    if not published.exists():  # otherwise it has the merged weights
-        published.mkdir()
-        for kind in ("*.json", "model*.safetensors", "adapter_model.safetensors"):
-            for file in Path(local).glob(kind):
-                shutil.copy(file, published)
-    tokenizer.save_pretrained(published)
-    name = checkpoint_name(state.step)
-    for part in store.upload(published, folder, name):
-        path = f"{name}/{part.file}"
-        state.files.append(replace(part, unit=path, file=path))
-    state.checkpoints.append(state.step)
+def _remove_later(store: Store, folder: str, point: str) -> None:
+    """Remove the resume points that are later than this one; all of them for ""."""
+    names = resume_points(store, folder)
+    later = names[: names.index(point)] if point else names
+    if later:
+        store.guard()
+    for name in later:
+        store.remove(folder, "resume", name)
 
 
-def _remove_others(store: Store, folder: str, point: str) -> None:
-    """Remove all resume points but this one and the complete one before it.
+def _remove_older(store: Store, folder: str, point: str) -> None:
+    """Remove the resume points before this one, but for the last complete one of them.
 
-    Later ones are left from a run whose training was resumed before them.
+    Later ones stay: other workers may already be writing the next.
     """
     names = resume_points(store, folder)
     older = names[names.index(point) + 1 :]
-    complete = (name for name in older if _is_complete(store, folder, name))
-    others = {*names} - {point, next(complete, point)}
+    complete = next((name for name in older if _is_complete(store, folder, name)), None)
     store.guard()
-    for name in others:
-        store.remove(folder, "resume", name)
+    for name in older:
+        if name != complete:
+            store.remove(folder, "resume", name)
 
 
 def _is_complete(store: Store, folder: str, name: str) -> bool:

@@ -13,6 +13,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -31,7 +32,7 @@ from s2l_ray.models.origin import commit_of, keep_model
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import num_steps
-from s2l_ray.training.job import TrainingJob
+from s2l_ray.training.job import SAVE_SECONDS, TrainingJob
 from s2l_ray.training.resume import last_resume_point, resume_points
 
 logger = logging.getLogger(__name__)
@@ -67,13 +68,14 @@ def train(
     job = TrainingJob(
         store, tokens, config, tokenizer_folder, origin, folder, fingerprint, seed, steps, board
     )
-    with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
-        fit(
-            config,
-            label,
-            lambda elsewhere: run_workers(_work, {"job": job}, config, elsewhere),
-            lambda: last_resume_point(store, folder)[1].step,
-        )
+    if last_resume_point(store, folder)[1].step < steps:
+        with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
+            fit(
+                config,
+                label,
+                partial(run_workers, _work, {"job": job}, config),
+                lambda: last_resume_point(store, folder)[1].step,
+            )
     _, state = last_resume_point(store, folder)
     if state.step != steps:
         last = [name for name in resume_points(store, folder) if int(name.split("-")[1]) == steps]
@@ -85,7 +87,7 @@ def train(
         store.guard()  # another run may have finished the stage meanwhile
         raise KeyboardInterrupt  # Ray Train returns like this after the user's Ctrl-C
     info = state.as_info()
-    del info["files"]
+    del info["files"], info["weights"]
     if (known := commit_of(store, origin)) is not None:
         info["model"] = known
     manifest = store.commit(folder, fingerprint, state.files, info)

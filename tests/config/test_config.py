@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s2l_ray.config import PromptConfig, RunConfig, fingerprint, load, parse_budget, validate
+from s2l_ray.config import (
+    PromptConfig,
+    RunConfig,
+    TrainingConfig,
+    fingerprint,
+    load,
+    parse_budget,
+    validate,
+)
+from s2l_ray.config.values import parse_interval
 from s2l_ray.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -426,6 +435,43 @@ def test_a_boolean_is_no_budget():
         parse_budget(True)
     with pytest.raises(ConfigError, match=r"selection\.budget"):
         validate(small(selection={"budget": True}))
+
+
+@pytest.mark.parametrize(
+    "value, unit, number",
+    [
+        (500, "steps", 500),
+        (1, "steps", 1),
+        ("10 min", "seconds", 600),
+        ("2h", "seconds", 7200),
+        ("0.5 h", "seconds", 1800),
+        (" 90 s ", "seconds", 90),
+    ],
+)
+def test_resume_every(value, unit, number):
+    config = training(resume_every=value)
+    assert parse_interval(config.resume_every) == (unit, number)
+
+
+@pytest.mark.parametrize("value", [0, -3, 1.5, True, None, "10", "10 minutes", "0 min", "-1 h", ""])
+def test_bad_resume_every(value):
+    with pytest.raises(ValueError, match=r"resume_every\n.*(a number of steps|a boolean)"):
+        training(resume_every=value)
+
+
+def training(**changes):
+    return TrainingConfig.model_validate({"model": small()["proxy"]["model"]} | changes)
+
+
+def test_fewer_workers_divide_the_batch_into_micro_batches():
+    sizes = lambda **how: training(global_batch_size=24, micro_batch_size=2, **how).sizes()  # noqa: E731
+    assert sizes(workers={"num_workers": 12}) == [12]
+    assert sizes(workers={"num_workers": 12}, min_workers=2) == [12, 6, 4, 3, 2]
+    assert sizes(workers={"num_workers": 6}, min_workers=5) == [6]
+    bf16 = {"model": small()["proxy"]["model"] | {"dtype": "bfloat16"}, "zero_stage": 1}
+    assert sizes(workers={"num_workers": 12}, min_workers=1, **bf16) == [12]  # see _fits
+    with pytest.raises(ValueError, match=r"min_workers 3 must not be above workers\.num_workers 2"):
+        training(workers={"num_workers": 2}, min_workers=3)
 
 
 # ---- fingerprints

@@ -24,7 +24,7 @@ from s2l_ray.models.origin import origin_of
 from s2l_ray.models.properties import parameters_at_work, unreached
 from s2l_ray.scoring.scorer import score_table
 from s2l_ray.store.checksums import checksum_of_folder
-from s2l_ray.training.engines.shared import save_merged
+from s2l_ray.training.engines.shared import copy_merged
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_an_adapter_loads_here_and_in_peft_and_merges(how, store, tmp_path, batc
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
     merged = tmp_path / "merged"
     loss = LabelLoss(model)
-    save_merged(loss, loss.state_dict(), str(merged), lambda _: nullcontext())
+    copy_merged(loss, loss.state_dict(), lambda _: nullcontext())(str(merged))
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert (
@@ -95,7 +95,7 @@ def test_an_adapter_loads_here_and_in_peft_and_merges(how, store, tmp_path, batc
 def test_signals_of_an_adapted_head_are_those_of_the_merged_model(tmp_path):
     model = written(tmp_path, base_in(tmp_path / "base"), {"target_modules": ["q_proj", "lm_head"]})
     merged = tmp_path / "merged"
-    adapters.save_merged(model, model.state_dict(), str(merged), lambda _: nullcontext())
+    adapters.merged(model, model.state_dict(), lambda _: nullcontext())(str(merged))
     names = ["confidence", "el2n", "features", "grad_norm"]
     found, expected = (
         score_table(random_tokens(6), LabelLoss(each), signals=names)
@@ -238,7 +238,8 @@ def test_four_bits_are_the_same_in_training_and_scoring(store, tmp_path):
         == torch.uint8
     )
     # The step that a resumed training would make first has the loss that scoring finds.
-    again = model_with_adapters(config, config.model, str(folder), seed=0)
+    again = model_with_adapters(config, config.model, seed=0)
+    adapters.swap(again, str(folder))
     batch = pad(examples_of(random_tokens(4)), torch.device("cpu"))
     assert torch.equal(losses(model, batch), losses(again, batch))
     # Frozen weights are rounded to 4 bits, and no more than that.

@@ -15,7 +15,7 @@ from urllib3.exceptions import SSLError
 from s2l_ray.config import StorageConfig
 from s2l_ray.errors import Damaged, StorageError
 from s2l_ray.store import Store
-from s2l_ray.store.checksums import checksum_of_folder
+from s2l_ray.store.checksums import checksum_of_file, checksum_of_folder
 from s2l_ray.store.manifest import FORMAT
 from s2l_ray.store.objects import LocalObjects
 from s2l_ray.store.s3 import S3Objects
@@ -207,6 +207,31 @@ def test_a_damaged_checkpoint_is_not_loaded(any_store, tmp_path, monkeypatch):
     assert damage.value.folder == "proxy/f"
     again = pickle.loads(pickle.dumps(damage.value))
     assert (str(again), again.folder) == (str(damage.value), "proxy/f")
+
+
+def test_a_node_fetches_and_verifies_some_files_once(any_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("0.bin", "1.bin"):
+        (model / name).write_bytes(bytes(100))
+    parts = {part.file: part for part in any_store.upload(model, "proxy/resume/step-1")}
+    first, verified = {"0.bin": parts["0.bin"]}, []
+
+    def checksum(file):
+        verified.append(file.name)
+        return checksum_of_file(file)
+
+    monkeypatch.setattr("s2l_ray.store.folders.checksum_of_file", checksum)
+    for _ in range(2):  # workers of one node
+        store = Store(any_store.uri, epoch=3)
+        local = Path(store.download("proxy/resume/step-1", files=first))
+        assert store.is_local or [file.name for file in local.iterdir()] == ["0.bin"]
+    assert verified == ["0.bin"]
+    any_store.write_bytes(bytes(99) + b"1", "proxy/resume/step-1/0.bin")
+    with pytest.raises(Damaged, match=r"step-1/0\.bin: damaged") as damage:
+        Store(any_store.uri, epoch=4).download("proxy/resume/step-1", files=first, stage="proxy")
+    assert damage.value.folder == "proxy"
 
 
 def test_folders_go_up_and_come_down(any_store, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from s2l_ray.config import TrainingConfig
 from s2l_ray.models.adapters import model_with_adapters
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.training.engines import make_engine
+from s2l_ray.training.pieces import SavedPieces, copied, file_of, write
 from support.models import SHAPES, SMALL, VOCAB
 
 SEED = 5
@@ -85,13 +86,14 @@ def by_peft(config, four_bits=False):
 def train(config, out, *, steps=(0, STEPS), resume=None, merge_into=None):
     """Train in this process, one of a group if there is one; save; return each step's loss."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    model = model_with_adapters(config, config.model, resume, seed=SEED)
+    model = model_with_adapters(config, config.model, seed=SEED)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     loss = LabelLoss(model, recompute=config.gradient_checkpointing)
     engine = make_engine(loss, config, torch.device("cpu"), world)
     if resume:
-        engine.load(resume)
+        names = sorted(file.name for file in Path(resume).glob("optimizer-*"))
+        engine.restore(SavedPieces(lambda _: str(resume), names, ""), steps[0])
     losses = []
     for ids_BL, mask_BL in list(batches())[slice(*steps)]:
         labels, total = int(mask_BL.sum()), torch.zeros(())
@@ -107,11 +109,13 @@ def train(config, out, *, steps=(0, STEPS), resume=None, merge_into=None):
             dist.all_reduce(total)
         losses.append(float(total) / labels)
     Path(out).mkdir(parents=True, exist_ok=True)
-    engine.save_model(str(out))
-    engine.save_optimizer(str(out))
+    if save := engine.copy_model():
+        save(str(out))
+    write(map(copied, engine.pieces()), Path(out, file_of(rank)))
     if merge_into:
         Path(merge_into).mkdir(parents=True, exist_ok=True)
-        engine.save_merged(str(merge_into))
+        if save := engine.copy_model(merge=True):
+            save(str(merge_into))
     if world > 1:
         dist.barrier()
     return losses

@@ -6,6 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
+from support.hub import COMMIT, TOKEN, Hub
 from support.training import SEED, STEPS, assert_close, config_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -68,7 +70,7 @@ def test_one_worker_trains_like_two(job, undisturbed, plain, monkeypatch):
         dying.setattr(Store, "commit", die)
         job.run("one", config)
     left = job.store.names("one", "resume", f"step-{STEPS:06d}")
-    assert "model.safetensors" in left and "optimizer.safetensors" not in left  # no step follows
+    assert left == ["manifest.json"]  # no step follows, and the checkpoint has the weights
     one = job.run("one", config)
     assert_close(job.weights("one"), job.weights("undisturbed"))
     assert_close(job.weights("one"), plain[0])
@@ -117,6 +119,33 @@ def test_checkpoints_manifest_and_folder(job, undisturbed):
 
 
 @pytest.mark.slow
+def test_a_hub_model_is_read_from_the_hub_once_and_by_the_driver_alone(job, tmp_path, monkeypatch):
+    initial_model(config_of().model, job.tokenizer, seed=3).save_pretrained(tmp_path / "model")
+    files = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+    with Hub({"team/model": {"main": files}}) as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)  # the workers have no token, and know no such hub
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        found = job.run("hub", config_of(model={"name": "team/model"}, max_steps=1))
+    assert hub.asked["content"] == len(files)
+    assert found.info["model"] == {"name": "team/model", "revision": None, "commit": COMMIT["main"]}
+    local = {"name": str(tmp_path / "model")}
+    expected = job.run("local", config_of(model=local, max_steps=1))
+    assert found.info["history"] == expected.info["history"]
+
+
+@pytest.mark.slow
+def test_a_training_that_finds_no_room_goes_on_with_the_workers_that_fit(job, monkeypatch, said):
+    monkeypatch.setattr("s2l_ray.training.train.WAIT_MINUTES", 2)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
+    four = {"num_workers": 4, "cpus_per_worker": 2}  # of the 4 CPUs of this Ray
+    small = config_of(workers=four, min_workers=1, zero_stage=2, max_steps=1)
+    assert job.run("smaller", small).info["workers"] == 2
+    assert "no room for 4 workers for 2 minutes; training continues with 2" in said()
+
+
 @pytest.mark.slow
 def test_a_model_in_a_relative_folder_and_one_with_too_few_positions(job, tmp_path):
     one = {"workers": {"num_workers": 1}, "max_steps": 1}

@@ -2,9 +2,12 @@
 
 Both have one interface. For each micro-batch `with micro_batch(last): forward, backward`; after the
 last one `step(learning_rate)`, which returns the gradient's norm, if it can without waiting for the
-device. save_model, save_optimizer and load serve resume points, which any number of workers can
-load. Both engines use AdamW over fp32 master weights and clip the gradient's norm.
+device. Both engines use AdamW over fp32 master weights and clip the gradient's norm.
 B examples, L tokens.
+
+pieces and restore serve resume points, which any number of workers can load. partitioned: a worker
+holds pieces that no other one has. copy_model copies the whole weights to the CPU and returns, on
+the first worker, a function that saves the copy in a folder; all workers must call it.
 """
 
 from __future__ import annotations

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from s2l_ray.config import TrainingConfig
+from s2l_ray.models.adapters import is_adapted
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.training.engines.shared import (
     adamw,
+    copy_merged,
+    copy_weights,
     rank_and_world,
-    save_merged,
-    save_weights,
     trained,
 )
+from s2l_ray.training.pieces import Piece, SavedPieces, restore_whole, whole_pieces
 
 
 class DataParallelEngine:
     """torch's DistributedDataParallel, or the bare module if there is one worker."""
+
+    partitioned = False
 
     def __init__(
         self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
@@ -60,29 +63,16 @@ class DataParallelEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def save_model(self, local: str) -> None:
-        if rank_and_world()[0] == 0:
-            save_weights(self.loss, self.loss.state_dict(), local)
-
-    def save_merged(self, local: str) -> None:
-        if rank_and_world()[0] == 0:
-            save_merged(self.loss, self.loss.state_dict(), local, nullcontext)
-
-    def save_optimizer(self, local: str) -> None:
+    def copy_model(self, *, merge: bool = False) -> Callable[[str], None] | None:
         if rank_and_world()[0] != 0:
-            return
-        tensors = {
-            f"{name}/{key}": value.contiguous()
-            for name, parameter in trained(self.loss)
-            for key, value in self.optimizer.state[parameter].items()
-        }
-        save_file(tensors, Path(local, "optimizer.safetensors"))
+            return None
+        if merge:
+            return copy_merged(self.loss, self.loss.state_dict(), nullcontext)
+        own = dict(trained(self.loss)) if is_adapted(self.loss.model) else self.loss.state_dict()
+        return copy_weights(self.loss, own)
 
-    def load(self, local: str) -> None:
-        tensors = load_file(Path(local, "optimizer.safetensors"))
-        parameters = dict(self.loss.named_parameters())
-        for path, value in tensors.items():
-            name, key = path.rsplit("/", 1)
-            parameter = parameters[name]
-            place = value if key == "step" else value.to(parameter.device)
-            self.optimizer.state[parameter][key] = place
+    def pieces(self) -> Iterator[Piece]:
+        return whole_pieces(trained(self.loss), self.optimizer.state, *rank_and_world())
+
+    def restore(self, saved: SavedPieces, steps: int) -> None:
+        restore_whole(trained(self.loss), self.optimizer, saved)

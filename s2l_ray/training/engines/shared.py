@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,35 +20,41 @@ def rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def save_weights(loss: LabelLoss, weights: dict[str, Tensor], local: str) -> None:
-    """Save a folder in Hugging Face format, or in peft's if the model has adapters."""
+def copy_weights(
+    loss: LabelLoss, weights: dict[str, Tensor], *, copy: bool = True
+) -> Callable[[str], None]:
+    """Copy weights to the CPU; return a function that saves them in a folder, in Hugging Face
+    format, or in peft's if the model has adapters.
+
+    copy: weights that are on the CPU too.
+    """
+    state = _on_cpu(weights, copy=copy)
     if adapters.is_adapted(loss.model):
-        adapters.save_adapter(loss.model, _by_name(weights), local)
-    else:
-        loss.model.save_pretrained(local, state_dict=_on_cpu(_by_name(weights)))
+        return partial(adapters.save_adapter, loss.model, state)
+    return partial(loss.model.save_pretrained, state_dict=state)
 
 
-def save_merged(
-    loss: LabelLoss, weights: dict[str, Tensor] | None, local: str, gathered: Any
-) -> None:
-    """Save the whole model of a training of adapters: see adapters.save_merged."""
-    state = None if weights is None else _on_cpu(_by_name(weights))
-    adapters.save_merged(loss.model, state, local, gathered)
+def copy_merged(
+    loss: LabelLoss, weights: dict[str, Tensor] | None, gathered: Any
+) -> Callable[[str], None] | None:
+    """Like copy_weights for the whole model of a training of adapters: see adapters.merged."""
+    state = None if weights is None else _on_cpu(weights)
+    return adapters.merged(loss.model, state, gathered)
+
+
+def _on_cpu(weights: dict[str, Tensor], *, copy: bool = True) -> dict[str, Tensor]:
+    """Copy weights, each once: under ZeRO 1 and 2 all of them share a buffer, and save_pretrained
+    would copy each on the GPU, which may be full."""
+    copies: dict[tuple[Any, ...], Tensor] = {}  # one entry for tied weights
+    for tensor in weights.values():
+        if (key := _place_of(tensor)) not in copies:
+            copies[key] = tensor.detach().to("cpu", copy=copy)
+    return {name: copies[_place_of(each)] for name, each in _by_name(weights).items()}
 
 
 def _by_name(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Name weights as the model does, not as the loss around it."""
     return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-
-
-def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy weights to the CPU, tied ones once: under ZeRO 1 and 2 all weights share a buffer, and
-    save_pretrained would copy each of them on the GPU, which may be full."""
-    found: dict[tuple[Any, ...], Tensor] = {}
-    for tensor in weights.values():
-        if (key := _place_of(tensor)) not in found:
-            found[key] = tensor.detach().to("cpu")
-    return {name: found[_place_of(tensor)] for name, tensor in weights.items()}
 
 
 def _place_of(tensor: Tensor) -> tuple[Any, ...]:

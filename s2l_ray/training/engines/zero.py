@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from s2l_ray.config import TrainingConfig
@@ -19,22 +15,17 @@ from s2l_ray.models.adapters import is_adapted
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.training.engines.shared import (
     adamw,
+    copy_merged,
+    copy_weights,
     rank_and_world,
-    save_merged,
-    save_weights,
     trained,
 )
-
-MASTER = "fp32"  # the master weights, saved beside the moments
-
-STATE = (MASTER, "exp_avg", "exp_avg_sq")
+from s2l_ray.training.partitions import partitioned_pieces, restore_partitions
+from s2l_ray.training.pieces import Piece, SavedPieces, restore_whole, whole_pieces
 
 
 class DeepSpeedEngine:
-    """DeepSpeed ZeRO, stages 0 to 3.
-
-    Saves whole tensors, as DDP does: every worker gathers all of them and writes its share.
-    """
+    """DeepSpeed ZeRO, stages 0 to 3."""
 
     def __init__(
         self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
@@ -66,7 +57,7 @@ class DeepSpeedEngine:
         if config.model.dtype == "bfloat16" and config.zero_stage in (2, 3):
             settings["data_types"] = {"grad_accum_dtype": "fp32"}  # as under DDP
         loss.train()
-        self.loss, self.deepspeed = loss, deepspeed.utils
+        self.loss = loss
         self.engine, *_ = deepspeed.initialize(
             model=loss, optimizer=adamw(loss, config), config=settings
         )
@@ -89,21 +80,33 @@ class DeepSpeedEngine:
         norm = self.engine.get_global_grad_norm()
         return 0.0 if norm is None else norm  # None at stage 0
 
-    def save_model(self, local: str) -> None:
-        if is_adapted(self.loss.model):
+    def copy_model(self, *, merge: bool = False) -> Callable[[str], None] | None:
+        first = rank_and_world()[0] == 0
+        if is_adapted(self.loss.model) and not merge:
             own = dict(trained(self.loss))
             with self._gathered(own.values()):
-                if rank_and_world()[0] == 0:
-                    save_weights(self.loss, own, local)
-            return
+                return copy_weights(self.loss, own) if first else None
         weights = self._state_dict()
-        if rank_and_world()[0] == 0:
-            save_weights(self.loss, weights, local)
+        if merge:
+            return copy_merged(self.loss, weights if first else None, self._gathered)
+        # Of a training on the CPU they may be the very weights.
+        copy = self.engine.zero_optimization_stage() < 3 or self.engine.device.type == "cpu"
+        return copy_weights(self.loss, weights, copy=copy) if first else None
 
-    def save_merged(self, local: str) -> None:
-        weights = self._state_dict()
-        first = rank_and_world()[0] == 0
-        save_merged(self.loss, weights if first else None, local, self._gathered)
+    @property
+    def partitioned(self) -> bool:
+        return self.engine.zero_optimization_stage() > 0
+
+    def pieces(self) -> Iterator[Piece]:
+        if self.partitioned:
+            return partitioned_pieces(trained(self.loss), self.engine.optimizer)
+        return whole_pieces(trained(self.loss), self.engine.optimizer.state, *rank_and_world())
+
+    def restore(self, saved: SavedPieces, steps: int) -> None:
+        if self.partitioned:
+            restore_partitions(trained(self.loss), self.engine.optimizer, saved, steps)
+        else:
+            restore_whole(trained(self.loss), self.engine.optimizer, saved)
 
     def _state_dict(self) -> dict[str, Tensor]:
         """All weights. Under ZeRO-3 they are copies on the CPU, and on the first worker alone."""
@@ -117,73 +120,3 @@ class DeepSpeedEngine:
 
         sharded = self.engine.zero_optimization_stage() == 3
         return zero.GatheredParameters(list(weights)) if sharded else nullcontext()
-
-    def save_optimizer(self, local: str) -> None:
-        rank, world = dist.get_rank(), dist.get_world_size()
-        tensors = {"step": next(iter(self._base.state.values()))["step"]}
-        for number, (name, parameter) in enumerate(trained(self.loss)):
-            for key in STATE:
-                whole = self._whole(parameter, key)  # a collective operation
-                if number % world == rank:
-                    tensors[f"{name}/{key}"] = whole.to("cpu", torch.float32).clone()
-        save_file(tensors, Path(local, f"optimizer-{rank:05d}.safetensors"))
-
-    def load(self, local: str) -> None:
-        parameters = dict(self.loss.named_parameters())
-        for file in sorted(Path(local).glob("optimizer-*.safetensors")):
-            with safe_open(file, "pt") as tensors:
-                self._start_from(tensors.get_tensor("step"))
-                for path in set(tensors.keys()) - {"step"}:
-                    name, key = path.rsplit("/", 1)
-                    self._set(parameters[name], key, tensors.get_tensor(path))
-
-    @property
-    def _base(self) -> torch.optim.Optimizer:
-        """torch's optimizer: over flat partitions; over the parameters at stage 0 in fp32."""
-        return getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
-
-    def _whole(self, parameter: Any, key: str) -> Tensor:
-        if not _is_partitioned(parameter):
-            return parameter if key == MASTER else self._base.state[parameter][key]
-        if key == MASTER:
-            return self.deepspeed.safe_get_full_fp32_param(parameter)
-        return self.deepspeed.safe_get_full_optimizer_state(parameter, key)
-
-    def _set(self, parameter: Any, key: str, whole: Tensor) -> None:
-        if not _is_partitioned(parameter):
-            (parameter.data if key == MASTER else self._base.state[parameter][key]).copy_(whole)
-        elif hasattr(parameter, "ds_tensor"):  # stage 3: set the worker's own share, padded
-            size = parameter.ds_tensor.numel()
-            padded = torch.nn.functional.pad(
-                whole.flatten(), (0, size * dist.get_world_size() - whole.numel())
-            )
-            share = padded.narrow(0, size * dist.get_rank(), size)
-            if key == MASTER:
-                self.deepspeed.safe_set_local_fp32_param(parameter, share)
-            else:
-                self.deepspeed.safe_set_local_optimizer_state(parameter, share, key)
-        elif key == MASTER:
-            self.deepspeed.safe_set_full_fp32_param(parameter, whole)
-        else:
-            self.deepspeed.safe_set_full_optimizer_state(parameter, whole, key)
-
-    def _start_from(self, step: Tensor) -> None:
-        """Create the state that AdamW would create at its first step."""
-        if self._base.state:
-            return
-        zero = self.engine.optimizer
-        flat = getattr(zero, "fp32_partitioned_groups_flat", None) or [  # of stage 3
-            tensor for group in self._base.param_groups for tensor in group["params"]
-        ]
-        for tensor in flat:
-            self._base.state[tensor] = {
-                "step": step.clone(),
-                "exp_avg": torch.zeros_like(tensor),
-                "exp_avg_sq": torch.zeros_like(tensor),
-            }
-        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # DeepSpeed's own next step
-            zero._lazy_init_hp_params_optimizer_state()
-
-
-def _is_partitioned(parameter: Any) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
