@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -220,6 +221,13 @@ class TrainingConfig(Section):
     workers: WorkersConfig = Field(
         WorkersConfig(), description="Workers that train, each with an equal share of the batch."
     )
+    min_workers: Positive | None = Field(
+        None,
+        description="Number of workers that training goes on with if the cluster has had no room "
+        "for `workers.num_workers` for five minutes. It takes the largest number that fits and "
+        "divides the batch, and tries the full number at the next restart. `null` waits for "
+        "`workers.num_workers`.",
+    )
     max_workers: Positive | None = Field(
         None,
         description="DDP only: number of workers that training grows to if the cluster has room. "
@@ -234,6 +242,18 @@ class TrainingConfig(Section):
         "counts in the target's fingerprint. `null` trains with the built-in loop.",
     )
 
+    def sizes(self) -> list[int]:
+        """List the numbers of workers that training may have, most first."""
+        most = self.workers.num_workers
+        settings = self.model_dump() | {"min_workers": None, "max_workers": None}
+        found = [most]
+        for count in range(most - 1, (self.min_workers or most) - 1, -1):
+            with suppress(ValueError):
+                settings["workers"]["num_workers"] = count
+                type(self).model_validate(settings)
+                found.append(count)
+        return found
+
     @model_validator(mode="after")
     def _fits(self) -> TrainingConfig:
         if self.train is not None:
@@ -243,6 +263,11 @@ class TrainingConfig(Section):
                         f"{name} is a setting of the built-in loop: leave it out, or leave out "
                         f"train ({self.train})"
                     )
+        if self.min_workers is not None and self.min_workers > self.workers.num_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} must not be above workers.num_workers "
+                f"{self.workers.num_workers}"
+            )
         if self.max_workers is not None:
             if self.zero_stage is not None:
                 raise ValueError("max_workers needs DDP: leave out zero_stage, or max_workers")

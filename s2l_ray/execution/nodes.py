@@ -53,7 +53,7 @@ def away_from(full: dict[str, NodeFull], workers: WorkersConfig | None) -> dict[
     """
     if not full:
         return {}
-    if not _room_for(workers or WorkersConfig(), excluded=full):
+    if not room_for(workers or WorkersConfig(), excluded=full):
         raise next(reversed(full.values()))
     return {"ray.io/node-id": f"!in({','.join(full)})"}
 
@@ -66,7 +66,7 @@ def check_room(
     ValueError if it would wait forever: on a local Ray that this process started. setting: the
     config field of `workers`, for messages. excluded: ids of nodes that do not count.
     """
-    have = _room_for(workers, excluded)
+    have = room_for(workers, excluded)
     if have >= together:
         return
     gpus = f" and {workers.gpus_per_worker:g} GPUs" if workers.gpus_per_worker else ""
@@ -91,7 +91,7 @@ def resources_of(workers: WorkersConfig) -> dict[str, Any]:
     return {"num_cpus": workers.cpus_per_worker, "num_gpus": workers.gpus_per_worker} | kind
 
 
-def _room_for(workers: WorkersConfig, excluded: Container[str] = ()) -> int:
+def room_for(workers: WorkersConfig, excluded: Container[str] = ()) -> int:
     """Return how many workers the nodes that are alive could hold if they were idle."""
     needed = {"CPU": workers.cpus_per_worker}
     if workers.gpus_per_worker:

@@ -21,7 +21,8 @@ def settings_of(training: TrainingConfig) -> list[Any]:
     same reason trajectories.tokens_per_batch identifies no scoring: it moves the last digits of a
     loss, in bf16 by up to 2e-4.
     """
-    operations = {"workers", "max_workers", "max_failures", "resume_every", "micro_batch_size"}
+    operations = {"workers", "min_workers", "max_workers", "max_failures"}
+    operations |= {"resume_every", "micro_batch_size"}
     settings = {k: v for k, v in training.settings().items() if k not in operations}
     own = [own_loop(training.train)[1]] if training.train else []
     return [settings, *local_files(training.model), *own]

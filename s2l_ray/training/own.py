@@ -98,7 +98,7 @@ def train_own(
         reports,
     )  # fmt: skip
 
-    def once(label_selector: dict[str, str]) -> None:
+    def once(label_selector: dict[str, str], size: int) -> None:
         store.guard()
         ordered = ExecutionOptions(preserve_order=True)
         run_workers(
@@ -106,6 +106,7 @@ def train_own(
             {"job": job},
             config,
             label_selector,
+            size,
             storage={
                 "storage_path": store.address(folder, "resume"),
                 "checkpoint_config": CheckpointConfig(num_to_keep=1),

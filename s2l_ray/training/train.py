@@ -18,14 +18,15 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util import placement_group_table
 
 from s2l_ray.config import TrainingConfig
 from s2l_ray.errors import NodeFull
 from s2l_ray.execution.board import make_board, watch
-from s2l_ray.execution.nodes import away_from, check_room, disk_errors, release
+from s2l_ray.execution.nodes import away_from, check_room, disk_errors, release, room_for
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import fixable
 from s2l_ray.models.origin import commit_of, keep_model
@@ -37,7 +38,7 @@ from s2l_ray.training.resume import last_resume_point, resume_points
 
 logger = logging.getLogger(__name__)
 
-SAVE_SECONDS = 2 * 3600  # that workers wait for one that writes a large model
+WAIT_MINUTES = 5  # for room for all workers, if fewer may do; Ray Train asks once a minute
 
 # For a worker with several CPUs of its own: its threads spin while they wait for one another, which
 # is libgomp's default. execution.connect.WORKER_ENVIRONMENT is for shared CPUs.
@@ -98,24 +99,34 @@ def train(
 def fit(
     config: TrainingConfig,
     label: str,
-    once: Callable[[dict[str, str]], None],
+    once: Callable[[dict[str, str], int], None],
     reached: Callable[[], int],
 ) -> None:
-    """Train to the end: call `once` with a label selector, and again if workers die.
+    """Train to the end: call `once` with a label selector and a number of workers, and again if
+    workers die.
 
     reached: the step of the newest resume point.
     """
     full, deaths, step_before = dict[str, NodeFull](), 0, -1
     before = set(placement_group_table())
+    size = config.workers.num_workers
     while True:
         elsewhere = away_from(full, config.workers)
-        check_room(f"{label}: workers", config.workers, config.workers.num_workers, full)
+        check_room(f"{label}: workers", config.workers, size, full)
         try:
-            return once(elsewhere)
+            return once(elsewhere, size)
         except NodeFull as error:
             full[error.node] = error
             logger.info(f"{label}: {error}; training continues without this node")
         except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
+            if config.min_workers is not None and _found_no_room(error):
+                size = _next_size(config, size, room_for(config.workers, full))
+                logger.info(
+                    f"{label}: no room for {config.workers.num_workers:,} workers for "
+                    f"{WAIT_MINUTES} minutes; training continues with {size:,}"
+                )
+                continue
+            size = config.workers.num_workers  # nodes may have come back
             step = reached()
             deaths, step_before = deaths + 1 if step == step_before else 1, step
             if deaths > config.max_failures >= 0:
@@ -129,21 +140,37 @@ def fit(
             release(before)
 
 
+def _found_no_room(error: Exception) -> bool:
+    failure = getattr(error, "controller_failure", None)
+    return isinstance(failure, WorkerGroupStartupTimeoutError)
+
+
+def _next_size(config: TrainingConfig, size: int, room: int) -> int:
+    """Return the largest number of workers below `size`, which there was no room for, that `room`
+    is enough for. If there is none, return the full number, to wait for it again."""
+    fitting = (each for each in config.sizes() if each <= room and each < size)
+    return next(fitting, config.workers.num_workers)
+
+
 def run_workers(
     work: Callable[[dict[str, Any]], None],
     settings: dict[str, Any],
     config: TrainingConfig,
     label_selector: dict[str, str],
+    size: int,
     *,
     storage: dict[str, Any] | None = None,
     **given: Any,
 ) -> None:
-    """Run Ray Train once: `work(settings)` on each worker. A worker's error that a user can fix is
-    raised as it was.
+    """Run Ray Train once: `work(settings)` on each of `size` workers. A worker's error that a user
+    can fix is raised as it was.
 
     storage: fields of RunConfig, to keep what workers report. given: more for TorchTrainer.
     """
     workers = config.workers
+    # Ray Train grows and shrinks a training by itself, to any number of workers.
+    elastic = (config.min_workers or size, config.max_workers) if config.max_workers else None
+    patience = -1 if elastic or config.min_workers is None else WAIT_MINUTES - 1
     # Otherwise Ray Train starts each worker in a folder of its own, and relative paths break.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")  # Ray Train requires a storage path
@@ -151,9 +178,7 @@ def run_workers(
         work,
         train_loop_config=settings,
         scaling_config=ScalingConfig(
-            num_workers=(workers.num_workers, config.max_workers)
-            if config.max_workers
-            else workers.num_workers,
+            num_workers=elastic or size,
             use_gpu=workers.gpus_per_worker > 0,
             resources_per_worker={"CPU": workers.cpus_per_worker}
             | ({"GPU": workers.gpus_per_worker} if workers.gpus_per_worker else {}),
@@ -163,6 +188,7 @@ def run_workers(
         torch_config=TorchConfig(timeout_s=SAVE_SECONDS),
         run_config=RunConfig(
             name="ray_train",
+            failure_config=FailureConfig(controller_failure_limit=patience),
             worker_runtime_env={"env_vars": _OWN_CPUS} if workers.cpus_per_worker > 1 else None,
             **(storage or {"storage_path": scratch}),
         ),
