@@ -2,7 +2,7 @@
 
     s2l-ray finetune my.yaml target.train=examples.accelerate_loop:train
 
-Run it from the folder that has examples/ in it. `config` and the datasets: docs/targets.md.
+Run it from the folder that has examples/ in it. `config` and the datasets: docs/own-loop.md.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ def train(config: dict[str, Any]) -> None:
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if settings["model"]["dtype"] == "bfloat16" else "no",
     )
-    model = AutoModelForCausalLM.from_pretrained(config["model"], revision=config["revision"])
+    model = AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
     optimizer = torch.optim.AdamW(
         model.parameters(), settings["learning_rate"], weight_decay=settings["weight_decay"]
     )

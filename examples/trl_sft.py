@@ -2,7 +2,7 @@
 
     s2l-ray finetune my.yaml target.train=examples.trl_sft:train
 
-Run it from the folder that has examples/ in it. `config` and the datasets: docs/targets.md.
+Run it from the folder that has examples/ in it. `config` and the datasets: docs/own-loop.md.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def train(config: dict[str, Any]) -> None:
     whole = ray.train.get_dataset_shard("whole")
     rows = [{name: row[name] for name in ("input_ids", "labels")} for row in whole.iter_rows()]
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(config["model"], revision=config["revision"]),
+        model=AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(config["tokenizer"]),
         train_dataset=Dataset.from_list(rows),
         args=SFTConfig(

@@ -15,9 +15,12 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def span(values: Sequence[int]) -> str:
-    """Return such as "40", or "40–44" if the values differ."""
-    low, high = min(values), max(values)
+def span(values: Sequence[int | None]) -> str:
+    """Return such as "40", or "40–44" if the values differ; "unknown" if one is None."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "unknown"
+    low, high = min(known), max(known)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     Field,
@@ -22,7 +22,7 @@ from s2l_ray.config.selection import (
 )
 from s2l_ray.config.storage import StorageConfig
 from s2l_ray.config.training import TrainingConfig
-from s2l_ray.config.values import Location, Seed
+from s2l_ray.config.values import Location, Seed, shown
 
 
 class RunConfig(Section):
@@ -95,6 +95,16 @@ class RunConfig(Section):
         """Whether the run trains its proxy: it has neither its losses nor its checkpoints."""
         return self.losses is None and self.proxy.checkpoints is None
 
+    @field_validator("proxy", mode="before")
+    @classmethod
+    def _built_in(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (train := value.get("train")) is not None:
+            raise ValueError(
+                f"train: found {shown(train)}, but only the target can have a training loop of its "
+                "own, because examples are scored at the proxy's checkpoints; leave it out"
+            )
+        return value
+
     @model_validator(mode="after")
     def _whole(self) -> RunConfig:
         kept = (self.proxy.num_checkpoints, self.proxy.checkpoint_every)
@@ -102,12 +112,6 @@ class RunConfig(Section):
             raise ValueError("proxy: set num_checkpoints (2 or more) or checkpoint_every")
         if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
             raise ValueError("proxy.num_checkpoints must be 2 or more, the least for a trajectory")
-        if self.proxy.train is not None:
-            raise ValueError(
-                f"proxy.train: found {self.proxy.train}, but only the target can have a training "
-                "loop of its own: the proxy's checkpoints are what examples are scored at; leave "
-                "it out"
-            )
         if self.target and self.target.train and self.storage.encryption:
             raise ValueError(
                 f"target.train: the checkpoints that {self.target.train} reports are written by "

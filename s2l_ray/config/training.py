@@ -236,10 +236,9 @@ class TrainingConfig(Section):
     train: ImportName | None = Field(
         None,
         description="Target only: training function of your own for Ray Train, as "
-        "`module:function`, in place of the built-in loop; see "
-        "[targets](targets.md#a-training-loop-of-your-own). The module must be importable where "
-        "the run starts and need only installed packages; nodes need no copy of it. Its source "
-        "counts in the target's fingerprint. `null` trains with the built-in loop.",
+        "`module:function`, in place of the built-in loop (docs/own-loop.md). The module must be "
+        "importable where the run starts and need only installed packages; nodes need no copy of "
+        "it. Its source counts in the target's fingerprint. `null` trains with the built-in loop.",
     )
 
     def sizes(self) -> list[int]:

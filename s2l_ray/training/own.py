@@ -1,7 +1,7 @@
 """A target trained by the user's own training function for Ray Train (target.train).
 
 The function runs on every worker, as Ray Train calls it. It gets a dict, Ray Train's dataset shards
-`train` and `whole`, and Ray Train's newest checkpoint; docs/targets.md is the contract. What it
+`train` and `whole`, and Ray Train's newest checkpoint; docs/own-loop.md is the contract. What it
 leaves in a folder becomes the checkpoint of a training stage like any other. What it reports with
 ray.train.report shows its progress, and is where it goes on after a stop.
 """
@@ -25,6 +25,7 @@ from s2l_ray.config import TrainingConfig
 from s2l_ray.execution.board import make_board, watch
 from s2l_ray.execution.extensions import import_extension
 from s2l_ray.execution.progress import Progress
+from s2l_ray.models.origin import commit_of, keep_model
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import num_steps, write_initial
@@ -36,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OwnJob:
-    """What every worker gets. initial: folder of the model to start from, below the run directory;
-    None if the config names a pretrained one. reports: an actor, of training.reports."""
+    """What every worker gets. model: folder of the model to start from, for Store.download.
+    reports: an actor of training.reports."""
 
     store: Store
     function: Callable[[dict[str, Any]], None]
     config: TrainingConfig
     tokenizer_folder: str
-    initial: str | None
+    model: str
     folder: str
     max_length: int
     seed: int
@@ -84,17 +85,14 @@ def train_own(
     assert config.train is not None
     function, _ = own_loop(config.train)
     view = TokensView(tokens)
-    steps, initial = num_steps(config, view.trainable), None
-    if config.model.architecture is not None:
-        initial = f"{folder}/resume/initial"
-        if not store.exists(initial, "config.json"):
-            ray.get(
-                write_initial.remote(store, config.model, None, tokenizer_folder, seed, initial)
-            )
+    steps, origin = num_steps(config, view.trainable), keep_model(store, config.model)
+    model = origin or f"{folder}/resume/initial"
+    if origin is None and not store.exists(model, "config.json"):
+        ray.get(write_initial.remote(store, config, None, tokenizer_folder, seed, model))
     board = make_board()
     reports = make_reports(store, folder, board)
     job = OwnJob(
-        store, function, config, tokenizer_folder, initial, folder, view.max_length, seed, steps,
+        store, function, config, tokenizer_folder, model, folder, view.max_length, seed, steps,
         reports,
     )  # fmt: skip
 
@@ -124,6 +122,8 @@ def train_own(
     if state["files"] is None:
         store.guard()  # another run may have finished the stage meanwhile
         raise KeyboardInterrupt  # Ray Train returns like this after the user's Ctrl-C
+    if (known := commit_of(store, origin)) is not None:
+        state["model"] = known
     return _commit(store, folder, fingerprint, state, label, steps)
 
 

@@ -30,8 +30,7 @@ def run(job: OwnJob) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     with disk_errors(), working_folder() as output:
         config = {
-            "model": job.config.model.name if job.initial is None else store.download(job.initial),
-            "revision": job.config.model.revision,
+            "model": store.download(job.model),
             "tokenizer": store.download(job.tokenizer_folder),
             "output": output,
             "steps": job.steps,
@@ -82,5 +81,4 @@ def _upload(job: OwnJob, output: Path) -> list[Part]:
     job.store.guard()
     job.store.remove(job.folder, name)  # what an interrupted run left there
     files = job.store.upload(output, job.folder, name)
-    paths = [f"{name}/{part.file}" for part in files]
-    return [replace(part, unit=p, file=p) for part, p in zip(files, paths, strict=True)]
+    return [replace(part, unit=f"{name}/{part.unit}", file=f"{name}/{part.file}") for part in files]

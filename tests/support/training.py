@@ -86,9 +86,9 @@ class FaultyStore(Store):
 class Job:
     """A store with tokens to train on; `run` trains into a folder of it."""
 
-    def __init__(self, root):
+    def __init__(self, root, uri=None):
         self.root = root
-        self.store = store = Store(root / "run")
+        self.store = store = Store(uri or root / "run")
         examples = random_examples(45, seed=3)
         for row in examples[::11]:
             row["turns"][0]["text"] = "long " * 200  # no label is left: not trained on
