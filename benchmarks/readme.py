@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import machine
+from benchmarks import gpu, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -45,6 +45,7 @@ TITLES = {  # of the tables, in their order
     "kmeans-pool": "k-means, the trajectories of a run",
     "scale": "Clustering and selection at scale",
     "selection": "Selection by coverage",
+    "gpu": "Checks on one GPU",  # no result yet: it needs a GPU
 }
 
 Result = dict[str, Any]
@@ -74,16 +75,22 @@ def section(stem: str, result: Result) -> str:
         for name, value in result["settings"].items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     )
+    device = f"{name}, " if (name := result["settings"].get("gpu")) else ""
     blocks = [
         f"### {TITLES.get(stem, stem)}",
         f"```sh\n{result['command']}\n```",
-        f"{about['date']}, {about['cpu']}, {about['cpus']} CPUs, {about['memory_gib']:.0f} GiB, "
-        f"torch {about['versions']['torch']}, Ray {about['versions']['ray']}. "
+        f"{about['date']}, {device}{about['cpu']}, {about['cpus']} CPUs, "
+        f"{about['memory_gib']:.0f} GiB, torch {about['versions']['torch']}, "
+        f"Ray {about['versions']['ray']}. "
         f"Data: [{stem}.json](results/{stem}.json). Columns: head of [{script}]({script}).",
     ]
     if settings:
         blocks.append(f"Settings: {settings}.")
-    rows = comparison_rows(result["rows"]) if script == "comparison.py" else result["rows"]
+    rows = result["rows"]
+    if script == "comparison.py":
+        rows = comparison_rows(rows)
+    elif script == "gpu.py":
+        rows = [{name: gpu.shown(row).get(name) for name in gpu.COLUMNS} for row in rows]
     columns = [  # single values; lists are in the file
         column
         for column in dict.fromkeys(column for row in rows for column in row)

@@ -1,0 +1,1 @@
+"""The checks of benchmarks/gpu.py, each a function from a Setup to rows."""
