@@ -125,14 +125,13 @@ class WorkersConfig(Section):
     )
 
 
-# Settings of the built-in loop that a loop of the user's own could not follow.
-BUILT_IN_LOOP = (
-    "zero_stage",
-    "offload_optimizer",
-    "num_checkpoints",
-    "checkpoint_every",
-    "max_workers",
-)
+# What a loop of the user's own can follow, or the stage around it; the other settings are the
+# built-in loop's.
+FOLLOWED = {
+    "model", "epochs", "max_steps", "global_batch_size", "micro_batch_size", "learning_rate",
+    "warmup_share", "weight_decay", "max_grad_norm", "gradient_checkpointing", "resume_every",
+    "max_failures", "workers", "train",
+}  # fmt: skip
 
 
 class TrainingConfig(Section):
@@ -256,8 +255,8 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> TrainingConfig:
         if self.train is not None:
-            for name in BUILT_IN_LOOP:
-                if getattr(self, name) != type(self).model_fields[name].default:
+            for name, field in type(self).model_fields.items():
+                if name not in FOLLOWED and getattr(self, name) != field.default:
                     raise ValueError(
                         f"{name} is a setting of the built-in loop: leave it out, or leave out "
                         f"train ({self.train})"

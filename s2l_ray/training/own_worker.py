@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import NodeFull
 from s2l_ray.execution.nodes import disk_errors
-from s2l_ray.models.files import result_fault
+from s2l_ray.models.files import ADAPTER_CONFIG, BASE_CONFIG, result_fault
 from s2l_ray.store import Part
 from s2l_ray.store.preflight import check_node
 from s2l_ray.store.scratch import working_folder
@@ -29,7 +31,7 @@ def run(job: OwnJob) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     with disk_errors(), working_folder() as output:
-        config = {
+        config: dict[str, Any] = {
             "model": store.download(job.model),
             "tokenizer": store.download(job.tokenizer_folder),
             "output": output,
@@ -42,7 +44,7 @@ def run(job: OwnJob) -> None:
             ray.get(job.reports.begin.remote(world))
         _call(job, config, world)
         if rank == 0:
-            files = _upload(job, Path(output))
+            files = _upload(job, Path(output), config["model"])
             ray.get(job.reports.end.remote(files))
 
 
@@ -66,8 +68,11 @@ def _call(job: OwnJob, config: dict[str, Any], world: int) -> None:
         raise ValueError(f"target.train: {job.config.train!r} failed:\n{trace}") from None
 
 
-def _upload(job: OwnJob, output: Path) -> list[Part]:
-    """Upload the files of the model in `output`, not its folders, as the target's checkpoint."""
+def _upload(job: OwnJob, output: Path, base: str) -> list[Part]:
+    """Upload the files of the model in `output`, not its folders, as the target's checkpoint.
+
+    base: local folder of the model that training started from.
+    """
     if fault := result_fault(output):
         found = ", ".join(sorted(path.name for path in output.iterdir())) or "nothing"
         raise ValueError(
@@ -75,6 +80,8 @@ def _upload(job: OwnJob, output: Path) -> list[Part]:
             f"worker: it {fault}; found {found}. Save one there, such as with "
             "model.save_pretrained(config['output'])"
         )
+    if (output / ADAPTER_CONFIG).exists():
+        _name_base(job, output, base)
     if not (output / "tokenizer_config.json").exists():
         load_tokenizer(job.store, job.tokenizer_folder).save_pretrained(output)
     name = checkpoint_name(job.steps)
@@ -82,3 +89,19 @@ def _upload(job: OwnJob, output: Path) -> list[Part]:
     job.store.remove(job.folder, name)  # what an interrupted run left there
     files = job.store.upload(output, job.folder, name)
     return [replace(part, unit=f"{name}/{part.unit}", file=f"{name}/{part.file}") for part in files]
+
+
+def _name_base(job: OwnJob, adapter: Path, base: str) -> None:
+    """Name the base of an adapter as the configuration does, not by its folder on this node."""
+    model = job.config.model
+    if model.name is None:
+        raise ValueError(
+            f"target.train: {job.config.train!r} left an adapter, but its base is not a pretrained "
+            "model (target.model.name), and is not kept: merge the adapter into it first"
+        )
+    folder, file = Path(model.name), adapter / ADAPTER_CONFIG
+    settings = json.loads(file.read_bytes())
+    name = str(folder.absolute()) if folder.is_dir() else model.name
+    settings |= {"base_model_name_or_path": name, "revision": model.revision}
+    file.write_text(json.dumps(settings, indent=2))
+    shutil.copy(Path(base, "config.json"), adapter / BASE_CONFIG)

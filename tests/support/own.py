@@ -63,6 +63,18 @@ def leave_nothing(config):
     Path(config["output"], "notes.txt").write_text("no model")
 
 
+def leave_adapter(config):
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(config["model"])
+    model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM"))
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            weights.data.fill_(0.5)
+    model.save_pretrained(config["output"])
+
+
 def of_two(config, more):
     pass
 

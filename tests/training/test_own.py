@@ -18,6 +18,7 @@ from transformers import get_cosine_schedule_with_warmup
 from s2l_ray.config import PromptConfig, TrainingConfig, validate
 from s2l_ray.corpus.tokenization import encode_table
 from s2l_ray.errors import ConfigError
+from s2l_ray.models.adapters import base_of, load_with_adapter
 from s2l_ray.models.files import result_fault
 from s2l_ray.models.loading import initial_model
 from s2l_ray.selection.dataset import _rows
@@ -47,6 +48,8 @@ def module(tmp_path, monkeypatch):
         ({"num_checkpoints": 2}, "num_checkpoints"),
         ({"checkpoint_every": 2}, "checkpoint_every"),
         ({"max_workers": 4}, "max_workers"),
+        ({"lora": {}}, "lora"),
+        ({"packing": True}, "packing"),
     ],
 )
 def test_what_only_the_built_in_loop_can_follow_is_refused(changes, field):
@@ -214,6 +217,20 @@ def test_what_is_no_model_is_told(tmp_path):
     assert result_fault(tmp_path) == "has no adapter_model.safetensors"
     (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
     assert "damaged" in result_fault(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_adapter_names_its_base_as_the_configuration_does(job, module, tmp_path):
+    base = tmp_path / "base"
+    initial_model(config_of().model, job.tokenizer, seed=SEED).save_pretrained(base)
+    changes = {"model": {"name": str(base)}, "workers": {"num_workers": 1}}
+    made = train_with(job, own_config(f"{module}:leave_adapter", **changes), "targets/adapter")
+    folder = job.store.address("targets/adapter", "checkpoint-000006")
+    model = load_with_adapter(folder, dtype="float32")
+    assert base_of(folder).name == str(base)
+    lora = {name: w for name, w in model.state_dict().items() if "lora_B" in name}
+    assert lora and all((weights == 0.5).all() for weights in lora.values())
+    assert {part.file.rpartition("/")[2] for part in made.parts} >= {"base_config.json"}
 
 
 # -- the examples
