@@ -16,7 +16,7 @@ import torch
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import NodeFull
 from s2l_ray.execution.nodes import disk_errors
-from s2l_ray.models.files import ADAPTER_CONFIG, BASE_CONFIG, result_fault
+from s2l_ray.models.files import ADAPTER_CONFIG, BASE_CONFIG, is_adapter, result_fault
 from s2l_ray.store import Part
 from s2l_ray.store.preflight import check_node
 from s2l_ray.store.scratch import working_folder
@@ -80,7 +80,7 @@ def _upload(job: OwnJob, output: Path, base: str) -> list[Part]:
             f"worker: it {fault}; found {found}. Save one there, such as with "
             "model.save_pretrained(config['output'])"
         )
-    if (output / ADAPTER_CONFIG).exists():
+    if is_adapter(output):
         _name_base(job, output, base)
     if not (output / "tokenizer_config.json").exists():
         load_tokenizer(job.store, job.tokenizer_folder).save_pretrained(output)

@@ -18,8 +18,8 @@ from transformers import get_cosine_schedule_with_warmup
 from s2l_ray.config import PromptConfig, TrainingConfig, validate
 from s2l_ray.corpus.tokenization import encode_table
 from s2l_ray.errors import ConfigError
-from s2l_ray.models.adapters import base_of, load_with_adapter
-from s2l_ray.models.files import result_fault
+from s2l_ray.models.adapters import load_with_adapter
+from s2l_ray.models.files import base_of, result_fault
 from s2l_ray.models.loading import initial_model
 from s2l_ray.selection.dataset import _rows
 from s2l_ray.store import Store
@@ -226,7 +226,7 @@ def test_an_adapter_names_its_base_as_the_configuration_does(job, module, tmp_pa
     changes = {"model": {"name": str(base)}, "workers": {"num_workers": 1}}
     made = train_with(job, own_config(f"{module}:leave_adapter", **changes), "targets/adapter")
     folder = job.store.address("targets/adapter", "checkpoint-000006")
-    model = load_with_adapter(folder, dtype="float32")
+    model = load_with_adapter(job.store, folder, dtype="float32")
     assert base_of(folder).name == str(base)
     lora = {name: w for name, w in model.state_dict().items() if "lora_B" in name}
     assert lora and all((weights == 0.5).all() for weights in lora.values())
