@@ -34,10 +34,11 @@ LIMITS = {  # of each check on a GPU, in seconds; together eight minutes
     "losses": 80,
     "scoring": 80,
     "training": 80,
-    "zero": 60,
+    "zero": 50,
+    "lora": 25,
     "memory": 20,
     "resume": 30,
-    "generation": 40,
+    "generation": 25,
     "select": 70,
 }
 MINUTES = sum(LIMITS.values()) / 60
@@ -87,6 +88,7 @@ def run(name: str, device: str, small: bool, limit: float) -> list[Row]:
     except EOFError:
         process.join()
         found = f"its process ended with exit code {process.exitcode}"
+    process.join(5)
     process.kill()
     process.join()
     taken = {"check": name, "check seconds": time.monotonic() - began}

@@ -102,7 +102,7 @@ class Setup:
         model = {"architecture": self.shape(name), "tokenizer": "none"}
         if changes.pop("dtype", "fp32") == "bf16":
             model["dtype"] = "bfloat16"
-        return TrainingConfig.model_validate({"model": model, **sizes} | changes)
+        return TrainingConfig.model_validate({"model": model} | sizes | changes)
 
     def synchronize(self) -> None:
         if self.on_gpu:

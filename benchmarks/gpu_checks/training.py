@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.gpu_checks.setup import Row, Setup, count_of
 from s2l_ray.config import TrainingConfig
+from s2l_ray.models.adapters import model_with_adapters
 from s2l_ray.models.batch import Example
 from s2l_ray.models.loading import explain_out_of_memory, load_model, no_tf32
 from s2l_ray.models.loss import LabelLoss
@@ -29,12 +30,15 @@ WARM = 2  # steps before the clock starts
 
 def training(setup: Setup) -> list[Row]:
     """Our engine beside transformers' Trainer and TRL's SFTTrainer, on the same batches."""
-    rows, name, steps = [], "Pythia-410M", 4 if setup.small else 12
+    rows, name, number = [], "Pythia-410M", 4 if setup.small else 12
     for dtype in ("fp32", "bf16"):
+        if setup.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
         config = setup.training(name, dtype=dtype)
-        batches = setup.batches(name, WARM + steps, config)
+        batches = setup.batches(name, WARM + number, config)
         count, speeds = count_of(batches[WARM:]), dict[str, float]()
-        speeds["ours"] = count / ours(setup, name, config, batches)
+        speeds["ours"] = count / seconds_of(setup, setup.model(name), config, batches)
+        peak = setup.peak_gib()
         for kind in ("Trainer", "SFTTrainer"):
             speeds[kind] = count / theirs(setup, name, config, batches, kind)
         ratio = speeds["ours"] / speeds["Trainer"]
@@ -45,7 +49,7 @@ def training(setup: Setup) -> list[Row]:
                 **{f"tokens/s, {way}": speed for way, speed in speeds.items()},
                 "ours / Trainer": ratio,
                 "ours / SFTTrainer": speeds["ours"] / speeds["SFTTrainer"],
-                "peak GiB": setup.peak_gib(),
+                "our peak GiB": peak,
             }
             | ({"goal": "1.0 × Trainer", "met": ratio >= 1.0} if aimed else {})
         )
@@ -54,7 +58,7 @@ def training(setup: Setup) -> list[Row]:
 
 def zero(setup: Setup) -> list[Row]:
     """DeepSpeed ZeRO with gradient checkpointing, in one process."""
-    rows, name, steps = [], "Llama-1B", 2 if setup.small else 6
+    rows, name, number = [], "Llama-1B", 2 if setup.small else 6
     with process_group(setup):
         for stage in (2, 3):
             if setup.on_gpu:
@@ -62,8 +66,8 @@ def zero(setup: Setup) -> list[Row]:
             config = setup.training(
                 name, dtype="bf16", zero_stage=stage, gradient_checkpointing=True
             )
-            batches = setup.batches(name, WARM + steps, config)
-            taken = ours(setup, name, config, batches)
+            batches = setup.batches(name, WARM + number, config)
+            taken = seconds_of(setup, setup.model(name), config, batches)
             rows.append(
                 {
                     "case": f"{name}, bf16, ZeRO-{stage}",
@@ -72,6 +76,31 @@ def zero(setup: Setup) -> list[Row]:
                 }
             )
     return rows
+
+
+def lora(setup: Setup) -> list[Row]:
+    """Adapters on all linear layers of a frozen base in bf16, with gradient checkpointing."""
+    name, number = "Llama-1B", 2 if setup.small else 6
+    with tempfile.TemporaryDirectory() as folder:
+        setup.model(name, "bf16").save_pretrained(folder)
+        base = {"name": folder, "dtype": "bfloat16"}
+        settings = {"lora": {"target_modules": "all-linear"}, "gradient_checkpointing": True}
+        config = setup.training(name, model=base, **settings)
+        if setup.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        model = model_with_adapters(config, config.model, seed=0)
+    batches = setup.batches(name, WARM + number, config)
+    trained = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
+    taken = seconds_of(setup, model, config, batches)
+    return [
+        {
+            "case": f"{name}, bf16, all linear layers",
+            "tokens/s": count_of(batches[WARM:]) / taken,
+            "trained weights": trained,
+            "peak GiB": setup.peak_gib(),
+        }
+    ]
 
 
 def memory(setup: Setup) -> list[Row]:
@@ -124,10 +153,12 @@ def resume(setup: Setup) -> list[Row]:
     return rows
 
 
-def ours(setup: Setup, name: str, config: TrainingConfig, batches: list[list[Example]]) -> float:
-    """Seconds of the steps after WARM. Batches are padded before, as for the trainers."""
+def seconds_of(
+    setup: Setup, model: Any, config: TrainingConfig, batches: list[list[Example]]
+) -> float:
+    """Seconds of our steps after WARM. Batches are padded before, as for the trainers."""
     no_tf32()
-    engine = engine_of(setup, setup.model(name), config)
+    engine = engine_of(setup, model, config)
     ready = shares(batches, config)
     steps(setup, engine, ready[:WARM])
     return setup.seconds(steps, setup, engine, ready[WARM:])
@@ -172,6 +203,7 @@ def theirs(
             learning_rate=config.learning_rate, bf16=config.model.dtype == "bfloat16",
             use_cpu=not setup.on_gpu, report_to="none", save_strategy="no",
             logging_strategy="no", disable_tqdm=True, tf32=False if setup.on_gpu else None,
+            gradient_checkpointing=False,
         )  # fmt: skip
         trainer_class(
             model=setup.model(name), args=arguments, train_dataset=rows, callbacks=[Clock()], **more
