@@ -18,9 +18,11 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,9 @@ def run(name: str, device: str, small: bool, limit: float) -> list[Row]:
     except EOFError:
         process.join()
         found = f"its process ended with exit code {process.exitcode}"
-    process.join(5)
+    process.join(1)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what the check has started, too
     process.kill()
     process.join()
     taken = {"check": name, "check seconds": time.monotonic() - began}
@@ -99,6 +103,7 @@ def run(name: str, device: str, small: bool, limit: float) -> list[Row]:
 
 def check(name: str, device: str, small: bool, answer: Connection) -> None:
     """Run a check in this process, and send its rows or its error."""
+    os.setsid()
     try:
         from benchmarks.gpu_checks import scoring, training, whole
         from benchmarks.gpu_checks.setup import Setup

@@ -45,6 +45,19 @@ SLICES = {
         ("training", "scoring", "models"),
         ("s2l_ray/training", "s2l_ray/scoring", "s2l_ray/models"),
     ),
+    "loops": Slice(
+        9,
+        ("training/test_own.py", "pipeline/test_own_loop.py", "benchmarks/test_gpu.py"),
+        (
+            "s2l_ray/training/own.py",
+            "s2l_ray/training/own_worker.py",
+            "s2l_ray/training/reports.py",
+            "s2l_ray/selection/dataset.py",
+            "examples",
+            "benchmarks/gpu.py",
+            "benchmarks/gpu_checks",
+        ),
+    ),
     "commands": Slice(
         10,
         ("jobs", "execution", "cluster", "config", "store", "golden"),

@@ -28,6 +28,17 @@ def test_every_result_has_a_title_a_command_and_a_machine():
         assert {"date", "cpu", "cpus", "memory_gib", "versions"} <= result["machine"].keys()
 
 
+def test_the_checks_on_a_gpu_have_their_numbers_in_one_column():
+    rows = [
+        {"check": "scoring", "case": "a", "tokens/s": 1234.5, "busy": 0.5, "check seconds": 2.0},
+        {"check": "zero", "check seconds": 1.0, "error": "RuntimeError: no device\nits trace"},
+    ]
+    result = readme.read()["selection"] | {"settings": {"gpu": "H200"}, "rows": rows}
+    text = readme.section("gpu", result)
+    assert "H200, " in text and "| scoring | a | tokens/s 1,234, busy 0.5 |  |  |" in text
+    assert "| zero |  | RuntimeError: no device |  |  |" in text
+
+
 def test_an_interval_by_hand():
     row = {"difference": -0.00251, "from": -0.0096, "to": 0.00454}
     assert readme.interval(row) == "−0.0025 [−0.0096, +0.0045]"
