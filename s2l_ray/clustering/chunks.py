@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from s2l_ray.clustering.nearest import assign, nearest, one_thread, tile_rows, with_ones
 from s2l_ray.clustering.rows import decode
@@ -27,7 +26,6 @@ class Sample(NamedTuple):
     seed: int
 
 
-@ray.remote(num_cpus=1)
 class ChunkActor:
     """Works on chunks (rows.Chunk). `run` is a pure function of its arguments, whatever the actor.
 
@@ -48,6 +46,8 @@ class ChunkActor:
     def _rows(self, chunk) -> np.ndarray:
         first_row, _, slices = chunk
         if first_row not in self._loaded:
+            import ray
+
             blocks = ray.get([ref for ref, _, _ in slices])
             if isinstance(blocks[0], np.ndarray):  # one object per chunk
                 self._loaded[first_row] = blocks[0]

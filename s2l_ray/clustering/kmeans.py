@@ -84,7 +84,7 @@ class KMeans(ClusterMixin, BaseEstimator):
         num_rows = chunks[-1][1]
         if self.n_clusters > num_rows:
             raise ValueError(f"n_clusters={self.n_clusters} needs as many rows, got {num_rows}")
-        with ActorPool(ChunkActor, chunks, self.num_actors) as pool:
+        with ActorPool(ray.remote(num_cpus=1)(ChunkActor), chunks, self.num_actors) as pool:
             each_chunk = pool.each_chunk
             mean_T = check_rows(each_chunk, num_rows)
             init_KT = self._check_init(len(mean_T))

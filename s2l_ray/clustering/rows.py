@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
+
+if TYPE_CHECKING:
+    import ray
 
 # (first row, end row, [(object ref, start, stop), ...])
-Chunk = tuple[int, int, list[tuple[ray.ObjectRef, int, int]]]
+Chunk = tuple[int, int, list[tuple[Any, int, int]]]
 
 
 def cut_into_chunks(X, chunk_rows: int) -> list[Chunk]:
@@ -16,6 +20,9 @@ def cut_into_chunks(X, chunk_rows: int) -> list[Chunk]:
 
     ValueError if there are no rows or no such column.
     """
+    import ray
+    import ray.data
+
     if not isinstance(X, ray.data.Dataset):
         losses_NT = as_float_array(X)
         if not len(losses_NT):
@@ -56,6 +63,8 @@ def _can_be_used_as_is(X: ray.data.Dataset) -> bool:
 
     Its blocks are then used where they are; selecting the column would copy them.
     """
+    import ray.data
+
     if not isinstance(X, ray.data.dataset.MaterializedDataset) or X.columns() != ["losses"]:
         return False
     bundles = X.iter_internal_ref_bundles()

@@ -180,7 +180,7 @@ def test_samples_that_grow_lead_to_the_same_optimum_and_are_repeatable(monkeypat
 def test_a_sample_stands_for_all_rows():
     sample = chunks.Sample(800, len(X), float(X.var(axis=0).sum() * len(X)), seed=3)
     mean_T, chunks_ = X.mean(axis=0, dtype=float), cut_into_chunks(X, 400)
-    with ActorPool(chunks.ChunkActor, chunks_, 1) as pool:
+    with ActorPool(ray.remote(chunks.ChunkActor), chunks_, 1) as pool:
         rows, weights = zip(*pool.each_chunk("sample", mean_T, sample), strict=True)
         rows, weights = np.concatenate(rows), np.concatenate(weights)
         assert 400 < len(rows) < 900  # the far ones have no chance above one
