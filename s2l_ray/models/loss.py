@@ -5,16 +5,15 @@ B examples, L tokens, V vocabulary, M label tokens of a batch, D width of the ou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from s2l_ray.models.chunked import chunked_losses
 from s2l_ray.models.properties import (
     check_causal,
     check_packing,
@@ -22,10 +21,10 @@ from s2l_ray.models.properties import (
     head_is_apart,
     of_packed,
     output_head,
+    trial_model,
 )
 
-# Elements of a block of logits [M, V] in training: 256 MB in fp32. The backward pass keeps all
-# blocks, or computes them again one by one.
+# Elements of a block of logits [M, V] in training: 256 MB in fp32.
 LOGITS_AT_ONCE = 1 << 26
 
 VOCABULARY_BLOCK = 2048  # logits per label token that scoring computes at once
@@ -46,20 +45,19 @@ class LabelLoss(nn.Module):
     positions only. Models that scale or soft-cap their logits take the whole forward pass. Weights
     that text does not reach, such as the vision tower of Gemma 3, are frozen.
 
-    recompute: compute the head's logits again in the backward pass instead of keeping them.
+    In training, label tokens beyond LOGITS_AT_ONCE logits are taken in chunks (models/chunked.py).
     ValueError if attention is not causal.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, *, recompute: bool = False, packing: bool = False
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, *, packing: bool = False) -> None:
         super().__init__()
-        check_causal(model)
+        trial = trial_model(model)
+        check_causal(trial)
         if packing:
-            check_packing(model)
+            check_packing(trial)
         freeze_unreached(model)
-        self.model, self.recompute = model, recompute
-        self.head_apart = head_is_apart(model)
+        self.model = model
+        self.head_apart = head_is_apart(trial)
 
     def forward(
         self,
@@ -78,25 +76,15 @@ class LabelLoss(nn.Module):
         hidden_MD = self.hidden(input_ids_BL, places_M, position_ids_BL)
         if not torch.is_grad_enabled():
             return over_vocabulary(logits_by_block(self.head, hidden_MD), targets_M).losses_M
-        losses: Any = self._losses
         rows = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
-        if hasattr(self.head.weight, "ds_id"):
-            # ZeRO-3 gathers the weights from all workers at each call, so all workers must make
-            # the same number of calls: one.
-            rows = max(1, len(targets_M))
-        elif self.recompute:
-            losses = partial(checkpoint, self._losses, use_reentrant=False)
-        return torch.cat(
-            [
-                losses(hidden, targets)
-                for hidden, targets in zip(
-                    hidden_MD.split(rows), targets_M.split(rows), strict=True
-                )
-            ]
-        )
+        head, forward = self.head, self.head.forward
 
-    def _losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
-        return F.cross_entropy(self.head(hidden_MD).float(), targets_M, reduction="none")
+        def losses(hidden_MD: Tensor) -> Tensor:
+            if len(targets_M) > rows and type(head) is nn.Linear:
+                return chunked_losses(head, hidden_MD, targets_M, rows=rows)
+            return F.cross_entropy(forward(hidden_MD).float(), targets_M, reduction="none")
+
+        return _in_place_of_forward(head, losses, hidden_MD)
 
     @property
     def head(self) -> Any:
@@ -125,6 +113,19 @@ def places_before(loss_mask_BL: Tensor, num_labels: int | None = None) -> Tensor
         found_M2 = picked_BL.nonzero_static(size=num_labels)
     row_M, column_M = found_M2.unbind(1)
     return row_M * loss_mask_BL.shape[1] + column_M
+
+
+def _in_place_of_forward(module: nn.Module, compute: Callable, *inputs: Tensor) -> Tensor:
+    """Run compute(*inputs) as the module's forward pass: ZeRO-3 gathers the module's weights once
+    for it and once for its backward pass, on every worker, whatever number of chunks it has."""
+    before = module.__dict__.get("forward")
+    module.forward = compute
+    try:
+        return module(*inputs)
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 class OverVocabulary(NamedTuple):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from s2l_ray.models.sharding import is_sharded
 
 
 def parameters_at_work(config: dict[str, Any], label_share: float) -> int:
@@ -71,6 +74,83 @@ def steady_positions(model: PreTrainedModel) -> int | None:
         types["dynamic"] = text.max_position_embeddings
     changing = (types.get(name) for name in ("dynamic", "longrope"))
     return min((limit for limit in changing if limit is not None), default=None)
+
+
+def trial_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model itself, or a tiny one of its class if no worker has its whole weights.
+
+    ValueError if no tiny one can be made.
+    """
+    if not any(is_sharded(weights) for weights in model.parameters()):
+        return model
+    for narrow in (True, False):
+        try:
+            tiny = tiny_like(model, narrow=narrow)
+            with torch.no_grad():
+                tiny(input_ids=trial_ids(tiny), use_cache=False)
+            return tiny
+        except Exception as error:  # whatever a model says of sizes that do not fit one another
+            reason = error
+    raise ValueError(
+        f"model: cannot make a small {type(model).__name__} to check how it computes ({reason}); "
+        "set zero_stage 2 or 1"
+    )
+
+
+def tiny_like(model: PreTrainedModel, *, narrow: bool = True) -> PreTrainedModel:
+    """Make a model of the same class with few layers and a small vocabulary, and narrow ones.
+
+    Its weights are random and large, so that what reaches a logit shows in it.
+    """
+    config = copy.deepcopy(model.config)
+    for part in {id(part): part for part in (config, *_parts(config))}.values():
+        _shorten(part)
+    text = config.get_text_config()
+    text.vocab_size = min(text.vocab_size, 64)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(text, name, 0)
+    if narrow:
+        _narrow(text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tiny = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for weights in tiny.parameters():
+            nn.init.normal_(weights, std=0.3)
+    return tiny
+
+
+def _parts(config: Any) -> list[Any]:
+    """List the configs of a model's parts, such as text and vision."""
+    return [part for name in config.sub_configs if (part := getattr(config, name, None))]
+
+
+def _shorten(config: Any) -> None:
+    """Keep the layers up to the first of each kind, at least two."""
+    layers = getattr(config, "num_hidden_layers", None)
+    if layers is None:
+        return
+    kinds = getattr(config, "layer_types", None) or [None]
+    keep = max(2, *(kinds.index(kind) + 1 for kind in kinds))
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == layers:
+            setattr(config, name, value[:keep])
+    config.num_hidden_layers = min(layers, keep)
+
+
+def _narrow(config: Any) -> None:
+    """Reduce heads and widths, with as many query heads per key head as before."""
+    heads, width = config.num_attention_heads, config.hidden_size
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    fewer = min(2, key_heads)
+    config.num_attention_heads = heads // key_heads * fewer
+    config.hidden_size = width // heads * config.num_attention_heads
+    if getattr(config, "num_key_value_heads", None):
+        config.num_key_value_heads = fewer
+    if hasattr(config, "word_embed_proj_dim"):  # of OPT
+        config.word_embed_proj_dim = config.hidden_size
+    for name in ("intermediate_size", "moe_intermediate_size", "ffn_dim", "n_inner"):
+        if getattr(config, name, None):
+            setattr(config, name, 64)
 
 
 def trial_ids(model: PreTrainedModel) -> Tensor:

@@ -87,7 +87,7 @@ def run(job: TrainingJob) -> None:
     check_length(model, tokens.max_length)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    module = LabelLoss(model, recompute=config.gradient_checkpointing, packing=config.packing)
+    module = LabelLoss(model, packing=config.packing)
     with explain_out_of_memory(folder, "creating weights and optimizer", SETUP_MEMORY):
         engine = make_engine(module, config, device, world)
         start.restore(engine)

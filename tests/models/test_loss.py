@@ -6,71 +6,94 @@ from support.models import config_of, random_batch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from s2l_ray.models import chunked
 from s2l_ray.models import loss as loss_module
 from s2l_ray.models.loading import initial_model
 from s2l_ray.models.loss import LabelLoss, places_before
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("at_once", [1, 7 * 320, loss_module.LOGITS_AT_ONCE])
-def test_losses_and_gradients_do_not_depend_on_chunks(tokenizer, monkeypatch, at_once, tied):
-    model = initial_model(config_of(tie_word_embeddings=tied), tokenizer, seed=7)
-    ids_BL, mask_BL = random_batch()
-    logits_BLV = model(input_ids=ids_BL).logits
+def naive_losses(model, ids_BL, mask_BL):
+    logits_BLV = model(input_ids=ids_BL).logits.float()
     every_BL = F.cross_entropy(logits_BLV[:, :-1].transpose(1, 2), ids_BL[:, 1:], reduction="none")
-    expected = every_BL[mask_BL[:, 1:]]
-    expected.sum().backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return every_BL[mask_BL[:, 1:]]
+
+
+def gradients_of(model):
+    return {name: weights.grad for name, weights in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind, tied", [("llama", False), ("llama", True), ("phi", False)])
+@pytest.mark.parametrize("at_once", [1, 7 * 320, loss_module.LOGITS_AT_ONCE])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_and_gradients_do_not_depend_on_chunks(
+    tokenizer, monkeypatch, at_once, kind, tied, weighted
+):
+    """Of a sum of the losses, and of one with weights. The head of phi has a bias."""
+    model = initial_model(config_of(model_type=kind, tie_word_embeddings=tied), tokenizer, seed=7)
+    batch = random_batch()
+    expected = naive_losses(model, *batch)
+    weights_M = torch.linspace(0.5, 2, len(expected)) if weighted else 0.25
+    (expected * weights_M).sum().backward()
+    gradients = {name: grad.clone() for name, grad in gradients_of(model).items()}
     model.zero_grad()
     monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", at_once)
+    passes, calls = [], []
+    run = chunked._pass
+    monkeypatch.setattr(chunked, "_pass", lambda *all, **how: passes.append(1) or run(*all, **how))
     loss = LabelLoss(model)
     assert loss.head_apart
-    calls = []
-    model.get_output_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
-    losses = loss(ids_BL, mask_BL)
-    rows = {1: 1, 7 * 320: 7}.get(at_once, 1 << 20)
-    assert len(calls) == -(-len(expected) // rows)
-    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
-    losses.sum().backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5)
-
-
-def test_the_backward_pass_can_compute_the_logits_again(tokenizer, monkeypatch):
-    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 7 * 320)
-    batch, found, kept = random_batch(), [], []
-    for recompute in (False, True):
-        model = initial_model(config_of(), tokenizer, seed=7)
-        loss, held = LabelLoss(model, recompute=recompute).train(), []
-        model.get_output_embeddings().register_forward_hook(lambda *_, held=held: held.append(1))
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor, held=held: held.append(tensor.shape) or tensor, lambda tensor: tensor
-        ):
-            losses = loss(*batch)
-        kept.append(sum(shape[-1:] == (320,) for shape in held if shape != 1))
-        calls = held.count(1)
-        losses.sum().backward()
-        assert held.count(1) == calls * (2 if recompute else 1)
-        found.append([losses.detach(), *(weights.grad for weights in model.parameters())])
-    assert kept[0] >= 5 > kept[1] == 0  # logits, or what the loss keeps of them
-    for one, other in zip(*found, strict=True):
-        assert torch.equal(one, other)
-
-
-def test_zero_3_has_one_call_of_the_head_on_every_worker(tokenizer, monkeypatch):
-    """Workers with more and with fewer label tokens would otherwise wait for one another."""
-    model = initial_model(config_of(), tokenizer, seed=7)
-    loss, batch = LabelLoss(model), random_batch()
-    expected = loss(*batch)
-    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 1)
-    calls = []
     loss.head.register_forward_pre_hook(lambda *_: calls.append(1))
-    loss(*batch)
-    assert len(calls) == len(expected)
-    calls.clear()
-    loss.head.weight.ds_id = 0  # what DeepSpeed marks partitioned weights with
-    assert torch.equal(loss(*batch), expected)
-    assert len(calls) == 1
+    losses = loss(*batch)
+    assert len(calls) == 1  # under ZeRO-3 each call gathers the weights, from all workers
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
+    total = (losses * weights_M).sum() if weighted else losses.sum() * weights_M
+    total.backward()
+    for name, found in gradients_of(model).items():
+        torch.testing.assert_close(found, gradients[name], rtol=1e-4, atol=1e-5)
+    in_chunks = len(losses) * 320 > at_once
+    assert len(passes) == (0 if not in_chunks else 2 if weighted else 1)
+
+
+def test_chunks_under_autocast_are_as_near_as_plain_cross_entropy(tokenizer, monkeypatch):
+    model, batch = initial_model(config_of(), tokenizer, seed=7), random_batch()
+    naive_losses(model, *batch).sum().backward()
+    exact, errors = {name: grad.clone() for name, grad in gradients_of(model).items()}, []
+    for at_once in (loss_module.LOGITS_AT_ONCE, 7 * 320):
+        model.zero_grad()
+        monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", at_once)
+        with torch.autocast("cpu", torch.bfloat16):
+            LabelLoss(model)(*batch).sum().backward()
+        head = model.get_output_embeddings().weight.grad
+        assert head.dtype == torch.float32
+        errors.append((head - exact["lm_head.weight"]).norm() / exact["lm_head.weight"].norm())
+    assert 0 < errors[1] < 1.5 * errors[0] < 0.02
+
+
+def test_a_frozen_head_gets_no_gradient_and_no_second_backward_pass_is_wrong(
+    tokenizer, monkeypatch
+):
+    model, batch = initial_model(config_of(), tokenizer, seed=7), random_batch()
+    head = model.get_output_embeddings().weight.requires_grad_(False)
+    naive_losses(model, *batch).sum().backward()
+    expected = {name: 3 * grad for name, grad in gradients_of(model).items() if grad is not None}
+    model.zero_grad()
+    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 7 * 320)
+    total = LabelLoss(model)(*batch).sum()
+    total.backward(retain_graph=True)
+    (2 * total).backward()
+    assert head.grad is None
+    for name, grad in expected.items():
+        torch.testing.assert_close(gradients_of(model)[name], grad, rtol=1e-5, atol=1e-6)
+
+
+def test_no_more_than_a_chunk_of_logits_is_kept(tokenizer, monkeypatch):
+    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 7 * 320)
+    loss, batch, kept = LabelLoss(initial_model(config_of(), tokenizer, seed=7)), random_batch(), []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor
+    ):
+        loss(*batch)
+    assert kept and not any(shape[-1:] == (320,) for shape in kept)
 
 
 @pytest.mark.parametrize("kind", ["llama", "phi"])  # phi's head has a bias

@@ -90,7 +90,7 @@ def train(config, out, *, steps=(0, STEPS), resume=None, merge_into=None):
     model = model_with_adapters(config, config.model, seed=SEED)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    loss = LabelLoss(model, recompute=config.gradient_checkpointing)
+    loss = LabelLoss(model)
     engine = make_engine(loss, config, torch.device("cpu"), world)
     if resume:
         names = sorted(file.name for file in Path(resume).glob("optimizer-*"))
