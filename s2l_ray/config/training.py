@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from s2l_ray.config.base import Section
+from s2l_ray.config.deepspeed import check_deepspeed
 from s2l_ray.config.values import ImportName, Interval, Positive, Share
 
 
@@ -42,9 +43,11 @@ class ModelConfig(Section):
         description="From scratch: an existing tokenizer, by hub name or folder. `null` if "
         "`tokenizer_vocab` is set.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "float32",
-        description="Precision of training. `bfloat16` keeps float32 master weights.",
+        description="Precision of training. `bfloat16` keeps float32 master weights. `auto` is "
+        "`bfloat16` for workers with a GPU, which is refused if that GPU lacks it, and `float32` "
+        "for others.",
     )
 
     @model_validator(mode="after")
@@ -137,7 +140,7 @@ FOLLOWED = {
 class TrainingConfig(Section):
     """One fine-tuning job, with AdamW."""
 
-    newer = ("checkpoints", "lora", "packing", "train")
+    newer = ("checkpoints", "deepspeed", "lora", "optimizer", "packing", "train")
 
     model: ModelConfig = Field(description="The model to fine-tune.")
     lora: LoraConfig | None = Field(
@@ -173,6 +176,12 @@ class TrainingConfig(Section):
         description="Share of the steps, from 0 to below 1, over which the learning rate rises.",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay.")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw",
+        description="`adamw_8bit` is AdamW by bitsandbytes with moments in 8 bits: 2 bytes per "
+        'trained weight instead of 8. Needs `pip install "s2l-ray[qlora]"` and no `zero_stage`. '
+        "Tested on CPUs, untested on GPUs.",
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Norm that larger gradients are clipped to."
     )
@@ -185,6 +194,12 @@ class TrainingConfig(Section):
         False,
         description="Keep the optimizer state in CPU memory: slow, and untested on GPUs. Needs "
         "`zero_stage` 1, 2 or 3.",
+    )
+    deepspeed: dict[str, Any] = Field(
+        {},
+        description="More settings of DeepSpeed, by its own names, such as `zero_optimization: "
+        "{stage3_prefetch_bucket_size: 100000000}`; what another field sets is refused. Needs "
+        "`zero_stage`.",
     )
     gradient_checkpointing: bool = Field(
         False,
@@ -252,6 +267,18 @@ class TrainingConfig(Section):
                 found.append(count)
         return found
 
+    @property
+    def dtype(self) -> str:
+        """The precision of training: float32 or bfloat16."""
+        if self.model.dtype != "auto":
+            return self.model.dtype
+        return "bfloat16" if self.workers.gpus_per_worker else "float32"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a fingerprint has of it: `auto` is told as the precision that it means."""
+        found = super().settings()
+        return found | {"model": found["model"] | {"dtype": self.dtype}}
+
     @model_validator(mode="after")
     def _fits(self) -> TrainingConfig:
         if self.train is not None:
@@ -292,20 +319,23 @@ class TrainingConfig(Section):
                 "workers.gpus_per_worker: expected 0 or 1 for a training worker, got "
                 f"{self.workers.gpus_per_worker:g}; for more GPUs raise workers.num_workers"
             )
-        if self.zero_stage == 0 and self.model.dtype == "bfloat16":
+        if self.zero_stage == 0 and self.dtype == "bfloat16":
             raise ValueError(  # DeepSpeed's optimizer then keeps no fp32 master weights
                 "zero_stage 0 needs dtype float32; for bfloat16 leave zero_stage out (DDP) or set "
                 "1, 2 or 3"
             )
-        if (
-            self.zero_stage == 1
-            and self.model.dtype == "bfloat16"
-            and share > self.micro_batch_size
-        ):
+        if self.zero_stage == 1 and self.dtype == "bfloat16" and share > self.micro_batch_size:
             raise ValueError(  # stages 2 and 3, and DDP, sum them in fp32
                 f"zero_stage 1 would sum the gradients of {share // self.micro_batch_size} "
                 f"micro-batches in bfloat16: raise micro_batch_size to {share}, or set 2 or 3"
             )
+        if self.optimizer == "adamw_8bit" and self.zero_stage is not None:
+            raise ValueError(
+                "optimizer adamw_8bit needs DDP: leave out zero_stage, or set optimizer: adamw"
+            )
+        if self.deepspeed and self.zero_stage is None:
+            raise ValueError("deepspeed needs zero_stage: set it to 0, 1, 2 or 3")
+        check_deepspeed(self.deepspeed, offload_optimizer=self.offload_optimizer)
         if self.offload_optimizer and self.zero_stage in (None, 0):
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
         if self.lora is not None:

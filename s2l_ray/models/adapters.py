@@ -24,9 +24,10 @@ from transformers.pytorch_utils import Conv1D
 
 from s2l_ray.config import LoraConfig, ModelConfig, TrainingConfig
 from s2l_ray.models.files import ADAPTER_CONFIG, BASE_CONFIG, base_of, is_adapter, read_json
-from s2l_ray.models.loading import initial_model
+from s2l_ray.models.loading import Placing, initial_model
 from s2l_ray.models.origin import on_this_node, origin_of
 from s2l_ray.models.properties import unreached
+from s2l_ray.models.sharding import Sharding
 from s2l_ray.store import Store
 
 WEIGHTS = "adapter_model.safetensors"
@@ -38,15 +39,20 @@ PREFIX = "base_model.model."  # of peft's wrapper, which names in files have
 _NAMES_SHOWN = 20
 
 
-def model_with_adapters(config: TrainingConfig, here: ModelConfig, *, seed: int) -> PreTrainedModel:
+def model_with_adapters(
+    config: TrainingConfig, here: ModelConfig, *, seed: int, sharding: Sharding | None = None
+) -> PreTrainedModel:
     """Return the pretrained model with fresh adapters to train.
 
     Frozen weights have the precision of training. here: config.model as this node has it
-    (origin.on_this_node). seed: of the adapters.
+    (origin.on_this_node). seed: of the adapters. sharding: of the frozen weights. peft copies some
+    of them for DoRA and modules_to_save, so with these each worker holds all until training begins.
     """
     lora = config.lora
     assert lora is not None
-    base = _base(here, config.model.dtype, quantized=lora.quantize is not None)
+    if lora.use_dora or lora.modules_to_save:
+        sharding = None
+    base = _base(here, config.dtype, quantized=lora.quantize is not None, sharding=sharding)
     check_targets(base, lora)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -219,7 +225,9 @@ def check_lora(config: TrainingConfig, base: dict[str, Any]) -> None:
         _inject(model, _peft_config(model, config.model, config.lora))
 
 
-def _base(model: ModelConfig, dtype: str, *, quantized: bool) -> PreTrainedModel:
+def _base(
+    model: ModelConfig, dtype: str, *, quantized: bool, sharding: Sharding | None = None
+) -> PreTrainedModel:
     """Load a base in a precision. quantized: most of it in 4 bits, as QLoRA does (Dettmers et al.
     2023, arXiv 2305.14314): NF4, with quantized scales."""
     precision = getattr(torch, dtype)
@@ -229,8 +237,12 @@ def _base(model: ModelConfig, dtype: str, *, quantized: bool) -> PreTrainedModel
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=precision,
     )
-    quantization = four_bits if quantized else None
-    base = initial_model(model, None, seed=0, dtype=precision, quantization=quantization)
+    placing = Placing(
+        dtype=None if sharding else precision,
+        sharding=sharding,
+        quantization=four_bits if quantized else None,
+    )
+    base = initial_model(model, None, seed=0, placing=placing)
     for module in base.modules():
         # On a CPU with AVX-512, bitsandbytes would round the scales once more in eval mode.
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2l_ray.config import ModelConfig, WorkersConfig
 from s2l_ray.corpus.tokenizer import check_weights
+from s2l_ray.models.sharding import Sharding, in_a_file
 
 
 def device_of(workers: WorkersConfig) -> torch.device:
@@ -40,33 +43,71 @@ def explain_out_of_memory(where: str, doing: str, advice: str) -> Iterator[None]
         raise ValueError(f"{where}: out of GPU memory while {doing} ({error}); {advice}") from error
 
 
-def initial_model(
-    model: ModelConfig,
-    tokenizer: Any,
-    *,
-    seed: int,
-    dtype: torch.dtype = torch.float32,
-    quantization: Any = None,
-) -> PreTrainedModel:
-    """Return the model before training, in fp32, since training keeps fp32 master weights.
+@dataclass(frozen=True)
+class Placing:
+    """Where a model's weights go, and in which precision.
 
-    seed: of the weights of a model from scratch; ValueError if a pretrained one lacks a weight.
-    dtype, quantization: of pretrained weights that stay as they are. quantization is a
-    BitsAndBytesConfig, by which weights are rounded as they load.
+    dtype: None keeps that of the file, whose memory is then mapped instead of copied: the workers
+    of a node share one copy, which the system may drop and read again.
+    device: a GPU gets each weight as it is read. The CPU by default.
+    sharding: each worker keeps its share of each weight only.
+    quantization: a BitsAndBytesConfig, by which pretrained weights are rounded as they load.
     """
+
+    dtype: torch.dtype | None = torch.float32
+    device: torch.device | None = None
+    sharding: Sharding | None = None
+    quantization: Any = None
+
+    def options(self, model: str | Path) -> dict[str, Any]:
+        """Return the arguments of from_pretrained."""
+        found: dict[str, Any] = {"dtype": self.dtype or stored_dtype(model)}
+        if self.quantization is not None:
+            found["quantization_config"] = self.quantization
+        if self.device is not None and self.device.type != "cpu":
+            found["device_map"] = {"": self.device}
+        return found
+
+    def sharded(self) -> AbstractContextManager[None]:
+        return self.sharding.as_registered() if self.sharding else nullcontext()
+
+
+def stored_dtype(model: str | Path) -> torch.dtype:
+    """Return the precision of a folder's weights: the one that all have, or else float32.
+
+    float32 holds any of them. It is the answer for other formats than safetensors too, and for a
+    model of the hub.
+    """
+    found = set()
+    for file in Path(model).glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            found |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    floats = [name for name in found if "F" in name]
+    half = {"BF16": torch.bfloat16, "F16": torch.float16}
+    return half.get(floats[0], torch.float32) if len(floats) == 1 else torch.float32
+
+
+def initial_model(
+    model: ModelConfig, tokenizer: Any, *, seed: int, placing: Placing | None = None
+) -> PreTrainedModel:
+    """Return the model before training, by default in fp32: training keeps fp32 master weights.
+
+    seed: of the weights of a model from scratch. ValueError if a pretrained one lacks a weight.
+    """
+    placing = placing or Placing()
     if model.architecture is None:
         assert model.name is not None
         here: dict[str, Any] = {"revision": model.revision, "trust_remote_code": False}
         try:
             check_weights(AutoConfig.from_pretrained(model.name, **here))
-            found, info = AutoModelForCausalLM.from_pretrained(
-                model.name,
-                dtype=dtype,
-                quantization_config=quantization,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told by the info, and refused below
-                **here,
-            )
+            with placing.sharded():
+                found, info = AutoModelForCausalLM.from_pretrained(
+                    model.name,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # told by the info, and refused below
+                    **placing.options(model.name),
+                    **here,
+                )
         except OSError as error:
             # GatedRepoError is one too.
             if not isinstance(error.__cause__, RepositoryNotFoundError):
@@ -96,26 +137,33 @@ def initial_model(
     unknown = sorted(name for name in fields if name in kept and not hasattr(default, name))
     if unknown:
         raise ValueError(f"architecture: {config.model_type} has no field {', '.join(unknown)}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), in_a_file() if placing.sharding else nullcontext():
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config).float()
+        made = AutoModelForCausalLM.from_config(config).float()
+    if placing.sharding:
+        placing.sharding.split_all(made)
+    return made
 
 
-def load_model(folder: str | Path, *, dtype: str = "float32") -> PreTrainedModel:
+def load_model(
+    folder: str | Path, *, dtype: str = "float32", placing: Placing | None = None
+) -> PreTrainedModel:
     """Load a model from a local folder in Hugging Face format. Runs no code from it.
 
     ValueError if a file or a weight is missing or damaged, or if the weights are not safetensors.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: not a complete model: the folder does not exist")
+    placing = placing or Placing(dtype=getattr(torch, dtype))
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with placing.sharded():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **placing.options(folder),
+            )
     except Exception as error:  # of transformers, huggingface_hub, safetensors and torch
         raise ValueError(f"{folder}: not a complete model: {error}") from error
     _check_keys(folder, info, "missing_keys", "unexpected_keys")

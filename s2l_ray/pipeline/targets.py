@@ -48,7 +48,12 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
 
 
 def check_target(target: TrainingConfig) -> None:
-    """ValueError if the adapters of a target do not fit its model."""
+    """ValueError if the adapters of a target do not fit its model, or DeepSpeed its settings."""
+    if target.deepspeed:
+        # It imports torch and DeepSpeed.
+        from s2l_ray.training.engines.settings import check_deepspeed_settings
+
+        check_deepspeed_settings(target)
     if target.lora is not None:
         name = target.model.name
         try:  # here, since nodes may have no access to the hub

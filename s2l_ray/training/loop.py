@@ -22,7 +22,7 @@ from s2l_ray.store.preflight import check_node
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.batches import BatchStream
 from s2l_ray.training.checkpoints import checkpoint_steps
-from s2l_ray.training.engines import make_engine
+from s2l_ray.training.engines import make_engine, placing_of
 from s2l_ray.training.feed import step_batches
 from s2l_ray.training.job import TrainingJob
 from s2l_ray.training.node_windows import NodeWindows
@@ -82,7 +82,9 @@ def run(job: TrainingJob) -> None:
 
     tokenizer = load_tokenizer(store, job.tokenizer_folder)
     start = Start(job)
-    state, model = start.state, start.model(tokenizer)
+    state = start.state
+    with explain_out_of_memory(folder, "loading the weights", SETUP_MEMORY):
+        model = start.model(tokenizer, placing_of(config, device, world))
     tokens = TokensView(job.tokens)
     check_length(model, tokens.max_length)
     if config.gradient_checkpointing:

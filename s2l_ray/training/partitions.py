@@ -36,9 +36,11 @@ def restore_partitions(trained: Named, zero: Any, saved: SavedPieces, steps: int
     if not (keys := saved.keys()):  # this worker held nothing
         saved.open_all()
         keys = saved.keys()
+    fused = zero.optimizer.param_groups[0].get("fused")
     for flat in _flat(zero):
+        step = torch.tensor(float(steps), device=flat.device if fused else "cpu")
         state = {key: torch.zeros_like(flat) for key in keys if key != MASTER}
-        zero.optimizer.state[flat] = {"step": torch.tensor(float(steps)), **state}
+        zero.optimizer.state[flat] = {"step": step, **state}
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # DeepSpeed's own next step
         zero._lazy_init_hp_params_optimizer_state()
     for name, parameter in trained:
@@ -47,6 +49,16 @@ def restore_partitions(trained: Named, zero: Any, saved: SavedPieces, steps: int
             for key in keys:
                 _set(parameter, key, saved.part(name, key, start, stop))
     _weights_from_masters(zero)
+
+
+def set_masters(stored: list[tuple[Any, Tensor]]) -> None:
+    """Set master weights from parameters as they were stored: whole, or this worker's share."""
+    for parameter, values in stored:
+        start, stop = _range(parameter)
+        if start < stop:
+            is_share = hasattr(parameter, "ds_tensor") and values.shape == parameter.ds_tensor.shape
+            own = values[: stop - start] if is_share else values.flatten()[start:stop]
+            _set(parameter, MASTER, own.float())
 
 
 def _flat(zero: Any) -> list[Tensor]:

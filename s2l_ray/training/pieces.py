@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 
     name: str  # of the parameter
     start: int  # of the piece in the flattened parameter, counted in elements
-    tensors: dict[str, Tensor]  # by key: MASTER, exp_avg, …; flat, unless the piece is everything
+    tensors: dict[str, Any]  # by key: MASTER, exp_avg, …; flat, unless the piece is everything
 
 
 def file_of(rank: int) -> str:
@@ -57,6 +57,9 @@ def restore_whole(
         if key == MASTER:
             parameter.data.copy_(value)
         else:
+            if key == "step" and not isinstance(optimizer, torch.optim.AdamW):  # of 8 bits
+                optimizer.state[parameter][key] = int(value)
+                continue
             there = "cpu" if key == "step" and not on_device else parameter.device
             optimizer.state[parameter][key] = value.to(there, copy=True)
 
@@ -64,7 +67,9 @@ def restore_whole(
 def copied(piece: Piece, *, masters: bool = True) -> Piece:
     """Copy a piece to CPU memory. masters: the master weights too."""
     kept = {key: value for key, value in piece.tensors.items() if key != MASTER or masters}
-    copies = {key: value.detach().to("cpu", copy=True) for key, value in kept.items()}
+    copies = {
+        key: torch.as_tensor(value).detach().to("cpu", copy=True) for key, value in kept.items()
+    }
     return piece._replace(tensors={key: each.contiguous() for key, each in copies.items()})
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from s2l_ray.models.adapters import model_with_adapters
-from s2l_ray.models.loading import initial_model, load_model
+from s2l_ray.models.loading import Placing, initial_model, load_model
 from s2l_ray.models.origin import on_this_node
 from s2l_ray.store import Part
 from s2l_ray.training.engines import Engine, rank_and_world
@@ -33,17 +33,18 @@ class Start:
         self.parts = manifest.parts if manifest else []
         self.copies = list[str]()  # on this node
 
-    def model(self, tokenizer: Any) -> PreTrainedModel:
+    def model(self, tokenizer: Any, placing: Placing) -> PreTrainedModel:
         """Load the model that `restore` then completes."""
         weights, state, job = self.state.weights, self.state, self.job
         if weights:
-            return load_model(self._download(f"{job.folder}/{weights}", state.weight_files))
+            local = self._download(f"{job.folder}/{weights}", state.weight_files)
+            return load_model(local, placing=placing)
         if whole := [part for part in self.parts if not _is_pieces(part)]:  # of version 0.1
-            return load_model(self._download(self.folder, whole))
+            return load_model(self._download(self.folder, whole), placing=placing)
         origin = on_this_node(job.store, job.config.model, job.origin)
         if job.config.lora is not None:
-            return model_with_adapters(job.config, origin, seed=job.seed)
-        return initial_model(origin, tokenizer, seed=job.seed)
+            return model_with_adapters(job.config, origin, seed=job.seed, sharding=placing.sharding)
+        return initial_model(origin, tokenizer, seed=job.seed, placing=placing)
 
     def restore(self, engine: Engine) -> None:
         """Set the optimizer and the weights that the model lacks. All workers must call it."""

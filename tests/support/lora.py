@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from s2l_ray.config import TrainingConfig
 from s2l_ray.models.adapters import model_with_adapters
 from s2l_ray.models.loss import LabelLoss
-from s2l_ray.training.engines import make_engine
+from s2l_ray.training.engines import make_engine, placing_of
 from s2l_ray.training.pieces import SavedPieces, copied, file_of, write
 from support.models import SHAPES, SMALL, VOCAB
 
@@ -87,7 +87,8 @@ def by_peft(config, four_bits=False):
 def train(config, out, *, steps=(0, STEPS), resume=None, merge_into=None):
     """Train in this process, one of a group if there is one; save; return each step's loss."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    model = model_with_adapters(config, config.model, seed=SEED)
+    sharding = placing_of(config, torch.device("cpu"), world).sharding
+    model = model_with_adapters(config, config.model, seed=SEED, sharding=sharding)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     loss = LabelLoss(model)
@@ -126,10 +127,6 @@ def _member(rank, configs, root, world):
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{root}/group", rank=rank, world_size=world)
-    if any(config.zero_stage == 3 for config in configs.values()):
-        import deepspeed
-
-        _partition_small_weights_too(deepspeed)
     for name, config in configs.items():
         place = f"{root}/{name}"
         merged = None if config.lora.quantize else f"{place}/merged"
@@ -140,17 +137,6 @@ def _member(rank, configs, root, world):
             Path(place, "losses.json").write_text(json.dumps(losses))
     dist.barrier()
     dist.destroy_process_group()
-
-
-def _partition_small_weights_too(deepspeed):
-    """ZeRO-3 keeps weights below a size whole; with tiny models it would gather none."""
-    initialize = deepspeed.initialize
-
-    def changed(*, config, **how):
-        zero = config["zero_optimization"] | {"stage3_param_persistence_threshold": 0}
-        return initialize(config=config | {"zero_optimization": zero}, **how)
-
-    deepspeed.initialize = changed
 
 
 def by_group(configs, root, world=2):

@@ -12,7 +12,7 @@ import torch.multiprocessing
 from s2l_ray.models.batch import examples_of
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.store import Store
-from s2l_ray.training.engines import make_engine, rank_and_world
+from s2l_ray.training.engines import make_engine, placing_of, rank_and_world
 from s2l_ray.training.job import TrainingJob
 from s2l_ray.training.saving import Saver
 from s2l_ray.training.start import Start
@@ -61,7 +61,9 @@ def train_until(uri, folder, config, last, saves, steps=6):
     store = Store(uri)
     job = TrainingJob(store, None, config, "", None, folder, folder, 5, steps, None)
     start = Start(job)
-    engine = make_engine(LabelLoss(start.model(Tokenizer())), config, CPU, rank_and_world()[1])
+    world = rank_and_world()[1]
+    model = start.model(Tokenizer(), placing_of(config, CPU, world))
+    engine = make_engine(LabelLoss(model), config, CPU, world)
     start.restore(engine)
     start.drop_copies()
     saver = Saver(job, engine, Tokenizer(), start.point)

@@ -15,18 +15,23 @@ from transformers import AutoModelForCausalLM
 from s2l_ray.models.loss import LabelLoss
 
 BF16, FOUR_BITS = {"dtype": "bfloat16"}, {"quantize": "4bit"}
+# Otherwise weights as small as these are never gathered and released.
+ZERO_3 = {
+    "zero_stage": 3,
+    "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+}
 
 ENGINES = {
     "ddp": {},
     "ddp, checkpointing": {"gradient_checkpointing": True},
     "zero1": {"zero_stage": 1},
     "zero2": {"zero_stage": 2},
-    "zero3": {"zero_stage": 3},
-    "zero3, checkpointing": {"zero_stage": 3, "gradient_checkpointing": True},
-    "zero3, dora": {"zero_stage": 3, "lora": LORA | {"use_dora": True}},
+    "zero3": ZERO_3,
+    "zero3, checkpointing": ZERO_3 | {"gradient_checkpointing": True},
+    "zero3, dora": ZERO_3 | {"lora": LORA | {"use_dora": True}},
     "ddp, bf16": BF16,
     "zero2, bf16": BF16 | {"zero_stage": 2},
-    "zero3, bf16": BF16 | {"zero_stage": 3},
+    "zero3, bf16": BF16 | ZERO_3,
     "ddp, 4 bits": FOUR_BITS,
     "zero2, 4 bits": FOUR_BITS | {"zero_stage": 2},
 }

@@ -34,14 +34,16 @@ class DataParallelEngine:
         self.loss = loss.to(device)
         self.loss.train()
         self.max_grad_norm = config.max_grad_norm
-        self.optimizer = adamw(self.loss, config)
+        self.optimizer = adamw(self.loss, config, device)
         self.module: Any = self.loss
         if world > 1:
             self.module = DistributedDataParallel(
-                self.loss, device_ids=[device] if device.type == "cuda" else None
+                self.loss,
+                device_ids=[device] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,  # instead of a copy of all gradients
             )
         self.autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"
+            device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"
         )
 
     def forward(self, *micro_batch: Any) -> Tensor:

@@ -65,9 +65,19 @@ def trained(loss: LabelLoss) -> list[tuple[str, Any]]:
     return [(name, weights) for name, weights in loss.named_parameters() if weights.requires_grad]
 
 
-def adamw(loss: LabelLoss, config: TrainingConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        [weights for _, weights in trained(loss)],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-    )
+def adamw(loss: LabelLoss, config: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Return the optimizer of the trained weights. ValueError if its library is missing."""
+    weights = [each for _, each in trained(loss)]
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "adamw_8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ValueError(
+                'optimizer: adamw_8bit needs bitsandbytes; run `pip install "s2l-ray[qlora]"` on '
+                f"every node ({error})"
+            ) from error
+        return AdamW8bit(weights, lr=rate, weight_decay=decay)
+    # On a CPU the fused one is seven times as fast, but has other last digits.
+    fused = device.type == "cuda" and not config.offload_optimizer
+    return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=fused or None)

@@ -13,6 +13,8 @@ from torch import Tensor
 from s2l_ray.config import TrainingConfig
 from s2l_ray.models.adapters import is_adapted
 from s2l_ray.models.loss import LabelLoss
+from s2l_ray.models.sharding import is_sharded
+from s2l_ray.training.engines.settings import deepspeed_settings, dtype_of
 from s2l_ray.training.engines.shared import (
     adamw,
     copy_merged,
@@ -20,7 +22,7 @@ from s2l_ray.training.engines.shared import (
     rank_and_world,
     trained,
 )
-from s2l_ray.training.partitions import partitioned_pieces, restore_partitions
+from s2l_ray.training.partitions import partitioned_pieces, restore_partitions, set_masters
 from s2l_ray.training.pieces import Piece, SavedPieces, restore_whole, whole_pieces
 
 
@@ -30,37 +32,14 @@ class DeepSpeedEngine:
     def __init__(
         self, loss: LabelLoss, config: TrainingConfig, device: torch.device, world: int
     ) -> None:
-        # DeepSpeed takes any GPU that it sees, even one that Ray gave to another worker or to none.
-        os.environ["DS_ACCELERATOR"] = device.type
-        import deepspeed
-
-        if device.type == "cpu":
-            # This operator, for inference only, takes a minute to compile.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-        accumulation = config.global_batch_size // (world * config.micro_batch_size)
-        settings: dict[str, Any] = {
-            "train_batch_size": config.global_batch_size,
-            "train_micro_batch_size_per_gpu": config.micro_batch_size,
-            "gradient_accumulation_steps": accumulation,
-            "gradient_clipping": config.max_grad_norm,
-            "zero_optimization": {
-                "stage": config.zero_stage,
-                "stage3_gather_16bit_weights_on_model_save": True,
-            },
-            "bf16": {"enabled": config.model.dtype == "bfloat16"},
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 1 << 30,
-        }
-        if config.offload_optimizer:
-            settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
-        if config.model.dtype == "bfloat16" and config.zero_stage in (2, 3):
-            settings["data_types"] = {"grad_accum_dtype": "fp32"}  # as under DDP
-        loss.train()
-        self.loss = loss
-        self.engine, *_ = deepspeed.initialize(
-            model=loss, optimizer=adamw(loss, config), config=settings
+        self.loss = loss.train()
+        rounded = _cast(loss, dtype_of(config), device)
+        self.engine, *_ = import_deepspeed(device).initialize(
+            model=loss,
+            optimizer=adamw(loss, config, device),
+            config=deepspeed_settings(config, world),
         )
+        set_masters(rounded)
 
     def forward(self, *micro_batch: Any) -> Tensor:
         return self.engine(*micro_batch)
@@ -120,3 +99,33 @@ class DeepSpeedEngine:
 
         sharded = self.engine.zero_optimization_stage() == 3
         return zero.GatheredParameters(list(weights)) if sharded else nullcontext()
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed for the worker's device.
+
+    It would take any GPU that it sees, even one that Ray gave to another worker or to none.
+    """
+    os.environ["DS_ACCELERATOR"] = device.type
+    import deepspeed
+
+    if device.type == "cpu":
+        # This operator, for inference only, takes a minute to compile.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _cast(loss: LabelLoss, dtype: torch.dtype, device: torch.device) -> list[tuple[Any, Tensor]]:
+    """Cast the weights one at a time. Return the trained ones that this rounds, each with what it
+    was; of a weight in shares, with this worker's share."""
+    rounded: list[tuple[Any, Tensor]] = []
+    for parameter in loss.parameters():
+        stored = None
+        if is_sharded(parameter):  # and has been cast
+            stored = parameter.__dict__.pop("unrounded", None)
+        elif parameter.is_floating_point() and parameter.dtype != dtype:
+            stored = parameter.data
+            parameter.data = stored.to(device, dtype)
+        if stored is not None and parameter.requires_grad and dtype != torch.float32:
+            rounded.append((parameter, stored))
+    return rounded
