@@ -39,9 +39,8 @@ class NodeWindows:
         while True:
             local = scratch.copy_of(f"window-{self.key}-{name}", write)
             try:
-                window = Window(
-                    *(np.load(Path(local, f"{f}.npy"), mmap_mode="r") for f in Window._fields)
-                )
+                files = (np.load(Path(local, f"{f}.npy"), mmap_mode="r") for f in Window._fields)
+                window = Window(*map(np.asarray, files))  # slices of a memmap are slow
             except FileNotFoundError:  # removed meanwhile, since windows are smaller than batches
                 continue
             self.known.append(local)

@@ -1,10 +1,16 @@
 """Packed examples: losses and gradients are those of the examples alone."""
 
+from itertools import accumulate
+
 import numpy as np
 import pytest
 import torch
 from support.models import GROUPED, SHAPES, SMALL, VOCAB
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_flash_attention_utils import (
+    _is_packed_sequence,
+    prepare_fa_kwargs_from_position_ids,
+)
 
 from s2l_ray.models.batch import pack, pad, rows_to_pack
 from s2l_ray.models.loss import LabelLoss
@@ -85,6 +91,17 @@ def test_a_first_token_is_never_a_label_of_the_example_before():
     assert packed_mask[0].tolist() == [*other[1].tolist(), False, *mask[1:].tolist()]
     assert positions[0].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4]
     assert mask[0]  # the caller's is as it was
+
+
+def test_flash_attention_finds_the_examples():
+    """By transformers' own functions; flash attention itself needs a GPU."""
+    for lengths in ((9, 1, 20, 2), (1, 1), (7, 7)):
+        _, _, positions = pack(examples_of(*lengths))
+        assert _is_packed_sequence(positions, 1)
+        (starts, _), (longest, _) = prepare_fa_kwargs_from_position_ids(positions)
+        assert starts.tolist() == [0, *accumulate(lengths)]
+        assert longest == max(lengths)
+    assert not _is_packed_sequence(pack(examples_of(9))[2], 1)
 
 
 @pytest.mark.parametrize(
