@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.errors import Damaged
 from s2l_ray.store import scratch
 from s2l_ray.store.checksums import checksum_of, checksum_of_file
 from s2l_ray.store.manifest import Part
 from s2l_ray.store.objects import LocalObjects
-from s2l_ray.store.s3 import S3Objects
+
+if TYPE_CHECKING:
+    from s2l_ray.store.s3 import S3Objects
 
 Listed = dict[str, Part]  # a manifest's files, by their name in the folder
 
