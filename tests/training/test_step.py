@@ -112,11 +112,11 @@ from training.test_step import fresh, labelled
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.training.engines import make_engine
 from s2l_ray.training.step import share_of, train_step
-rank, stage, place = int(sys.argv[1]), eval(sys.argv[2]), sys.argv[3]
+rank, stage, place = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{place}/group", rank=rank, world_size=2)
 device, config = torch.device("cpu"), config_of(zero_stage=stage)
-for tokens_per_row in (None, 80):
+for tokens_per_row in (None, 160):
     engine = make_engine(LabelLoss(fresh(), packing=True), config, device, 2)
     for step in range(3):
         batch = share_of(labelled(8 * (step + 1))[-8:], micro_batch_size=2, rank=rank, world=2,
@@ -128,7 +128,7 @@ for tokens_per_row in (None, 80):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [None, 2, 3])
+@pytest.mark.parametrize("stage", [2, 3])
 def test_packing_on_two_workers(tmp_path, stage):
     """The same losses in fewer passes than DeepSpeed's gradient_accumulation_steps."""
     environment = os.environ | {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
