@@ -23,6 +23,7 @@ from s2l_ray.models.loading import explain_out_of_memory, load_model, no_tf32
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.training.engines import Engine, make_engine
 from s2l_ray.training.loop import STEP_MEMORY
+from s2l_ray.training.pieces import SavedPieces, copied, file_of, write
 from s2l_ray.training.step import StepBatch, share_of, train_step
 
 WARM = 2  # steps before the clock starts
@@ -145,7 +146,7 @@ def resume(setup: Setup) -> list[Row]:
             steps(setup, engine, batches[3:])
             save(engine, went_on)
             engine = engine_of(setup, load_model(saved), config)
-            engine.load(str(saved))
+            restore(engine, saved, 3)
             steps(setup, engine, batches[3:])
             save(engine, again)
             same = same_bits(went_on, again)
@@ -237,9 +238,17 @@ def steps(setup: Setup, engine: Engine, batches: list[StepBatch]) -> None:
 
 
 def save(engine: Engine, folder: Path) -> None:
+    """Save as Saver does, without a run directory."""
     folder.mkdir()
-    engine.save_model(str(folder))
-    engine.save_optimizer(str(folder))
+    write_model = engine.copy_model()
+    assert write_model is not None  # the first worker
+    write_model(str(folder))
+    write(map(copied, engine.pieces()), folder / file_of(0))
+
+
+def restore(engine: Engine, folder: Path, steps_done: int) -> None:
+    """Set the optimizer, and the master weights, from what `save` wrote."""
+    engine.restore(SavedPieces(lambda _: str(folder), [file_of(0)], ""), steps_done)
 
 
 def same_bits(one: Path, other: Path) -> bool:
