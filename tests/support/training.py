@@ -67,20 +67,21 @@ class FaultyStore(Store):
             return False
         return True
 
-    def upload(self, local, *folder, last="config.json"):
-        copied = super().upload(local, *folder, last=last)
+    def upload(self, local, *folder, **how):
+        copied = super().upload(local, *folder, **how)
         if (
-            folder[-2] == "resume"
+            folder[-2:-1] == ("resume",)
             and folder[-1] in self.deadly
             and self._note(f"kill {folder[-1]}")
         ):
             os.kill(os.getpid(), signal.SIGKILL)
         return copied
 
-    def download(self, *folder):
-        if folder[-2:-1] == ("resume",):
-            self._note(f"from {folder[-1]}")
-        return super().download(*folder)
+    def download(self, *folder, **how):
+        *_, above, name = ("", *"/".join(folder).split("/"))
+        if above == "resume":
+            self._note(f"from {name}")
+        return super().download(*folder, **how)
 
 
 class Job:
