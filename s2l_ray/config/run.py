@@ -112,11 +112,6 @@ class RunConfig(Section):
             raise ValueError("proxy: set num_checkpoints (2 or more) or checkpoint_every")
         if self.proxy.num_checkpoints is not None and self.proxy.num_checkpoints < 2:
             raise ValueError("proxy.num_checkpoints must be 2 or more, the least for a trajectory")
-        if self.target and self.target.train and self.storage.encryption:
-            raise ValueError(
-                f"target.train: the checkpoints that {self.target.train} reports are written by "
-                "Ray Train, without storage.encryption: leave that out, and let the bucket encrypt"
-            )
         if self.target and self.target.max_steps and "epochs" in self.compare.full:
             raise ValueError(
                 "compare.full: epochs would train as long as a subset does, because "

@@ -27,6 +27,7 @@ from s2l_ray.execution.extensions import import_extension
 from s2l_ray.execution.progress import Progress
 from s2l_ray.models.origin import commit_of, keep_model
 from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.arrow_files import arrow_files
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import num_steps, write_initial
 from s2l_ray.training.reports import Tell, make_reports, state_of
@@ -96,6 +97,12 @@ def train_own(
         reports,
     )  # fmt: skip
 
+    place = (
+        {"storage_path": store.address(folder, "resume")}
+        if store.is_local
+        else {"storage_path": f"{folder}/resume", "storage_filesystem": arrow_files(store)}
+    )
+
     def once(label_selector: dict[str, str], size: int) -> None:
         store.guard()
         ordered = ExecutionOptions(preserve_order=True)
@@ -106,7 +113,7 @@ def train_own(
             label_selector,
             size,
             storage={
-                "storage_path": store.address(folder, "resume"),
+                **place,
                 "checkpoint_config": CheckpointConfig(num_to_keep=1),
                 "callbacks": [Tell(store, reports)],
             },

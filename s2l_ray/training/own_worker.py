@@ -18,6 +18,7 @@ from s2l_ray.errors import NodeFull
 from s2l_ray.execution.nodes import disk_errors
 from s2l_ray.models.files import ADAPTER_CONFIG, BASE_CONFIG, is_adapter, result_fault
 from s2l_ray.store import Part
+from s2l_ray.store.arrow_files import check_uploads
 from s2l_ray.store.preflight import check_node
 from s2l_ray.store.scratch import working_folder
 from s2l_ray.training.checkpoints import checkpoint_name
@@ -43,6 +44,7 @@ def run(job: OwnJob) -> None:
         if rank == 0:
             ray.get(job.reports.begin.remote(world))
         _call(job, config, world)
+        check_uploads()
         if rank == 0:
             files = _upload(job, Path(output), config["model"])
             ray.get(job.reports.end.remote(files))

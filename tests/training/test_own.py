@@ -67,8 +67,6 @@ def test_only_the_target_can_have_a_loop_of_its_own():
     for proxy in ({"num_checkpoints": 2}, {}):
         with pytest.raises(ConfigError, match=r"proxy: train: found .* only the target can have"):
             validate(data | {"proxy": {"model": {"name": "m"}, "train": "loops:mine"} | proxy})
-    with pytest.raises(ConfigError, match="loops:mine reports are written by Ray Train, without"):
-        validate(data | {"target": target, "storage": {"encryption": "AES256"}})
 
 
 @pytest.mark.parametrize(
