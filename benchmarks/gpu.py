@@ -105,9 +105,13 @@ def check(name: str, device: str, small: bool, answer: Connection) -> None:
     """Run a check in this process, and send its rows or its error."""
     os.setsid()
     try:
+        import torch
+
         from benchmarks.gpu_checks import scoring, training, whole
         from benchmarks.gpu_checks.setup import Setup
 
+        if small:
+            torch.set_num_threads(1)  # more would wait for one another, not work
         checks = {**vars(scoring), **vars(training), **vars(whole)}
         answer.send(checks[name](Setup(device, small)))
     except BaseException as error:
