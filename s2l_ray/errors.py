@@ -38,5 +38,16 @@ class NodeFull(OSError):
         return str(self.args[0])
 
 
+class GPUFailed(RuntimeError):
+    """A GPU of a node fails, or what runs on it. `node` is the node's Ray id."""
+
+    def __init__(self, message: str, node: str) -> None:
+        super().__init__(message, node)  # both, for pickle
+        self.node = node
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class TooFew(ValueError):
     """A selector has fewer examples to choose from than the budget asks for."""

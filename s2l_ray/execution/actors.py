@@ -1,4 +1,5 @@
-"""Actors that work on chunks of data in passes, as many as the cluster has CPUs for.
+"""Actors that work on chunks of data in passes, as many as the cluster has CPUs for. Nodes
+with GPUs do not count if the others have most CPUs.
 
 Actors start as nodes join and take part from the next pass on. If an actor dies, the others do its
 chunks in the same pass. Neither changes what a pass returns.
@@ -17,7 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
-from s2l_ray.execution.nodes import num_cpus
+from s2l_ray.execution.nodes import cpu_work, cpus_for_actors
 from s2l_ray.execution.remote import get
 
 logger = logging.getLogger(__name__)
@@ -102,13 +103,13 @@ class ActorPool:
         """Start missing actors and take in those that have started; wait for at least one."""
         before, seconds = len(self.ready), 0.0 if self.ready else _START_SECONDS
         while True:
-            have = num_cpus()
+            have = cpus_for_actors()
             target = min(self.num_actors or have, len(self.chunks))
             if self.spare:
                 target = min(target, have - self.spare)
             target = max(1, target)
             for _ in range(target - len(self.ready) - len(self.starting)):
-                actor = self.actor_class.remote()
+                actor = self.actor_class.options(**cpu_work()).remote()
                 self.starting[actor.__ray_ready__.remote()] = actor
             refs = list(self.starting)
             started, _ = (
@@ -147,5 +148,5 @@ class ActorPool:
         for actor in self.starting.values():
             ray.kill(actor)
         self.starting = {}
-        while len(self.ready) > max(1, num_cpus() - self.spare):
+        while len(self.ready) > max(1, cpus_for_actors() - self.spare):
             ray.kill(self.ready.pop())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -17,7 +19,7 @@ from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
 from s2l_ray.config import WorkersConfig
-from s2l_ray.errors import NodeFull
+from s2l_ray.errors import GPUFailed, NodeFull
 from s2l_ray.execution.connect import own_ray
 from s2l_ray.execution.machine import hardware
 
@@ -46,16 +48,48 @@ def _is_disk_full(error: Exception) -> bool:
     return f"os error {errno.ENOSPC}" in str(error)  # safetensors and tokenizers
 
 
-def away_from(full: dict[str, NodeFull], workers: WorkersConfig | None) -> dict[str, str]:
-    """Return the label selector that keeps work away from full nodes (by id).
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """In a worker, raise GPUFailed, which names the node, if the block fails on a broken GPU."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_device_failure(error):
+            raise
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "?")
+        first = str(error).partition("\n")[0]
+        raise GPUFailed(
+            f"node {socket.gethostname()}: GPU {visible}: {first}; see `nvidia-smi -q -d ECC` and "
+            "the node's kernel log (Xid)",
+            ray.get_runtime_context().get_node_id(),
+        ) from None
+
+
+def _is_device_failure(error: RuntimeError) -> bool:
+    """Tell errors after which a process cannot use its GPU any more from others.
+
+    Memory that runs out is not one. By name, because the driver starts without torch.
+    """
+    names = {each.__name__ for each in type(error).__mro__}
+    text = str(error).lower()
+    if "OutOfMemoryError" in names or "out of memory" in text or "alloc_failed" in text:
+        return False
+    signs = ("cuda error", "cublas_status_", "cudnn_status_", "ecc error", "nccl error")
+    return "AcceleratorError" in names or any(sign in text for sign in signs)
+
+
+def away_from(
+    avoided: Mapping[str, NodeFull | GPUFailed], workers: WorkersConfig | None
+) -> dict[str, str]:
+    """Return the label selector that keeps work away from nodes (by id) that failed.
 
     Raises the last of the errors if no other node has room for the work.
     """
-    if not full:
+    if not avoided:
         return {}
-    if not room_for(workers or WorkersConfig(), excluded=full):
-        raise next(reversed(full.values()))
-    return {"ray.io/node-id": f"!in({','.join(full)})"}
+    if not room_for(workers or WorkersConfig(), excluded=avoided):
+        raise list(avoided.values())[-1]
+    return {"ray.io/node-id": f"!in({','.join(avoided)})"}
 
 
 def check_room(
@@ -83,6 +117,59 @@ def check_room(
 def num_cpus() -> int:
     """Return the number of CPUs of all nodes that are alive."""
     return int(ray.cluster_resources().get("CPU", 1))
+
+
+def cpu_work(full: Mapping[str, NodeFull | GPUFailed] = MappingProxyType({})) -> dict[str, Any]:
+    """Return where work on one CPU goes, as options of a Ray task or actor: not to full nodes, nor
+    to nodes with GPUs if the others have half of all CPUs or more.
+
+    So these stay free for work that needs them, and an autoscaler can stop them. If the other nodes
+    are gone when Ray schedules the work, it goes to any.
+    """
+    away = away_from(full, None)
+    with_gpus = _set_aside()
+    if not with_gpus - full.keys():
+        return {"label_selector": away}
+    excluded = ",".join(sorted({*full, *with_gpus}))
+    return {
+        "label_selector": {"ray.io/node-id": f"!in({excluded})"},
+        "fallback_strategy": [{"label_selector": away}],
+    }
+
+
+def cpus_for_actors() -> int:
+    """Return how many actors of one CPU `cpu_work` has room for."""
+    aside = _set_aside()
+    return max(1, sum(cpus for name, cpus, _ in _alive() if name not in aside))
+
+
+def _set_aside() -> set[str]:
+    """Return the ids of nodes with GPUs, if the others have half of all CPUs or more."""
+    nodes = _alive()
+    with_gpus = {name for name, _, gpus in nodes if gpus}
+    there = sum(cpus for name, cpus, _ in nodes if name in with_gpus)
+    return with_gpus if 2 * there <= sum(cpus for _, cpus, _ in nodes) else set()
+
+
+def _alive() -> list[tuple[str, int, bool]]:
+    """Return id, number of CPUs, and whether it has GPUs, of each node that is alive."""
+    return [
+        (node["NodeID"], int(found.get("CPU", 0)), bool(found.get("GPU")))
+        for node in ray.nodes()
+        if node["Alive"]
+        for found in [node["Resources"]]
+    ]
+
+
+def warn_of_unused_gpus(sections: Mapping[str, WorkersConfig]) -> None:
+    """Log a warning if the cluster has GPUs that sections (by config field) do not ask for."""
+    have = ray.cluster_resources().get("GPU", 0)
+    without = [name for name, workers in sections.items() if not workers.gpus_per_worker]
+    if have and without:
+        logger.warning(
+            f"the cluster has GPUs ({have:g}), but {' and '.join(without)} ask for none: to use "
+            "them, set gpus_per_worker: 1 there"
+        )
 
 
 def resources_of(workers: WorkersConfig) -> dict[str, Any]:

@@ -8,67 +8,29 @@ fold_parts yields a small result per part, in part order, for the driver to comb
 from __future__ import annotations
 
 import logging
-import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
-import pyarrow as pa
 import ray
 
 from s2l_ray.config import WorkersConfig
-from s2l_ray.errors import NodeFull
-from s2l_ray.execution.nodes import away_from, check_room, disk_errors, resources_of
+from s2l_ray.errors import GPUFailed, NodeFull
+from s2l_ray.execution.lasting import LastingActors, with_found
+from s2l_ray.execution.making import Actors, PartMaker, StageParts, Work
+from s2l_ray.execution.nodes import check_room, cpu_work, disk_errors, resources_of
 from s2l_ray.execution.progress import Progress
-from s2l_ray.execution.remote import get, in_order, rows_of
+from s2l_ray.execution.remote import get, in_order
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.preflight import check_node
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-Made = tuple[dict[str, Any], Part | NodeFull]  # a unit, and what became of it
-
-# From a unit to the part's rows and its stats (JSON, kept in the manifest).
-Work = Callable[[dict[str, Any]], tuple[pa.Table, dict[str, Any]]]
-
 FULL_PAUSE = 5.0  # seconds that a full node holds a part, so that it does not fail all the others
 
-
-@dataclass(frozen=True)
-class StageParts:
-    """The parts to make for one stage.
-
-    units: what to make each part from, pickled on its way to a worker. Two keys are read here, the
-    others are for the work:
-
-    - "unit": the part's name, which may include a folder ("step-000500/part-00000")
-    - "made_of" (optional): a part that an earlier run left is kept only if its stats have the same
-      value under "made_of"
-
-    info: of the stage's manifest.
-    """
-
-    folder: str
-    fingerprint: str
-    units: list[dict[str, Any]]
-    info: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Actors:
-    """A pool of workers.num_workers to max_workers actors, used instead of tasks.
-
-    setting: the config field of `workers`, for messages.
-    """
-
-    workers: WorkersConfig
-    max_workers: int | None
-    setting: str
+Outcome = tuple[dict[str, Any], Part | NodeFull]  # a unit, and what became of it
 
 
 def units_of(manifest: Manifest, **more: Any) -> list[dict[str, Any]]:
@@ -127,28 +89,31 @@ def make_parts(
 
     label: of the progress line. suffix: arrow or parquet. actors: each calls `make_work` once, to
     load a model for example. Without `actors` each part is a Ray task of one CPU. If a node's disk
-    is full, its parts go to other nodes; NodeFull if there are none.
+    is full, its parts go to other nodes; NodeFull if there are none. GPUs that fail: see
+    LastingActors.
     """
-    parts: dict[str, list[Part]] = {}
-    todo = []
-    for stage in stages:
-        found = store.found(stage.folder)
-        parts[stage.folder] = []
-        todo += [
-            unit | {"folder": stage.folder, "found": found.get(unit["unit"])}
-            for unit in stage.units
-        ]
-    workers = actors.workers if actors else None
-    if actors is not None and todo:
+    if actors is None:
+        return _made_by_tasks(store, stages, (store, suffix, make_work, args), label)
+    parts: dict[str, list[Part]] = {stage.folder: [] for stage in stages}
+    pool = LastingActors(store, make_work, args, label=label, actors=actors, suffix=suffix)
+    if any(stage.units for stage in stages):
         check_room(actors.setting, actors.workers)
-    constructor, full = (store, suffix, make_work, args), dict[str, NodeFull]()
+    with pool:
+        pool.add(stages)
+        for folder, part in pool.all_made():
+            parts[folder].append(part)
+    return parts
+
+
+def _made_by_tasks(
+    store: Store, stages: list[StageParts], constructor: tuple[Any, ...], label: str
+) -> dict[str, list[Part]]:
+    parts: dict[str, list[Part]] = {stage.folder: [] for stage in stages}
+    todo = [unit for stage in stages for unit in with_found(store, stage)]
+    full = dict[str, NodeFull]()
     with Progress(label, total=len(todo), unit="parts") as progress:
         while todo:
-            away = away_from(full, workers)
-            if actors is None:
-                outcomes = _by_tasks(todo, constructor, away, label)
-            else:
-                outcomes = _by_actors(todo, constructor, away, actors)
+            outcomes = _by_tasks(todo, constructor, cpu_work(full), label)
             todo = []
             for unit, made in outcomes:
                 if isinstance(made, NodeFull):
@@ -178,7 +143,7 @@ def fold_parts(
     """
     todo = list(parts)
     shared = ray.put((function, args))
-    resources = resources_of(workers or WorkersConfig())
+    resources = resources_of(workers) if workers else cpu_work()
     submit = _apply.options(name=function.__name__, **resources).remote
     shown = Progress(label, total=len(todo), unit="parts") if label else nullcontext()
     with shown as progress:
@@ -198,84 +163,20 @@ def _apply(shared: tuple[Callable[..., Any], tuple[Any, ...]], part: Any) -> Any
 
 
 def _by_tasks(
-    units: list[dict[str, Any]],
-    constructor: tuple[Any, ...],
-    label_selector: dict[str, str],
-    label: str,
-) -> Iterator[Made]:
+    units: list[dict[str, Any]], constructor: tuple[Any, ...], where: dict[str, Any], label: str
+) -> Iterator[Outcome]:
     shared = ray.put(constructor)
-    submit = _make.options(name=label, label_selector=label_selector).remote
+    submit = _make.options(name=label, **where).remote
     for task in in_order(lambda unit: submit(shared, unit), units):
         yield get(task)
 
 
 # Ray Data would cost each worker an import of half a second. As there, any number of nodes may die.
 @ray.remote(max_retries=-1, scheduling_strategy="SPREAD")
-def _make(constructor: tuple[Any, ...], unit: dict[str, Any]) -> Made:
-    return unit, PartMaker(*constructor).make(unit)
-
-
-def _by_actors(
-    units: list[dict[str, Any]],
-    constructor: tuple[Any, ...],
-    label_selector: dict[str, str],
-    actors: Actors,
-) -> Iterator[Made]:
-    """Use Ray Data, whose pool grows with the cluster."""
-    from ray.data import ActorPoolStrategy  # takes a second, which tasks do without
-
-    items = [{"unit": pickle.dumps(unit)} for unit in units]
-    workers = actors.workers
-    least = min(workers.num_workers, len(units))
-    most = min(max(actors.max_workers or 0, workers.num_workers), len(units))
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        PartMaker,
-        fn_constructor_args=constructor,
-        compute=ActorPoolStrategy(min_size=least, max_size=most),
-        batch_size=1,
-        batch_format="pyarrow",
-        label_selector=label_selector,
-        **resources_of(workers),
-    )
-    for row in rows_of(dataset):
-        yield pickle.loads(row["made"])
-
-
-class PartMaker:
-    """Makes parts in its own process: a Ray task or an actor."""
-
-    def __init__(
-        self,
-        store: Store,
-        suffix: str,
-        make_work: Callable[..., Work],
-        args: tuple[Any, ...],
-    ) -> None:
-        self.store, self.suffix = store, suffix
-        self.make_work = partial(make_work, *args)
-        self.work: Work | None = None  # made when the first part needs it
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        units = [pickle.loads(data) for data in batch["unit"].to_pylist()]
-        return pa.table({"made": [pickle.dumps((unit, self.make(unit))) for unit in units]})
-
-    def make(self, unit: dict[str, Any]) -> Part | NodeFull:
-        """Make or find the part of a unit. Return NodeFull if this node's disk is full."""
-        check_node(self.store)  # not in __init__, whose errors reach the driver as text only
-        try:
-            with disk_errors():
-                return self._part(unit)
-        except NodeFull as error:
-            time.sleep(FULL_PAUSE)
-            return error
-
-    def _part(self, unit: dict[str, Any]) -> Part:
-        folder, found = unit["folder"], unit["found"]
-        if found and (part := self.store.found_part(folder, found)):
-            made_of = unit.get("made_of")
-            if made_of is None or part.stats.get("made_of") == made_of:
-                return part
-        if self.work is None:
-            self.work = self.make_work()
-        table, stats = self.work(unit)
-        return self.store.write_part(table, folder, unit["unit"], suffix=self.suffix, stats=stats)
+def _make(constructor: tuple[Any, ...], unit: dict[str, Any]) -> Outcome:
+    made = PartMaker(*constructor).make(unit)
+    if isinstance(made, GPUFailed):
+        raise made
+    if isinstance(made, NodeFull):
+        time.sleep(FULL_PAUSE)
+    return unit, made

@@ -17,7 +17,15 @@ from typing import Any, TypeVar, cast
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from s2l_ray.errors import ConfigError, Damaged, LeaseLost, NodeFull, StorageError, TooFew
+from s2l_ray.errors import (
+    ConfigError,
+    Damaged,
+    GPUFailed,
+    LeaseLost,
+    NodeFull,
+    StorageError,
+    TooFew,
+)
 from s2l_ray.execution.nodes import num_cpus
 
 Item = TypeVar("Item")
@@ -26,7 +34,9 @@ TASKS_PER_CPU = 2  # submitted at a time, so that a new node finds work waiting
 
 # Compared by exact type: a subclass from a library, such as pyarrow's ArrowInvalid, is a bug and
 # keeps its traceback.
-FIXABLE = (ValueError, ConfigError, Damaged, LeaseLost, NodeFull, StorageError, TooFew)
+FIXABLE = (
+    ValueError, ConfigError, Damaged, GPUFailed, LeaseLost, NodeFull, StorageError, TooFew
+)  # fmt: skip
 
 # Ray Data appends advice on retries, which does not apply.
 _ADVICE = re.compile(r"\nFailed to [^\n]* after \d+/\d+ attempts.*", re.DOTALL)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import ray
 
-from s2l_ray.execution.nodes import disk_errors
+from s2l_ray.execution.nodes import cpu_work, disk_errors
 from s2l_ray.execution.remote import get, in_order
 
 Result = TypeVar("Result")
@@ -33,7 +33,9 @@ def scatter(
     sent to each node once.
     """
     shared = ray.put((function, args))
-    submit = _scatter.options(name=function.__name__, scheduling_strategy="SPREAD").remote
+    submit = _scatter.options(
+        name=function.__name__, scheduling_strategy="SPREAD", **cpu_work()
+    ).remote
     for task in in_order(lambda item: submit(shared, num_groups, item), items):
         *tables, end = task
         returned = get(end)  # raises what the task raised
@@ -48,7 +50,9 @@ def gather(
     The tables come in the order of the references, and are freed with them: `groups` is emptied.
     """
     shared = ray.put((function, args))
-    submit = _gather.options(name=function.__name__, scheduling_strategy="SPREAD").remote
+    submit = _gather.options(
+        name=function.__name__, scheduling_strategy="SPREAD", **cpu_work()
+    ).remote
     for number, task in enumerate(
         in_order(lambda group: submit(shared, group, *groups[group]), range(len(groups)))
     ):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from s2l_ray.config import RunConfig
 from s2l_ray.errors import Damaged
 from s2l_ray.execution import connect, machine
+from s2l_ray.execution.nodes import warn_of_unused_gpus
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.stage import Job, Stage, walk
 from s2l_ray.store import Manifest, Store, preflight
@@ -65,6 +66,13 @@ class Run:
                 f"done twice"
             )
         connect.connect(config.storage)
+        asking = {
+            "proxy.workers": config.proxy.workers,
+            "trajectories.workers": config.trajectories.workers,
+        }
+        if config.target is not None:
+            asking["target.workers"] = config.target.workers
+        warn_of_unused_gpus(asking)
         lease = Lease(store, seconds=config.storage.lease_seconds, job=connect.job_id()).take()
         before = store.read_json(RECORD) if store.exists(RECORD) else {}
         return cls(config, store, lease, _current=before.get("current", {}))

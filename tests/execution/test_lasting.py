@@ -8,10 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
+import torch
 
 from s2l_ray.config import WorkersConfig
-from s2l_ray.errors import NodeFull
-from s2l_ray.execution import lasting, parts
+from s2l_ray.errors import GPUFailed, NodeFull
+from s2l_ray.execution import lasting
 from s2l_ray.execution.lasting import LastingActors
 from s2l_ray.execution.parts import Actors, StageParts
 
@@ -22,9 +23,12 @@ class Marked:
     def __init__(self, log):
         self.log = Path(log)
 
+    def begun(self, unit):
+        return [*self.log.glob(f"begun-{unit['unit']}-*")]
+
     def __call__(self, unit):
         (self.log / f"begun-{unit['unit']}-{os.getpid()}").touch()
-        if unit.get("error"):
+        if unit.get("error") and len(self.begun(unit)) <= unit.get("times", 99):
             raise unit["error"]
         if unit.get("deadly"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -49,6 +53,13 @@ def made(store):
 
 def begun(tmp_path, unit):
     return len(list(tmp_path.glob(f"begun-{unit}-*")))
+
+
+def work_until_begun(actors, tmp_path, unit):
+    until = time.monotonic() + 60
+    while not begun(tmp_path, unit):
+        actors.work(0.1)
+        assert time.monotonic() < until
 
 
 def check_all_is_free():
@@ -95,10 +106,7 @@ def test_what_was_under_way_is_made_by_the_next_actors(local_ray, store, tmp_pat
     with lasting_actors(store, tmp_path) as actors:
         actors.add([stage("a", "b", seconds=2)])
         actors.start()
-        until = time.monotonic() + 60
-        while not begun(tmp_path, "a"):
-            actors.work(0.1)
-            assert time.monotonic() < until
+        work_until_begun(actors, tmp_path, "a")
         actors.stop_all()
         assert made(store) == {} and actors.wants_more
         actors.work(0.1)  # without actors nothing happens
@@ -112,7 +120,7 @@ def test_the_end_waits_for_what_is_under_way_and_begins_no_more(local_ray, store
     with lasting_actors(store, tmp_path) as actors:
         actors.add([stage("a", "b", seconds=1)])
         actors.start()
-        actors.work(0.1)
+        work_until_begun(actors, tmp_path, "a")
         actors.finish(60)
     assert made(store).keys() == {"a"}
     assert begun(tmp_path, "b") == 0
@@ -142,6 +150,56 @@ def test_a_dead_actor_is_replaced_but_not_for_ever(local_ray, store, tmp_path, m
     assert begun(tmp_path, "a") == 3
 
 
+def failing_gpu(store, tmp_path, error, times):
+    """Make three parts; the first meets the error so many times."""
+    with lasting_actors(store, tmp_path) as actors:
+        actors.add([stage("a", error=error, times=times), stage("b", "c")])
+        return [part.unit for _, part in actors.all_made()]
+
+
+ECC = "CUDA error: uncorrectable ECC error encountered"
+
+
+def test_a_failing_gpu_costs_its_actor_and_not_the_run(local_ray, store, tmp_path, said):
+    error = torch.AcceleratorError(f"{ECC}\nCUDA kernel errors might be reported later")
+    assert failing_gpu(store, tmp_path, error, times=2) == ["a", "b", "c"]
+    assert begun(tmp_path, "a") == 3  # by three processes, the names say
+    assert made(store).keys() == {"a", "b", "c"}
+    told = [line for line in said().splitlines() if ECC in line]
+    assert len(told) == 2 and all("another actor makes its part" in line for line in told)
+
+
+def test_a_gpu_that_fails_again_and_again_ends_the_run_if_no_other_node_has_room(
+    local_ray, store, tmp_path
+):
+    with pytest.raises(GPUFailed, match=r"^node \S+: GPU .*: CUDA error: uncorrect.* `nvidia-smi"):
+        failing_gpu(store, tmp_path, torch.AcceleratorError(ECC), times=99)
+    assert begun(tmp_path, "a") == lasting.MAX_GPU_FAILURES
+    check_all_is_free()
+
+
+def test_gpu_memory_that_runs_out_is_no_failing_gpu(local_ray, store, tmp_path):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate 2 GiB") as caught:
+        failing_gpu(store, tmp_path, error, times=99)
+    assert not isinstance(caught.value, GPUFailed)
+    assert begun(tmp_path, "a") == 1
+
+
+def test_the_pool_makes_all_parts_with_as_many_actors_as_there_is_room_for(
+    local_ray, store, tmp_path
+):
+    """And stops those that are without work before the last part is made."""
+    with lasting_actors(store, tmp_path, num_workers=99) as actors:
+        actors.add([stage(*"abcdefgh", seconds=1), stage("slow", seconds=6)])
+        parts = [part.unit for _, part in actors.all_made()]
+        assert len(actors.idle) == 1 and not actors.starting  # the one that made the last part
+    assert sorted(parts) == [*"abcdefgh", "slow"]
+    found = made(store)
+    assert found.keys() == {*"abcdefgh", "slow"}
+    assert len({stats["pid"] for stats in found.values()}) == ray.cluster_resources()["CPU"]
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
@@ -149,8 +207,7 @@ def test_a_dead_actor_is_replaced_but_not_for_ever(local_ray, store, tmp_path, m
         (OSError(28, "No space left"), NodeFull, r"No space left .* MiB free"),
     ],
 )
-def test_an_error_arrives_as_it_was(local_ray, store, tmp_path, monkeypatch, error, kind, message):
-    monkeypatch.setattr(parts, "FULL_PAUSE", 0.0)
+def test_an_error_arrives_as_it_was(local_ray, store, tmp_path, error, kind, message):
     with lasting_actors(store, tmp_path) as actors:
         actors.add([stage("a", error=error)])
         actors.start()

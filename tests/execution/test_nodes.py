@@ -4,12 +4,14 @@ import time
 
 import pytest
 import ray
+import torch
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s2l_ray.config import WorkersConfig
+from s2l_ray.errors import GPUFailed
 from s2l_ray.execution import connect as driver
-from s2l_ray.execution.nodes import check_room, release
+from s2l_ray.execution.nodes import check_room, device_errors, release
 
 
 def test_a_stage_says_what_it_waits_for_and_does_not_wait_for_ever(local_ray, monkeypatch, said):
@@ -38,6 +40,30 @@ def test_a_stage_says_what_it_waits_for_and_does_not_wait_for_ever(local_ray, mo
     full = {ray.get_runtime_context().get_node_id()}
     with pytest.raises(ValueError, match="found room for 0 on"):
         check_room("proxy.workers", WorkersConfig(), excluded=full)
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), True),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), True),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), False),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+        (RuntimeError("Expected all tensors to be on the same device, cuda:0 and cpu"), False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_failing_gpu_is_told_from_other_errors(local_ray, error, failed):
+    expected = (GPUFailed, "GPU .*; see `nvidia-smi") if failed else (type(error), None)
+    with pytest.raises(expected[0], match=expected[1]) as caught, device_errors():
+        raise error
+    if failed:
+        assert caught.value.node == ray.get_runtime_context().get_node_id()
 
 
 @ray.remote(num_cpus=0)

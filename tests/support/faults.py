@@ -27,7 +27,7 @@ STAGES = ("corpus", "tokens", "proxy", "losses", "trajectories", "clusters", "se
           "targets", "evaluations")  # fmt: skip
 # Whom a fault kills, and what Ray calls its process.
 ACTORS = {
-    "scoring actor": "MapWorker(MapBatches(PartMaker))",
+    "scoring actor": "PartMaker",
     "k-means actor": "ChunkActor",
     "training worker": "RayTrainWorker",
 }
