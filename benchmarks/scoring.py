@@ -49,6 +49,7 @@ from s2l_ray.config import CorpusConfig, PromptConfig
 from s2l_ray.corpus.rows import BadRow, Example
 from s2l_ray.corpus.shapes import parse, row_settings_of
 from s2l_ray.corpus.tokenization import encode_table
+from s2l_ray.models.batch import token_batches
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.scoring import scorer
 from s2l_ray.store.schemas import EXAMPLES
@@ -146,7 +147,7 @@ def padding_of(tokens: pa.Table) -> float:
     """Share of padding in our batches."""
     examples = scorer.examples_of(tokens)
     lengths = np.array([len(ids) for ids, _ in examples])
-    batches = scorer.token_batches(examples, scorer.CPU_TOKENS_PER_BATCH)
+    batches = token_batches(examples, scorer.CPU_TOKENS_PER_BATCH)
     return 1 - float(lengths.sum() / sum(len(rows) * lengths[rows].max() for rows in batches))
 
 

@@ -224,7 +224,7 @@ def unused_tokenizer() -> Any:
 def engine_of(setup: Setup, model: Any, config: TrainingConfig) -> Engine:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    loss = LabelLoss(model, recompute=config.gradient_checkpointing)
+    loss = LabelLoss(model)
     return make_engine(loss, config, setup.place, 1)
 
 

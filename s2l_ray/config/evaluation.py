@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from s2l_ray.config.base import Section
-from s2l_ray.config.training import ModelConfig
+from s2l_ray.config.training import ModelConfig, WorkersConfig
 from s2l_ray.config.values import (
     BASELINE,
     Budget,
@@ -27,6 +27,8 @@ from s2l_ray.config.values import (
 
 class EvaluationConfig(Section):
     """What targets are evaluated on, and what `pipeline` compares the selection with."""
+
+    newer = ("workers",)
 
     files: dict[FileName, Location] = Field(
         {},
@@ -55,6 +57,11 @@ class EvaluationConfig(Section):
     )
     max_new_tokens: Positive = Field(
         256, description="Maximum length of a generated answer, in tokens."
+    )
+    workers: WorkersConfig | None = Field(
+        None,
+        description="Actors that evaluate targets and let them answer. `null` means as "
+        "`trajectories.workers`. For a target that one GPU cannot hold, raise `gpus_per_worker`.",
     )
     baselines: list[SelectorName] = Field(
         [BASELINE],

@@ -51,7 +51,7 @@ class RunConfig(Section):
     trajectories: TrajectoriesConfig = Field(
         TrajectoriesConfig(),
         description="How examples are scored at the checkpoints; evaluation uses these settings "
-        "too.",
+        "too, with workers of its own if `evaluation.workers` is set.",
     )
     losses: LossesConfig | None = Field(
         None,
@@ -125,6 +125,11 @@ class RunConfig(Section):
             raise ValueError("trajectories.while_training needs a proxy that the run trains")
         if self.diagnose.gradients and self.target is None:
             raise ValueError("diagnose.gradients needs a target: set target")
+        if self.diagnose.gradients and self.trajectories.workers.gpus_per_worker > 1:
+            raise ValueError(
+                "diagnose.gradients needs trajectories.workers with one GPU at most, got "
+                f"gpus_per_worker {self.trajectories.workers.gpus_per_worker:g}"
+            )
         if self.trajectories.while_training and self.proxy.max_workers is not None:
             raise ValueError(  # an elastic training would take the CPUs and GPUs of scoring
                 "trajectories.while_training needs a fixed number of workers: leave out "

@@ -17,9 +17,16 @@ from s2l_ray.config.values import Budget, Location, Positive, Seed, SelectorName
 class TrajectoriesConfig(Section):
     """Scoring: the loss of every example at every checkpoint."""
 
+    newer = ("tf32",)
+
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Precision of the model that scores. Evaluation and answers use it too.",
+    )
+    tf32: bool = Field(
+        False,
+        description="Compute float32 matrix products in TF32 on GPUs: faster, with factors rounded "
+        "to 10-bit mantissas. No effect on a CPU; untested on GPUs.",
     )
     tokens_per_batch: Positive | None = Field(
         None,
@@ -33,8 +40,8 @@ class TrajectoriesConfig(Section):
     )
     workers: WorkersConfig = Field(
         WorkersConfig(),
-        description="Actors that score, `num_workers` of them at the start. Evaluation, answers "
-        "and `diagnose.gradients` use them too.",
+        description="Actors that score, `num_workers` of them at the start. `diagnose.gradients` "
+        "uses them too; evaluation and answers do unless `evaluation.workers` is set.",
     )
     max_workers: Positive | None = Field(
         None,
@@ -43,18 +50,20 @@ class TrajectoriesConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _one_gpu_or_less(self) -> TrajectoriesConfig:
+    def _consistent(self) -> TrajectoriesConfig:
         if self.max_workers is not None and self.max_workers < self.workers.num_workers:
             raise ValueError(
                 f"max_workers {self.max_workers} must be at least workers.num_workers "
                 f"{self.workers.num_workers}, the size that the pool starts with"
             )
-        if self.workers.gpus_per_worker > 1:
-            raise ValueError(
-                "workers.gpus_per_worker: expected at most 1 for a scoring actor, got "
-                f"{self.workers.gpus_per_worker:g}; for more GPUs raise workers.num_workers"
-            )
+        if self.tf32 and self.dtype != "float32":
+            raise ValueError(f"tf32 needs dtype float32, got {self.dtype}: leave out one of them")
         return self
+
+    @property
+    def precision(self) -> tuple[str, ...]:
+        """What identifies the arithmetic of losses in a fingerprint."""
+        return (self.dtype, "tf32") if self.tf32 else (self.dtype,)
 
 
 class LossesConfig(Section):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    field_validator,
     model_validator,
 )
 
@@ -119,13 +120,22 @@ class WorkersConfig(Section):
     )
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
         0,
-        description="GPUs that each worker reserves: 0 or 1 in training, from 0 to 1 in scoring.",
+        description="GPUs that each worker reserves: 0 or 1 in training. In scoring also a share "
+        "of one, or a whole number above 1, over which the model's layers are spread (untested on "
+        "GPUs).",
     )
     accelerator_type: str | None = Field(
         None,
         description="Ray's name of the GPU that a node must have, such as `A100`. `null` takes any "
         "node.",
     )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"expected a whole number of GPUs above 1, got {value:g}")
+        return value
 
 
 # What a loop of the user's own can follow, or the stage around it; the other settings are the

@@ -97,10 +97,12 @@ def answer(
     tokenizer_folder: str,
     prompt: PromptConfig,
     max_new_tokens: int,
+    setting: str,
 ) -> list[Manifest]:
     """Make stages of answers with one actor pool, and return their manifests in order.
 
-    Parts have the names of the questions' parts, and the schema ANSWERS.
+    Parts have the names of the questions' parts, and the schema ANSWERS. setting: the config
+    field of the workers, for messages.
     """
     stages = [answering.stage() for answering in answerings]
     return map_stages(
@@ -109,7 +111,7 @@ def answer(
         _make_answerer,
         (store, config, tokenizer_folder, prompt, max_new_tokens),
         label="answer",
-        actors=Actors(config.workers, config.max_workers, setting="trajectories.workers"),
+        actors=Actors(config.workers, config.max_workers, setting=setting),
     )
 
 

@@ -39,7 +39,7 @@ class Answerer:
         self.max_new_tokens = max_new_tokens
         self.tokenizer = load_tokenizer(store, tokenizer_folder)
         self.ends = end_tokens(prompt, self.tokenizer)
-        self.held = HeldModel(store, config.workers, dtype=config.dtype)
+        self.held = HeldModel(store, config.workers, dtype=config.dtype, tf32=config.tf32)
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         model = self.held.load(unit["model"]).model
@@ -89,7 +89,6 @@ def generate(
         for ids in prompts
     ]
     found: list[list[int]] = [[] for _ in prompts]
-    device = next(model.parameters()).device
     model.generation_config = GenerationConfig()
     model.eval()
     for rows in _batches([len(ids) for ids in prompts], room, tokens_at_once):
@@ -104,8 +103,8 @@ def generate(
         )
         with torch.inference_mode():
             output_BL = model.generate(
-                input_ids_BL.to(device),
-                attention_mask=attention_BL.to(device),
+                input_ids_BL.to(model.device),
+                attention_mask=attention_BL.to(model.device),
                 generation_config=config,
             )
         for row, new in zip(rows, output_BL[:, longest:].tolist(), strict=True):

@@ -19,9 +19,9 @@ from s2l_ray.corpus.tokenizer import check_weights
 from s2l_ray.models.sharding import Sharding, in_a_file
 
 
-def device_of(workers: WorkersConfig) -> torch.device:
+def device_of(workers: WorkersConfig, *, tf32: bool = False) -> torch.device:
     """Return the device of a worker's model. On a CPU, give torch the worker's threads."""
-    no_tf32()
+    allow_tf32(tf32)
     if workers.gpus_per_worker:
         return torch.device("cuda")
     torch.set_num_threads(max(1, int(workers.cpus_per_worker)))
@@ -29,9 +29,14 @@ def device_of(workers: WorkersConfig) -> torch.device:
 
 
 def no_tf32() -> None:
-    """Compute in full fp32 on GPUs, in matrix products and in convolutions (Mamba has some)."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Compute fp32 matrix products and convolutions (Mamba has some) on GPUs in TF32, or in full
+    fp32."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextmanager
@@ -49,13 +54,14 @@ class Placing:
 
     dtype: None keeps that of the file, whose memory is then mapped instead of copied: the workers
     of a node share one copy, which the system may drop and read again.
-    device: a GPU gets each weight as it is read. The CPU by default.
+    device: a GPU gets each weight as it is read. Or a device_map of transformers: "auto" spreads the
+    layers over the GPUs that this process sees. The CPU by default.
     sharding: each worker keeps its share of each weight only.
     quantization: a BitsAndBytesConfig, by which pretrained weights are rounded as they load.
     """
 
     dtype: torch.dtype | None = torch.float32
-    device: torch.device | None = None
+    device: torch.device | str | dict[str, Any] | None = None
     sharding: Sharding | None = None
     quantization: Any = None
 
@@ -64,7 +70,9 @@ class Placing:
         found: dict[str, Any] = {"dtype": self.dtype or stored_dtype(model)}
         if self.quantization is not None:
             found["quantization_config"] = self.quantization
-        if self.device is not None and self.device.type != "cpu":
+        if not isinstance(self.device, torch.device):
+            found["device_map"] = self.device
+        elif self.device.type != "cpu":
             found["device_map"] = {"": self.device}
         return found
 
@@ -150,7 +158,8 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model from a local folder in Hugging Face format. Runs no code from it.
 
-    ValueError if a file or a weight is missing or damaged, or if the weights are not safetensors.
+    dtype: used without placing. ValueError if a file or a weight is missing or damaged, if the
+    weights are not safetensors, or if the GPUs are too small.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: not a complete model: the folder does not exist")
@@ -164,10 +173,30 @@ def load_model(
                 output_loading_info=True,
                 **placing.options(folder),
             )
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # says nothing about the folder
     except Exception as error:  # of transformers, huggingface_hub, safetensors and torch
         raise ValueError(f"{folder}: not a complete model: {error}") from error
     _check_keys(folder, info, "missing_keys", "unexpected_keys")
+    places = set(getattr(model, "hf_device_map", {}).values())
+    if len(places) > 1 and places & {"cpu", "disk"}:
+        raise ValueError(
+            f"{folder}: does not fit into the memory of {torch.cuda.device_count()} GPUs; raise "
+            "gpus_per_worker, or set trajectories.dtype: bfloat16"
+        )
     return model
+
+
+def spread_over_gpus(model: PreTrainedModel) -> PreTrainedModel:
+    """Spread the layers of a loaded model over the GPUs that this process sees."""
+    # Not at the top: most processes do without.
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    whole = list(model._no_split_modules or [])  # classes of layers
+    room = get_balanced_memory(model, no_split_module_classes=whole)
+    places = infer_auto_device_map(model, max_memory=room, no_split_module_classes=whole)
+    return dispatch_model(model, device_map=places)
 
 
 def _check_keys(model: str | Path, info: dict[str, Any], *kinds: str) -> None:

@@ -27,7 +27,8 @@ from s2l_ray.models.properties import (
 # Elements of a block of logits [M, V] in training: 256 MB in fp32.
 LOGITS_AT_ONCE = 1 << 26
 
-VOCABULARY_BLOCK = 2048  # logits per label token that scoring computes at once
+# Logits per label token that scoring computes at once on a CPU: a block stays in the caches.
+VOCABULARY_BLOCK = 2048
 
 
 class LabelLoss(nn.Module):
@@ -75,7 +76,8 @@ class LabelLoss(nn.Module):
             return F.cross_entropy(logits_MV.float(), targets_M, reduction="none")
         hidden_MD = self.hidden(input_ids_BL, places_M, position_ids_BL)
         if not torch.is_grad_enabled():
-            return over_vocabulary(logits_by_block(self.head, hidden_MD), targets_M).losses_M
+            blocks = logits_by_block(self.head, hidden_MD)
+            return over_vocabulary(blocks, targets_M.to(hidden_MD.device)).losses_M
         rows = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         head, forward = self.head, self.head.forward
 
@@ -98,7 +100,8 @@ class LabelLoss(nn.Module):
         hidden_BLD = self.model.base_model(
             input_ids=input_ids_BL, use_cache=False, **of_packed(position_ids_BL)
         ).last_hidden_state
-        return hidden_BLD.flatten(0, 1).index_select(0, places_M)
+        hidden_MD = hidden_BLD.flatten(0, 1).index_select(0, places_M.to(hidden_BLD.device))
+        return hidden_MD.to(self.head.weight.device)  # another one, if layers are on several GPUs
 
 
 def places_before(loss_mask_BL: Tensor, num_labels: int | None = None) -> Tensor:
@@ -142,15 +145,24 @@ class OverVocabulary(NamedTuple):
 
 
 def logits_by_block(head: nn.Linear, hidden_MD: Tensor) -> Iterator[Tensor]:
-    """Yield the head's logits [M, V], fp32, one block of the vocabulary at a time.
-
-    A block is used while it is in the caches. All of [M, V] would travel to memory and back several
-    times.
-    """
-    for first in range(0, head.out_features, VOCABULARY_BLOCK):
-        block = slice(first, first + VOCABULARY_BLOCK)
+    """Yield the head's logits [M, V], fp32, one block of the vocabulary at a time."""
+    width = block_width(len(hidden_MD), hidden_MD.device)
+    for first in range(0, head.out_features, width):
+        block = slice(first, first + width)
         bias = None if head.bias is None else head.bias[block]
         yield F.linear(hidden_MD, head.weight[block], bias).float()
+
+
+def block_width(label_tokens: int, device: torch.device) -> int:
+    """Return how many logits per label token scoring computes at once.
+
+    A CPU uses a block while it is in its caches. All of [M, V] would travel to memory and back
+    several times. A GPU takes as many as LOGITS_AT_ONCE allows, because each block costs it a dozen
+    kernels, however small.
+    """
+    if device.type == "cpu":
+        return VOCABULARY_BLOCK
+    return max(VOCABULARY_BLOCK, LOGITS_AT_ONCE // max(1, label_tokens))
 
 
 def over_vocabulary(

@@ -270,6 +270,7 @@ def head_is_apart(model: PreTrainedModel) -> bool:
     model.train(training)
     return (
         bool(seen)
-        and torch.equal(logits.float(), seen["logits"].float())
-        and torch.equal(hidden, seen["hidden"])
+        # On the CPU, because layers may be on several GPUs.
+        and torch.equal(logits.float().cpu(), seen["logits"].float().cpu())
+        and torch.equal(hidden.cpu(), seen["hidden"].cpu())
     )

@@ -13,19 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s2l_ray.models.feed import LabelBatch
 from s2l_ray.models.loss import (
     LabelLoss,
     OverVocabulary,
     logits_by_block,
     over_vocabulary,
-    places_before,
     places_in_block,
 )
 
 
-def signals_of(
-    loss: LabelLoss, input_ids_BL: Tensor, loss_mask_BL: Tensor, names: Sequence[str] = ()
-) -> dict[str, Tensor]:
+def signals_of(loss: LabelLoss, batch: LabelBatch, names: Sequence[str] = ()) -> dict[str, Tensor]:
     """Compute `loss` [B], whose bits do not depend on `names`, and the named signals:
 
     - `confidence` [B]: mean over label tokens of the probability of the most likely token.
@@ -37,22 +35,20 @@ def signals_of(
     - `features` [B, D]: mean of the last hidden states h_t (the head's input) at the positions
       before label tokens.
 
-    All are fp32, on the model's device. The model must be in eval mode, gradients off, and every
-    example must have a label token.
+    All are fp32, on the device of the logits. The model must be in eval mode, gradients off, and
+    every example must have a label token. Nothing here waits for the device.
     ValueError for `features` or `grad_norm` if the model does not expose its output head.
     """
-    picked_BL = loss_mask_BL[:, 1:]
-    targets_M, counts_B = input_ids_BL[:, 1:][picked_BL], picked_BL.sum(1)
-    if not names:
-        return {"loss": _means(loss(input_ids_BL, loss_mask_BL), counts_B)}
+    ids_BL, targets_M, counts_B = batch.input_ids_BL, batch.targets_M, batch.counts_B
     if loss.head_apart:
-        hidden_MD = loss.hidden(input_ids_BL, places_before(loss_mask_BL))
+        hidden_MD = loss.hidden(ids_BL, batch.places_M)
+        targets_M, counts_B = targets_M.to(hidden_MD.device), counts_B.to(hidden_MD.device)
         extremes = bool({"confidence", "el2n"} & set(names))
         seen = over_vocabulary(logits_by_block(loss.head, hidden_MD), targets_M, extremes=extremes)
         losses_M, residuals = seen.losses_M, _residuals(loss.head, hidden_MD, seen, targets_M)
     else:
         logits_MV, losses_M, hidden_MD, residuals = _whole_pass(
-            loss, input_ids_BL, picked_BL, targets_M, {"features", "grad_norm"} & set(names)
+            loss, ids_BL, batch.places_M, targets_M, {"features", "grad_norm"} & set(names)
         )
         seen = over_vocabulary([logits_MV], targets_M, extremes=True)
     found = {"loss": _means(losses_M, counts_B)}
@@ -64,7 +60,7 @@ def signals_of(
     if "features" in names:
         found["features"] = _means(hidden_MD, counts_B)
     if "grad_norm" in names:
-        found["grad_norm"] = _gradient_norms(residuals, hidden_MD, counts_B.tolist())
+        found["grad_norm"] = _gradient_norms(residuals, hidden_MD, batch.counts)
     return found
 
 
@@ -86,7 +82,8 @@ def _no_head(loss: LabelLoss, names: set[str]) -> ValueError:
 
 def _means(values: Tensor, counts_B: Tensor) -> Tensor:
     """Average values [M] or [M, D] of label tokens over each example."""
-    sums = torch.segment_reduce(values.float(), "sum", lengths=counts_B)
+    # "unsafe": no check of the lengths, which would wait for the device.
+    sums = torch.segment_reduce(values.float(), "sum", lengths=counts_B, unsafe=True)
     return sums / counts_B.view(-1, *[1] * (values.dim() - 1))
 
 
@@ -132,7 +129,7 @@ def _gradient_norms(residuals: Iterable[Tensor], hidden_MD: Tensor, counts: list
 def _whole_pass(
     loss: LabelLoss,
     input_ids_BL: Tensor,
-    picked_BL: Tensor,
+    places_M: Tensor,
     targets_M: Tensor,
     needed: set[str],
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
@@ -153,16 +150,21 @@ def _whole_pass(
 
     # Tensors created in inference mode cannot have gradients.
     with torch.inference_mode(False), torch.no_grad():
-        ids_BL, picked_BL, targets_M = (x.clone() for x in (input_ids_BL, picked_BL, targets_M))
+        ids_BL, places_M, targets_M = (x.clone() for x in (input_ids_BL, places_M, targets_M))
         with loss.head.register_forward_hook(hook) if loss.head is not None else nullcontext():
             logits_BLV = loss.model(input_ids=ids_BL, use_cache=False).logits
         if needed and seen["input"].shape[:2] != ids_BL.shape:
             raise _no_head(loss, needed)
-        logits_MV = logits_BLV[:, :-1][picked_BL].float()
+        logits_MV = _at(logits_BLV, places_M).float()
         losses_M = F.cross_entropy(logits_MV, targets_M, reduction="none")
         slopes = []
         if "grad_norm" in needed:
             [slope_BLV] = torch.autograd.grad(losses_M.sum(), seen["output"])
-            slopes = [slope_BLV[:, :-1][picked_BL].float()]
-        hidden_MD = seen["input"][:, :-1][picked_BL] if needed else seen["input"]
+            slopes = [_at(slope_BLV, places_M).float()]
+        hidden_MD = _at(seen["input"], places_M) if needed else seen["input"]
     return logits_MV.detach(), losses_M.detach(), hidden_MD, slopes
+
+
+def _at(values_BLX: Tensor, places_M: Tensor) -> Tensor:
+    """Pick values at places of the flattened tokens, on the places' device."""
+    return values_BLX.to(places_M.device).flatten(0, 1).index_select(0, places_M)

@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from s2l_ray import evaluation
+from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.corpus.tokenization import tokenize
+from s2l_ray.execution.nodes import check_room
 from s2l_ray.pipeline.identity import prompt_settings
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.run import Run
@@ -29,6 +31,8 @@ def prepare_evaluation(run: Run) -> None:
     check_target(run.config.target)
     corpus, settings = run.get(run.plan.corpus), run.config.evaluation
     heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
+    if settings.workers is not None:
+        check_room("evaluation.workers", settings.workers)
     if settings.answer_marker is not None:
         evaluation.check_marker(run.store, heldout, settings.answer_marker)
     sets = evaluation.answer_sets(run.store, corpus, settings, run.config.corpus)
@@ -134,7 +138,7 @@ def _losses(
     run: Run, targets: Mapping[str, Manifest], tokens: Mapping[str, Manifest]
 ) -> dict[tuple[str, str], Manifest]:
     """Score each target on each set of tokens, with one pool of actors: by target and set."""
-    config = run.config.trajectories
+    config, setting = _scoring(run)
 
     def make(run: Run, jobs: list[Job]) -> list[Manifest]:
         scorings = []
@@ -144,14 +148,14 @@ def _losses(
             last = dict([max(checkpoints_of(target).items())])
             checksums = checksums_of_checkpoints(target)
             scorings.append(Scoring(examples, last, **job.where, checksums=checksums))
-        return score(run.store, scorings, config, label="evaluate")
+        return score(run.store, scorings, config, label="evaluate", setting=setting)
 
     stages = {
         (name, origin): Stage(
             f"evaluations/{name}/{origin}",
             make,
             inputs=(Stage.given(target), Stage.given(examples)),
-            settings=(config.dtype,),
+            settings=config.precision,
             work=Work("scoring", config.workers, config.max_workers),
         )
         for name, target in targets.items()
@@ -160,11 +164,20 @@ def _losses(
     return dict(zip(stages, run.get_all(stages.values()), strict=True))
 
 
+def _scoring(run: Run) -> tuple[TrajectoriesConfig, str]:
+    """Return the settings that targets are scored with, and the config field of the workers."""
+    scoring, workers = run.config.trajectories, run.config.evaluation.workers
+    if workers is None:
+        return scoring, "trajectories.workers"
+    update = {"workers": workers, "max_workers": None}
+    return scoring.model_copy(update=update), "evaluation.workers"
+
+
 def _answers(
     run: Run, targets: Mapping[str, Manifest], sets: Mapping[str, Manifest], tokens: Manifest
 ) -> dict[tuple[str, str], Manifest]:
     """Let each target answer the questions of each set, with one pool: by target and set."""
-    settings, scoring = run.config.evaluation, run.config.trajectories
+    settings, (scoring, setting) = run.config.evaluation, _scoring(run)
     prompt = run.config.target_prompt or run.config.prompt
     tokenizer = TokensView(tokens).tokenizer
 
@@ -190,9 +203,10 @@ def _answers(
             tokenizer_folder=tokenizer,
             prompt=prompt,
             max_new_tokens=settings.max_new_tokens,
+            setting=setting,
         )
 
-    how = (scoring.dtype, settings.max_new_tokens, settings.answers_at_most, evaluation.RULE)
+    how = (*scoring.precision, settings.max_new_tokens, settings.answers_at_most, evaluation.RULE)
     stages = {
         (name, each): Stage(
             f"evaluations/{name}/{each}",

@@ -143,7 +143,7 @@ class Plan:
             "losses",
             alone(partial(proxy.score_proxy, self)),
             inputs=(self.proxy, self.tokens),
-            settings=(self.config.trajectories.dtype,),
+            settings=self.config.trajectories.precision,
             reads=tuple(self.details(self.config.selection).values()),
             work=self._scoring,
         )
@@ -194,7 +194,7 @@ class Plan:
                 *local_files(model),
                 *([] if lora is None else [lora.settings()]),
                 self.config.seed,
-                self.config.trajectories.dtype,
+                *self.config.trajectories.precision,
             ),
             work=self._scoring,
         )
@@ -234,7 +234,7 @@ class Plan:
             f"details/{when}",
             self._score_details,
             inputs=(self.proxy, self.tokens),
-            settings=(self.config.trajectories.dtype, "details", when, columns),
+            settings=(*self.config.trajectories.precision, "details", when, columns),
             work=self._scoring,
         )
 

@@ -70,8 +70,10 @@ def settings_of_comparison(config: RunConfig) -> str:
     rest = [config.corpus, *prompts, config.selection.like]
     # The run's seed draws the held-out share, and a seed's difference is a mean over trainings.
     numbers = [config.seed, config.compare.trainings]
-    dtype = config.trajectories.dtype
-    return fingerprint(FORMAT, *numbers, *rest, *trainings, dtype, clusters, _evaluation(config))
+    precision = config.trajectories.precision
+    return fingerprint(
+        FORMAT, *numbers, *rest, *trainings, *precision, clusters, _evaluation(config)
+    )
 
 
 def settings_of_baselines(run: Run) -> str:
@@ -91,7 +93,9 @@ def _prompt(prompt: PromptConfig | None) -> dict[str, Any] | None:
 
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
-    settings = config.evaluation.model_dump(exclude={"baselines", "seeds", "targets_at_once"})
+    settings = config.evaluation.model_dump(
+        exclude={"baselines", "seeds", "targets_at_once", "workers"}
+    )
     return settings | {"split": config.evaluation.split or "test"}
 
 

@@ -121,7 +121,9 @@ def free_places(workers: WorkersConfig, step: Callable[[], int]) -> Generator[bo
             while not (free := _is_done(asked)) and time.monotonic() < until:
                 yield False
         finally:
-            ray.cancel(asked)  # does nothing if the task is done
+            # Ray 2.60 ends the whole process if a task is cancelled while its result arrives.
+            if not _is_done(asked):
+                ray.cancel(asked)
         yield free
 
 

@@ -24,6 +24,7 @@ WHOLE = validate(
         "proxy": {"model": {"name": "m"}, "num_checkpoints": 4},
         "target": {"model": {"name": "m"}},
         "target_prompt": {},
+        "evaluation": {"workers": {}},
     }
 ).model_dump()
 

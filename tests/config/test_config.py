@@ -203,8 +203,20 @@ def test_wrong_value_names_field_and_what_it_has(data, field):
             "expected 0 or 1 for a training",
         ),
         (
-            small(trajectories={"workers": {"gpus_per_worker": 2}}),
-            "expected at most 1 for a",
+            small(trajectories={"workers": {"gpus_per_worker": 1.5}}),
+            "gpus_per_worker: expected a whole number of GPUs above 1, got 1.5",
+        ),
+        (
+            small(trajectories={"tf32": True, "dtype": "bfloat16"}),
+            "tf32 needs dtype float32, got bfloat16",
+        ),
+        (
+            small(
+                trajectories={"workers": {"gpus_per_worker": 2}},
+                target=proxy(num_checkpoints=1),
+                diagnose={"gradients": True},
+            ),
+            "diagnose.gradients needs trajectories.workers with one GPU at most, got",
         ),
         (
             small(target=proxy(num_checkpoints=1, max_steps=9), compare={"full": ["epochs"]}),

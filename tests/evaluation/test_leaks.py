@@ -4,13 +4,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import ray
 from support.corpora import example, write_corpus
 from support.evaluation import CORPUS, lines_of, turns_of
 
-from s2l_ray.config import CorpusConfig, EvaluationConfig
+from s2l_ray.config import CorpusConfig, EvaluationConfig, WorkersConfig
 from s2l_ray.corpus.ingest import ingest_once
 from s2l_ray.evaluation.exact_match import Answering, answer_sets
 from s2l_ray.evaluation.heldout import heldout_examples
+from s2l_ray.execution import connect
 from s2l_ray.pipeline import evaluate
 
 
@@ -66,6 +68,12 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     with pytest.raises(
         ValueError, match=r"answer_marker: none of \d+ held-out responses contains 'A'"
     ):
+        evaluate.prepare_evaluation(run)
+
+    # A place for its actors is looked for at once, not after the targets are trained.
+    settings.evaluation = config.model_copy(update={"workers": WorkersConfig(gpus_per_worker=2)})
+    monkeypatch.setattr(connect, "_started", [ray.get_runtime_context().get_node_id()])
+    with pytest.raises(ValueError, match=r"^evaluation\.workers: needs .* 2 GPUs each; found room"):
         evaluate.prepare_evaluation(run)
 
     # What is left goes by the corpus: another one is searched again.

@@ -87,7 +87,9 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     # Where what it says is what is wanted, it is right; the rest is reused; and a cap is kept.
     exam.write_text("".join(json.dumps(row) + "\n" for row in again))
     run.lease.release()
-    run = start(settings(copy, **settings_of, evaluation__answers_at_most=9))
+    workers = {"num_workers": 2}  # do not count in what is reused
+    changed = settings_of | {"evaluation__answers_at_most": 9, "evaluation__workers": workers}
+    run = start(settings(copy, **changed))
     pipeline.select(corpus(), run.config, run=run)
     target = targets.finetune(run, selection.manifest, "one", seed=0)
     second = evaluate(run, {"one": target})["one"]

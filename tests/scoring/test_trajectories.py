@@ -64,7 +64,9 @@ def test_losses_are_those_of_a_naive_loop_whatever_the_batches(kind):
 def test_batches_hold_at_most_so_many_padded_tokens():
     tokens, loss = random_tokens(40), LabelLoss(small_model("llama"))
     seen = []
-    loss.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    loss.model.base_model.register_forward_pre_hook(
+        lambda _, args, named: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
     score_table(tokens, loss, tokens_per_batch=64)
     assert all(rows * length <= 64 or rows == 1 for rows, length in seen)
     assert [length for _, length in seen] == sorted((n for _, n in seen), reverse=True)
@@ -108,7 +110,7 @@ def test_a_gpu_without_memory_is_told_with_what_to_do(store, monkeypatch):
     def score(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(scorer, "score_table", score)
+    monkeypatch.setattr(scorer, "score_labelled", score)
     small_model("gpt_neox").save_pretrained(store.address("proxy/checkpoint-000003"))
     part = store.write_part(random_tokens(12), "tokens", "part-00000")
     unit = {"tokens": "tokens", "model": "proxy/checkpoint-000003", "part": part}

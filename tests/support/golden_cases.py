@@ -147,6 +147,7 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"trajectories.dtype": "bfloat16", "proxy.model.dtype": "bfloat16"},
         each("high_learnability_relative", "least_confidence", "facility_location"),
     ),
+    "TF32": ({"trajectories.tf32": True}, each("high_learnability")),
     "chat and models of a hub": (
         {
             "prompt": {"template": "chat", "max_length": 64},
@@ -200,6 +201,7 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
             "trajectories.tokens_per_batch": 1000,
             "clusters.num_actors": 3,
             "evaluation.targets_at_once": 2,
+            "evaluation.workers": {"num_workers": 2, "gpus_per_worker": 4},
         },
         each("high_learnability", "embedding_clusters"),
     ),
