@@ -54,7 +54,7 @@ class Placing:
 
     dtype: None keeps that of the file, whose memory is then mapped instead of copied: the workers
     of a node share one copy, which the system may drop and read again.
-    device: a GPU gets each weight as it is read. Or a device_map of transformers: "auto" spreads the
+    device: a GPU gets each weight as it is read. Or transformers' device_map: "auto" spreads the
     layers over the GPUs that this process sees. The CPU by default.
     sharding: each worker keeps its share of each weight only.
     quantization: a BitsAndBytesConfig, by which pretrained weights are rounded as they load.
