@@ -4,8 +4,10 @@ import copy
 import ipaddress
 import re
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from ray.autoscaler._private import command_runner
@@ -112,7 +114,8 @@ def test_ray_start_does_not_inherit_the_launchers_single_thread(raw):
     # Ray gives each worker as many threads as it has CPUs, unless the variable is set already.
     assert "export OMP_NUM_THREADS=1" in " ".join(command_runner._with_interactive("true"))
     for kind in ("head_start_ray_commands", "worker_start_ray_commands"):
-        before, start = raw[kind][-1].split("ray start")
+        (command,) = [each for each in raw[kind] if "ray start" in each]
+        before, start = command.split("ray start")
         assert "unset OMP_NUM_THREADS;" in before and start
 
 
@@ -133,3 +136,36 @@ def test_commands_parse_and_mounted_files_exist(prepared):
     for local in prepared["file_mounts"].values():
         if not local.startswith("~"):
             assert (ROOT / local).is_file(), local
+
+
+def test_every_worker_watches_for_the_end_of_its_spot_node(raw):
+    script = "/home/ubuntu/s2l-setup/spot_notice.py"
+    assert raw["file_mounts"][script] == "s2l_ray/execution/spot_notice.py"
+    start, watch = raw["worker_start_ray_commands"][-2:]
+    assert "ray start" in start and "RAY_AUTH_MODE=token" in watch
+    assert f"~/{script.removeprefix('/home/ubuntu/')} --address=$RAY_HEAD_IP:6379" in watch
+    assert not any("spot_notice" in command for command in raw["head_start_ray_commands"])
+
+
+def test_a_new_watcher_takes_the_place_of_the_old_one(tmp_path, raw):
+    (tmp_path / "s2l-venv/bin").mkdir(parents=True)
+    python = tmp_path / "s2l-venv/bin/python"
+    python.write_text('#!/bin/sh\necho "$@" >&2\nexec sleep 60\n')
+    python.chmod(0o755)
+    watch, watchers = raw["worker_start_ray_commands"][-1], []
+    for _ in range(2):
+        subprocess.run(  # returns at once, or `ray up` would wait
+            ["bash", "-c", watch],
+            env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "RAY_HEAD_IP": "10.0.0.1"},
+            check=True, capture_output=True, timeout=10,
+        )  # fmt: skip
+        watchers.append(psutil.Process(int((tmp_path / "spot_notice.pid").read_text())))
+    old, new = watchers
+    try:
+        assert psutil.wait_procs([old], timeout=10)[0] and new.is_running()
+        end, log = time.monotonic() + 10, tmp_path / "spot_notice.log"
+        while not log.read_text() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert log.read_text().endswith("/s2l-setup/spot_notice.py --address=10.0.0.1:6379\n")
+    finally:
+        new.kill()

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray._private import ray_constants
 from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 
 from s2l_ray.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "cluster/Dockerfile").read_text().replace("\\\n", "")
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
@@ -114,6 +116,16 @@ def test_pods_have_accounts_one_image_and_shared_memory(documents, groups):
         size = gib(volume["emptyDir"]["sizeLimit"])
         assert DEFAULT_OBJECT_STORE_MEMORY_PROPORTION * memory < size < memory / 2
         assert "restartPolicy" not in pod(group)  # the autoscaler's second version sets Never
+
+
+def test_workers_have_time_to_drain_before_they_are_killed(groups):
+    _, *workers = groups
+    for group in workers:
+        env = {each["name"]: each["value"] for each in container(group)["env"]}
+        seconds = float(env[DRAIN])
+        # Less than the two minutes between a spot node's notice and its end.
+        assert seconds > ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+        assert seconds < pod(group)["terminationGracePeriodSeconds"] < 120
 
 
 def test_gpu_pods_are_tolerated_and_hold_what_the_configurations_ask_for(groups):
