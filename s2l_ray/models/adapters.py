@@ -176,6 +176,11 @@ def merged(
     return partial(plain.save_pretrained, state_dict=whole)
 
 
+def add_adapters(model: PreTrainedModel, base: ModelConfig, lora: LoraConfig) -> PreTrainedModel:
+    """Put fresh adapters into a model, and freeze its own weights."""
+    return _inject(model, _peft_config(model, base, lora))
+
+
 def check_targets(model: PreTrainedModel, lora: LoraConfig) -> None:
     """ValueError if a setting names a module that the model lacks. The model may be without
     weights."""
