@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
     if command.takes == "path":
         parser.usage = "%(prog)s PATH.jsonl"
         parser.add_argument("paths", nargs="*", metavar="PATH.jsonl", help="the file to write")
-    if command.takes in ("run", "settings", "examples"):
+    if command.takes in ("run", "plan", "settings", "examples"):
         parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration of the run")
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value",
@@ -87,7 +88,28 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
             metavar="N",
             help="the number of examples, 3 unless given",
         )
+    if command.takes == "plan":
+        parser.add_argument(
+            "--gpu-memory",
+            type=_bytes,
+            metavar="80GB",
+            help="memory of each GPU; default: by accelerator_type",
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     parser.set_defaults(command=command, parser=parser)
+
+
+def _bytes(text: str) -> float:
+    """Read such as "80GB" or "79.6 GiB"."""
+    known = re.fullmatch(r"([\d.]+)\s*(GB|GiB|MB|MiB)", text.strip())
+    units = {"GB": 1e9, "GiB": 2**30, "MB": 1e6, "MiB": 2**20}
+    try:
+        size = float(known[1]) * units[known[2]] if known else 0.0
+    except ValueError:
+        size = 0.0
+    if not size:
+        raise argparse.ArgumentTypeError(f"expected a size such as 80GB, got {text!r}")
+    return size
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -138,6 +160,8 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
     lines.setFormatter(logging.Formatter("[run] %(message)s"))
     logging.getLogger("s2l_ray").addHandler(lines)
     logging.getLogger("s2l_ray").setLevel(logging.INFO)
+    if command.takes == "plan":
+        return config, arguments.gpu_memory, arguments.json
     return (config, arguments.n) if command.takes == "examples" else (config,)
 
 

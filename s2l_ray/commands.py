@@ -7,6 +7,7 @@ configuration is refused at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from s2l_ray.config import RunConfig, Setting
     from s2l_ray.pipeline.run import Run
 
-Takes = Literal["run", "settings", "examples", "path", "nothing"]
+Takes = Literal["run", "plan", "settings", "examples", "path", "nothing"]
 
 
 @dataclass(frozen=True)
 class Command:
-    """work gets what the command takes: run, a RunConfig; settings, a RunConfig and a list of each
+    """work gets what the command takes: run, a RunConfig; plan, a RunConfig, the memory of a GPU in
+    bytes or None, and whether to print JSON; settings, a RunConfig and a list of each
     Setting; examples, a RunConfig and a number; path, a string; nothing, no argument."""
 
     name: str
@@ -229,6 +231,33 @@ def diagnose(config: RunConfig) -> None:
         print(f"report: {page.write(run, record)}")
 
 
+@command("plan", takes="plan")
+def plan(config: RunConfig, gpu_memory: float | None, as_json: bool) -> None:
+    """Print what a run would do and the memory it would take, without doing it.
+
+    Lists the stages of `pipeline`, or of `select` if there is no target, and which
+    of them exist. Estimates the memory of each worker that trains or scores, from
+    its model's config.json, and compares it with the GPU's. Where it does not fit,
+    names settings with which it would.
+
+    Reads:    the names and sizes of the corpus's files; config.json of the models
+    Writes:   nothing
+    Prints:   the stages and the memory; the status is 1 if something does not fit
+    Example:  %(prog)s my.yaml --gpu-memory 80GB
+    """
+    from s2l_ray.pipeline import forecast
+    from s2l_ray.report import forecast_text
+
+    stages, unknown = forecast.forecasts(config)
+    needs = forecast.needs(config, gpu_memory)
+    if as_json:
+        print(json.dumps(forecast_text.as_json(stages, unknown, needs), indent=2))
+    else:
+        print(forecast_text.as_text(config, stages, unknown, needs))
+    if refused := [need.verdict.refused for need in needs if need.verdict.refused]:
+        raise ValueError("\n".join(refused))
+
+
 @command("inspect", takes="examples")
 def inspect(config: RunConfig, count: int) -> None:
     """Show random examples as the proxy is given them, with their label tokens marked.
@@ -291,8 +320,6 @@ def config_schema() -> None:
     Prints:   JSON
     Example:  %(prog)s > schema.json
     """
-    import json
-
     from s2l_ray.config import schema
 
     print(json.dumps(schema(), indent=2, ensure_ascii=False))

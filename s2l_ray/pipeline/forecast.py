@@ -1,0 +1,176 @@
+"""What a run would do, stage by stage, and the memory that it would take. Starts no Ray."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from s2l_ray.config import ModelConfig, RunConfig, TrainingConfig, WorkersConfig
+from s2l_ray.formatting import plural
+from s2l_ray.models.fitting import judge_scoring, judge_training
+from s2l_ray.models.memory import Memory, config_of, scoring_memory, training_memory
+from s2l_ray.models.room import Room, Verdict, nominal
+from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.pipeline.plan import Plan, corpus_stage
+from s2l_ray.pipeline.stage import Stage, walk
+from s2l_ray.scoring.scorer import CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH
+from s2l_ray.store import Store
+
+UNKNOWN = "unknown"
+
+
+class Forecast(NamedTuple):
+    """A stage of the run. state: "done", "to do", or "unknown"."""
+
+    stage: str
+    state: str
+    workers: WorkersConfig | None = None
+    passes: str | None = None
+
+
+class Need(NamedTuple):
+    """The memory of a worker that trains or scores a model. None: why says what is unknown."""
+
+    section: str
+    what: str  # such as "4 workers train EleutherAI/pythia-70m"
+    memory: Memory | None
+    verdict: Verdict = Verdict()
+    why: str = ""
+    room: Room = Room()
+
+
+def forecasts(config: RunConfig) -> tuple[list[Forecast], str]:
+    """Return the stages of the run, and what keeps the state of some from being known.
+
+    Reads names and sizes of the corpus's files and of the run directory; writes nothing.
+    """
+    store, unknown, found = Store(config.run_dir, config.storage), "", list[Forecast]()
+    try:
+        stages = stages_of(config)
+    except Exception as error:  # an HTTP library has its own, for a hub that is out of reach
+        if not isinstance(error, ValueError | OSError) and "http" not in type(error).__module__:
+            raise
+        unknown = _first_line(error)
+        stages = stages_of(config, Stage("corpus", _never, settings=(UNKNOWN,)))
+    for stage in stages:
+        state = UNKNOWN
+        if not unknown:
+            try:
+                there = store.exists(stage.folder, "manifest.json")
+                state = "done" if there else "to do"
+            except (ValueError, OSError) as error:
+                unknown = _first_line(error)
+        found.append(Forecast(stage.name, state, stage.work.workers, stage.work.passes))
+    if config.target is not None:
+        for choice in _choices(config):
+            name = f"targets/{selection_name(choice.selector, choice.seed)}"
+            found.append(Forecast(name, UNKNOWN, config.target.workers, "training"))
+        if _evaluates(config):
+            workers = config.trajectories.workers
+            found.append(Forecast("evaluations", UNKNOWN, workers, "scoring"))
+    return found, unknown and f"which stages exist already is unknown: {unknown}"
+
+
+def stages_of(config: RunConfig, corpus: Stage | None = None) -> list[Stage]:
+    """Declare the stages up to the selections: those of `pipeline`, or of `select` if there is no
+    target."""
+    plan = Plan(config, corpus or corpus_stage(config))
+    return list(walk(plan.selection(choice) for choice in _choices(config)))
+
+
+def _evaluates(config: RunConfig) -> bool:
+    return bool(config.corpus.heldout_share or config.evaluation.files)
+
+
+def needs(config: RunConfig, gpu: float | None = None) -> list[Need]:
+    """Estimate the memory of each training and scoring, with the longest examples that
+    prompt.max_length allows.
+
+    gpu: bytes of one GPU, to compare with; None: what the accelerator_type has by name.
+    """
+    found = []
+    if config.proxy.checkpoints is None:
+        found.append(_training("proxy", config, config.proxy, gpu))
+    models = {"proxy": config.proxy.model}
+    if config.target is not None:
+        found.append(_training("target", config, config.target, gpu))
+        if _evaluates(config):
+            models["target"] = config.target.model
+    return found + [_scoring(section, config, model, gpu) for section, model in models.items()]
+
+
+def longest_of(config: RunConfig, section: str) -> int:
+    """Return the most tokens that an example of the proxy or the target can have."""
+    prompt = config.target_prompt if section == "target" else None
+    return (prompt or config.prompt).max_length
+
+
+def _training(section: str, config: RunConfig, training: TrainingConfig, gpu: float | None) -> Need:
+    workers, name = training.workers, name_of(training.model)
+    what = f"{plural(workers.num_workers, 'worker')} train {name}"
+    if training.train is not None:
+        return Need(section, what, None, why=f"{training.train} trains as it likes")
+    try:
+        model = config_of(training.model)
+        length = longest_of(config, section)
+        memory = training_memory(training, model, length)
+    except (ValueError, OSError) as error:
+        return Need(section, what, None, why=_first_line(error))
+    room = room_of(workers, gpu)
+    verdict = judge_training(section, training, model, room, length=length, usual=length)
+    return Need(section, what, memory, verdict, room=room)
+
+
+def _scoring(section: str, config: RunConfig, model: ModelConfig, gpu: float | None) -> Need:
+    settings, name = config.trajectories, name_of(model)
+    what = f"{plural(settings.workers.num_workers, 'actor')} score {name}"
+    on_gpu = settings.workers.gpus_per_worker > 0
+    default = GPU_TOKENS_PER_BATCH if on_gpu else CPU_TOKENS_PER_BATCH
+    length = longest_of(config, section)
+    try:
+        memory = scoring_memory(
+            config_of(model),
+            dtype=settings.dtype,
+            tokens=settings.tokens_per_batch or default,
+            length=length,
+            gpu=on_gpu,
+        )
+    except (ValueError, OSError) as error:
+        return Need("trajectories", what, None, why=_first_line(error))
+    room = room_of(settings.workers, gpu)
+    return Need("trajectories", what, memory, judge_scoring(section, memory, room), room=room)
+
+
+def room_of(workers: WorkersConfig, gpu: float | None) -> Room:
+    """Return the memory of a worker's GPU: as given, or nominal."""
+    if not workers.gpus_per_worker:
+        return Room()
+    where = "--gpu-memory"
+    if gpu is None:
+        gpu, where = nominal(workers.accelerator_type), f"{workers.accelerator_type}, nominal"
+    if gpu is None:
+        return Room()
+    return Room(gpu * workers.gpus_per_worker, where=where)
+
+
+def name_of(model: ModelConfig) -> str:
+    return model.name or f"a {(model.architecture or {})['model_type']} from scratch"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError
+
+
+def _choices(config: RunConfig) -> list[Any]:
+    """The selections of `pipeline`, or the one of `select` if there is no target."""
+    if config.target is None:
+        return [config.selection]
+    selectors = dict.fromkeys([config.selection.selector, *config.evaluation.baselines])
+    return [
+        config.selection.model_copy(update={"selector": selector, "seed": seed})
+        for seed in config.evaluation.seeds
+        for selector in selectors
+    ]
