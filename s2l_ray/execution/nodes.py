@@ -178,18 +178,29 @@ def resources_of(workers: WorkersConfig) -> dict[str, Any]:
     return {"num_cpus": workers.cpus_per_worker, "num_gpus": workers.gpus_per_worker} | kind
 
 
-def room_for(workers: WorkersConfig, excluded: Container[str] = ()) -> int:
-    """Return how many workers the nodes that are alive could hold if they were idle."""
+def nodes_for(workers: WorkersConfig, excluded: Container[str] = ()) -> list[dict[str, Any]]:
+    """Return Ray's records of the nodes that are alive and could hold a worker if they were
+    idle."""
+    return [
+        node
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in excluded and room_on(node, workers)
+    ]
+
+
+def room_on(node: dict[str, Any], workers: WorkersConfig) -> int:
+    """Return how many workers a node could hold if it were idle."""
     needed = {"CPU": workers.cpus_per_worker}
     if workers.gpus_per_worker:
         needed["GPU"] = workers.gpus_per_worker
     if workers.accelerator_type:
         needed[f"accelerator_type:{workers.accelerator_type}"] = 0.001  # what Ray asks for
-    return sum(
-        min(int(node["Resources"].get(name, 0) / amount) for name, amount in needed.items())
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in excluded
-    )
+    return min(int(node["Resources"].get(name, 0) / amount) for name, amount in needed.items())
+
+
+def room_for(workers: WorkersConfig, excluded: Container[str] = ()) -> int:
+    """Return how many workers the nodes that are alive could hold if they were idle."""
+    return sum(room_on(node, workers) for node in nodes_for(workers, excluded))
 
 
 def release(before: set[str]) -> None:

@@ -33,6 +33,7 @@ from s2l_ray.pipeline import records
 from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS, Arm, can_match
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
 from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
@@ -53,6 +54,7 @@ def baselines(run: Run) -> list[Record]:
     """
     config, target = run.config, run.config.target
     assert target is not None
+    check_memory(run, "target", target)
     prepare_evaluation(run)
     main = choose_subset(run, config.selection)
     # As many tokens are not as many examples; otherwise keep the budget as it is written, so that
@@ -117,6 +119,8 @@ def compare(
     config = run.config
     prepare(run, dataset)
     # Refuse now, not after hours, what cannot be had.
+    if config.target is not None:
+        check_memory(run, "target", config.target)
     prepare_evaluation(run)
     for selector in config.compare.selectors_with(0):
         for budget in config.compare.budgets:

@@ -16,6 +16,7 @@ from s2l_ray.config import RunConfig
 from s2l_ray.errors import Damaged
 from s2l_ray.execution import connect, machine
 from s2l_ray.execution.nodes import warn_of_unused_gpus
+from s2l_ray.pipeline.gpus import check_gpus
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.stage import Job, Stage, walk
 from s2l_ray.store import Manifest, Store, preflight
@@ -46,6 +47,9 @@ class Run:
     times: list[dict[str, Any]] = field(default_factory=list)
     recorded: bool = True  # in run.json
     told: set[str] = field(default_factory=set, repr=False)  # what is logged once
+    # What trainings surely need, for the check of the GPU nodes (pipeline.memory).
+    gpu_bytes: float = 0.0
+    disk_bytes: float = 0.0
     _current: dict[str, str] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -122,6 +126,11 @@ class Run:
             logger.info(f"reused: {', '.join(there)}")
         logger.info(f"to do: {', '.join(to_do) or 'nothing'}")
 
+    def is_to_do(self, stage: Stage, wanted: Stage) -> bool:
+        """Return whether another stage needs this one, and it is not finished."""
+        needed = any(each.folder == stage.folder for each in walk([wanted]))
+        return needed and not self.store.exists(stage.folder, "manifest.json")
+
     def get(self, stage: Stage) -> Manifest:
         """Return the stage's manifest; make the stage and its inputs as far as they are missing."""
         return self.get_all([stage])[0]
@@ -172,6 +181,10 @@ class Run:
     def _make(self, stages: list[Stage]) -> None:
         jobs = [Job(stage, stage.folder, stage.fingerprint) for stage in stages]
         begun = [self._is_begun(stage.folder) for stage in stages]
+        workers = stages[0].work.workers
+        if workers and workers.gpus_per_worker and "gpus" not in self.told:
+            self.told.add("gpus")
+            check_gpus(workers, gpu=self.gpu_bytes, disk=self.disk_bytes)
         start = time.monotonic()
         made = stages[0].maker(self, jobs)
         seconds = (time.monotonic() - start) / len(made)  # an equal share each

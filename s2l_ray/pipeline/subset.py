@@ -11,6 +11,7 @@ import ray.data
 from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.corpus.ingest import read_examples
 from s2l_ray.pipeline import preflight
+from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.told import budget_told, corpus_told, tokens_told
@@ -87,6 +88,8 @@ def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
         *budget_told(run.config, tokens),
     ]:
         logger.info(line)
+    if run.is_to_do(run.plan.proxy, run.plan.selection(run.config.selection)):
+        check_memory(run, "proxy", run.config.proxy)
 
 
 def choose_subset(run: Run, choice: SelectionConfig) -> Selection:

@@ -16,6 +16,7 @@ from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import Damaged
 from s2l_ray.execution.remote import get
 from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import prepare, select
 from s2l_ray.store import Manifest
@@ -42,6 +43,7 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
     check_target(target)
     tokenizer = load_tokenizer(run.store, run.plan.prepare_tokenizer(run, target.model, prompt))
     check_tokenizer(prompt, tokenizer)
+    check_memory(run, "target", target)
     selection = select(None, run.config, run=run)
     name = selection_name(choice.selector, choice.seed)
     return finetune(run, selection.manifest, name, seed=choice.seed), name
