@@ -78,6 +78,25 @@ def test_paper_settings(name):
         assert job.workers.gpus_per_worker == 1
 
 
+@pytest.mark.parametrize("name", PAPER)
+def test_the_paper_s_six_question_sets_are_asked(name):
+    config = load(ROOT / "configs" / f"{name}.yaml")
+    assert list(config.evaluation.answers) == [
+        "gsm8k", "math", "numglue", "svamp", "mathematics", "simuleq",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_paper_configs_can_take_all_of_an_8_gpu_node(name):
+    """By the overrides that the file itself gives."""
+    path = ROOT / "configs" / f"{name}.yaml"
+    given = re.findall(r"\b((?:proxy|trajectories|target)\.\S+=\d+)", path.read_text())
+    config = load(path, [each for each in given if "micro" not in each or "proxy" in each])
+    jobs = (config.proxy, config.trajectories, config.target)
+    assert [job.workers.num_workers for job in jobs] == [8, 8, 8]
+    assert config.proxy.global_batch_size == config.target.global_batch_size == 128
+
+
 def test_paper_budgets_and_templates():
     chosen = {p.stem: load(p) for p in SHIPPED}
     assert [chosen[n].selection.budget for n in PAPER] == [30_000, 50_000, 131_020]
