@@ -97,7 +97,7 @@ def worker(rank: int, config: TrainingConfig, length: int, port: int, said: Any)
             weights.fill_(0.01)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    loss = LabelLoss(model, recompute=config.gradient_checkpointing)
+    loss = LabelLoss(model)
     engine = make_engine(loss, config, torch.device("cpu"), world)
     ids_BL = torch.randint(0, shape.vocab_size, (config.micro_batch_size, length))
     mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)

@@ -84,7 +84,7 @@ def training_memory(config: TrainingConfig, model: PretrainedConfig, length: int
 
     length: tokens of the longest example; all of them count as labels.
     """
-    bf16, sharded = config.model.dtype == "bfloat16", config.zero_stage is not None
+    bf16, sharded = config.dtype == "bfloat16", config.zero_stage is not None
     # The precision that weights are kept in: under DDP in fp32 if they are trained.
     held = torch.bfloat16 if bf16 and (sharded or config.lora) else torch.float32
     traced = _traced(
@@ -110,10 +110,9 @@ def training_memory(config: TrainingConfig, model: PretrainedConfig, length: int
         # Gradients are freed at each step, and the C library keeps their places.
         parts["allocator"] = FP32 * traced.trained
         return Memory({}, parts | offloaded | {"libraries": HOST_LIBRARIES}, disk)
-    # A worker reads the whole model into host memory; under ZeRO-3 it keeps its share.
-    loading = float(held.itemsize if config.lora else FP32) * traced.weights
-    if config.zero_stage == 3:
-        loading /= config.workers.num_workers
+    # A worker reads one weight at a time from a mapped file; a base to adapt it reads whole.
+    whole = config.lora and config.zero_stage != 3
+    loading = float(held.itemsize * traced.weights if whole else FP32 * traced.largest)
     return Memory(
         parts | {"libraries": GPU_LIBRARIES},
         {"weights while loading": loading} | offloaded | {"libraries": 2 * HOST_LIBRARIES},
@@ -158,18 +157,16 @@ def _traced(
 
 
 def _under_ddp(config: TrainingConfig, traced: Trace) -> dict[str, float]:
-    parts: dict[str, float] = {
+    moment = FP32 if config.optimizer == "adamw" else 1
+    return {  # the gradients are views of DDP's buckets
         "gradients": FP32 * traced.trained,
-        "optimizer state": 2 * FP32 * traced.trained,
+        "optimizer state": 2 * moment * traced.trained,
     }
-    if config.workers.num_workers > 1:
-        parts["buckets"] = FP32 * traced.trained
-    return parts
 
 
 def _under_zero(config: TrainingConfig, traced: Trace) -> dict[str, float]:
     stage, workers = config.zero_stage, config.workers.num_workers
-    held = BF16 if config.model.dtype == "bfloat16" else FP32
+    held = BF16 if config.dtype == "bfloat16" else FP32
     share = traced.trained / workers
     parts: dict[str, float] = {}
     if stage == 0:
@@ -183,7 +180,10 @@ def _under_zero(config: TrainingConfig, traced: Trace) -> dict[str, float]:
         parts["optimizer state (offloaded)"] = state + FP32 * share
     else:
         parts["optimizer state"] = state
-    parts["buckets"] = held * min(REDUCE_BUCKET, traced.trained)
+    zero = config.deepspeed.get("zero_optimization", {})
+    bucket = zero.get("reduce_bucket_size", REDUCE_BUCKET)
+    parts["buckets"] = held * min(bucket, traced.trained)
     if stage == 3:
-        parts["buckets"] += held * min(LIVE_WEIGHTS, traced.weights)
+        live = zero.get("stage3_max_live_parameters", LIVE_WEIGHTS)
+        parts["buckets"] += held * min(live, traced.weights)
     return parts

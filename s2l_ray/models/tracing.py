@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from s2l_ray.models.chunked import chunked_losses
 from s2l_ray.models.loss import LOGITS_AT_ONCE
 
 LAYERS = 4, 12  # of the models that longer ones are extrapolated from
@@ -139,11 +140,11 @@ def _loss(model: PreTrainedModel, ids_BL: Tensor) -> Tensor:
     hidden_BLD = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
     hidden_MD = hidden_BLD.flatten(0, 1)
     head = model.get_output_embeddings()
-    losses = []
+    targets_M = ids_BL.flatten()
     rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-    for some_MD, targets_M in zip(hidden_MD.split(rows), ids_BL.flatten().split(rows), strict=True):
-        losses.append(nn.functional.cross_entropy(head(some_MD).float(), targets_M))
-    return torch.stack(losses).sum()
+    if len(targets_M) > rows:
+        return chunked_losses(head, hidden_MD, targets_M, rows=rows).sum()
+    return nn.functional.cross_entropy(head(hidden_MD).float(), targets_M)
 
 
 def _drop_gradient(parameter: Tensor) -> None:
