@@ -91,17 +91,19 @@ class Saver:
     def _upload(self, copy: Copy) -> None:
         store, folder = self.job.store, self.job.folder
         point = resume_name(copy.state.step, store.epoch)
+        mine: list[Part] | None = None
         try:
             mine = self._write(copy, point)
-        except BaseException:
-            self._gather(None)  # the others must not wait
-            raise
-        saved = self._gather(mine)  # returns when every worker has written
-        if self.rank == 0 and None not in saved:
-            parts = [part for files in saved for part in files]
-            info = copy.state.as_info()
-            store.commit(f"{folder}/resume/{point}", self.job.fingerprint, parts, info)
-            _remove_older(store, folder, point)
+        finally:
+            saved = self._gather(mine)  # returns when every worker has written, or failed
+            try:
+                if self.rank == 0 and None not in saved:
+                    parts = [part for files in saved for part in files]
+                    info = copy.state.as_info()
+                    store.commit(f"{folder}/resume/{point}", self.job.fingerprint, parts, info)
+                    _remove_older(store, folder, point)
+            finally:
+                self._gather(None)  # no worker begins the next save before
 
     def _write(self, copy: Copy, point: str) -> list[Part]:
         """Upload the copy; return the files of the resume point."""
