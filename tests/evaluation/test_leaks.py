@@ -47,7 +47,8 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
 
     # Said whenever a run begins, if it is found out only once.
     monkeypatch.setattr(evaluate, "_tokens_of_heldout", lambda *_: {})  # of a whole run's config
-    settings = SimpleNamespace(evaluation=config, corpus=CORPUS)
+    monkeypatch.setattr(evaluate, "check_target", lambda _: None)
+    settings = SimpleNamespace(evaluation=config, corpus=CORPUS, target="a target")
     plan = SimpleNamespace(corpus="corpus")
     given = {"corpus": examples}
     run = SimpleNamespace(store=store, plan=plan, get=given.get, config=settings)
