@@ -16,6 +16,7 @@ from support.training import SEED, Job, config_of
 MODULE = """
 import os
 import signal
+import time
 from pathlib import Path
 
 import ray.train
@@ -44,6 +45,7 @@ def train(config):
         if step == 4 and first(f"rank {{rank}} raised"):
             raise KeyError("no such column")
         if step == 6 and rank == 1 and first("killed"):
+            time.sleep(10)  # until Ray Train's controller has registered the last checkpoint
             os.kill(os.getpid(), signal.SIGKILL)
         here, told = Path(config["output"], f"step-{{step}}"), None
         if step % 2 == 0:
