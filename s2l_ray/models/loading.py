@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2l_ray.config import ModelConfig, WorkersConfig
 from s2l_ray.corpus.tokenizer import check_weights
-from s2l_ray.models.sharding import Sharding, in_a_file
+from s2l_ray.models.sharding import Sharding, in_a_file, on_device
 
 
 def device_of(workers: WorkersConfig, *, tf32: bool = False) -> torch.device:
@@ -54,8 +54,9 @@ class Placing:
 
     dtype: None keeps that of the file, whose memory is then mapped instead of copied: the workers
     of a node share one copy, which the system may drop and read again.
-    device: a GPU gets each weight as it is read. Or transformers' device_map: "auto" spreads the
-    layers over the GPUs that this process sees. The CPU by default.
+    device: a GPU gets each weight as it is read (untested on GPUs). Or a device_map of
+    transformers: "auto" spreads the layers over the GPUs that this process sees. By default the
+    CPU.
     sharding: each worker keeps its share of each weight only.
     quantization: a BitsAndBytesConfig, by which pretrained weights are rounded as they load.
     """
@@ -72,12 +73,15 @@ class Placing:
             found["quantization_config"] = self.quantization
         if not isinstance(self.device, torch.device):
             found["device_map"] = self.device
-        elif self.device.type != "cpu":
-            found["device_map"] = {"": self.device}
         return found
 
-    def sharded(self) -> AbstractContextManager[None]:
-        return self.sharding.as_registered() if self.sharding else nullcontext()
+    def at_work(self) -> AbstractContextManager[None]:
+        """Place each weight when it is read."""
+        if self.sharding is not None:
+            return self.sharding.as_registered()
+        if isinstance(self.device, torch.device) and self.device.type != "cpu":
+            return on_device(self.device)
+        return nullcontext()
 
 
 def stored_dtype(model: str | Path) -> torch.dtype:
@@ -108,7 +112,7 @@ def initial_model(
         here: dict[str, Any] = {"revision": model.revision, "trust_remote_code": False}
         try:
             check_weights(AutoConfig.from_pretrained(model.name, **here))
-            with placing.sharded():
+            with placing.at_work():
                 found, info = AutoModelForCausalLM.from_pretrained(
                     model.name,
                     output_loading_info=True,
@@ -165,7 +169,7 @@ def load_model(
         raise ValueError(f"{folder}: not a complete model: the folder does not exist")
     placing = placing or Placing(dtype=getattr(torch, dtype))
     try:
-        with placing.sharded():
+        with placing.at_work():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 use_safetensors=True,

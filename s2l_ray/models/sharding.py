@@ -6,8 +6,8 @@ A worker reads the file as mapped memory, keeps its share of each weight, and le
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,9 @@ class Sharding:
         # pass. zero.Init does this when it is entered.
         self.zero._enable_mem_efficient_linear()
 
-    @contextmanager
-    def as_registered(self) -> Iterator[None]:
+    def as_registered(self) -> AbstractContextManager[None]:
         """Split each weight at once when a module gets it. Weights on the meta device stay."""
-
-        def split(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
-            if weight is not None and not weight.is_meta:
-                self.split(weight)
-
-        hook = register_module_parameter_registration_hook(split)
-        try:
-            yield
-        finally:
-            hook.remove()
+        return _each_weight(self.split)
 
     def split_all(self, module: nn.Module) -> None:
         for weight in module.parameters():
@@ -72,6 +62,15 @@ def is_sharded(weight: Tensor) -> bool:
     return hasattr(weight, "ds_id")
 
 
+def on_device(device: torch.device) -> AbstractContextManager[None]:
+    """Move each weight of a model at once when a module gets it, so that no copy of all stays."""
+
+    def move(weight: nn.Parameter) -> None:
+        weight.data = weight.data.to(device)
+
+    return _each_weight(move)
+
+
 @contextmanager
 def in_a_file() -> Iterator[None]:
     """Put the weights of models that are built meanwhile into mapped files, not into memory.
@@ -80,16 +79,26 @@ def in_a_file() -> Iterator[None]:
     """
     with tempfile.TemporaryDirectory() as folder:
 
-        def move(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
-            if weight is None or weight.is_meta or weight.numel() == 0:
-                return
+        def move(weight: nn.Parameter) -> None:
             file = Path(folder, "weight")
             mapped = torch.from_file(str(file), True, weight.numel(), dtype=weight.dtype)
             file.unlink()
             weight.data = mapped.view(weight.shape).copy_(weight.data)
 
-        hook = register_module_parameter_registration_hook(move)
-        try:
+        with _each_weight(move):
             yield
-        finally:
-            hook.remove()
+
+
+@contextmanager
+def _each_weight(change: Callable[[nn.Parameter], None]) -> Iterator[None]:
+    """Call `change` with each weight that a module gets, except those on the meta device."""
+
+    def hook(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+        if weight is not None and not weight.is_meta and weight.numel():
+            change(weight)
+
+    handle = register_module_parameter_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
