@@ -65,7 +65,7 @@ def forecasts(config: RunConfig) -> tuple[list[Forecast], str]:
             name = f"targets/{selection_name(choice.selector, choice.seed)}"
             found.append(Forecast(name, UNKNOWN, config.target.workers, "training"))
         if _evaluates(config):
-            workers = config.trajectories.workers
+            workers = config.evaluation.workers or config.trajectories.workers
             found.append(Forecast("evaluations", UNKNOWN, workers, "scoring"))
     return found, unknown and f"which stages exist already is unknown: {unknown}"
 
@@ -122,8 +122,10 @@ def _training(section: str, config: RunConfig, training: TrainingConfig, gpu: fl
 
 def _scoring(section: str, config: RunConfig, model: ModelConfig, gpu: float | None) -> Need:
     settings, name = config.trajectories, name_of(model)
-    what = f"{plural(settings.workers.num_workers, 'actor')} score {name}"
-    on_gpu = settings.workers.gpus_per_worker > 0
+    own = config.evaluation.workers if section == "target" else None
+    workers = own or settings.workers
+    what = f"{plural(workers.num_workers, 'actor')} score {name}"
+    on_gpu = workers.gpus_per_worker > 0
     default = GPU_TOKENS_PER_BATCH if on_gpu else CPU_TOKENS_PER_BATCH
     length = longest_of(config, section)
     try:
@@ -136,7 +138,7 @@ def _scoring(section: str, config: RunConfig, model: ModelConfig, gpu: float | N
         )
     except (ValueError, OSError) as error:
         return Need("trajectories", what, None, why=_first_line(error))
-    room = room_of(settings.workers, gpu)
+    room = room_of(workers, gpu)
     return Need("trajectories", what, memory, judge_scoring(section, memory, room), room=room)
 
 
