@@ -14,6 +14,7 @@ from s2l_ray.config.evaluation import (
 from s2l_ray.config.identity import fingerprint
 from s2l_ray.config.inspection import Setting, resolve, schema
 from s2l_ray.config.loading import load, validate
+from s2l_ray.config.models import LoraConfig, ModelConfig, WorkersConfig
 from s2l_ray.config.run import RunConfig
 from s2l_ray.config.selection import (
     ClustersConfig,
@@ -22,7 +23,7 @@ from s2l_ray.config.selection import (
     TrajectoriesConfig,
 )
 from s2l_ray.config.storage import StorageConfig
-from s2l_ray.config.training import LoraConfig, ModelConfig, TrainingConfig, WorkersConfig
+from s2l_ray.config.training import TrainingConfig
 from s2l_ray.config.values import BASELINE, BUILT_IN_SELECTORS, Budget, SelectorName, parse_budget
 
 __all__ = [

@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from s2l_ray.config.base import Section
-from s2l_ray.config.training import ModelConfig, WorkersConfig
+from s2l_ray.config.models import ModelConfig, WorkersConfig
 from s2l_ray.config.values import (
     BASELINE,
     Budget,

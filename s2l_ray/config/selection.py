@@ -10,7 +10,7 @@ from pydantic import (
 )
 
 from s2l_ray.config.base import Section
-from s2l_ray.config.training import WorkersConfig
+from s2l_ray.config.models import WorkersConfig
 from s2l_ray.config.values import Budget, Location, Positive, Seed, SelectorName
 
 
