@@ -42,8 +42,8 @@ SLICES = {
     ),
     "training": Slice(
         10,
-        ("training", "scoring", "models"),
-        ("s2l_ray/training", "s2l_ray/scoring", "s2l_ray/models"),
+        ("training", "scoring", "models", "test_record.py"),
+        ("s2l_ray/training", "s2l_ray/scoring", "s2l_ray/models", "s2l_ray/record.py"),
     ),
     "loops": Slice(
         9,

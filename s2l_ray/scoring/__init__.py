@@ -1,1 +1,3 @@
 """Losses at checkpoints, and the trajectories made from them."""
+
+CACHED_BYTES = 1 << 28  # of token parts that an actor keeps for the next checkpoints

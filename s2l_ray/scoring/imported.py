@@ -81,7 +81,7 @@ def import_losses(
                 strangers += told.strangers
                 progress.advance(1)
         losses = [*groups]
-    kept = _points(points, trainable, config)
+    kept = _points(points, config)
     done = _Written()
     with Progress("losses", total=num_groups, unit="groups") as progress:
         for each in gather(
@@ -123,11 +123,11 @@ def _maps(key: str, files: LossFiles, corpus: Manifest, tokens: Manifest) -> lis
     return maps
 
 
-def _points(points: Counter[int], trainable: int, config: LossesConfig) -> list[int]:
-    """Return the points that trajectories have. The last one may be of an epoch that has not
-    ended: it is left out then."""
+def _points(points: Counter[int], config: LossesConfig) -> list[int]:
+    """Return the points that trajectories have. The last one is left out if it has fewer losses
+    than the one before it: its epoch has not ended."""
     kept = sorted(points)
-    if kept and points[kept[-1]] < (1 - config.max_missing_share) * trainable:
+    if len(kept) > 1 and points[kept[-1]] < (1 - config.max_missing_share) * points[kept[-2]]:
         logger.info(f"point {kept[-1]}: {points[kept[-1]]:,} losses only; it is left out")
         kept.pop()
     if len(kept) < 2:

@@ -7,9 +7,9 @@ from typing import Any
 
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.execution.parts import Actors, StageParts, map_stages
+from s2l_ray.scoring import CACHED_BYTES
 from s2l_ray.store import Manifest, Part, Store
 
-CACHED_BYTES = 1 << 28  # of token parts that an actor keeps for the next checkpoints
 SETTING = "trajectories.workers"  # the config field of the actors
 IN_MEMORY = 5  # size of tokens in memory, relative to the compressed file; rather too large
 

@@ -19,7 +19,7 @@ from s2l_ray.models.held import HeldModel
 from s2l_ray.models.loading import explain_out_of_memory
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.signals import signals_of, width_of_features
-from s2l_ray.scoring.losses import CACHED_BYTES
+from s2l_ray.scoring import CACHED_BYTES
 from s2l_ray.store import Part, Store, schemas
 
 CPU_TOKENS_PER_BATCH = 2048  # small enough for the activations between two layers to stay in cache

@@ -63,7 +63,7 @@ def test_weights_that_are_frozen_have_no_gradient():
     frozen = model.get_input_embeddings().weight
     place = next(i for i, weights in enumerate(model.parameters()) if weights is frozen)
     first = sum(weights.numel() for weights in list(model.parameters())[:place])
-    exact_NP[:, first : first + frozen.numel()] = 0
+    exact_NP = np.delete(exact_NP, slice(first, first + frozen.numel()), axis=1)
     frozen.requires_grad_(False)
     norm_N, _ = sketched(LabelLoss(model), examples_of(tokens), seed=0)
     np.testing.assert_allclose(norm_N, np.linalg.norm(exact_NP, axis=1), rtol=1e-5)
@@ -71,6 +71,7 @@ def test_weights_that_are_frozen_have_no_gradient():
                 exact_NP.sum(axis=0))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_means_and_sketches_are_exact_for_any_number_of_workers(
     local_ray, store, tmp_path, monkeypatch
 ):

@@ -92,6 +92,7 @@ def files_of(store):
     return {str(f.relative_to(root)): f.stat().st_mtime_ns for f in root.rglob("*.arrow")}
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on_to_the_same_bits(
     local_ray, store, tmp_path, monkeypatch
 ):

@@ -45,7 +45,7 @@ def test_types_and_defaults_of_some_fields():
     assert found["corpus", "path"] == ("path or list of paths", "required")
     assert found["corpus", "num_parts"] == ("integer from 1 to 10000 or `null`", "`null`")
     assert found["proxy and target", "learning_rate"] == ("number > 0", "`2e-05`")
-    assert found["model", "dtype"] == ("`float32` or `bfloat16`", '`"float32"`')
+    assert found["model", "dtype"] == ("`auto`, `float32` or `bfloat16`", '`"float32"`')
     assert found["evaluation", "files"] == ("mapping to paths", "`{}`")
     assert found["compare", "seeds"] == ("list of integers ≥ 0", "`[0, 1, 2, 3, 4]`")
     assert found["diagnose", "proxies"] == ("mapping to [model](#model)", "`{}`")

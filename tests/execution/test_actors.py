@@ -31,6 +31,7 @@ def test_results_come_in_the_order_of_chunks(local_ray):
         assert len({pid for _, pid in results}) == 3
 
 
+@pytest.mark.slow
 def test_more_actors_than_cpus_or_chunks(local_ray, monkeypatch):
     monkeypatch.setattr(pool, "_START_SECONDS", 10.0)
     with ActorPool(Doubler, range(20), 9) as actors:  # of which four find a CPU

@@ -102,6 +102,7 @@ def test_no_more_actors_than_there_is_work_for_or_than_are_allowed(local_ray, st
     assert len({stats["pid"] for stats in made(store).values()}) == 2
 
 
+@pytest.mark.slow
 def test_what_was_under_way_is_made_by_the_next_actors(local_ray, store, tmp_path):
     with lasting_actors(store, tmp_path) as actors:
         actors.add([stage("a", "b", seconds=2)])
@@ -136,6 +137,7 @@ def test_whole_parts_are_kept(local_ray, store, tmp_path):
     assert begun(tmp_path, "a") == 1
 
 
+@pytest.mark.slow
 def test_a_dead_actor_is_replaced_but_not_for_ever(local_ray, store, tmp_path, monkeypatch):
     monkeypatch.setattr(lasting, "MAX_DEATHS", 3)
     with lasting_actors(store, tmp_path) as actors:
@@ -169,6 +171,7 @@ def test_a_failing_gpu_costs_its_actor_and_not_the_run(local_ray, store, tmp_pat
     assert len(told) == 2 and all("another actor makes its part" in line for line in told)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_fails_again_and_again_ends_the_run_if_no_other_node_has_room(
     local_ray, store, tmp_path
 ):

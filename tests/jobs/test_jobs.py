@@ -196,6 +196,7 @@ def test_the_other_commands_on_that_cluster_by_its_address(selected, place, head
     assert total.split()[1] == "all," and 0 < float(total.split()[0]) < 12
 
 
+@pytest.mark.slow
 def test_a_wrong_address_is_one_line(place):
     for address in (f"127.0.0.1:{free_port()}", "http://127.0.0.1:8265"):
         failed = command("select", place / "config.yaml", RAY_ADDRESS=address)

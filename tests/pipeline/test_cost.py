@@ -104,7 +104,7 @@ def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("rand
         f"selections/{selector}-seed0": {"tokens": 200},
     }  # fmt: skip
     if target:
-        infos[f"targets/{selector}-seed0"] = {"seconds": 33.0, "checkpoints": [7]}
+        infos[f"targets/{selector}-seed0"] = {"seconds": 33.0, "checkpoints": [7], "tokens": 800}
     done = {name: Manifest(f"{name}/x", "x", [], info) for name, info in infos.items()}
     done["tokens"] = Manifest("tokens/x", "x", tokens, {})
     times = [

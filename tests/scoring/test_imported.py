@@ -46,6 +46,7 @@ def chosen(run_dir, path, dataset=None, **changes):
     return sorted(ids_of(selection.store, selection.manifest))
 
 
+@pytest.mark.slow
 def test_by_example_id(known, tmp_path):
     ids, losses_NT, expected = known
     order = np.random.default_rng(0).permutation(len(ids))
@@ -112,6 +113,7 @@ def test_by_tokens_of_a_recorder(finished, known, tmp_path, said):
     )
 
 
+@pytest.mark.slow
 def test_checkpoints_that_exist_are_scored_instead_of_training(finished, known, tmp_path):
     proxy = Store(finished[0]).read_json("run.json")["current"]["proxy"]
     folders = sorted(str(path) for path in (finished[0] / proxy).glob("checkpoint-*"))

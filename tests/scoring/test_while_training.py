@@ -180,6 +180,7 @@ def test_an_error_ends_the_scoring_and_not_the_training(local_ray, beside, said)
     assert "scoring stopped and will follow the training: no such model\n" in text
 
 
+@pytest.mark.slow
 def test_a_training_that_waits_for_a_place_gets_it(local_ray, beside):
     """As after a worker's death: Ray Train asks for places with a placement group."""
     cpus = ray.cluster_resources()["CPU"]
@@ -197,6 +198,7 @@ def test_a_training_that_waits_for_a_place_gets_it(local_ray, beside):
         wait_for(lambda: beside.made().keys() == {30})
 
 
+@pytest.mark.slow
 def test_a_place_is_left_to_a_training_that_stands_still(local_ray):
     """As where a worker has died, and its place is to be its successor's."""
     reached, seen = 7, []
@@ -230,6 +232,7 @@ def test_a_place_is_left_to_a_training_that_stands_still(local_ray):
     places.close()
 
 
+@pytest.mark.slow
 def test_actors_without_work_are_let_go(local_ray, beside, monkeypatch):
     monkeypatch.setattr(while_training, "IDLE", 1.0)
     cpus = ray.cluster_resources()["CPU"]

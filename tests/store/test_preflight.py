@@ -98,6 +98,7 @@ def test_nothing_answers(s3_uri):
     assert f"{endpoint} does not answer" in message
 
 
+@pytest.mark.slow
 def test_a_store_that_says_nothing_is_given_up_in_time(s3_uri):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -193,6 +194,7 @@ def test_requests_outlast_a_store_in_trouble(s3_uri, ceph, kind):
     proxy.stop()
 
 
+@pytest.mark.slow
 def test_requests_outlast_a_store_that_is_away(s3_uri, ceph):
     objects = S3Objects(s3_uri, StorageConfig())
     objects.write("x", b"1")
