@@ -74,6 +74,39 @@ def select(config: RunConfig) -> None:
         print(run.finish(selected))
 
 
+@command("import-losses")
+def import_losses(config: RunConfig) -> None:
+    """Join losses that another training computed to the corpus.
+
+    What `select` does first if losses.path is set, alone: it shows whether the
+    losses fit the corpus. `select` then goes on from there.
+
+    Reads:    corpus.path, losses.path
+    Writes:   corpus, tokens, losses and trajectories in run_dir
+    Prints:   how many examples have a loss at every point, and the folder of the
+              trajectories
+    Example:  %(prog)s my.yaml losses.path=losses/
+    """
+    from s2l_ray.pipeline import subset as pipeline
+    from s2l_ray.pipeline.run import Run
+    from s2l_ray.store.views import StepsView
+
+    if config.losses is None:
+        raise ValueError("losses: set losses.path to the losses of another training")
+
+    def imported(run: Run) -> str:
+        pipeline.prepare(run)
+        found = run.get(run.plan.trajectories)
+        steps = len(StepsView(found).steps)
+        return (
+            f"{found.rows:,} examples have losses at {steps} points\n"
+            f"trajectories: {run.store.address(found.folder)}"
+        )
+
+    with Run.start(config) as run:
+        print(run.finish(imported))
+
+
 @command("finetune", needs_target=True)
 def finetune(config: RunConfig) -> None:
     """Fine-tune the target on the selected subset.

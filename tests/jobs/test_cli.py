@@ -83,7 +83,7 @@ def test_help_names_fields_that_exist(name):
             assert field in type(getattr(BARE, section)).model_fields, f"{section}.{field}"
 
 
-BARE = settings("run")
+BARE = settings("run", losses={"path": "losses"})  # every section
 
 
 @pytest.mark.parametrize("name", AS_JOBS)
