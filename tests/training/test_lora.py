@@ -99,7 +99,9 @@ def test_two_processes_train_like_peft_and_resume_to_the_same_bits(base, by_two,
         assert_near(whole, weights)
     if not four_bits:
         # By peft: transformers alone does not find the magnitudes of DoRA.
-        own = losses_of(peft.AutoPeftModelForCausalLM.from_pretrained(place / "whole").model)
+        own = losses_of(
+            peft.AutoPeftModelForCausalLM.from_pretrained(place / "whole").get_base_model()
+        )
         merged = losses_of(AutoModelForCausalLM.from_pretrained(place / "merged"))
         torch.testing.assert_close(own, merged, rtol=0, atol=0.05 if bf16 else 2e-5)
     # A resume point is small: adapters, their moments, and no pretrained weight.
