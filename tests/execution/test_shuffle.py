@@ -56,11 +56,12 @@ def test_references_arrive_as_what_they_refer_to(local_ray):
 
 def test_an_error_is_raised_as_it_was_and_ends_the_other_tasks(local_ray):
     began = time.monotonic()
+    free = ray.available_resources().get("CPU", 0)  # actors of the tests before may still be ending
     with pytest.raises(ValueError, match=r"^file 1: damaged$") as caught:
         scattered([1, 2, 3, 4, 5, 6], 1, 60, function=broken)
     assert type(caught.value) is ValueError
     deadline = time.monotonic() + 30  # cancelled tasks give their CPUs back
-    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+    while ray.available_resources().get("CPU", 0) < free:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert time.monotonic() - began < 50
