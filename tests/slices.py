@@ -41,7 +41,7 @@ SLICES = {
         ("s2l_ray/analysis", "s2l_ray/report"),
     ),
     "training": Slice(
-        16,
+        15,
         ("training", "scoring", "models", "test_record.py"),
         ("s2l_ray/training", "s2l_ray/scoring", "s2l_ray/models", "s2l_ray/record.py"),
     ),
