@@ -1,4 +1,4 @@
-"""What runs where if only some nodes have GPUs; and that the run tells of GPUs it does not use."""
+"""Where work runs if only some nodes have GPUs, and the warning about unused GPUs."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def test_on_a_cluster_with_a_gpu_node():
         assert found[kind] == ["cpu"], kind
     assert found["after the CPUs are gone"] == 1  # work that was to stay away from all nodes
     assert found["only GPU nodes"] == ["gpu", "gpu 2"]
-    # The GPU of a node fails: another node makes all parts, and that node is not tried for ever.
+    # The GPU of a node fails: another node makes all parts, and that node is avoided from then on.
     failing = found["failing GPU"]
     assert (failing["parts"], failing["made by"]) == (6, ["gpu 2"])
     assert 1 <= failing["tries on it"] <= 3

@@ -1,4 +1,4 @@
-"""What a run tells of its corpus and its budget before it trains anything."""
+"""What a run says about its corpus and its budget before it trains anything."""
 
 import random
 import string
