@@ -5,21 +5,16 @@ B examples, L tokens, M label tokens of a batch.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from s2l_ray.models.ahead import ahead
 from s2l_ray.models.batch import Example, pad, token_batches
 from s2l_ray.models.loss import places_before
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 AHEAD = 4  # batches
 
@@ -65,14 +60,4 @@ def label_batches(
     def make(rows: np.ndarray) -> tuple[np.ndarray, LabelBatch]:
         return rows, label_batch([examples[row] for row in rows]).to(device)
 
-    return read_ahead(make, token_batches(examples, tokens_per_batch))
-
-
-def read_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """Yield make(item) for each item in order. A thread makes a few ahead."""
-    rest, coming = iter(items), deque[Future[Made]]()
-    with ThreadPoolExecutor(1) as thread:
-        coming.extend(thread.submit(make, item) for item in islice(rest, AHEAD))
-        while coming:
-            yield coming.popleft().result()
-            coming.extend(thread.submit(make, item) for item in islice(rest, 1))
+    return ahead(map(make, token_batches(examples, tokens_per_batch)), AHEAD)

@@ -20,8 +20,8 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 
+from s2l_ray.models.ahead import ahead
 from s2l_ray.models.batch import Example
-from s2l_ray.training.ahead import ahead
 from s2l_ray.training.windows import Window, read_window
 
 WINDOW_ROWS = 1 << 16  # examples of a window; about 65 MB of tokens

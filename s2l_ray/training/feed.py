@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from s2l_ray.training.ahead import ahead
+from s2l_ray.models.ahead import ahead
 from s2l_ray.training.batches import BatchStream
 from s2l_ray.training.step import StepBatch, share_of
 

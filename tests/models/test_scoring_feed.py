@@ -7,8 +7,9 @@ import torch
 from support.models import SHAPES, random_tokens, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from s2l_ray.models.ahead import ahead
 from s2l_ray.models.batch import examples_of, pad
-from s2l_ray.models.feed import AHEAD, label_batch, label_batches, read_ahead
+from s2l_ray.models.feed import AHEAD, label_batch, label_batches
 from s2l_ray.models.loss import LabelLoss, block_width
 from s2l_ray.models.signals import signals_of
 
@@ -59,21 +60,21 @@ def test_a_thread_makes_a_few_ahead_in_order():
             first.set()
         return -number
 
-    ahead = read_ahead(make, range(20))
+    made_ahead = ahead(map(make, range(20)), AHEAD)
     assert made == []  # nothing before it is asked for
-    assert next(ahead) == 0
+    assert next(made_ahead) == 0
     assert first.wait(10)  # those ahead are made although nobody asks for them
-    assert [*ahead] == [-number for number in range(1, 20)]
+    assert [*made_ahead] == [-number for number in range(1, 20)]
     assert [number for number, _ in made] == list(range(20))
     assert threading.current_thread() not in {thread for _, thread in made}
-    assert [*read_ahead(make, [])] == []
+    assert [*ahead(map(make, []), AHEAD)] == []
 
 
 def test_an_error_comes_in_the_place_of_its_item():
-    ahead = read_ahead(lambda number: 1 // number, [1, 1, 0, 1])
-    assert [next(ahead), next(ahead)] == [1, 1]
+    found = ahead(map(lambda number: 1 // number, [1, 1, 0, 1]), AHEAD)
+    assert [next(found), next(found)] == [1, 1]
     with pytest.raises(ZeroDivisionError):
-        next(ahead)
+        next(found)
 
 
 class NoWaiting(TorchDispatchMode):

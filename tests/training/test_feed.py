@@ -9,9 +9,9 @@ import pytest
 import torch
 from support.models import random_tokens
 
+from s2l_ray.models.ahead import ahead
 from s2l_ray.models.batch import examples_of
 from s2l_ray.store import scratch
-from s2l_ray.training.ahead import ahead
 from s2l_ray.training.batches import BatchStream
 from s2l_ray.training.feed import step_batches
 from s2l_ray.training.node_windows import NodeWindows
