@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -36,16 +37,25 @@ def disk_errors() -> Iterator[None]:
             raise
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free / 2**20
+        reason = os.strerror(errno.ENOSPC)
+        told = str(error) if reason in str(error) else f"{reason}: {error}"
         raise NodeFull(
-            f"node {socket.gethostname()}: {error} ({free:,.0f} MiB free in {folder})",
+            f"node {socket.gethostname()}: {told} ({free:,.0f} MiB free in {folder})",
             ray.get_runtime_context().get_node_id(),
         ) from None
+
+
+# What safetensors and tokenizers, numpy, and torch.save say of a write that was cut short.
+_FULL_WITHOUT_ERRNO = re.compile(
+    rf"os error {errno.ENOSPC}\b|^\d+ requested and \d+ written$"
+    r"|inline_container\.cc.*unexpected pos"
+)
 
 
 def _is_disk_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return f"os error {errno.ENOSPC}" in str(error)  # safetensors and tokenizers
+    return _FULL_WITHOUT_ERRNO.search(str(error)) is not None
 
 
 @contextmanager

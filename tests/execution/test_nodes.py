@@ -1,7 +1,9 @@
 """What a stage asks for and no node has; what a dead training leaves reserved."""
 
+import resource
 import time
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -9,9 +11,9 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from s2l_ray.config import WorkersConfig
-from s2l_ray.errors import GPUFailed
+from s2l_ray.errors import GPUFailed, NodeFull
 from s2l_ray.execution import connect as driver
-from s2l_ray.execution.nodes import check_room, device_errors, release
+from s2l_ray.execution.nodes import check_room, device_errors, disk_errors, release
 
 
 def test_a_stage_says_what_it_waits_for_and_does_not_wait_for_ever(local_ray, monkeypatch, said):
@@ -77,6 +79,19 @@ class Controller:
 @ray.remote(num_cpus=1)
 class Worker:
     pass
+
+
+@pytest.mark.parametrize("write", [np.save, lambda path, array: torch.save(array, path)])
+def test_a_write_cut_short_is_a_full_disk(local_ray, tmp_path, write):
+    """numpy and torch raise errors without an errno, under a limit as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        message = r"node \S+: No space left on device: .* MiB free in"
+        with pytest.raises(NodeFull, match=message), disk_errors():
+            write(tmp_path / "file", np.zeros(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_groups_of_the_dead_are_freed_and_no_others(local_ray):
