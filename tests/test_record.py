@@ -1,6 +1,7 @@
 """Losses recorded in the real Trainer and the real SFTTrainer, against scored ones."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from support.models import VOCAB, random_tokens, small_model
+from support.ranks import on_ranks
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
@@ -15,19 +17,27 @@ from s2l_ray.models.documents import documents_of, keys_of, keys_of_rows
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.record import LossRecorder, LossWriter
 from s2l_ray.scoring.scorer import score_table
+from s2l_ray.store import Store
 
 ROWS = 24
 
 
+def labelled_tokens():
+    tokens = random_tokens(ROWS)
+    return tokens.filter(pa.compute.greater(tokens["num_label_tokens"], 0))
+
+
 @pytest.fixture
 def tokens():
-    return random_tokens(ROWS).filter(
-        pa.compute.greater(random_tokens(ROWS)["num_label_tokens"], 0)
-    )
+    return labelled_tokens()
 
 
 @pytest.fixture
 def dataset(tokens):
+    return dataset_of(tokens)
+
+
+def dataset_of(tokens):
     rows = [
         {
             "input_ids": row["input_ids"],
@@ -110,6 +120,30 @@ def test_losses_of_training_equal_scored_ones(tmp_path, tokens, dataset):
     counts = tokens["num_label_tokens"].to_pylist()
     assert sorted(table["num_label_tokens"].to_pylist()) == sorted(counts * 2)
     assert table["step"].to_pylist() == sorted(table["step"].to_pylist())
+
+
+def record_in_s3(uri, folder, when):
+    """One rank's work."""
+    tokens = labelled_tokens()
+    rows = dataset_of(tokens)
+    recorder = LossRecorder(uri, when=when, dataset=rows)
+    train(Path(folder), rows, recorder, save_strategy="epoch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["training", "saves"])
+def test_two_ranks_record_in_s3(s3_uri, tmp_path, tokens, when):
+    on_ranks(record_in_s3, s3_uri, str(tmp_path), when)
+    store = Store(s3_uri)
+    names = store.names("losses")
+    assert {name[:22] for name in names} == {"session-000-rank-00000", "session-000-rank-00001"}
+    for folder in ("losses", "rows"):
+        (tmp_path / folder).mkdir()
+        for name in store.names(folder):
+            (tmp_path / folder / name).write_bytes(store.objects.read(f"{folder}/{name}"))
+    points = [0, 1] if when == "training" else sorted(set(recorded(tmp_path)["step"].to_pylist()))
+    assert len(points) == 2
+    assert by_example(tmp_path) == pytest.approx(expected(tokens, points), abs=1e-5)
 
 
 def test_losses_at_saves_equal_scored_ones(tmp_path, tokens, dataset):
