@@ -1,4 +1,4 @@
-"""Chats as pieces of text, of which the assistant's answers are labels.
+"""Chats as pieces of text; the assistant's answers are labels.
 
 The text is what the tokenizer's chat template renders, or its family's template for training. An
 answer lies between that template's generation markers. Without markers, it lies between the

@@ -124,7 +124,7 @@ class BadRow(Exception):
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; refuse a repeated key, of which Python would silently take the last."""
+    """Build an object; refuse a repeated key: Python would silently keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

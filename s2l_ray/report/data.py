@@ -68,7 +68,7 @@ class Labelled(NamedTuple):
 
     @property
     def runs(self) -> list[tuple[bool, list[str]]]:
-        """Neighbours that are all labels, or none of which is."""
+        """Neighbouring tokens that are all labels, or all not."""
         groups = groupby(self.tokens, key=lambda token: token[1])
         return [(is_label, [text for text, _ in tokens]) for is_label, tokens in groups]
 

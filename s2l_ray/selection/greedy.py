@@ -11,7 +11,7 @@ import numpy as np
 
 from s2l_ray.selection.kinds import EachChunk
 
-FARTHEST = 6.0  # in squares of `grid`: more than any distance, of which 4 is the largest
+FARTHEST = 6.0  # in squares of `grid`: more than the largest distance, 4
 
 
 def grid(num_rows: int) -> int:

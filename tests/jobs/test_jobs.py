@@ -56,7 +56,7 @@ def test_select_without_a_cluster(selected, place):
     recorded = json.loads((place / "run/run.json").read_text())
     assert recorded["config"]["name"] == "typed"  # the override
     # Off the terminal a run says what it did, a few lines a stage, and nothing of Ray's (but that
-    # it counts worker processes aloud, on stdout, where a node has few CPUs).
+    # it prints the number of worker processes to stdout on a node with few CPUs).
     ours = [line for line in selected.stdout.splitlines() if "(raylet)" not in line]
     assert len(ours) == 2, selected.stdout
     told = selected.stderr.splitlines()

@@ -43,7 +43,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     weights = table["num_label_tokens"].to_numpy().astype(float)
     assert arms[-1]["loss"] == pytest.approx(np.average(table["loss"].to_numpy(), weights=weights))
 
-    # Each is held against the baseline's target of its own seed.
+    # Each is compared with the baseline's target of its own seed.
     heldout = run.store.manifest(f"{run.done['corpus'].folder}/heldout")
     of_seed = (run.done[f"evaluations/{name}-seed1/heldout"] for name in ("s2l", "random"))
     read = (evaluation.read_losses(run.store, [(heldout, scored)]) for scored in of_seed)
@@ -51,7 +51,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     assert arms[1]["errors_over_examples"] == wanted and wanted["loss"] > 0
     assert not any("errors_over_examples" in arm for arm in arms[2:])
 
-    # Held-out examples are scored, and in nothing that anything was trained on.
+    # Held-out examples are scored, and nothing was trained on them.
     hidden = set(ids_of(run.store, heldout))
     assert len(hidden) == heldout.rows == 240 - run.done["corpus"].rows > 10
     assert set(table["example_id"].to_pylist()) == hidden
@@ -64,7 +64,7 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     for stage in trained:
         assert hidden.isdisjoint(ids_of(run.store, run.done[stage])), stage
 
-    # Each stage is told of once; a subset of one part is not dealt anew.
+    # Each stage is reported once, and a subset of one part is not shuffled again.
     names = [entry["stage"] for entry in run.times]
     assert len(names) == len(set(names)) and not any(name.endswith("/dealt") for name in names)
 

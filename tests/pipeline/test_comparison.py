@@ -136,7 +136,7 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
     losses = [r["loss"] for r in found if (r["method"], r["match"]) == ("s2l", "examples")]
     page = Path(comparison_page.write(run, found)).read_text()
     assert f"{np.mean(losses):.4f}" in page and MARK not in page
-    # run.json tells of the run's own stages alone.
+    # run.json describes the run's own stages only.
     assert json.loads((copy / "run.json").read_text())["config"]["seed"] == 42
 
     run.lease.release()

@@ -83,7 +83,7 @@ def test_words_where_nothing_is_spared_or_no_target_is_configured():
 
 
 def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("random",), **scoring):
-    """Of manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens, of which a
+    """From manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens, of which a
     quarter are labels; a proxy of 9 weights and a head of 4, a target of 45 and one of 20."""
     data = {
         "run_dir": "runs/x", "corpus": {"path": "x"}, "selection": {"selector": selector},

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
+from support.head import command
 from support.runs import corpus, ids_of, rows, settings
 
 import s2l_ray
@@ -38,6 +40,13 @@ def stage(finished, name):
     store = Store(finished[0])
     manifest = store.manifest(store.read_json("run.json")["current"][name])
     return pa.concat_tables(store.read_part(manifest.folder, part) for part in manifest.parts)
+
+
+def keys_by_id(finished):
+    tokens = stage(finished, "tokens").combine_chunks()
+    lists = tokens["input_ids"].chunk(0)
+    keys = keys_of_rows(lists.flatten().to_numpy(), lists.offsets.to_numpy())
+    return dict(zip(tokens["example_id"].to_pylist(), keys.tolist(), strict=True))
 
 
 def chosen(run_dir, path, dataset=None, **changes):
@@ -85,10 +94,7 @@ def test_by_row_of_a_file(finished, known, tmp_path):
 
 def test_by_tokens_of_a_recorder(finished, known, tmp_path, said):
     ids, losses_NT, expected = known
-    tokens = stage(finished, "tokens").combine_chunks()
-    lists = tokens["input_ids"].chunk(0)
-    keys = keys_of_rows(lists.flatten().to_numpy(), lists.offsets.to_numpy())
-    key_of_id = dict(zip(tokens["example_id"].to_pylist(), keys.tolist(), strict=True))
+    key_of_id = keys_by_id(finished)
     mine = np.array([key_of_id[example] for example in ids.tolist()])
     out = tmp_path / "recorded"
     # A training that was killed in its third epoch, and started again from the second.
@@ -114,13 +120,41 @@ def test_by_tokens_of_a_recorder(finished, known, tmp_path, said):
 
 
 @pytest.mark.slow
-def test_checkpoints_that_exist_are_scored_instead_of_training(finished, known, tmp_path):
-    proxy = Store(finished[0]).read_json("run.json")["current"]["proxy"]
-    folders = sorted(str(path) for path in (finished[0] / proxy).glob("checkpoint-*"))
-    config = settings(tmp_path / "run", proxy__checkpoints=folders)
-    selection = s2l_ray.select(corpus(), config)
-    assert sorted(ids_of(selection.store, selection.manifest)) == known[2]
+@pytest.mark.parametrize("selector", ["s2l", "el2n"])  # el2n needs more than losses
+def test_checkpoints_that_exist_are_scored_instead_of_training(copy, tmp_path, selector):
+    def select(run_dir, **changes):
+        selection = s2l_ray.select(
+            corpus(), settings(run_dir, selection__selector=selector, **changes)
+        )
+        return sorted(ids_of(selection.store, selection.manifest))
+
+    proxy = Store(copy).read_json("run.json")["current"]["proxy"]
+    folders = sorted(str(path) for path in (copy / proxy).glob("checkpoint-*"))
+    assert select(tmp_path / "run", proxy__checkpoints=folders) == select(copy)
     assert not [*(tmp_path / "run").glob("proxy/*/checkpoint-*")]
+
+
+@pytest.mark.slow
+def test_losses_corpus_and_run_in_s3(finished, known, tmp_path, s3_uri):
+    ids, losses_NT, expected = known
+    key_of_id = keys_by_id(finished)
+    writer = LossWriter(f"{s3_uri}/losses")
+    for point, losses_N in enumerate(losses_NT.T):
+        keys = [key_of_id[example] for example in ids.tolist()]
+        writer.add(10 * point, keys, losses_N, point=point)
+    writer.flush()
+    lines = "".join(json.dumps(row) + "\n" for row in rows())
+    Store(s3_uri).objects.write("corpus.jsonl", lines.encode())
+    changes = {"losses": {"path": f"{s3_uri}/losses"}, "corpus__path": f"{s3_uri}/corpus.jsonl"}
+    config = settings(f"{s3_uri}/run", **changes)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
+    done = command("select", file)
+    assert done.returncode == 0, done.stderr
+    store = Store(f"{s3_uri}/run")
+    [selection] = [n for n in store.read_json("run.json")["current"] if n.startswith("selections/")]
+    manifest = store.manifest(store.read_json("run.json")["current"][selection])
+    assert sorted(ids_of(store, manifest)) == expected
 
 
 def test_too_many_missing_losses_stop_the_run(known, tmp_path):

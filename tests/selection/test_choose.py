@@ -197,7 +197,7 @@ def test_groups_of_one_s_own_that_do_not_fit_are_refused(local_ray, store):
     too_many = r"clusters/t/.*: cluster_id from 0 to 4, expected 0 to 2"
     refused(too_many, groups=replace(clusters, info={"sources": [None] * 3}))
 
-    # Of the same parts as the corpus, one id of which it does not have.
+    # The parts of the corpus, and an id that the corpus does not have.
     part = clusters.parts[0]
     table = store.read_part(clusters.folder, part)
     ids = table["example_id"].to_pylist()

@@ -256,7 +256,7 @@ def test_folders_go_up_and_come_down(any_store, tmp_path, monkeypatch):
         "config.json": "{}", "a.bin": "aaa", "z.bin": "zz",
     }  # fmt: skip
     assert any_store.download("proxy", "checkpoint-1") == str(local)
-    # A run made anew at the same address is not served a copy of the old one.
+    # A new run at the same address does not get a copy of the old one.
     any_store.remove("proxy")
     any_store.remove("proxy")
     assert not any_store.exists("proxy", "checkpoint-1")

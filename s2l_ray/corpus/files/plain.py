@@ -1,4 +1,4 @@
-"""Columns of which it is certain what reading them value by value gives."""
+"""Columns whose values can be read all at once with the same result as one by one."""
 
 from __future__ import annotations
 
