@@ -49,8 +49,9 @@ def run_dir(tmp_path):
 def test_every_stage_is_reused_and_the_report_is_written(local_ray, run_dir):
     config = validate(CONFIG | {"run_dir": str(run_dir)})
     before = files_of(run_dir)
+    dataset = ray.data.from_items(ROWS, override_num_blocks=3)
     with Run.start(config) as run:
-        selection = run.finish(lambda run: select(ray.data.from_items(ROWS), config, run=run))
+        selection = run.finish(lambda run: select(dataset, config, run=run))
         page = gather.write(run, selection)
     made, found = stages_run(run_dir)
     assert made == []

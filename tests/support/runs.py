@@ -79,7 +79,8 @@ def architecture(kind):
 
 
 def corpus(items=None):
-    return ray.data.from_items(rows() if items is None else items)
+    # Few blocks: the default is up to 200, and each costs a task (3 s in all).
+    return ray.data.from_items(rows() if items is None else items, override_num_blocks=3)
 
 
 def files_of(folder):
