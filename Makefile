@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN_DIR ?= runs/demo
-CORPUS ?= $(RUN_DIR)-corpus/corpus.jsonl
 BENCH ?= runs/bench
+CORPUS ?= $(BENCH)/corpus.jsonl
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -32,8 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (RUN_DIR=runs/demo)
-	$(BIN)/python jobs/demo_corpus.py $(CORPUS)
-	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR) corpus.path=$(CORPUS)
+	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR)
 
 test: $(INSTALLED)  ## the quick tests
 	$(BIN)/python -m pytest tests -m "not slow and not faults"

@@ -314,9 +314,10 @@ def inspect(config: RunConfig, count: int) -> None:
 
 @command("demo-corpus", takes="path")
 def demo_corpus(path: str) -> None:
-    """Write the corpus of the demo: 6,000 made-up examples from 16 sources.
+    """Write the corpus of the demo to a file: 6,000 made-up examples from 16 sources.
 
-    Five broken lines among them show how rejected rows are reported.
+    Five broken lines among them show how rejected rows are reported. A run needs
+    no file: `corpus.path: demo` reads the same rows.
 
     Writes:   PATH.jsonl, one {"instruction", "output", "source"} per line
     Prints:   the path

@@ -21,7 +21,8 @@ class CorpusConfig(Section):
 
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="Where the examples are: a file, folder or glob (local or `s3://`), a list of "
-        "these, or `hf://owner/dataset@revision:config/split` (all but the name optional)."
+        "these, `hf://owner/dataset@revision:config/split` (all but the name optional), or `demo`, "
+        "the built-in corpus of 6,000 made-up examples."
     )
     format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = Field(
         "auto",

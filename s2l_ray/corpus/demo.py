@@ -1,10 +1,14 @@
-"""The demo corpus: synthetic instructions from sources of unequal size and difficulty."""
+"""The demo corpus: synthetic instructions from sources of unequal size and difficulty.
+
+`corpus.path: demo` reads it without a file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -85,11 +89,12 @@ def generate(num_examples: int = 6000, *, seed: int = 0) -> list[dict[str, str]]
     return shuffled
 
 
-def write(path: str | Path, num_examples: int = 6000, *, seed: int = 0, bad_rows: int = 5) -> Path:
-    """Write `generate(num_examples)` as JSON lines, and add `bad_rows` broken lines.
+@cache
+def content(num_examples: int = 6000, *, seed: int = 0, bad_rows: int = 5) -> bytes:
+    """Return `generate(num_examples)` as JSON lines, with `bad_rows` broken lines among them.
 
     The broken lines show how rejected rows are reported. In turn they lack an output, have an empty
-    one, are cut short, are plain text, and have a null output. The write is atomic.
+    one, are cut short, are plain text, and have a null output.
     """
     if bad_rows < 0:
         raise ValueError(f"bad_rows: expected 0 or more, got {bad_rows}")
@@ -106,11 +111,16 @@ def write(path: str | Path, num_examples: int = 6000, *, seed: int = 0, bad_rows
             json.dumps({**row, "output": None}, ensure_ascii=False),
         )
         lines.insert(rng.randint(0, len(lines)), bad[i % len(bad)])
-    path = Path(path)
+    return ("\n".join(lines) + "\n").encode()
+
+
+def write(path: str | Path, num_examples: int = 6000, *, seed: int = 0, bad_rows: int = 5) -> Path:
+    """Write `content(num_examples)` to a file, whole or not at all."""
+    data, path = content(num_examples, seed=seed, bad_rows=bad_rows), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

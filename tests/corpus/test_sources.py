@@ -3,8 +3,11 @@
 import datasets
 import pyarrow as pa
 import pytest
+from support.head import REPOSITORY
 
-from s2l_ray.config import CorpusConfig
+from s2l_ray.config import CorpusConfig, load
+from s2l_ray.corpus import demo
+from s2l_ray.corpus.files.ranges import ranges_of
 from s2l_ray.corpus.reading import read_rows
 from s2l_ray.corpus.sources import fingerprint_of, resolve
 
@@ -41,6 +44,28 @@ def test_resolve(tmp_path, monkeypatch):
     assert names("saved") == ["saved/train/data-00000-of-00001.arrow"]
     with pytest.raises(ValueError, match=r"no split 'test' .*found train"):
         names("saved", split="test")
+
+
+def test_the_demo_needs_no_file(tmp_path, monkeypatch):
+    """The configuration of the demo, from any folder; the rows are those that demo-corpus writes,
+    however the file is divided."""
+    config = load(REPOSITORY / "configs/demo.yaml").corpus
+    [written] = resolve(CorpusConfig(path=str(demo.write(tmp_path / "corpus.jsonl"))))
+    monkeypatch.chdir(tmp_path)
+    [file] = resolve(config)
+    assert (file.name, file.bytes, file.stamp) == ("demo", written.bytes, written.stamp)
+    wanted = [(row.number, row.text) for row in read_rows(written, config)]
+    assert len(wanted) == 6005
+    pieces = ranges_of([file], 100_000, map)
+    assert len(pieces) > 5
+    rows = [(row.number, row.text) for piece in pieces for row in read_rows(piece, config)]
+    assert rows == wanted
+    (tmp_path / "more.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    names = [each.name for each in resolve(CorpusConfig(path=["demo", "more.jsonl"]))]
+    assert names == ["demo", "more.jsonl"]
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(ValueError, match=r"'demo' is the built-in corpus, but .*\./demo"):
+        resolve(config)
 
 
 def test_fingerprint_follows_content_and_settings(tmp_path):

@@ -14,11 +14,13 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from s2l_ray.corpus import demo
 from s2l_ray.corpus.files.endings import compression_of
 from s2l_ray.corpus.files.foreign import MAGIC, foreign
 
 MIB = 2**20
 HASHED = 64 * MIB  # local files up to this size are identified by content, larger ones by time
+DEMO = "demo"  # path and root of the built-in corpus
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class SourceFile:
     """One file to read, or a range of it."""
 
     name: str  # as the user would write it; control characters are escaped
-    root: str  # a URI that opens the filesystem; "" is local
+    root: str  # a URI that opens the filesystem; "" is local, DEMO the built-in corpus
     path: str  # on that filesystem
     format: str  # see endings.py
     bytes: int  # uncompressed, estimated
@@ -56,6 +58,8 @@ def filesystem_of(file: SourceFile) -> pafs.FileSystem:
 
 def open_file(file: SourceFile) -> pa.NativeFile:
     """Open the bytes of a file, at any position."""
+    if file.root == DEMO:
+        return pa.BufferReader(demo.content())
     if not file.root:
         return pa.OSFile(os.fsencode(file.path))  # pafs refuses names that are not UTF-8
     return filesystem_of(file).open_input_file(file.path)
@@ -92,6 +96,18 @@ def fault_of(file: SourceFile) -> str:
         return ""
     own = {"parquet": "Parquet", "arrow": "Arrow"}.get(file.format, compression_of(file.path))
     return fault.reason if fault and fault.category != f"{own} data" else ""
+
+
+def find_demo() -> Found:
+    """Find the built-in corpus. ValueError if the working folder has something of its name."""
+    if os.path.lexists(DEMO):
+        raise ValueError(
+            f"corpus.path: {DEMO!r} is the built-in corpus, but there is also a file or folder "
+            f"{os.path.abspath(DEMO)!r}; write './{DEMO}' to read that, or rename it"
+        )
+    data = demo.content()
+    stamp = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return Found([SourceFile(DEMO, DEMO, "corpus.jsonl", "jsonl", len(data), stamp)])
 
 
 @lru_cache(maxsize=100_000)  # a run asks for the same files several times
