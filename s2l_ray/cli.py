@@ -1,7 +1,7 @@
 """The `s2l-ray` command, also `python -m s2l_ray.cli`. jobs/ run the same commands.
 
 Exit status: 0; 1 if the run failed (stderr says what and where); 2 for a faulty configuration or
-command line; 130 if interrupted.
+command line; 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,16 +10,23 @@ import argparse
 import inspect
 import logging
 import re
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray import __version__
 from s2l_ray.commands import COMMANDS, Command
 from s2l_ray.errors import ConfigError
+from s2l_ray.execution import screen, stopping
+from s2l_ray.execution.job import in_job
+from s2l_ray.formatting import duration
 
 if TYPE_CHECKING:
     from s2l_ray.config import RunConfig
+
+logger = logging.getLogger("s2l_ray")
 
 DESCRIPTION = """\
 Select the part of a fine-tuning corpus that is worth training on, and measure
@@ -45,14 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if group not in groups:
             inner = groups[""].add_parser(group, help=GROUPS[group], description=GROUPS[group])
             groups[group] = inner.add_subparsers(metavar="COMMAND", required=True)
-        summary = _help_of(command).splitlines()[0]
-        _fill(groups[group].add_parser(name, help=summary), command)
-    found, more = parser.parse_known_args(arguments)
-    if more and (any(text.startswith("-") for text in more) or "overrides" not in found):
-        found.parser.error(f"unrecognized arguments: {' '.join(more)}")
-    if more:  # overrides that follow an option
-        found.overrides += more
-    _run(found)
+        _fill(groups[group].add_parser(name, help=_summary(command)), command)
+    program = "python -m s2l_ray.cli" if sys.argv[0].endswith(".py") else "s2l-ray"
+    _run(parser, arguments, program + " {}")
 
 
 def job(name: str) -> None:
@@ -60,11 +62,15 @@ def job(name: str) -> None:
     command = COMMANDS[name]
     parser = argparse.ArgumentParser(prog=f"python jobs/{name.replace('-', '_')}.py")
     _fill(parser, command)
-    _run(parser.parse_args())
+    _run(parser, None, "python jobs/{}.py")
 
 
 def _help_of(command: Command) -> str:
     return inspect.getdoc(command.work) or ""
+
+
+def _summary(command: Command) -> str:
+    return _help_of(command).splitlines()[0]
 
 
 def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
@@ -96,6 +102,11 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
             help="memory of each GPU; default: by accelerator_type",
         )
         parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--quiet", action="store_true", help="print results, warnings and errors")
+    output.add_argument(
+        "--json-logs", action="store_true", help="write each line of stderr as a JSON object"
+    )
     parser.set_defaults(command=command, parser=parser)
 
 
@@ -112,14 +123,31 @@ def _bytes(text: str) -> float:
     return size
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(parser: argparse.ArgumentParser, given: Sequence[str] | None, program: str) -> None:
+    """program: of any command, with {} for its name."""
+    arguments, more = parser.parse_known_args(given)
+    if more and (any(text.startswith("-") for text in more) or "overrides" not in arguments):
+        arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:  # overrides that follow an option
+        arguments.overrides += more
+    arguments.program = program
+    screen.set_mode("quiet" if arguments.quiet else "json" if arguments.json_logs else "lines")
+    lines = screen.LogHandler(logging.WARNING if arguments.quiet else logging.INFO)
+    lines.setFormatter(logging.Formatter("[run] %(message)s"))
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        with stopping.stoppable():
+            _run_to_the_end(arguments)
+    finally:
+        logger.removeHandler(lines)
+
+
+def _run_to_the_end(arguments: argparse.Namespace) -> None:
     command: Command = arguments.command
+    began = time.monotonic()
     try:
         given = _given(command, arguments)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    try:
         if command.takes in ("run", "examples"):
             from s2l_ray.pipeline import preflight
 
@@ -130,18 +158,25 @@ def _run(arguments: argparse.Namespace) -> None:
                 diagnosis=command.name == "diagnose",
             )
         command.work(*given)
-    except KeyboardInterrupt:
-        print("stopped; run the same command to continue", file=sys.stderr)
-        sys.exit(130)
+        if command.takes == "run":
+            _say_next(arguments, given[0], time.monotonic() - began)
     # What a user can fix. Anything else is a bug and keeps its trace.
     except (ValueError, OSError) as error:
         # Ray gives an error of a task the task's whole trace; the error itself is its cause.
-        print(f"error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
+        screen.write_line(f"error: {getattr(error, 'cause', None) or error}", "error")
         sys.exit(1)
+    except KeyboardInterrupt:
+        screen.write_line(_stopped(arguments), "warning")
+        sys.exit(stopping.status())
+    finally:
+        if "ray" in sys.modules:
+            from s2l_ray.execution.connect import disconnect
+
+            disconnect()
 
 
 def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
-    """What the command's function takes. ConfigError for a faulty configuration."""
+    """What the command's function takes. Exits for a faulty configuration or command line."""
     if command.takes == "nothing":
         return ()
     if command.takes == "path":
@@ -150,29 +185,55 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
         return (arguments.paths[0],)
 
     from s2l_ray.config import load, resolve
-    from s2l_ray.execution.progress import LogHandler
 
-    config = load(arguments.config, arguments.overrides)
-    if command.takes == "settings":
-        return config, resolve(arguments.config, arguments.overrides)
-    _check(command, config, arguments.config)
-    lines = LogHandler()
-    lines.setFormatter(logging.Formatter("[run] %(message)s"))
-    logging.getLogger("s2l_ray").addHandler(lines)
-    logging.getLogger("s2l_ray").setLevel(logging.INFO)
+    try:
+        config = load(arguments.config, arguments.overrides)
+        if command.takes == "settings":
+            return config, resolve(arguments.config, arguments.overrides)
+        if lack := _lack(command, config):
+            raise ConfigError(f"{arguments.config}: {lack}")
+    except ConfigError as error:
+        screen.write_line(str(error), "error")
+        sys.exit(2)
     if command.takes == "plan":
         return config, arguments.gpu_memory, arguments.json
     return (config, arguments.n) if command.takes == "examples" else (config,)
 
 
-def _check(command: Command, config: RunConfig, path: str) -> None:
+def _lack(command: Command, config: RunConfig) -> str | None:
+    """Say what a configuration lacks for a command."""
     if command.needs_target and config.target is None:
-        raise ConfigError(f"{path}: target: missing; this command fine-tunes the target")
+        return "target: missing; this command fine-tunes the target"
     if command.needs_heldout and not (config.corpus.heldout_share or config.evaluation.files):
-        raise ConfigError(
-            f"{path}: corpus.heldout_share: found 0, and evaluation.files is empty; set one of "
-            f"them: this command evaluates on held-out examples"
+        return (
+            "corpus.heldout_share: found 0, and evaluation.files is empty; set one of them: this "
+            "command evaluates on held-out examples"
         )
+    return None
+
+
+def _say_next(arguments: argparse.Namespace, config: RunConfig, seconds: float) -> None:
+    """Log the time taken, and the commands that may follow."""
+    logger.info(f"finished in {duration(seconds)}")
+    for name in arguments.command.then:
+        command = COMMANDS[name]
+        if not _lack(command, config) and (config.trains_proxy or name != "diagnose"):
+            logger.info(f"next: {_typed(command, arguments)}  # {_summary(command)}")
+
+
+def _stopped(arguments: argparse.Namespace) -> str:
+    if arguments.command.takes not in ("run", "examples"):
+        return "stopped"
+    return f"stopped; to continue, run: {_typed(arguments.command, arguments)}"
+
+
+def _typed(command: Command, arguments: argparse.Namespace) -> str:
+    """Return a command with the same configuration, as one would type it."""
+    name = command.name.replace("-", "_") if arguments.program.endswith(".py") else command.name
+    more = ["-n", str(arguments.n)] if command.takes == "examples" else []
+    text = f"{arguments.program.format(name)} "
+    text += shlex.join([arguments.config, *arguments.overrides, *more])
+    return f"ray job submit --working-dir . -- {text}" if in_job() else text
 
 
 if __name__ == "__main__":

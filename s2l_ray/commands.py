@@ -23,31 +23,38 @@ Takes = Literal["run", "plan", "settings", "examples", "path", "nothing"]
 class Command:
     """work gets what the command takes: run, a RunConfig; plan, a RunConfig, the memory of a GPU in
     bytes or None, and whether to print JSON; settings, a RunConfig and a list of each
-    Setting; examples, a RunConfig and a number; path, a string; nothing, no argument."""
+    Setting; examples, a RunConfig and a number; path, a string; nothing, no argument. then: the
+    commands that may follow."""
 
     name: str
     work: Callable[..., None]
     takes: Takes
     needs_target: bool
     needs_heldout: bool
+    then: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    name: str, takes: Takes = "run", *, needs_target: bool = False, needs_heldout: bool = False
+    name: str,
+    takes: Takes = "run",
+    *,
+    needs_target: bool = False,
+    needs_heldout: bool = False,
+    then: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Declare a function as a command."""
 
     def declare(work: Callable[..., None]) -> Callable[..., None]:
-        COMMANDS[name] = Command(name, work, takes, needs_target, needs_heldout)
+        COMMANDS[name] = Command(name, work, takes, needs_target, needs_heldout, then)
         return work
 
     return declare
 
 
-@command("select")
+@command("select", then=("pipeline", "finetune", "diagnose"))
 def select(config: RunConfig) -> None:
     """Select the part of a corpus that is worth training on.
 
@@ -74,7 +81,7 @@ def select(config: RunConfig) -> None:
         print(run.finish(selected))
 
 
-@command("import-losses")
+@command("import-losses", then=("select",))
 def import_losses(config: RunConfig) -> None:
     """Join losses that another training computed to the corpus.
 
@@ -107,7 +114,7 @@ def import_losses(config: RunConfig) -> None:
         print(run.finish(imported))
 
 
-@command("finetune", needs_target=True)
+@command("finetune", needs_target=True, then=("evaluate",))
 def finetune(config: RunConfig) -> None:
     """Fine-tune the target on the selected subset.
 
@@ -126,7 +133,7 @@ def finetune(config: RunConfig) -> None:
         print(f"model: {targets.model_path(run, target)}")
 
 
-@command("evaluate", needs_target=True, needs_heldout=True)
+@command("evaluate", needs_target=True, needs_heldout=True, then=("pipeline",))
 def evaluate(config: RunConfig) -> None:
     """Evaluate the fine-tuned target on held-out examples and questions.
 
@@ -174,7 +181,7 @@ def evaluate(config: RunConfig) -> None:
         print(sentence)
 
 
-@command("pipeline", needs_target=True, needs_heldout=True)
+@command("pipeline", needs_target=True, needs_heldout=True, then=("compare",))
 def pipeline(config: RunConfig) -> None:
     """Select, fine-tune, compare with the baselines, and report.
 

@@ -45,8 +45,6 @@ def watch(board: Any, progress: Progress) -> Iterator[None]:
 
     def show() -> None:
         step, note = _read(board)
-        if step and not progress.done:
-            progress.resume_at(step)
         if step:
             progress.set(step, note)
 

@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import ray
 
 from s2l_ray.config import StorageConfig
+from s2l_ray.execution.job import JOB_CONFIG, in_job
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +42,8 @@ DRIVER_ENVIRONMENT = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 
-JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets a variable of this name for a submitted job
-
 _started: list[str] = []  # ids of the nodes of local Rays that `connect` started
+_connected = False  # by `connect`
 
 
 def connect(storage: StorageConfig | None = None) -> None:
@@ -49,6 +51,7 @@ def connect(storage: StorageConfig | None = None) -> None:
 
     Does nothing if the program has connected already; its settings stay.
     """
+    global _connected
     if ray.is_initialized():
         return
     quiet()
@@ -77,12 +80,43 @@ def connect(storage: StorageConfig | None = None) -> None:
             local = True
     for name, value in DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if local:
-        with inherited(variables):
-            ray.init("local", log_to_driver=False, logging_level=logging.ERROR)
-        _started.append(ray.get_runtime_context().get_node_id())
-    else:
-        ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+    with _own_sigterm():
+        if local:
+            logger.info("starting Ray on this machine")
+            with inherited(variables):
+                ray.init("local", log_to_driver=False, logging_level=logging.ERROR)
+            _started.append(ray.get_runtime_context().get_node_id())
+        else:
+            ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+    _connected = True
+
+
+def disconnect() -> None:
+    """Disconnect from Ray, and stop a local one, if `connect` has connected."""
+    global _connected
+    if _connected:
+        _connected = False
+        ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, if it has one, while the block starts Ray.
+
+    Ray installs one that ends the process with status 1.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # from Ray's handler: the signal came while Ray was starting
+        signal.signal(signal.SIGTERM, before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -123,11 +157,6 @@ def _check_address(where: str, address: str) -> None:
 def own_ray() -> bool:
     """Return whether this process started Ray for itself. No node will join it."""
     return ray.get_runtime_context().get_node_id() in _started
-
-
-def in_job() -> bool:
-    """Return whether this process is the driver of a submitted Ray job."""
-    return JOB_CONFIG in os.environ
 
 
 def job_id() -> str:

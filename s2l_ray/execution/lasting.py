@@ -22,6 +22,7 @@ from s2l_ray.execution.nodes import away_from, resources_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import get
 from s2l_ray.execution.waiting import Unit, Waiting
+from s2l_ray.formatting import plural
 from s2l_ray.store import Part, Store
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class LastingActors:
         self.failures = Counter[str]()  # of GPUs, by node
         self.avoided: dict[str, NodeFull | GPUFailed] = {}  # by node
         self.progress = Progress(label, total=0, unit="parts")
+        self.begun = False
 
     def __enter__(self) -> LastingActors:
         return self
@@ -73,7 +75,7 @@ class LastingActors:
         trace: TracebackType | None,
     ) -> None:
         self.stop_all()
-        if self.progress.total:
+        if self.begun:
             self.progress.__exit__(kind, error, trace)
 
     def add(self, stages: list[StageParts]) -> None:
@@ -97,6 +99,11 @@ class LastingActors:
 
     def start(self) -> None:
         """Start another actor. Raises NodeFull or GPUFailed if only avoided nodes have room."""
+        if not self.begun:
+            self.begun = True
+            started = plural(min(self.most, len(self.waiting)), "worker")
+            self.progress.note = f"starting {started}"
+            self.progress.__enter__()
         options = {"label_selector": away_from(self.avoided, self.workers)}
         options |= resources_of(self.workers)
         actor = self.actor_class.options(**options).remote(*self.constructor)

@@ -1,36 +1,43 @@
-"""The progress of stages on stderr, and log lines that do not get in its way.
+"""What stages tell of their progress: how many units there are, how many are done, and a note.
 
-On a terminal all running stages share one live line. Elsewhere a stage prints a line now and then.
+It is shown on stderr (screen.py). Each of `watchers` hears of it too.
 """
 
 from __future__ import annotations
 
-import logging
-import shutil
-import sys
-import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
+from s2l_ray.execution import screen
+from s2l_ray.execution.rate import Rate
 from s2l_ray.formatting import duration
-
-INTERVAL = 15.0  # seconds between a stage's lines if stderr is not a terminal
-LIVE_INTERVAL = 0.5  # seconds between updates of the live line
-
-_live: dict[str, str] = {}  # running stage -> its part of the live line
-_terminal = threading.RLock()
 
 
 class Progress:
-    """`with Progress("score", total=12, unit="parts") as p: p.advance(1)`"""
+    """The progress of a stage, or of a piece of it that takes long.
 
-    def __init__(self, stage: str, *, total: float, unit: str) -> None:
+        with Progress("score", total=12, unit="parts", note="starting 2 workers") as progress:
+            progress.advance(1)
+
+    total may grow. done: what an earlier run did; it does not count in the rate. note: what happens
+    before the first unit is done, which is shown at once; then what `set` says.
+    """
+
+    def __init__(
+        self, stage: str, *, total: float, unit: str, note: str = "", done: float = 0.0
+    ) -> None:
         self.stage, self.total, self.unit = stage, total, unit
-        self.done, self.note = 0.0, ""
-        self.began = self.shown = self.first = time.monotonic()
-        self.already = 0.0  # done before `first`; does not count in the rate
+        self.note, self.done = note, done
+        self.state = "running"  # then "done" or "failed"
+        self.began = time.monotonic()
+        self.rate = Rate()
 
     def __enter__(self) -> Progress:
+        self.began = time.monotonic()
+        screen.begin(self, silent=not self.note)
+        self._tell()
         return self
 
     def __exit__(
@@ -39,70 +46,65 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._show(final=True)
-        elif sys.stderr.isatty():
-            with _terminal:
-                _live.pop(self.stage, None)
-                sys.stderr.write("\n")  # the last state stays, above the error
-
-    def resume_at(self, done: float) -> None:
-        """Start from `done`: what an earlier run did."""
-        self.done = self.already = done
-        self.first = time.monotonic()
+        self.state = "done" if kind is None else "failed"
+        screen.end(self, final=kind is None)
+        self._tell()
 
     def advance(self, amount: float) -> None:
         self.set(self.done + amount)
 
     def set(self, done: float, note: str = "") -> None:
-        self.done, self.note = done, note
-        interval = LIVE_INTERVAL if sys.stderr.isatty() else INTERVAL
-        if time.monotonic() - self.shown >= interval:
-            self._show()
+        if done != self.done:
+            self.done = done
+            self.rate.add(done)
+        self.note = note
+        screen.update(self)
+        self._tell()
 
-    def _show(self, final: bool = False) -> None:
-        self.shown = time.monotonic()
-        seconds = self.shown - self.began
-        rate = (self.done - self.already) / max(self.shown - self.first, 1e-9)
+    @property
+    def seconds(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.began
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate; None if it is too early to say."""
+        rate = self.rate.now
+        return (self.total - self.done) / rate if rate else None
+
+    def line(self, *, final: bool = False) -> str:
         line = f"[{self.stage}] {self.done:,.0f} of {self.total:,.0f} {self.unit}"
-        if rate > 0:
+        rate = self.rate.overall if final else self.rate.now
+        if rate:
             line += f", {rate:,.1f}/s" if rate >= 0.1 else f", {60 * rate:.1f}/min"
-            left = (self.total - self.done) / rate
-            shown, word = (seconds, "taken") if final else (left, "left")
-            line += f", {duration(shown, decimals=0)} {word}"
+        if final:
+            line += f", {duration(self.seconds, decimals=0)} taken"
+        elif self.seconds_left is not None:
+            line += f", {duration(self.seconds_left, decimals=0)} left"
         if self.note:
             line += f", {self.note}"
-        with _terminal:
-            if final or not sys.stderr.isatty():
-                _live.pop(self.stage, None)
-                write_line(line)
-            else:
-                _live[self.stage] = line
-                sys.stderr.write(_live_line())
-            sys.stderr.flush()
+        if not final and rate is None and self.seconds >= 1:
+            line += f", {duration(self.seconds, decimals=0)} so far"
+        return line
+
+    def record(self) -> dict[str, Any]:
+        """The same as data."""
+        return {
+            "stage": self.stage,
+            "state": self.state,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "seconds": round(self.seconds, 1),
+            "per_second": self.rate.now if self.state == "running" else self.rate.overall,
+            "seconds_left": self.seconds_left if self.state == "running" else None,
+            "note": self.note,
+        }
+
+    def _tell(self) -> None:
+        for watcher in list(watchers):
+            watcher(self)
 
 
-class LogHandler(logging.Handler):
-    """Writes log records to stderr, each on a line of its own above the live line."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            write_line(self.format(record))
-        except Exception:
-            self.handleError(record)
-
-
-def write_line(text: str) -> None:
-    """Write a line to stderr. On a terminal, clear the live line first and draw it again below."""
-    with _terminal:
-        if not sys.stderr.isatty():
-            sys.stderr.write(f"{text}\n")
-        else:
-            live = _live_line() if _live else ""
-            sys.stderr.write(f"\r\033[K{text}\n{live}")
-        sys.stderr.flush()
-
-
-def _live_line() -> str:
-    width = shutil.get_terminal_size().columns - 1
-    return "\r\033[K" + "  ".join(_live.values())[:width]
+# Called when a stage begins, has got on, and ends, from the thread that does it. Must be quick.
+watchers: list[Callable[[Progress], None]] = []

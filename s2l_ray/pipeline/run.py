@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from s2l_ray.config import RunConfig
 from s2l_ray.errors import Damaged
 from s2l_ray.execution import connect, machine
+from s2l_ray.execution.job import in_job
 from s2l_ray.execution.nodes import warn_of_unused_gpus
 from s2l_ray.pipeline.gpus import check_gpus
 from s2l_ray.pipeline.plan import Plan
@@ -57,7 +58,7 @@ class Run:
     def start(cls, config: RunConfig) -> Run:
         """Check the run directory, connect to Ray, and take the run directory's lease."""
         store = Store(config.run_dir, config.storage)
-        if connect.in_job() and "://" not in config.run_dir and not config.run_dir.startswith("/"):
+        if in_job() and "://" not in config.run_dir and not config.run_dir.startswith("/"):
             raise ValueError(
                 f"run_dir: {config.run_dir!r} is relative, but a Ray job has a working directory "
                 f"of its own; expected s3://… or an absolute path that every node mounts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -84,23 +85,31 @@ def side_by_side(
     tune: Callable[[str], Manifest], names: Iterable[str], at_once: int
 ) -> dict[str, Manifest]:
     """Return tune(name) for each name, several at a time. After an error no other begins, and the
-    error is raised when those under way have ended."""
+    error is raised when those under way have ended. KeyboardInterrupt does not wait for them: they
+    end with the driver."""
     failed = list[BaseException]()
+    stopped = threading.Event()
 
     def begin(name: str) -> Manifest | None:
         if failed:
             return None
         try:
             return tune(name)
-        except BaseException as error:  # an interrupted training too
+        except BaseException as error:
             failed.append(error)
-            if not isinstance(error, Damaged):  # which Run.finish logs, and repairs
+            # Run.finish logs what is damaged, and repairs it.
+            if not isinstance(error, Damaged) and not stopped.is_set():
                 reason = str(error) or type(error).__name__
                 logger.error(f"target {name}: {reason}; no other one begins")
             return None
 
-    with ThreadPool(at_once) as pool:
-        made = dict(zip(names, pool.map(begin, names, chunksize=1), strict=True))
+    try:
+        with ThreadPool(at_once) as pool:
+            made = dict(zip(names, pool.map(begin, names, chunksize=1), strict=True))
+    except KeyboardInterrupt as error:
+        stopped.set()
+        failed.append(error)
+        raise
     if failed:
         raise failed[0]
     return {name: manifest for name, manifest in made.items() if manifest is not None}

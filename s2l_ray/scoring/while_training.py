@@ -47,9 +47,9 @@ def score_while_training(
     for new steps. step: returns the step that the training has reached.
 
     The pool grows as there is room, and stops if the training waits for a place. An error ends the
-    scoring, not the block, and is logged.
+    scoring, not the block, and is logged. After KeyboardInterrupt no part is waited for.
     """
-    stop = threading.Event()
+    stop, hurry = threading.Event(), threading.Event()
 
     def work() -> None:
         actors = LastingActors(
@@ -59,6 +59,8 @@ def score_while_training(
         try:
             with actors:
                 _work(actors, checkpoints, scorings, step, stop)
+                if not hurry.is_set():
+                    actors.finish(GRACE)
         except Exception as error:
             message = str(error).partition("\n")[0] or repr(error)
             logger.info(f"scoring stopped and will follow the training: {message}")
@@ -67,6 +69,9 @@ def score_while_training(
     thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        hurry.set()
+        raise
     finally:
         stop.set()
         thread.join(GRACE + PAUSE)  # if it hangs, for example on the store, leave it behind
@@ -96,7 +101,6 @@ def _work(
         actors.work(PAUSE)
         stop.wait(until - time.monotonic())
     places.close()
-    actors.finish(GRACE)
 
 
 def free_places(workers: WorkersConfig, step: Callable[[], int]) -> Generator[bool, None, None]:

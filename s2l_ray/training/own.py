@@ -25,6 +25,7 @@ from s2l_ray.config import TrainingConfig
 from s2l_ray.execution.board import make_board, watch
 from s2l_ray.execution.extensions import import_extension
 from s2l_ray.execution.progress import Progress
+from s2l_ray.formatting import plural
 from s2l_ray.models.origin import commit_of, keep_model
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.arrow_files import arrow_files
@@ -123,12 +124,19 @@ def train_own(
             ),
         )
 
-    with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
-        fit(config, label, once, lambda: state_of(store, folder)["step"] or 0)
+    def reached() -> int:
+        return state_of(store, folder)["step"] or 0
+
+    note = f"starting {plural(config.workers.num_workers, 'worker')}"
+    with (
+        Progress(label, total=steps, unit="steps", note=note, done=reached()) as progress,
+        watch(board, progress),
+    ):
+        fit(config, label, once, reached)
     state = ray.get(reports.read.remote())
     if state["files"] is None:
         store.guard()  # another run may have finished the stage meanwhile
-        raise KeyboardInterrupt  # Ray Train returns like this after the user's Ctrl-C
+        raise AssertionError(f"{folder}: training ended without a model")
     if (known := commit_of(store, origin)) is not None:
         state["model"] = known
     return _commit(store, folder, fingerprint, state, label, steps)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,6 +27,7 @@ from s2l_ray.execution.board import make_board, watch
 from s2l_ray.execution.nodes import away_from, check_room, disk_errors, release, room_for
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import fixable
+from s2l_ray.formatting import plural
 from s2l_ray.models.origin import commit_of, keep_model
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import TokensView
@@ -69,8 +68,12 @@ def train(
     job = TrainingJob(
         store, tokens, config, tokenizer_folder, origin, folder, fingerprint, seed, steps, board
     )
-    if last_resume_point(store, folder)[1].step < steps:
-        with Progress(label, total=steps, unit="steps") as progress, watch(board, progress):
+    if (reached := last_resume_point(store, folder)[1].step) < steps:
+        note = f"starting {plural(config.workers.num_workers, 'worker')}"
+        with (
+            Progress(label, total=steps, unit="steps", note=note, done=reached) as progress,
+            watch(board, progress),
+        ):
             fit(
                 config,
                 label,
@@ -86,7 +89,7 @@ def train(
                 f"complete; start again to continue from step {state.step:,}"
             )
         store.guard()  # another run may have finished the stage meanwhile
-        raise KeyboardInterrupt  # Ray Train returns like this after the user's Ctrl-C
+        raise AssertionError(f"{folder}: training ended at step {state.step:,} of {steps:,}")
     info = state.as_info()
     del info["files"], info["weights"]
     if (known := commit_of(store, origin)) is not None:
@@ -152,6 +155,26 @@ def _next_size(config: TrainingConfig, size: int, room: int) -> int:
     return next(fitting, config.workers.num_workers)
 
 
+class _Trainer(TorchTrainer):
+    """Ray Train without its handler of Ctrl-C, which ends the process with status 1.
+
+    `fit` raises KeyboardInterrupt instead, like any other call that waits.
+    """
+
+    controller: Any = None  # Ray Train's, if it is run by the main thread
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+    def abort(self) -> None:
+        """Stop the workers. Ray ends them when Ray Train's controller has died.
+
+        The controller's own way to abort may take as long as the training.
+        """
+        if self.controller is not None:
+            ray.kill(self.controller)
+
+
 def run_workers(
     work: Callable[[dict[str, Any]], None],
     settings: dict[str, Any],
@@ -174,7 +197,7 @@ def run_workers(
     # Otherwise Ray Train starts each worker in a folder of its own, and relative paths break.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     scratch = tempfile.mkdtemp(prefix="s2l_ray-train-")  # Ray Train requires a storage path
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         work,
         train_loop_config=settings,
         scaling_config=ScalingConfig(
@@ -194,17 +217,17 @@ def run_workers(
         ),
         **given,
     )
-    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except ray.train.WorkerGroupError as error:
         if found := fixable(error):
             raise found from None
         raise
+    except KeyboardInterrupt:
+        trainer.abort()
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own handler
 
 
 def _work(settings: dict[str, TrainingJob]) -> None:

@@ -15,6 +15,7 @@ from support.runs import settings
 from s2l_ray import __version__, cli
 from s2l_ray.commands import COMMANDS, Command
 from s2l_ray.config import RunConfig, load, schema
+from s2l_ray.execution.job import JOB_CONFIG
 
 # jobs/inspect.py would hide the standard library's inspect from the other jobs.
 AS_JOBS = {n: each for n, each in COMMANDS.items() if " " not in n and n != "inspect"}
@@ -49,7 +50,8 @@ def help_of(s2l_ray):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
-    data = settings(folder / "run").model_dump(mode="json", exclude_unset=True)
+    made = settings(folder / "run", corpus__path="demo")
+    data = made.model_dump(mode="json", exclude_unset=True)
     (folder / "my.yaml").write_text(yaml.safe_dump(data))
     return folder / "my.yaml"
 
@@ -196,12 +198,60 @@ def test_nothing_heavy_is_imported(statement):
 @pytest.mark.parametrize("error, status, said", [
     (ValueError("budget: 3"), 1, "error: budget: 3\n"),
     (OSError("disk: full"), 1, "error: disk: full\n"),
-    (KeyboardInterrupt(), 130, "stopped; "),
+    (KeyboardInterrupt(), 130, "stopped\n"),
 ])  # fmt: skip
 def test_an_error_that_a_user_can_fix_has_no_traceback(monkeypatch, s2l_ray, error, status, said):
     monkeypatch.setitem(COMMANDS, "broken", raises(error))
     found, _, text = s2l_ray("broken", "path")
     assert found == status and text.startswith(said)
+
+
+def test_a_stopped_run_says_how_to_continue(monkeypatch, s2l_ray, config):
+    monkeypatch.setitem(COMMANDS, "broken", raises(KeyboardInterrupt(), takes="run"))
+    status, _, text = s2l_ray("broken", config, "seed=7", "--quiet", "selection.budget=2M tokens")
+    assert status == 130
+    typed = f"python -m s2l_ray.cli broken {config} seed=7 'selection.budget=2M tokens'"
+    assert text == f"stopped; to continue, run: {typed}\n"
+    monkeypatch.setenv(JOB_CONFIG, "{}")
+    _, _, text = s2l_ray("broken", config)
+    assert text.endswith(f"run: ray job submit --working-dir . -- {typed.partition(' seed')[0]}\n")
+
+
+def test_a_finished_run_says_how_long_it_took_and_what_may_follow(monkeypatch, s2l_ray, config):
+    then = ("finetune", "evaluate", "diagnose")
+
+    def work(config):
+        """Print a result."""
+        print("result")
+
+    monkeypatch.setitem(COMMANDS, "done", Command("done", work, "run", False, False, then))
+    _, out, text = s2l_ray("done", config, "corpus.heldout_share=0")
+    assert out == "result\n"
+    finished, *others = text.splitlines()
+    assert re.fullmatch(r"\[run\] finished in \d+\.\d s", finished)
+    for line, name in zip(others, ("finetune", "diagnose"), strict=True):  # no held-out examples
+        typed, _, comment = line.removeprefix("[run] next: ").partition("  # ")
+        assert typed == f"python -m s2l_ray.cli {name} {config} corpus.heldout_share=0"
+        assert comment == COMMANDS[name].work.__doc__.splitlines()[0]
+    _, _, text = s2l_ray("done", config, "target=null")
+    assert [line.split()[5] for line in text.splitlines()[1:]] == ["diagnose"]
+    assert s2l_ray("done", config, "--quiet") == (0, "result\n", "")
+    _, out, text = s2l_ray("done", config, "--json-logs")
+    assert out == "result\n"
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {line["level"] for line in lines} == {"info"} and len(lines) == 4
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_the_options_of_its_output(name, help_of):
+    assert "[--quiet | --json-logs]" in " ".join(help_of(name).split()) or name == "demo-corpus"
+    assert "--json-logs  " in help_of(name)
+
+
+def test_an_error_as_json(s2l_ray, config):
+    status, _, text = s2l_ray("select", config, "seed=-1", "--json-logs")
+    told = json.loads(text)
+    assert status == 2 and told["level"] == "error" and "seed: expected a" in told["message"]
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
@@ -210,9 +260,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         cli.main(["broken", "path"])
 
 
-def raises(error):
-    def work(path):
+def raises(error, takes="path"):
+    def work(given):
         """Raise an error."""
         raise error
 
-    return Command("broken", work, "path", False, False)
+    return Command("broken", work, takes, False, False)
