@@ -85,6 +85,17 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
             "overrides", nargs="*", metavar="key.path=value",
             help="replace one value of it, for example seed=7; the value is YAML",
         )  # fmt: skip
+    if command.takes == "run_dir":
+        parser.add_argument(
+            "place", metavar="RUN_DIR", help="the run directory, or the run's CONFIG.yaml"
+        )
+        parser.add_argument(
+            "overrides", nargs="*", metavar="key.path=value", help="overrides of CONFIG.yaml"
+        )
+        parser.add_argument(
+            "--watch", action="store_true", help="look again every few seconds until the run ends"
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     if command.takes == "examples":
         parser.add_argument(
             "-n",
@@ -183,6 +194,8 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
         if len(arguments.paths) != 1:
             sys.exit(arguments.parser.format_usage().strip())
         return (arguments.paths[0],)
+    if command.takes == "run_dir":
+        return arguments.place, arguments.overrides, arguments.watch, arguments.json
 
     from s2l_ray.config import load, resolve
 

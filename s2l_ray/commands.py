@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from s2l_ray.config import RunConfig, Setting
     from s2l_ray.pipeline.run import Run
 
-Takes = Literal["run", "plan", "settings", "examples", "path", "nothing"]
+Takes = Literal["run", "plan", "run_dir", "settings", "examples", "path", "nothing"]
 
 
 @dataclass(frozen=True)
 class Command:
     """work gets what the command takes: run, a RunConfig; plan, a RunConfig, the memory of a GPU in
-    bytes or None, and whether to print JSON; settings, a RunConfig and a list of each
-    Setting; examples, a RunConfig and a number; path, a string; nothing, no argument. then: the
-    commands that may follow."""
+    bytes or None, and whether to print JSON; run_dir, a string, a list of overrides, and whether to
+    watch it and to print JSON; settings, a RunConfig and a list of each Setting; examples, a
+    RunConfig and a number; path, a string; nothing, no argument. then: the commands that may
+    follow."""
 
     name: str
     work: Callable[..., None]
@@ -77,7 +78,7 @@ def select(config: RunConfig) -> None:
         page = gather.write(run, selection)
         return f"selection: {selection.path}\nreport: {page}"
 
-    with Run.start(config) as run:
+    with Run.start(config, "select") as run:
         print(run.finish(selected))
 
 
@@ -110,7 +111,7 @@ def import_losses(config: RunConfig) -> None:
             f"trajectories: {run.store.address(found.folder)}"
         )
 
-    with Run.start(config) as run:
+    with Run.start(config, "import-losses") as run:
         print(run.finish(imported))
 
 
@@ -128,7 +129,7 @@ def finetune(config: RunConfig) -> None:
     from s2l_ray.pipeline import targets
     from s2l_ray.pipeline.run import Run
 
-    with Run.start(config) as run:
+    with Run.start(config, "finetune") as run:
         target, _ = run.finish(targets.finetune_selected)
         print(f"model: {targets.model_path(run, target)}")
 
@@ -159,7 +160,7 @@ def evaluate(config: RunConfig) -> None:
         target, name = targets.finetune_selected(run)
         return evaluate_targets(run, {name: target})[name]
 
-    with Run.start(config) as run:
+    with Run.start(config, "evaluate") as run:
         result = run.finish(evaluated)
     for source, loss in result["by_source"].items():
         print(f"{loss:8.4f}  {source}")
@@ -213,7 +214,7 @@ def pipeline(config: RunConfig) -> None:
         said = [" ".join([told, *notes]), *other_measures(shown)]
         return "\n".join([*said, f"selection: {selection.path}", f"report: {page}"])
 
-    with Run.start(config) as run:
+    with Run.start(config, "pipeline") as run:
         print(run.finish(compared))
 
 
@@ -237,7 +238,7 @@ def compare(config: RunConfig) -> None:
     from s2l_ray.report import comparison_page as page
     from s2l_ray.report import comparison_text as text
 
-    with Run.start(config) as run:
+    with Run.start(config, "compare") as run:
         settings = records.settings_of_comparison(config)
         seen = records.known(run.store, records.COMPARISON, settings)
         print(text.plan(config, comparison.num_targets(config), seen))
@@ -265,7 +266,7 @@ def diagnose(config: RunConfig) -> None:
     from s2l_ray.pipeline.run import Run
     from s2l_ray.report import diagnostics_page as page
 
-    with Run.start(config) as run:
+    with Run.start(config, "diagnose") as run:
         record = run.finish(diagnosis.diagnose)
         print(page.as_text(record))
         print(f"report: {page.write(run, record)}")
@@ -298,6 +299,25 @@ def plan(config: RunConfig, gpu_memory: float | None, as_json: bool) -> None:
         raise ValueError("\n".join(refused))
 
 
+@command("status", takes="run_dir")
+def status(place: str, overrides: list[str], watch: bool, as_json: bool) -> None:
+    """Print how far a run is: what is done, running and to do.
+
+    Works while the run is under way and after it ended or died, from any machine
+    that can read the run directory. In place of the run directory you can give the
+    run's CONFIG.yaml with its overrides, which sets storage.* too.
+
+    Reads:    run_dir alone
+    Writes:   nothing
+    Prints:   who runs and since when; each stage with its size, rate and time left;
+              the error that ended the run
+    Example:  %(prog)s runs/my --watch
+    """
+    from s2l_ray.report import status_text
+
+    status_text.show(place, overrides, watch=watch, as_json=as_json)
+
+
 @command("inspect", takes="examples")
 def inspect(config: RunConfig, count: int) -> None:
     """Show random examples as the proxy is given them, with their label tokens marked.
@@ -314,8 +334,9 @@ def inspect(config: RunConfig, count: int) -> None:
     from s2l_ray.pipeline.run import Run
     from s2l_ray.report.labelled import as_text, labelled_examples
 
-    with Run.start(config) as run:
+    with Run.start(config, "inspect") as run:
         run.plan = Plan(config, corpus_stage(config))
+        run.expect()
         print(run.finish(lambda run: as_text(labelled_examples(run, count))))
 
 

@@ -71,3 +71,24 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte that os.fsdecode could not decode
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def data_size(size: float) -> str:
+    """Return such as "512 bytes", "1.2 kB", "34 MB" or "1,200 GB"."""
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.5 or unit == "GB":
+            return f"{size:.1f} {unit}" if size < 9.95 else f"{size:,.0f} {unit}"
+    raise AssertionError
+
+
+def moving(done: float, total: float, unit: str, rate: float | None, left: float | None) -> str:
+    """Return such as "120 of 400 steps, 2.1/s, 2 min 14 s left"."""
+    text = f"{done:,.0f} of {total:,.0f} {unit}"
+    if rate:
+        text += f", {rate:,.1f}/s" if rate >= 0.1 else f", {60 * rate:.1f}/min"
+    if left is not None:
+        text += f", {duration(left, decimals=0)} left"
+    return text

@@ -1,5 +1,7 @@
 from s2l_ray.formatting import (
+    data_size,
     duration,
+    moving,
     percent,
     plural,
     plus_minus,
@@ -38,3 +40,13 @@ def test_text_that_would_move_or_hide_what_a_terminal_shows():
     assert printable("a b é 漢 😀 \N{NO-BREAK SPACE}") == "a b é 漢 😀 \N{NO-BREAK SPACE}"
     assert printable("\x1b[31m\r\n\t\0\x85\u2028\u202e") == (r"\x1b[31m\r\n\t\x00\x85\u2028\u202e")
     assert printable("half \ud83d, byte \udce9") == r"half \ud83d, byte \xe9"
+
+
+def test_sizes_and_progress():
+    sizes = [0, 999, 1000, 9_949, 34_499, 999_499, 2_500_000, 1_200e9]
+    assert [*map(data_size, sizes)] == [
+        "0 bytes", "999 bytes", "1.0 kB", "9.9 kB", "34 kB", "999 kB", "2.5 MB", "1,200 GB",
+    ]  # fmt: skip
+    assert moving(120, 4000, "steps", 2.14, 135.0) == ("120 of 4,000 steps, 2.1/s, 2 min 15 s left")
+    assert moving(1, 4, "parts", 0.025, 120.0) == "1 of 4 parts, 1.5/min, 2 min 00 s left"
+    assert moving(0, 4, "parts", 0.0, None) == "0 of 4 parts"

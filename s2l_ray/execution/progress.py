@@ -12,7 +12,7 @@ from typing import Any
 
 from s2l_ray.execution import screen
 from s2l_ray.execution.rate import Rate
-from s2l_ray.formatting import duration
+from s2l_ray.formatting import duration, moving
 
 
 class Progress:
@@ -73,14 +73,11 @@ class Progress:
         return (self.total - self.done) / rate if rate else None
 
     def line(self, *, final: bool = False) -> str:
-        line = f"[{self.stage}] {self.done:,.0f} of {self.total:,.0f} {self.unit}"
         rate = self.rate.overall if final else self.rate.now
-        if rate:
-            line += f", {rate:,.1f}/s" if rate >= 0.1 else f", {60 * rate:.1f}/min"
+        left = None if final else self.seconds_left
+        line = f"[{self.stage}] {moving(self.done, self.total, self.unit, rate, left)}"
         if final:
             line += f", {duration(self.seconds, decimals=0)} taken"
-        elif self.seconds_left is not None:
-            line += f", {duration(self.seconds_left, decimals=0)} left"
         if self.note:
             line += f", {self.note}"
         if not final and rate is None and self.seconds >= 1:

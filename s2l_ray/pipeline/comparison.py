@@ -62,16 +62,9 @@ def baselines(run: Run) -> list[Record]:
     by_tokens = parse_budget(config.selection.budget)[0] == "tokens"
     budget = SelectionView(main.manifest).examples if by_tokens else config.selection.budget
     like = config.selection.like
-    chosen: dict[SelectorName, dict[int, SelectionConfig]] = {}
+    chosen = choices_of(config, budget)
     short: list[Record] = []
-    for selector in dict.fromkeys([config.selection.selector, *config.evaluation.baselines]):
-        chosen[selector] = {
-            seed: SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
-            for seed in config.evaluation.seeds
-        }
-        if selector == config.selection.selector and config.selection.seed in chosen[selector]:
-            # The run's own subset, and the target of jobs/finetune.py.
-            chosen[selector][config.selection.seed] = config.selection
+    for selector in list(chosen):
         try:
             for choice in chosen[selector].values():
                 choose_subset(run, choice)
@@ -107,6 +100,22 @@ def baselines(run: Run) -> list[Record]:
             )
     found = _measure(run, arms) + short
     return records.keep(run.store, records.BASELINES, found, records.settings_of_baselines(run))
+
+
+def choices_of(
+    config: RunConfig, budget: int | float | str
+) -> dict[SelectorName, dict[int, SelectionConfig]]:
+    """Return what `baselines` selects, by selector and seed. budget: of each but the run's own."""
+    own, chosen = config.selection, dict[SelectorName, dict[int, SelectionConfig]]()
+    for selector in dict.fromkeys([own.selector, *config.evaluation.baselines]):
+        chosen[selector] = {
+            seed: SelectionConfig(selector=selector, budget=budget, seed=seed, like=own.like)
+            for seed in config.evaluation.seeds
+        }
+        if selector == own.selector and own.seed in chosen[selector]:
+            # The run's own subset, and the target of jobs/finetune.py.
+            chosen[selector][own.seed] = own
+    return chosen
 
 
 def compare(

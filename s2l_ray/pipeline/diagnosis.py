@@ -65,7 +65,7 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     unless asked for): rows of theorem.theorem with the step of the target's checkpoint.
     """
     prepare(run, dataset)
-    base = _base(run)
+    base = run.view(base_config(run.config))
     check_reachable(base.config, base.store, base.get(base.plan.tokens))
     numbers = _numbers_of_clusters(base)
     base.get(base.plan.trajectories)
@@ -84,17 +84,14 @@ def evenly_spaced(steps: list[int], count: int) -> list[int]:
     return [steps[round(len(steps) * (i + 1) / count) - 1] for i in range(count)]
 
 
-def _base(run: Run) -> Run:
-    """Return the run with S2L as its selector and the features scored beside the losses."""
-    config = run.config
+def base_config(config: RunConfig) -> RunConfig:
+    """Return the settings with S2L as the selector and the features scored beside the losses."""
     baselines = [*config.evaluation.baselines, FEATURES]
-    return run.view(
-        config.model_copy(
-            update={
-                "selection": config.selection.model_copy(update={"selector": "s2l"}),
-                "evaluation": config.evaluation.model_copy(update={"baselines": baselines}),
-            }
-        )
+    return config.model_copy(
+        update={
+            "selection": config.selection.model_copy(update={"selector": "s2l"}),
+            "evaluation": config.evaluation.model_copy(update={"baselines": baselines}),
+        }
     )
 
 
@@ -114,15 +111,8 @@ def _numbers_of_clusters(base: Run) -> list[int]:
 def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
     """Yield the variants; those that need no proxy of their own come first."""
     config, asked = base.config, base.config.diagnose
-    changes = {"seed": _after(config.selection.seed), "export": []}
-    other = config.model_copy(
-        update={
-            "selection": config.selection.model_copy(update=changes),
-            "clusters": config.clusters.model_copy(update={"stability": False}),
-            "evaluation": config.evaluation.model_copy(update={"baselines": []}),
-        }
-    )
-    yield Variant("draw", str(changes["seed"]), _with_clusters(base, other, config.clusters))
+    other = _other_draw(config)
+    yield Variant("draw", str(other.selection.seed), _with_clusters(base, other, config.clusters))
     seed = _after(config.clusters.random_state)
     clusters = other.clusters.model_copy(update={"random_state": seed})
     yield Variant("k-means seed", str(seed), _with_clusters(base, other, clusters))
@@ -139,17 +129,35 @@ def _variants(base: Run, numbers_of_clusters: list[int]) -> Iterator[Variant]:
             view = base.view(other)
             view.plan = view.plan.thinned(evenly_spaced(steps, count))
             yield Variant("checkpoints", f"{count} of {len(steps)}", view)
-    seeds = asked.seeds
+    if asked.seeds and config.seed in asked.seeds:
+        logger.info(f"diagnose.seeds: {config.seed} is the run's own; it is left out")
+    for changed, to, variant in proxy_variants(config):
+        yield Variant(changed, to, base.view(variant))
+
+
+def proxy_variants(config: RunConfig) -> Iterator[tuple[str, str, RunConfig]]:
+    """Yield what is changed, to what, and the settings of the variants with a proxy of their own.
+    config: of base_config."""
+    other, seeds = _other_draw(config), config.diagnose.seeds
     if seeds is None:
         seeds = [_after(config.seed), _after(config.seed, 2)]
     for seed in seeds:
-        if seed == config.seed:
-            logger.info(f"diagnose.seeds: {seed} is the run's own; it is left out")
-        else:
-            yield Variant("proxy seed", str(seed), base.view(_changed(other, seed=seed)))
-    for name, model in asked.proxies.items():
+        if seed != config.seed:
+            yield "proxy seed", str(seed), _changed(other, seed=seed)
+    for name, model in config.diagnose.proxies.items():
         proxy = config.proxy.model_copy(update={"model": model})
-        yield Variant("proxy", name, base.view(_changed(other, proxy=proxy)))
+        yield "proxy", name, _changed(other, proxy=proxy)
+
+
+def _other_draw(config: RunConfig) -> RunConfig:
+    changes = {"seed": _after(config.selection.seed), "export": []}
+    return config.model_copy(
+        update={
+            "selection": config.selection.model_copy(update=changes),
+            "clusters": config.clusters.model_copy(update={"stability": False}),
+            "evaluation": config.evaluation.model_copy(update={"baselines": []}),
+        }
+    )
 
 
 def _after(seed: int, by: int = 1) -> int:

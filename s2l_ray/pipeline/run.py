@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 from s2l_ray.config import RunConfig
 from s2l_ray.errors import Damaged
-from s2l_ray.execution import connect, machine
+from s2l_ray.execution import connect, events, machine
 from s2l_ray.execution.job import in_job
 from s2l_ray.execution.nodes import warn_of_unused_gpus
 from s2l_ray.pipeline.gpus import check_gpus
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.stage import Job, Stage, walk
+from s2l_ray.pipeline.state import RunState
 from s2l_ray.store import Manifest, Store, preflight
 from s2l_ray.store.lease import Lease
 from s2l_ray.training.resume import resume_points
@@ -47,6 +48,7 @@ class Run:
     done: dict[str, Manifest] = field(default_factory=dict)
     times: list[dict[str, Any]] = field(default_factory=list)
     recorded: bool = True  # in run.json
+    state: RunState | None = None  # told to the store
     told: set[str] = field(default_factory=set, repr=False)  # what is logged once
     # What trainings surely need, for the check of the GPU nodes (pipeline.memory).
     gpu_bytes: float = 0.0
@@ -55,8 +57,11 @@ class Run:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
-    def start(cls, config: RunConfig) -> Run:
-        """Check the run directory, connect to Ray, and take the run directory's lease."""
+    def start(cls, config: RunConfig, command: str = "select") -> Run:
+        """Check the run directory, connect to Ray, and take the run directory's lease.
+
+        command: what the run is for; it decides what there is to do (agenda.agenda).
+        """
         store = Store(config.run_dir, config.storage)
         if in_job() and "://" not in config.run_dir and not config.run_dir.startswith("/"):
             raise ValueError(
@@ -78,11 +83,15 @@ class Run:
         if config.target is not None:
             asking["target.workers"] = config.target.workers
         warn_of_unused_gpus(asking)
-        lease = Lease(store, seconds=config.storage.lease_seconds, job=connect.job_id()).take()
+        lease = Lease(store, seconds=config.storage.lease_seconds, job=connect.job_id())
+        state = RunState(lease, command)
+        lease.take()
         before = store.read_json(RECORD) if store.exists(RECORD) else {}
-        return cls(config, store, lease, _current=before.get("current", {}))
+        return cls(config, store, lease, state=state, _current=before.get("current", {}))
 
     def __enter__(self) -> Run:
+        assert self.state is not None
+        events.listen(self.state)
         return self
 
     def __exit__(
@@ -91,6 +100,9 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        assert self.state is not None
+        events.tell(lambda each: each.ended(error))
+        events.leave(self.state)
         self.lease.release()
 
     def finish(self, work: Callable[[Run], Result]) -> Result:
@@ -110,6 +122,14 @@ class Run:
         makes is not recorded in run.json."""
         plan = Plan(config, self.plan.corpus)
         return replace(self, config=config, plan=plan, done={}, times=[], recorded=False)
+
+    def expect(self) -> None:
+        """Say in the run directory what the run's command will make."""
+        from s2l_ray.pipeline.agenda import agenda  # it imports modules that import this one
+
+        if self.state is not None:
+            command = self.state.record["command"]
+            self.state.expect(agenda(self.config, self.plan, command))
 
     def announce(self, stage: Stage) -> None:
         """Log which of the stages up to this one exist, and which are to do, and from where."""
@@ -187,7 +207,8 @@ class Run:
             self.told.add("gpus")
             check_gpus(workers, gpu=self.gpu_bytes, disk=self.disk_bytes)
         start = time.monotonic()
-        made = stages[0].maker(self, jobs)
+        with events.making([stage.folder for stage in stages]):
+            made = stages[0].maker(self, jobs)
         seconds = (time.monotonic() - start) / len(made)  # an equal share each
         for stage, manifest, resumed in zip(stages, made, begun, strict=True):
             self._finish(stage, manifest, seconds, reused=False, resumed=resumed)
@@ -228,6 +249,7 @@ class Run:
                     entry["reused"] = False
             self.times.append(entry)
             self._write()
+        events.tell(lambda each: each.stage_ended(manifest, seconds, reused))
         if stage.check is not None:
             stage.check(self, manifest)
 

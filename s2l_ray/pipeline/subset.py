@@ -77,6 +77,7 @@ def select(
 def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
     """Read the corpus and tokenize it for the proxy. Says first which stages exist already."""
     run.plan = Plan(run.config, corpus_stage(run.config, dataset))
+    run.expect()
     run.announce(run.plan.selection(run.config.selection))
     tokens = TokensView(run.get(run.plan.tokens))
     corpus = run.get(run.plan.corpus)

@@ -2,7 +2,8 @@
 
 `lease/00000007.json` is the seventh lease. The highest number owns the run; whoever creates the
 next file becomes the owner. The owner renews its lease by rewriting its file. The next process may
-follow once a lease has not been renewed for its length, by the storage's own clock.
+follow once a lease has not been renewed for its length, by the storage's own clock. The file also
+says what the owner is doing (`tell`), for `s2l-ray status`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from s2l_ray.store.store import Store, lease_name, lease_number
 logger = logging.getLogger(__name__)
 
 RENEWALS = 6  # during the length of a lease
+PAUSE = 3.0  # seconds at least between two writes of a lease's file
 SETTLE = 3.0  # seconds that a rival has to show up, on a store without conditional writes
 
 
@@ -45,8 +47,9 @@ class Lease:
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": seconds,
             "released": False,
+            "run": None,
         }
-        self.over = threading.Event()
+        self.over, self.news = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._renew, daemon=True)
 
     def take(self) -> Lease:
@@ -62,8 +65,14 @@ class Lease:
         self.thread.start()
         return self
 
+    def tell(self, run: dict[str, Any]) -> None:
+        """Say what the owner is doing, as JSON: in the lease's file within a few seconds."""
+        self.record["run"] = run
+        self.news.set()
+
     def release(self) -> None:
         self.over.set()
+        self.news.set()
         self.thread.join()
         self.record["released"] = True
         with suppress(OSError):  # the store does not answer: the lease will expire
@@ -74,7 +83,7 @@ class Lease:
         name, said = f"lease/{lease_name(number)}", False
         owner = self._read(name)
         first = self.store.objects.age(name)
-        while not owner["released"] and not _is_dead_here(owner):
+        while not owner["released"] and not is_dead_here(owner):
             age = self.store.objects.age(name)
             if age > owner["seconds"]:
                 return
@@ -107,14 +116,17 @@ class Lease:
         return json.dumps(self.record).encode()
 
     def _renew(self) -> None:
-        while not self.over.wait(self.seconds / RENEWALS):
-            try:
+        longest = self.seconds / RENEWALS
+        while not self.over.wait(min(PAUSE, longest)):
+            self.news.wait(max(0.0, longest - PAUSE))
+            self.news.clear()
+            if self.over.is_set():
+                return
+            with suppress(OSError):  # no answer; a new owner shows at the next commit
                 self.store.objects.write(self.name, self._text())
-            except OSError:
-                continue  # the store does not answer; a new owner shows at the next commit
 
 
-def _is_dead_here(owner: dict[str, Any]) -> bool:
+def is_dead_here(owner: dict[str, Any]) -> bool:
     """Return whether the owner was a process of this machine that has ended."""
     if owner["kernel"] is None or owner["kernel"] != _kernel():
         return False

@@ -6,8 +6,10 @@ that `create` never overwrites. Names are relative, with slashes.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,10 +80,17 @@ class LocalObjects:
         return (self.root / name).exists()
 
     def age(self, name: str) -> float:
-        """Return the seconds since the object was written, by the storage's own clock."""
-        with self._temporary(name) as now:
-            now.touch()
-            return now.stat().st_mtime - (self.root / name).stat().st_mtime
+        """Return the seconds since the object was written, by the storage's own clock, or by this
+        machine's if the folder can only be read."""
+        written = (self.root / name).stat().st_mtime
+        try:
+            with self._temporary(name) as now:
+                now.touch()
+                return now.stat().st_mtime - written
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return time.time() - written
 
     def remove(self, name: str) -> None:
         """Remove an object, or a folder and its content, if it exists."""

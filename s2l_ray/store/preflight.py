@@ -5,15 +5,19 @@ from __future__ import annotations
 import socket
 import sys
 import uuid
+from collections.abc import Callable
 from functools import cache
 from multiprocessing import TimeoutError
 from multiprocessing.pool import ThreadPool
+from typing import TypeVar
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.errors import StorageError
 from s2l_ray.store.objects import LocalObjects
 from s2l_ray.store.s3 import S3Objects, client
 from s2l_ray.store.store import Store, lease_name
+
+Result = TypeVar("Result")
 
 SECONDS = 10.0  # for the whole check
 REQUEST_SECONDS = 3.0
@@ -25,16 +29,24 @@ def check(store: Store) -> None:
     Raises StorageError within SECONDS, which says what is wrong and how to fix it. Sets
     store.objects.conditional to False if the store ignores conditional writes.
     """
+    store.objects.conditional = _in_time(store, lambda: _probe(store.uri, _quick(store)))
+
+
+def names(store: Store) -> list[str]:
+    """List what is directly in the run directory, for a process that only reads. Raises
+    StorageError like `check`."""
+    return _in_time(store, lambda: _quick(store).names(""))
+
+
+def _in_time(store: Store, work: Callable[[], Result]) -> Result:
     with ThreadPool(1) as pool:
         try:
-            quick = _quick(store)
-            conditional = pool.apply_async(_probe, [store.uri, quick]).get(SECONDS)
+            return pool.apply_async(work).get(SECONDS)
         except TimeoutError:
             raise StorageError(
                 f"{store.uri}: no answer for {SECONDS:.0f} s (storage.endpoint, the network, or a "
                 f"proxy of this machine)"
             ) from None
-    store.objects.conditional = conditional
 
 
 def check_node(store: Store) -> None:

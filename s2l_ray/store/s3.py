@@ -137,7 +137,7 @@ class S3Objects:
                 found += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
             return sorted(key[len(top) :].rstrip("/") for key in found)
 
-        return self._ask(f"list {folder}", find)
+        return self._ask(f"list {folder or 'it'}", find)
 
     def exists(self, name: str) -> bool:
         """Return whether there is such an object, or anything in a folder of that name."""

@@ -152,11 +152,8 @@ class Store:
 
     def found(self, folder: str) -> dict[str, str]:
         """Find part files that an unfinished run left in or below a folder: unit -> name."""
-        matches = (
-            re.fullmatch(r"(.+)-[0-9a-f]{16}\.(?:arrow|parquet)", name)
-            for name in self.objects.sizes(folder)
-        )
-        return {match[1]: match[0] for match in matches if match}
+        names = self.objects.sizes(folder)
+        return {unit: name for name in names if (unit := part_unit(name)) is not None}
 
     def found_part(self, folder: str, name: str) -> Part | None:
         """Return the part in a file of that name, or None if the file is damaged."""
@@ -287,6 +284,12 @@ class Store:
         """Remove a copy that `download` made on this node, never the run's own folder."""
         if not self.is_local:
             scratch.discard(local)
+
+
+def part_unit(name: str) -> str | None:
+    """Return the unit that a file's name says it is the part of; None if it is no part."""
+    match = re.fullmatch(r"(.+)-[0-9a-f]{16}\.(?:arrow|parquet)", name)
+    return match[1] if match else None
 
 
 def lease_name(number: int) -> str:

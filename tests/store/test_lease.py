@@ -138,7 +138,7 @@ def test_a_run_that_was_not_followed_goes_on_after_its_lease(uri, monkeypatch):
     time.sleep(3.5)
     store.commit("corpus/x", "f", [], {})
     other = Store(uri)
-    monkeypatch.setattr(lease, "_is_dead_here", lambda owner: False)
+    monkeypatch.setattr(lease, "is_dead_here", lambda owner: False)
     second = Lease(other, seconds=3).take()
     with pytest.raises(LeaseLost):
         store.commit("tokens/x", "f", [], {})

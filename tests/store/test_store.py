@@ -1,9 +1,11 @@
 """Parts, manifests and folders, on a local path and in a real S3 bucket."""
 
+import errno
 import json
 import multiprocessing
 import os
 import pickle
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -352,3 +354,16 @@ def test_names_addresses_and_pickling(tmp_path, monkeypatch):
         again = pickle.loads(pickle.dumps(one))
         assert (again.uri, again.config, again.epoch) == (one.uri, one.config, one.epoch)
         assert again._open is None
+
+
+def test_the_age_of_an_object_in_a_folder_that_can_only_be_read(store, monkeypatch):
+    store.write_bytes(b"", "lease", "a.json")
+    path = Path(store.address("lease/a.json"))
+    os.utime(path, (time.time() - 100, time.time() - 100))
+    assert 99 < store.objects.age("lease/a.json") < 110
+
+    def refuse(path, **how):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert 99 < store.objects.age("lease/a.json") < 110

@@ -1,0 +1,121 @@
+"""All stages that a command makes or finds, as far as they are known before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from s2l_ray.config import RunConfig, parse_budget
+from s2l_ray.pipeline import comparison, diagnosis
+from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.stage import Stage, walk
+
+
+@dataclass(frozen=True)
+class Item:
+    """One stage, or `count` stages whose names match a pattern.
+
+    folder: of the stage; "" if it depends on what is made before.
+    pattern: a regular expression of whole names.
+    """
+
+    name: str
+    folder: str = ""
+    pattern: str = ""
+    count: int = 1
+
+
+def agenda(config: RunConfig, plan: Plan, command: str) -> list[Item]:
+    """Return what a command makes, in order. plan: with the run's corpus."""
+    if command == "inspect":
+        return _items([plan.tokens])
+    if command == "import-losses":
+        return _items([plan.trajectories])
+    if command == "compare":
+        return [*_compared(config, plan)]
+    if command == "diagnose":
+        return [*_diagnosed(config, plan)]
+    choices = [config.selection]
+    if command == "pipeline":
+        budget = config.selection.budget
+        chosen = comparison.choices_of(config, budget)
+        choices += [each for by_seed in chosen.values() for each in by_seed.values()]
+    found = _items(plan.selection(each) for each in choices)
+    if command == "pipeline" and parse_budget(budget)[0] == "tokens":
+        # The others get as many examples as the run's own selection turns out to have.
+        own = plan.selection(config.selection).folder
+        found = [
+            Item(each.name) if each.name.startswith("selections/") and each.folder != own else each
+            for each in found
+        ]
+    names = dict.fromkeys(
+        selection_name(each.selector, each.seed)
+        for each in choices[command == "pipeline" :]  # its first is trained on if its seed is
+    )
+    if command in ("finetune", "evaluate", "pipeline"):
+        found += [Item(f"targets/{name}") for name in names]
+    if command in ("evaluate", "pipeline"):
+        after = next(n for n, each in enumerate(found) if each.folder == plan.tokens.folder) + 1
+        found[after:after] = [Item(f"evaluations/tokens/{each}") for each in _heldout(config)]
+        found += [Item(f"evaluations/{n}/{each}") for n in names for each in _measures(config)]
+    return found
+
+
+def _compared(config: RunConfig, plan: Plan) -> Iterator[Item]:
+    known = _items([plan.tokens])
+    yield from known
+    yield from (Item(f"evaluations/tokens/{each}") for each in _heldout(config))
+    for place, seed in enumerate(config.compare.seeds):
+        selectors = config.compare.selectors_with(place)
+        view = Plan(comparison.seeded(config, seed, selectors), plan.corpus)
+        yield from _others([view.trajectories], known, f"seed {seed}")
+    count = comparison.num_targets(config)
+    yield Item("targets", pattern="targets/[^/]+", count=count)
+    count *= len(_measures(config))
+    yield Item("evaluations", pattern="evaluations/(?!tokens/).+", count=count)
+
+
+def _diagnosed(config: RunConfig, plan: Plan) -> Iterator[Item]:
+    """Variants that need no proxy of their own take little time, and are left out."""
+    base = diagnosis.base_config(config)
+    known = _items(_chosen(Plan(base, plan.corpus), base))
+    yield from known
+    for changed, to, variant in diagnosis.proxy_variants(base):
+        stages = _chosen(Plan(variant, plan.corpus), variant)
+        yield from _others(stages, known, f"{changed} {to}")
+    if config.diagnose.gradients:
+        yield Item(f"targets/{selection_name(diagnosis.BASELINE, config.selection.seed)}")
+
+
+def _chosen(plan: Plan, config: RunConfig) -> list[Stage]:
+    choices = [
+        config.selection.model_copy(update={"selector": selector})
+        for selector in diagnosis.SELECTORS
+    ]
+    return [plan.selection(each) for each in choices]
+
+
+def _heldout(config: RunConfig) -> list[str]:
+    return [*(["heldout"] if config.corpus.heldout_share else []), *config.evaluation.files]
+
+
+def _measures(config: RunConfig) -> list[str]:
+    """Return what each target is evaluated on, by the names of its stages."""
+    sets = _heldout(config)
+    after = [f"{each}/answer" for each in sets] if config.evaluation.answer_marker else []
+    return [*sets, *after, *config.evaluation.answers]
+
+
+def _items(stages: Iterable[Stage]) -> list[Item]:
+    return [Item(each.name, each.folder) for each in walk(stages)]
+
+
+def _others(stages: Iterable[Stage], known: list[Item], which: str) -> list[Item]:
+    """Return the items that are not known, their names with what sets them apart."""
+    folders = {each.folder for each in known}
+    return [
+        replace(each, name=f"{each.name} ({which})")
+        for each in _items(stages)
+        if each.folder not in folders
+    ]
