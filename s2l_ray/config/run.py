@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -77,6 +77,11 @@ class RunConfig(Section):
     compare: CompareConfig = Field(CompareConfig(), description="What `compare` compares.")
     diagnose: DiagnoseConfig = Field(DiagnoseConfig(), description="What `diagnose` varies.")
     report: ReportConfig = Field(ReportConfig(), description="Content of the report.")
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        [],
+        description="Where training curves, times and selections are logged too; each needs the "
+        "extra of its name. No text of examples leaves for a tracker.",
+    )
     storage: StorageConfig = Field(
         StorageConfig(), description="How the object store of an `s3://` run_dir is reached."
     )

@@ -1,8 +1,9 @@
-"""The progress of a training, sent from a worker to the driver."""
+"""The progress of a training and its curve, sent from a worker to the driver."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,21 +11,33 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from s2l_ray.execution import events
+from s2l_ray.execution.events import Point
 from s2l_ray.execution.progress import Progress
+
+POINTS = 1000  # of the curve, kept until the driver reads them, which it does each second
 
 
 @ray.remote(max_restarts=-1)
 class Board:
-    """Keeps the last step that a training worker wrote, and a note."""
+    """Keeps the last step that a training worker wrote, a note, and the newest points of the
+    training curve."""
 
     def __init__(self) -> None:
         self.last: tuple[int, str] = (0, "")
+        self.points, self.count = deque[Point](maxlen=POINTS), 0
 
-    def write(self, step: int, note: str) -> None:
+    def write(self, step: int, note: str, point: Point | None = None) -> None:
         self.last = (step, note)
+        if point is not None:
+            self.points.append(point)
+            self.count += 1
 
-    def read(self) -> tuple[int, str]:
-        return self.last
+    def read(self, seen: int = 0) -> tuple[int, str, list[Point], int]:
+        """Return the last step, its note, the points after the first `seen`, and the number of
+        all."""
+        new = self.count - seen if self.count >= seen else self.count  # fewer: the board restarted
+        return *self.last, list(self.points)[max(0, len(self.points) - new) :], self.count
 
 
 def make_board() -> Any:
@@ -41,10 +54,13 @@ def step_on(board: Any) -> int:
 @contextmanager
 def watch(board: Any, progress: Progress) -> Iterator[None]:
     """Show the board's last step as progress while the block runs."""
-    over = threading.Event()
+    over, stages, seen = threading.Event(), events.here(), 0
 
     def show() -> None:
-        step, note = _read(board)
+        nonlocal seen
+        step, note, points, seen = _read(board, seen)
+        if points and stages:
+            events.tell(lambda each: each.trained(stages[0], points))
         if step:
             progress.set(step, note)
 
@@ -62,8 +78,8 @@ def watch(board: Any, progress: Progress) -> Iterator[None]:
         show()
 
 
-def _read(board: Any) -> tuple[int, str]:
+def _read(board: Any, seen: int = 0) -> tuple[int, str, list[Point], int]:
     try:
-        return ray.get(board.read.remote())
+        return ray.get(board.read.remote(seen))
     except ray.exceptions.RayError:
-        return 0, ""  # a lost board must not end the training
+        return 0, "", [], seen  # a lost board must not end the training

@@ -7,7 +7,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from s2l_ray.execution.progress import Progress, watchers
 
@@ -15,9 +16,37 @@ if TYPE_CHECKING:
     from s2l_ray.store import Manifest
 
 
+class Point(NamedTuple):
+    """A point of a training curve: means and rates since the point before. None: not known."""
+
+    step: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One stage that a command makes or finds, or `count` stages whose names match a pattern.
+
+    folders: where the stage may be; none if that depends on what is made before.
+    pattern: a regular expression of whole names.
+    """
+
+    name: str
+    folders: tuple[str, ...] = ()
+    pattern: str = ""
+    count: int = 1
+
+
 class Listener:
     """Gets events in the thread in which they happen; several threads may call it at once. It must
     return quickly and raise nothing."""
+
+    wants_pages = False  # `reported` is called
+
+    def expected(self, fingerprint: str, items: list[Item]) -> None:
+        """The run knows what its command makes. fingerprint: of the result."""
 
     def stages_began(self, stages: list[str]) -> None:
         """stages: folders of stages that are made together, by the calling thread."""
@@ -30,6 +59,12 @@ class Listener:
 
     def progressed(self, progress: Progress) -> None:
         """Something with a progress line began, moved, or is over (progress.state)."""
+
+    def trained(self, stage: str, points: list[Point]) -> None:
+        """A training got further. stage: its folder. After a restart, points come again."""
+
+    def reported(self, file: str, page: str) -> None:
+        """A page was written. file: below report/. page: HTML without text of examples."""
 
     def ended(self, error: BaseException | None) -> None:
         """The run has ended, and with what error."""
@@ -54,6 +89,11 @@ def tell(event: Callable[[Listener], None]) -> None:
     """Call `event` with each listener."""
     for each in list(listeners):
         event(each)
+
+
+def pages_wanted() -> bool:
+    """Return whether a listener wants pages, which take a while to make."""
+    return any(each.wants_pages for each in listeners)
 
 
 @contextmanager

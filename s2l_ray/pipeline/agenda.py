@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from s2l_ray.config import RunConfig, parse_budget
+from s2l_ray.execution.events import Item
 from s2l_ray.pipeline import comparison, diagnosis
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.stage import Stage, walk
-
-
-@dataclass(frozen=True)
-class Item:
-    """One stage, or `count` stages whose names match a pattern.
-
-    folder: of the stage; "" if it depends on what is made before.
-    pattern: a regular expression of whole names.
-    """
-
-    name: str
-    folder: str = ""
-    pattern: str = ""
-    count: int = 1
 
 
 def agenda(config: RunConfig, plan: Plan, command: str) -> list[Item]:
@@ -36,28 +23,25 @@ def agenda(config: RunConfig, plan: Plan, command: str) -> list[Item]:
         return [*_compared(config, plan)]
     if command == "diagnose":
         return [*_diagnosed(config, plan)]
-    choices = [config.selection]
+    own, trained = config.selection, [config.selection]
     if command == "pipeline":
-        budget = config.selection.budget
-        chosen = comparison.choices_of(config, budget)
-        choices += [each for by_seed in chosen.values() for each in by_seed.values()]
-    found = _items(plan.selection(each) for each in choices)
-    if command == "pipeline" and parse_budget(budget)[0] == "tokens":
-        # The others get as many examples as the run's own selection turns out to have.
-        own = plan.selection(config.selection).folder
-        found = [
-            Item(each.name) if each.name.startswith("selections/") and each.folder != own else each
-            for each in found
-        ]
-    names = dict.fromkeys(
-        selection_name(each.selector, each.seed)
-        for each in choices[command == "pipeline" :]  # its first is trained on if its seed is
-    )
-    if command in ("finetune", "evaluate", "pipeline"):
-        found += [Item(f"targets/{name}") for name in names]
+        chosen = comparison.choices_of(config, own.budget)
+        trained = [each for by_seed in chosen.values() for each in by_seed.values()]
+    found = _items(plan.selection(each) for each in (own, *trained))
+    # With a budget in tokens, the others get as many examples as the own selection turns out to
+    # have: their folders are not known.
+    known = [each for each in trained if each is own or parse_budget(own.budget)[0] != "tokens"]
+    unknown = {plan.selection(each).folder for each in trained if each not in known}
+    found = [replace(each, folders=()) if set(each.folders) & unknown else each for each in found]
     if command in ("evaluate", "pipeline"):
-        after = next(n for n, each in enumerate(found) if each.folder == plan.tokens.folder) + 1
+        after = next(n for n, each in enumerate(found) if each.name == "tokens") + 1
         found[after:after] = [Item(f"evaluations/tokens/{each}") for each in _heldout(config)]
+    names = {selection_name(each.selector, each.seed): each for each in trained}
+    if command in ("finetune", "evaluate", "pipeline"):
+        for name, choice in names.items():
+            stages = plan.targets_to_be(name, choice) if choice in known else ()
+            found.append(Item(f"targets/{name}", tuple(each.folder for each in stages)))
+    if command in ("evaluate", "pipeline"):
         found += [Item(f"evaluations/{n}/{each}") for n in names for each in _measures(config)]
     return found
 
@@ -108,14 +92,14 @@ def _measures(config: RunConfig) -> list[str]:
 
 
 def _items(stages: Iterable[Stage]) -> list[Item]:
-    return [Item(each.name, each.folder) for each in walk(stages)]
+    return [Item(each.name, (each.folder,)) for each in walk(stages)]
 
 
 def _others(stages: Iterable[Stage], known: list[Item], which: str) -> list[Item]:
     """Return the items that are not known, their names with what sets them apart."""
-    folders = {each.folder for each in known}
+    folders = {folder for each in known for folder in each.folders}
     return [
         replace(each, name=f"{each.name} ({which})")
         for each in _items(stages)
-        if each.folder not in folders
+        if folders.isdisjoint(each.folders)
     ]

@@ -262,12 +262,27 @@ class Plan:
         self, name: str, examples: Manifest, *, seed: int, training: TrainingConfig | None = None
     ) -> Stage:
         """Declare the target fine-tuned on examples that exist: a subset, or the corpus."""
-        training = training or self.config.target
-        assert training is not None
         rows = Stage.given(examples, SelectionView(examples).chosen)
-        if (
-            SelectionView(examples).has("selector") and len(examples.parts) > 1
-        ):  # in rank order over its parts
+        in_rank_order = SelectionView(examples).has("selector") and len(examples.parts) > 1
+        training = training or self.config.target
+        return self._target(name, rows, training, seed=seed, dealt=in_rank_order)
+
+    def targets_to_be(self, name: str, choice: SelectionConfig) -> tuple[Stage, Stage]:
+        """Declare the target of a subset that may not exist yet: one if it will have a single part,
+        one if it will have several."""
+        rows, target = self.selection(choice), self.config.target
+        one, several = (
+            self._target(name, rows, target, seed=choice.seed, dealt=dealt)
+            for dealt in (False, True)
+        )
+        return one, several
+
+    def _target(
+        self, name: str, rows: Stage, training: TrainingConfig | None, *, seed: int, dealt: bool
+    ) -> Stage:
+        """dealt: rows in rank order over several parts are dealt out by id first."""
+        assert training is not None
+        if dealt:
             subset = rows
             rows = Stage(
                 f"targets/{name}/dealt",

@@ -17,6 +17,7 @@ from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, RunConfig
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.sources import resolve
+from s2l_ray.execution.trackers.tracking import faults as faults_of_trackers
 from s2l_ray.models.files import folder_fault, has_chat_template, hub_fault, result_fault
 from s2l_ray.store import Store, preflight
 
@@ -41,6 +42,7 @@ def check(
         *_prompts(config, targets),
         *_extensions(config, targets, heldout),
         *_given(config, heldout, diagnosis),
+        *faults_of_trackers(config.trackers, config.run_dir),
     ]
     faults += _sources(config, corpus, heldout, thorough=not faults)
     if faults:

@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
-from s2l_ray.config import RunConfig
+from s2l_ray.config import RunConfig, fingerprint
 from s2l_ray.errors import Damaged
 from s2l_ray.execution import connect, events, machine
 from s2l_ray.execution.job import in_job
 from s2l_ray.execution.nodes import warn_of_unused_gpus
+from s2l_ray.execution.trackers.tracking import Tracking
 from s2l_ray.pipeline.gpus import check_gpus
+from s2l_ray.pipeline.identity import settings_of
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.stage import Job, Stage, walk
 from s2l_ray.pipeline.state import RunState
@@ -48,7 +50,8 @@ class Run:
     done: dict[str, Manifest] = field(default_factory=dict)
     times: list[dict[str, Any]] = field(default_factory=list)
     recorded: bool = True  # in run.json
-    state: RunState | None = None  # told to the store
+    command: str = "select"
+    listeners: list[events.Listener] = field(default_factory=list, repr=False)
     told: set[str] = field(default_factory=set, repr=False)  # what is logged once
     # What trainings surely need, for the check of the GPU nodes (pipeline.memory).
     gpu_bytes: float = 0.0
@@ -84,14 +87,16 @@ class Run:
             asking["target.workers"] = config.target.workers
         warn_of_unused_gpus(asking)
         lease = Lease(store, seconds=config.storage.lease_seconds, job=connect.job_id())
-        state = RunState(lease, command)
+        listeners: list[events.Listener] = [RunState(lease, command)]
+        listeners += [Tracking(kind, store, config.name) for kind in config.trackers]
         lease.take()
         before = store.read_json(RECORD) if store.exists(RECORD) else {}
-        return cls(config, store, lease, state=state, _current=before.get("current", {}))
+        current = before.get("current", {})
+        return cls(config, store, lease, command=command, listeners=listeners, _current=current)
 
     def __enter__(self) -> Run:
-        assert self.state is not None
-        events.listen(self.state)
+        for each in self.listeners:
+            events.listen(each)
         return self
 
     def __exit__(
@@ -100,9 +105,9 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self.state is not None
         events.tell(lambda each: each.ended(error))
-        events.leave(self.state)
+        for each in self.listeners:
+            events.leave(each)
         self.lease.release()
 
     def finish(self, work: Callable[[Run], Result]) -> Result:
@@ -124,12 +129,13 @@ class Run:
         return replace(self, config=config, plan=plan, done={}, times=[], recorded=False)
 
     def expect(self) -> None:
-        """Say in the run directory what the run's command will make."""
+        """Tell what the run's command will make."""
         from s2l_ray.pipeline.agenda import agenda  # it imports modules that import this one
 
-        if self.state is not None:
-            command = self.state.record["command"]
-            self.state.expect(agenda(self.config, self.plan, command))
+        items = agenda(self.config, self.plan, self.command)
+        target = [] if self.config.target is None else settings_of(self.config.target)
+        result = fingerprint(self.plan.selection(self.config.selection).identity, *target)
+        events.tell(lambda each: each.expected(result, items))
 
     def announce(self, stage: Stage) -> None:
         """Log which of the stages up to this one exist, and which are to do, and from where."""

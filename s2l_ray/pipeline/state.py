@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray import __version__
 from s2l_ray.execution import events
-from s2l_ray.execution.events import Listener
+from s2l_ray.execution.events import Item, Listener
 from s2l_ray.execution.progress import Progress
 from s2l_ray.store import Manifest
 
 if TYPE_CHECKING:
-    from s2l_ray.pipeline.agenda import Item
     from s2l_ray.store.lease import Lease
 
 EVERY = 5.0  # seconds between two records of progress, each a request to the store
@@ -25,7 +24,7 @@ LONGEST = 2000  # characters of an error
 class RunState(Listener):
     """Keeps the record that the lease tells. It is O(stages) large.
 
-    command, version. agenda: a dict per agenda.Item. done: folders of stages that are there.
+    command, version. agenda: a dict per events.Item. done: folders of stages that are there.
     running: a dict per stage with `folder` and `since`. progress: a dict per progress line
     (Progress.record) with the `folders` of the stages that it belongs to. at: when all this was
     so. ended, error: when and how the run ended, None before.
@@ -42,8 +41,7 @@ class RunState(Listener):
         self.moving: dict[Progress, list[str]] = {}  # with the stages that they belong to
         self._tell()
 
-    def expect(self, items: list[Item]) -> None:
-        """Say what the run will make or find."""
+    def expected(self, fingerprint: str, items: list[Item]) -> None:
         with self.lock:
             self.record["agenda"] = [asdict(each) for each in items]
             self._tell()

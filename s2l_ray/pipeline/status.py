@@ -8,6 +8,7 @@ their folders.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -189,9 +190,8 @@ class Reader:
                 )
                 continue
             mine = [folder for folder in (*done, *running) if _belongs(folder, item)]
-            folder = item["folder"] or (mine[0] if mine else "")
-            listed.add(folder)
-            each = self._stage(item["name"], folder, times.get(_name(folder)))
+            each = self._newest(item["name"], mine or item["folders"], times)
+            listed.add(each.folder)
             if each.state != "to do" or state != "finished":  # it did without this one
                 found.append(each)
         for folder in (*done, *running):
@@ -204,6 +204,12 @@ class Reader:
             else each
             for each in found
         ]
+
+    def _newest(self, name: str, folders: Sequence[str], times: dict[str, float]) -> StageStatus:
+        """Look for a stage in the folders where it may be."""
+        found = [self._stage(name, each, times.get(_name(each))) for each in folders or [""]]
+        order: list[StagesState] = ["done", "stopped", "to do"]
+        return min(found, key=lambda each: order.index(each.state))
 
     def _stage(self, name: str, folder: str, seconds: float | None) -> StageStatus:
         """Look into a stage's folder; "" if it is unknown."""
@@ -256,8 +262,8 @@ def _state(lease: dict[str, Any], run: dict[str, Any], age: float) -> RunsState:
 
 
 def _belongs(folder: str, item: dict[str, Any]) -> bool:
-    if item["folder"]:
-        return bool(folder == item["folder"])
+    if item["folders"]:
+        return folder in item["folders"]
     return re.fullmatch(item["pattern"] or re.escape(item["name"]), _name(folder)) is not None
 
 

@@ -16,7 +16,7 @@ from s2l_ray.analysis.measures import ArmRecord, Metric, metrics_of, value_of
 from s2l_ray.analysis.paired import Outcome, Row, caveats, conclusions, table
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, spreads
 from s2l_ray.config import BASELINE, BUILT_IN_SELECTORS
-from s2l_ray.execution import machine
+from s2l_ray.execution import events, machine
 from s2l_ray.formatting import MISSING, plural, span, with_interval
 from s2l_ray.report.html import environment, printable
 from s2l_ray.selection.selectors import selector_named
@@ -61,6 +61,7 @@ def write(run: Run, records: Sequence[ArmRecord]) -> str:
     """Write the page to report/comparison.html and return its address."""
     page = render(run.config.name, run.store.uri, records)
     run.store.write_bytes(page.encode(), "report", "comparison.html")
+    events.tell(lambda each: each.reported("comparison.html", page))
     return run.store.address("report", "comparison.html")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from s2l_ray.analysis.gradient_measures import sentences
-from s2l_ray.execution import machine
+from s2l_ray.execution import events, machine
 from s2l_ray.formatting import plural
 from s2l_ray.report.html import environment, printable
 
@@ -125,6 +125,7 @@ def write(run: Run, record: Diagnosis) -> str:
     """Write the page to report/diagnostics.html and return its address."""
     page = render(run.config.name, run.store.uri, str(run.config.selection.budget), record)
     run.store.write_bytes(page.encode(), "report", "diagnostics.html")
+    events.tell(lambda each: each.reported("diagnostics.html", page))
     return run.store.address("report", "diagnostics.html")
 
 

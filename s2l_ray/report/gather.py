@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from s2l_ray.analysis.measures import metrics_of, value_of
 from s2l_ray.clustering import clusters as clustering
 from s2l_ray.config import parse_budget
 from s2l_ray.corpus import rows as corpus_rows
-from s2l_ray.execution import machine
+from s2l_ray.execution import events, machine
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.cost import cost_of
 from s2l_ray.pipeline.records import Record
@@ -52,6 +53,10 @@ def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) 
         arms = records.known(run.store, records.BASELINES, records.settings_of_baselines(run))
     page = render(gather(run, selection, arms))
     run.store.write_bytes(page.encode(), "report", "index.html")
+    if events.pages_wanted():
+        if run.config.report.examples:
+            page = render(gather(_without_examples(run), selection, arms))
+        events.tell(lambda each: each.reported("index.html", page))
     return run.store.address("report", "index.html")
 
 
@@ -121,6 +126,11 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         peak_memory_bytes=int(machine.peak_memory()),
         **clustered,
     )
+
+
+def _without_examples(run: Run) -> Run:
+    report = run.config.report.model_copy(update={"examples": False})
+    return replace(run, config=run.config.model_copy(update={"report": report}))
 
 
 def arms_of(found: Sequence[Record]) -> list[Arm]:

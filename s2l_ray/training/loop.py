@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from s2l_ray.corpus.tokenizer import load_tokenizer
+from s2l_ray.execution.events import Point
 from s2l_ray.models.loading import explain_out_of_memory, no_tf32
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.properties import learned_positions, steady_positions
@@ -149,12 +150,13 @@ def run(job: TrainingJob) -> None:
         recent.append(result.loss)
         state.tokens += result.tokens
         state.padded_tokens += result.padded_tokens
+        speed, point = (state.tokens - tokens_before) / (time.monotonic() - began), None
         if done % every == 0 or done == steps:
             state.history.append([done, round(sum(recent) / len(recent), 6)])
-            recent = []
+            point, recent = Point(done, state.history[-1][1], rate, speed), []
         if rank == 0:
-            speed = (state.tokens - tokens_before) / (time.monotonic() - began)
-            job.board.write.remote(done, f"loss {result.loss:.3f}, {speed:,.0f} tokens/s")
+            note = f"loss {result.loss:.3f}, {speed:,.0f} tokens/s"
+            job.board.write.remote(done, note, point)
         leaving = notices.is_new()  # save what there is, once
         if done in keep or result.save or resume.is_step(done) or leaving:
             state.step, state.workers = done, world

@@ -10,6 +10,7 @@ import ray
 from ray.train import Checkpoint, UserCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from s2l_ray.execution.events import Point
 from s2l_ray.store import Part, Store
 
 HISTORY_POINTS = 500  # at most, of the training curve
@@ -60,7 +61,9 @@ class Reports:
         if step is not None:
             state["step"] = int(step)
             note = "" if loss is None else f"loss {loss:.3f}"
-            self.board.write.remote(int(step), note)
+            speed = state["tokens"] and state["tokens"] / max(state["seconds"], 1e-9)
+            point = Point(int(step), loss, _number(metrics, "learning_rate"), speed)
+            self.board.write.remote(int(step), note, point)
         if step is not None and loss is not None:
             history = state["history"]
             if history and history[-1][0] == int(step):

@@ -20,8 +20,8 @@ from support.head import command
 
 from s2l_ray import cli
 from s2l_ray.execution import events
+from s2l_ray.execution.events import Item
 from s2l_ray.execution.progress import Progress
-from s2l_ray.pipeline.agenda import Item
 from s2l_ray.pipeline.state import RunState
 from s2l_ray.pipeline.status import Reader, open_run
 from s2l_ray.report import status_text
@@ -30,10 +30,10 @@ from s2l_ray.store import Store, lease
 from s2l_ray.store.lease import Lease
 
 AGENDA = [
-    Item("corpus", "corpus/c1"),
-    Item("tokens", "tokens/t1"),
-    Item("proxy", "proxy/p1"),
-    Item("losses", "losses/l1"),
+    Item("corpus", ("corpus/c1",)),
+    Item("tokens", ("tokens/t1",)),
+    Item("proxy", ("proxy/p1",)),
+    Item("losses", ("losses/l1",)),
     Item("targets/s2l-seed0"),
     Item("evaluations", pattern="evaluations/(?!tokens/).+", count=4),
 ]
@@ -84,7 +84,7 @@ def states(status):
 
 def test_a_run_under_way_says_what_is_done_running_and_to_do(owner, monkeypatch):
     store, state = owner
-    state.expect(AGENDA)
+    state.expected("f", AGENDA)
     make(store, "corpus/c1")
     make(store, "tokens/t1", parts=3)
     make(store, "evaluations/a/b/e1")
@@ -117,7 +117,7 @@ def test_a_run_under_way_says_what_is_done_running_and_to_do(owner, monkeypatch)
 
 def test_stages_made_at_once_have_their_own_progress(owner):
     store, state = owner
-    state.expect([Item("targets", pattern="targets/[^/]+", count=2)])
+    state.expected("f", [Item("targets", pattern="targets/[^/]+", count=2)])
 
     def train(name, total):
         with events.making([f"targets/{name}/f"]):
@@ -145,7 +145,7 @@ def test_stages_made_at_once_have_their_own_progress(owner):
 
 def test_a_dead_run_says_when_it_was_last_alive_and_what_it_left(owner, monkeypatch):
     store, state = owner
-    state.expect(AGENDA)
+    state.expected("f", AGENDA)
     make(store, "corpus/c1")
     with events.making(["tokens/t1"]), Progress("tokenize", total=5, unit="parts") as progress:
         store.write_part(TABLE, "tokens/t1", "part-00000")
@@ -175,7 +175,7 @@ def test_a_killed_run_of_this_machine_is_dead_at_once(owner):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     state.lease.record["pid"] = process.pid
-    state.expect(AGENDA)
+    state.expected("f", AGENDA)
     assert read(store, lambda status: status.state == "died").state == "died"
 
 
@@ -188,7 +188,7 @@ def test_a_killed_run_of_this_machine_is_dead_at_once(owner):
 ])  # fmt: skip
 def test_how_a_run_ended(owner, error, state, said):
     store, run = owner
-    run.expect(AGENDA)
+    run.expected("f", AGENDA)
     make(store, "corpus/c1")
     run.ended(error)
     run.lease.release()
@@ -206,7 +206,7 @@ def test_stages_of_earlier_commands_are_told_apart(owner):
     make(store, "clusters/k1")
     state.done.clear()
     store.write_json({"current": {"clusters": "clusters/k1"}, "times": []}, "run.json")
-    state.expect(AGENDA[:1])
+    state.expected("f", AGENDA[:1])
     status = read(store, lambda status: status.stages)
     assert [each.name for each in status.others] == ["clusters"]
     assert "from earlier commands\n  clusters  6 rows  2 parts" in as_text(status)
@@ -214,7 +214,7 @@ def test_stages_of_earlier_commands_are_told_apart(owner):
 
 def test_one_record_per_few_seconds_however_many_parts(owner, monkeypatch):
     store, state = owner
-    state.expect(AGENDA)
+    state.expected("f", AGENDA)
     written = []
     monkeypatch.setattr(type(store.objects), "write", lambda self, *args: written.append(args))
     with events.making(["tokens/t1"]), Progress("tokenize", total=5000, unit="parts") as progress:
@@ -294,7 +294,7 @@ def test_a_run_of_version_0_1_0_is_told_as_far_as_it_goes(tmp_path):
 def test_watch_looks_again_until_the_run_ends(owner, monkeypatch, capsys):
     store, state = owner
     monkeypatch.setattr(status_text, "EVERY", 0.1)
-    state.expect(AGENDA[:1])
+    state.expected("f", AGENDA[:1])
 
     def end():
         time.sleep(0.4)
