@@ -17,6 +17,7 @@ from s2l_ray.store import Manifest
 if TYPE_CHECKING:
     from s2l_ray.store.lease import Lease
 
+FORMAT = 1  # of the record
 EVERY = 5.0  # seconds between two records of progress, each a request to the store
 LONGEST = 2000  # characters of an error
 
@@ -24,17 +25,17 @@ LONGEST = 2000  # characters of an error
 class RunState(Listener):
     """Keeps the record that the lease tells. It is O(stages) large.
 
-    command, version. agenda: a dict per events.Item. done: folders of stages that are there.
-    running: a dict per stage with `folder` and `since`. progress: a dict per progress line
-    (Progress.record) with the `folders` of the stages that it belongs to. at: when all this was
-    so. ended, error: when and how the run ended, None before.
+    format, version (of s2l_ray), command. agenda: a dict per events.Item. done: folders of stages
+    that are there. running: a dict per stage with `folder` and `since`. progress: a dict per
+    progress line (Progress.record) with the `folders` of the stages that it belongs to. ended,
+    error: when and how the run ended, None before.
     """
 
     def __init__(self, lease: Lease, command: str) -> None:
         self.lease, self.lock = lease, threading.RLock()
         self.record: dict[str, Any] = {
-            "command": command, "version": __version__, "agenda": [], "done": [], "running": [],
-            "progress": [], "ended": None, "error": None,
+            "format": FORMAT, "version": __version__, "command": command, "agenda": [], "done": [],
+            "running": [], "progress": [], "ended": None, "error": None,
         }  # fmt: skip
         self.done: dict[str, None] = {}  # folders of stages, in order
         self.running: dict[str, str] = {}  # folder -> since
@@ -97,7 +98,6 @@ class RunState(Listener):
                     for each, folders in self.moving.items()
                     if each.total
                 ],
-                "at": _now(),
             }
         )
 

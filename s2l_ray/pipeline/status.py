@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from s2l_ray.config import load
+from s2l_ray.pipeline.state import FORMAT
 from s2l_ray.store import Manifest, Store, preflight
 from s2l_ray.store.lease import is_dead_here
 from s2l_ray.store.store import lease_name, lease_number, part_unit
@@ -110,16 +111,18 @@ class Reader:
     def read(self) -> Status:
         """ValueError if a file of the run is damaged or of an unknown format."""
         lease, age = self._lease()
-        run = lease.get("run") or {}
-        current, times = self._recorded()
-        state = _state(lease, run, age)
-        notes = []
+        run, notes = lease.get("run") or {}, []
         if not lease:
             notes.append("no run has left a lease: this is a copy of a part of a run directory")
         elif not run:
             notes.append("what was to do is unknown: a version before 0.2 made this run")
+        elif run["format"] != FORMAT:
+            version, run = run["version"], {}
+            notes.append(f"what is to do is unknown: version {version} of s2l_ray made this run")
         elif not run["agenda"]:
             notes.append("what is to do is not known yet: the run has not got to its first stage")
+        current, times = self._recorded()
+        state = _state(lease, run, age)
         stages = self._stages(run, times, state)
         shown = {each.folder for each in stages} | set(run.get("done", ()))
         others = [

@@ -272,6 +272,18 @@ def test_an_s3_run_that_cannot_be_read_is_one_sentence(refused, s3_uri, monkeypa
     assert "http://127.0.0.1:9 does not answer" in refused(s3_uri)
 
 
+@pytest.mark.parametrize("uri", ["local"], indirect=True)
+def test_a_record_in_another_format_is_not_misread(owner):
+    store, state = owner
+    state.record |= {"format": 2, "version": "9.1.0"}
+    state.expected("f", AGENDA)
+    make(store, "corpus/c1")
+    store.write_json({"current": {"corpus": "corpus/c1"}, "times": []}, "run.json")
+    status = read(store, lambda status: "9.1.0" in status.notes[0])
+    assert status.notes == ["what is to do is unknown: version 9.1.0 of s2l_ray made this run"]
+    assert status.state == "running" and states(status) == {"corpus": "done"}
+
+
 def test_a_run_of_version_0_1_0_is_told_as_far_as_it_goes(tmp_path):
     run = shutil.copytree(Path(__file__).parents[1] / "run_0_1_0", tmp_path / "run")
     status = Reader(open_run(str(run), [])).read()
