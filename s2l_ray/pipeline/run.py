@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from s2l_ray.config import RunConfig, fingerprint
 from s2l_ray.errors import Damaged
 from s2l_ray.execution import connect, events, machine
+from s2l_ray.execution.gauges import Gauges
 from s2l_ray.execution.job import in_job
 from s2l_ray.execution.nodes import warn_of_unused_gpus
 from s2l_ray.execution.trackers.tracking import Tracking
@@ -87,7 +88,7 @@ class Run:
             asking["target.workers"] = config.target.workers
         warn_of_unused_gpus(asking)
         lease = Lease(store, seconds=config.storage.lease_seconds, job=connect.job_id())
-        listeners: list[events.Listener] = [RunState(lease, command)]
+        listeners: list[events.Listener] = [RunState(lease, command), Gauges(config.name)]
         listeners += [Tracking(kind, store, config.name) for kind in config.trackers]
         lease.take()
         before = store.read_json(RECORD) if store.exists(RECORD) else {}
