@@ -59,11 +59,12 @@ SLICES = {
         ),
     ),
     "commands": Slice(
-        10,
-        ("jobs", "execution", "cluster", "config", "store", "golden"),
+        14,
+        ("jobs", "execution", "cluster", "config", "store", "golden", "pipeline/test_status.py"),
         (
             "s2l_ray/cli.py",
             "s2l_ray/commands.py",
+            "s2l_ray/pipeline/status.py",
             "s2l_ray/execution",
             "s2l_ray/config",
             "jobs",
