@@ -213,7 +213,7 @@ class _Tokenize:
 def _loaded(local: str) -> Any:
     from transformers import AutoTokenizer  # imports torch, which a text tokenizer does not need
 
-    return AutoTokenizer.from_pretrained(local)
+    return AutoTokenizer.from_pretrained(local, trust_remote_code=False)
 
 
 def _first(told: dict[int, str], examples: pa.Table) -> list[Any]:

@@ -78,7 +78,7 @@ def check_weights(config: Any) -> None:
 
 
 def load_tokenizer(store: Store, folder: str) -> Any:
-    return AutoTokenizer.from_pretrained(store.download(folder))
+    return AutoTokenizer.from_pretrained(store.download(folder), trust_remote_code=False)
 
 
 def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrainedTokenizerFast:

@@ -11,6 +11,11 @@ from s2l_ray.config import ModelConfig
 LFS = b"version https://git-lfs"
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 BASE_CONFIG = "base_config.json"  # beside it, the config of the base
+EXPECTED_WEIGHTS = "expected model.safetensors, or model.safetensors.index.json and shards"
+NO_PICKLES = (
+    "has only pickled weights (pytorch_model.bin), which could run code when they are loaded; "
+    "expected safetensors: load it where you trust it, and save it with save_pretrained"
+)
 SECONDS = 2.0  # that the hub is waited for
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "tekken.json")
 
@@ -36,9 +41,7 @@ def result_fault(folder: Path) -> str | None:
     if is_adapter(folder):
         adapter = folder / "adapter_model.safetensors"
         return _file_fault(adapter) if adapter.is_file() else f"has no {adapter.name}"
-    if fault := _model_fault(folder):
-        return fault
-    return None if any(folder.glob("model*.safetensors")) else "has weights, but no safetensors"
+    return _model_fault(folder)
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -123,13 +126,14 @@ def _model_fault(folder: Path) -> str | None:
         return "has no config.json; expected a model in Hugging Face format"
     if fault := _file_fault(config):
         return fault
-    for weights in (folder / "model.safetensors", folder / "pytorch_model.bin"):
-        if weights.exists():
-            return _file_fault(weights)
-        index = folder / f"{weights.name}.index.json"
-        if index.exists():
-            return _file_fault(index) or _shards_fault(index)
-    return "has no weights; expected model.safetensors, or model.safetensors.index.json and shards"
+    weights, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if weights.exists():
+        return _file_fault(weights)
+    if index.exists():
+        return _file_fault(index) or _shards_fault(index)
+    if any(folder.glob("pytorch_model*.bin")):
+        return NO_PICKLES
+    return f"has no weights; {EXPECTED_WEIGHTS}"
 
 
 def _shards_fault(index: Path) -> str | None:

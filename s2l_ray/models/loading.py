@@ -109,16 +109,21 @@ def initial_model(
     placing = placing or Placing()
     if model.architecture is None:
         assert model.name is not None
-        here: dict[str, Any] = {"revision": model.revision, "trust_remote_code": False}
         try:
-            check_weights(AutoConfig.from_pretrained(model.name, **here))
+            check_weights(
+                AutoConfig.from_pretrained(
+                    model.name, revision=model.revision, trust_remote_code=False
+                )
+            )
             with placing.at_work():
                 found, info = AutoModelForCausalLM.from_pretrained(
                     model.name,
+                    revision=model.revision,
+                    trust_remote_code=False,
+                    use_safetensors=True,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # told by the info, and refused below
                     **placing.options(model.name),
-                    **here,
                 )
         except OSError as error:
             # GatedRepoError is one too.
@@ -172,6 +177,7 @@ def load_model(
         with placing.at_work():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
+                trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,

@@ -51,14 +51,18 @@ class Memory(NamedTuple):
 
 @cache
 def _config_of(name: str, revision: str | None) -> PretrainedConfig:
-    given: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    def load(**options: Any) -> PretrainedConfig:
+        return AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=False, **options
+        )
+
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True, **given)
+        return load(local_files_only=True)
     except OSError:
         # Otherwise transformers would ask a hub that is out of reach again for half a minute.
         if not Path(name).is_dir() and (fault := hub_fault(name, revision, weights=True)):
             raise ValueError(f"{name}: {fault}") from None
-        return AutoConfig.from_pretrained(name, **given)
+        return load()
 
 
 def config_of(model: ModelConfig) -> PretrainedConfig:
@@ -72,7 +76,9 @@ def config_of(model: ModelConfig) -> PretrainedConfig:
     fields = dict(model.architecture)
     if "vocab_size" not in fields:
         fields["vocab_size"] = model.tokenizer_vocab or len(
-            AutoTokenizer.from_pretrained(model.tokenizer, revision=model.revision)
+            AutoTokenizer.from_pretrained(
+                model.tokenizer, revision=model.revision, trust_remote_code=False
+            )
         )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         fields.setdefault(name, None)

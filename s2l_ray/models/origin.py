@@ -13,13 +13,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from s2l_ray.config import ModelConfig, fingerprint
-from s2l_ray.models.files import hub_fault
+from s2l_ray.models.files import EXPECTED_WEIGHTS, hub_fault
 from s2l_ray.store import Store
 
 # What transformers loads a model from. Other files of a repository may be as large again.
 SETTINGS = ("config.json", "generation_config.json")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
 _one_at_a_time = threading.Lock()  # several targets may start from one model
 
@@ -74,15 +73,14 @@ def _download(name: str, revision: str | None) -> tuple[Path, list[str]]:
     """Return the hub cache's folder of a model at a commit, whose name is the commit's, and the
     patterns of the model's files there."""
     try:
-        for weights in (SAFETENSORS, PICKLED):
-            matching = [*SETTINGS, *weights]
-            local = Path(snapshot_download(name, revision=revision, allow_patterns=matching))
-            if any(file for pattern in weights for file in local.glob(pattern)):
-                return local, matching
+        matching = [*SETTINGS, *SAFETENSORS]
+        local = Path(snapshot_download(name, revision=revision, allow_patterns=matching))
+        if any(file for pattern in SAFETENSORS for file in local.glob(pattern)):
+            return local, matching
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         why = hub_fault(name, revision, weights=True) or str(error).partition("\n")[0]
         raise ValueError(f"model: {name!r} cannot be copied from the hub: {why}") from error
     raise ValueError(
-        f"model: {name!r} has no weights on the hub; expected model.safetensors, or "
-        "model.safetensors.index.json and shards"
+        f"model: {name!r} has no safetensors on the hub; {EXPECTED_WEIGHTS} (pickled weights, "
+        "pytorch_model.bin, could run code when they are loaded)"
     )

@@ -60,7 +60,7 @@ def test_a_whole_folder_has_no_fault(folder):
     save_file({"a": torch.ones(2)}, folder / "model.safetensors")
     assert folder_fault(folder, weights=True) is None
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    assert folder_fault(folder, weights=True) is None
+    assert "only pickled weights (pytorch_model.bin)" in folder_fault(folder, weights=True)
 
 
 @pytest.mark.parametrize(

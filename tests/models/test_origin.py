@@ -83,7 +83,7 @@ def test_a_model_from_scratch_has_no_origin(store):
 @pytest.mark.parametrize(
     "name, token, expected",
     [
-        ("team/empty", TOKEN, "has no weights on the hub; expected model.safetensors"),
+        ("team/empty", TOKEN, "has no safetensors on the hub; expected model.safetensors"),
         ("team/none", TOKEN, "no such model on the hub; if it is private, set HF_TOKEN"),
         ("team/model", "hf_other", "no such model on the hub; if it is private, set HF_TOKEN"),
     ],

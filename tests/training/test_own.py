@@ -208,7 +208,7 @@ def test_what_is_no_model_is_told(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert "has no weights" in result_fault(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    assert result_fault(tmp_path) == "has weights, but no safetensors"
+    assert "only pickled weights (pytorch_model.bin)" in result_fault(tmp_path)
     save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
     assert result_fault(tmp_path) is None
     (tmp_path / "adapter_config.json").write_text("{}")
