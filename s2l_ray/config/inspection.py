@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config.loading import apply_override, read_file, validate
+from s2l_ray.config.loading import apply_override, load, read_file
 from s2l_ray.config.run import RunConfig
 
 Keys = tuple[str, ...]
@@ -40,7 +40,7 @@ def resolve(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> li
         # An override replaces what the file has there, and all below it.
         sources = {keys: s for keys, s in sources.items() if keys[: len(given)] != given}
         sources |= {(*given, *keys): "override" for keys, _ in _leaves(value)}
-    config = validate(data, origin=str(path)).model_dump(mode="json")
+    config = load(path, overrides).model_dump(mode="json")
     return [
         Setting(".".join(keys), value, sources.get(keys, "default"))
         for keys, value in _leaves(config)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 from pydantic import (
     ValidationError,
 )
 
 from s2l_ray.config.base import Section
+from s2l_ray.config.hints import hint, section_of
 from s2l_ray.config.run import RunConfig
 from s2l_ray.config.strict_yaml import MAX_DEPTH, parse_yaml
 from s2l_ray.config.values import shown
@@ -21,12 +24,13 @@ from s2l_ray.errors import ConfigError
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML file, apply `key.path=value` overrides (values are YAML) and validate.
 
-    Raises ConfigError with every fault found, one per line.
+    Raises ConfigError with every fault found, one per line, and whether it is the file's or an
+    override's.
     """
-    data = read_file(path)
-    for override in overrides:
-        apply_override(data, override)
-    return validate(data, origin=str(path))
+    file = read_file(path)
+    data = deepcopy(file)
+    overridden = {apply_override(data, override)[0] for override in overrides}
+    return _validated(data, lambda fault: _origin(fault, str(path), file, overridden))
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
@@ -46,11 +50,36 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 def validate(data: dict[str, Any], *, origin: str = "config") -> RunConfig:
     """Validate a mapping; ConfigError names each field, what was expected and what it has."""
+    return _validated(data, lambda _: origin)
+
+
+def _validated(data: dict[str, Any], origin_of: Callable[[Any], str]) -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(fault) for fault in error.errors()]
-        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
+        lines = [f"{origin_of(fault)}: {_explain(fault)}" for fault in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _origin(fault: Any, path: str, file: dict[str, Any], overridden: set[tuple[str, ...]]) -> str:
+    """Say what a fault is in: an override, the file, or the file together with overrides.
+
+    overridden: the fields that overrides set. Their values may hold what must not be repeated.
+    """
+    names = _names(fault["loc"])
+    if any(names[: len(field)] == field for field in overridden):
+        return "override"
+    try:
+        RunConfig.model_validate(file)
+    except ValidationError as error:
+        if any(
+            (each["loc"], each["msg"]) == (fault["loc"], fault["msg"]) for each in error.errors()
+        ):
+            return path
+    together = sorted(".".join(field) for field in overridden if field[: len(names)] == names)
+    if fault["type"] == "extra_forbidden":  # a section that only overrides name
+        return "override"
+    return f"{path} with the override of {', '.join(together)}" if together else path
 
 
 def apply_override(data: dict[str, Any], override: str) -> tuple[tuple[str, ...], Any]:
@@ -85,36 +114,45 @@ def _section_at(location: tuple[int | str, ...]) -> type[Section] | None:
             return None
         annotation = section.model_fields[str(name)].annotation
         own_name = get_origin(annotation) is dict
-        choices = [annotation, *get_args(annotation)]
-        section = next((c for c in choices if isinstance(c, type) and issubclass(c, Section)), None)
+        section = section_of(annotation)
     return section
+
+
+def _names(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the keys of a location. pydantic also names the choices of a union:
+    corpus.path.list[str].0"""
+    choice = re.compile(r"^(list|function-after)\[|\bstr$")
+    return tuple(str(part) for part in location if not choice.search(str(part)))
 
 
 def _explain(fault: Any) -> str:
     location = fault["loc"]
-    # pydantic also names the choices of a union: corpus.path.list[str].0
-    choice = re.compile(r"^(list|function-after)\[|\bstr$")
-    names = [str(part) for part in location if not choice.search(str(part))]
-    field = ".".join(names) or "the configuration"
+    field = ".".join(_names(location)) or "the configuration"
     found = fault.get("input")
     text = shown(found)
     if fault["type"] == "extra_forbidden":
         section = _section_at(location[:-1])
-        valid = sorted(section.model_fields) if section else []
-        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
-        hint = f"; nearest valid name: {near[0]}" if near else f"; valid names: {', '.join(valid)}"
-        return f"{field}: unknown key (value {text}){hint}"
+        near = f"; {hint(str(location[-1]), section, RunConfig)}" if section else ""
+        return f"{field}: unknown key (value {text}){near}"
     if fault["type"] == "missing":
         return f"{field}: required, but missing"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{field}: {message}"
+    section = _section_at(location)
+    if section and isinstance(found, str):  # such as proxy.model: owner/model
+        likely = [
+            name
+            for name in ("name", "path", "selector", "template")
+            if name in section.model_fields
+        ]
+        text += f"; nearest valid name: {field}.{likely[0]}" if likely else ""
     if fault["type"] != "literal_error":
         message = message.partition(", ")[0]  # the rest says what the value is
     elif isinstance(found, str):
         valid = re.findall(r"'([^']*)'", message)
-        near = difflib.get_close_matches(found, valid, n=1, cutoff=0.4)
-        text += f"; nearest valid name: {near[0]}" if near else ""
+        close = difflib.get_close_matches(found, valid, n=1, cutoff=0.4)
+        text += f"; nearest valid name: {close[0]}" if close else ""
     return f"{field}: {_expected(message)}, got {text}"
 
 
