@@ -169,6 +169,7 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
                 diagnosis=command.name == "diagnose",
             )
         command.work(*given)
+        _disconnect()  # takes seconds, so before the last lines
         if command.takes == "run":
             _say_next(arguments, given[0], time.monotonic() - began)
     # What a user can fix. Anything else is a bug and keeps its trace.
@@ -177,13 +178,20 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
         screen.write_line(f"error: {getattr(error, 'cause', None) or error}", "error")
         sys.exit(1)
     except KeyboardInterrupt:
+        screen.end_all()
+        screen.write_line("stopping", "warning")
+        _disconnect()
         screen.write_line(_stopped(arguments), "warning")
         sys.exit(stopping.status())
     finally:
-        if "ray" in sys.modules:
-            from s2l_ray.execution.connect import disconnect
+        _disconnect()
 
-            disconnect()
+
+def _disconnect() -> None:
+    if "ray" in sys.modules:
+        from s2l_ray.execution.connect import disconnect
+
+        disconnect()
 
 
 def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from s2l_ray.config import ModelConfig
 from s2l_ray.corpus.rows import Example, texts_of
+from s2l_ray.execution.hub import only_cached
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import EXAMPLES, completed
 
@@ -37,11 +38,17 @@ def prepare_tokenizer(
         config = None
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                origin, revision=model.revision, trust_remote_code=False
+                origin,
+                revision=model.revision,
+                trust_remote_code=False,
+                local_files_only=only_cached(origin),
             )
             if model.name is not None:  # fail now if the model cannot be used
                 config = AutoConfig.from_pretrained(
-                    model.name, revision=model.revision, trust_remote_code=False
+                    model.name,
+                    revision=model.revision,
+                    trust_remote_code=False,
+                    local_files_only=only_cached(model.name),
                 )
                 check_weights(config)
         except Exception as error:  # of transformers, huggingface_hub and tokenizers

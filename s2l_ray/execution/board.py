@@ -79,6 +79,8 @@ def watch(board: Any, progress: Progress) -> Iterator[None]:
 
 
 def _read(board: Any, seen: int = 0) -> tuple[int, str, list[Point], int]:
+    if not ray.is_initialized():  # the driver is stopping; a call would start Ray again
+        return 0, "", [], seen
     try:
         return ray.get(board.read.remote(seen))
     except ray.exceptions.RayError:

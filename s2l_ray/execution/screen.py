@@ -58,7 +58,7 @@ def begin(row: Row, *, silent: bool = False) -> None:
 def update(row: Row) -> None:
     """Say that a row has changed."""
     with _lock:
-        if _live is None and time.monotonic() - _rows.get(row, 0.0) >= INTERVAL:
+        if _live is None and row in _rows and time.monotonic() - _rows[row] >= INTERVAL:
             _rows[row] = time.monotonic()
             _write(row)
 
@@ -67,12 +67,19 @@ def end(row: Row, *, final: bool) -> None:
     """Leave the row's last state as a line. final: it is complete; otherwise an error follows."""
     global _live
     with _lock:
-        del _rows[row]
+        if _rows.pop(row, None) is None:  # after end_all
+            return
         if final or _live is not None or _mode == "json":
             _write(row, final=final)
         if _live is not None and not _rows:
             _live.stop()
             _live = None
+
+
+def end_all() -> None:
+    """End all rows: those of other threads will not change any more."""
+    for row in list(_rows):
+        end(row, final=False)
 
 
 def write_line(text: str, level: str = "info") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import ModelConfig
+from s2l_ray.execution import hub
 
 LFS = b"version https://git-lfs"
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
@@ -16,7 +17,6 @@ NO_PICKLES = (
     "has only pickled weights (pytorch_model.bin), which could run code when they are loaded; "
     "expected safetensors: load it where you trust it, and save it with save_pretrained"
 )
-SECONDS = 2.0  # that the hub is waited for
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "tekken.json")
 
 
@@ -75,7 +75,7 @@ def has_chat_template(folder: Path) -> bool:
 def hub_fault(name: str, revision: str | None, *, weights: bool) -> str | None:
     """Say why a name that is no folder cannot be a model or tokenizer of the hub, or return None.
 
-    Waits for the hub for SECONDS at most, and returns None if it gives no clear answer.
+    Returns None if the hub gives no clear answer.
     """
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         return "there is no such folder"
@@ -94,7 +94,13 @@ def hub_fault(name: str, revision: str | None, *, weights: bool) -> str | None:
     try:
         if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
             return None
-        get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=SECONDS)
+        url = hf_hub_url(name, file, revision=revision)
+        if why := hub.silence(url):
+            return (
+                f"there is no such folder, the hub's cache lacks it{at}, and the hub cannot be "
+                f"reached: {why}"
+            )
+        get_hf_file_metadata(url, timeout=hub.SECONDS)
     except HFValidationError:
         return "there is no such folder, and no name on the hub looks like this"
     except OfflineModeIsEnabled:
@@ -109,12 +115,8 @@ def hub_fault(name: str, revision: str | None, *, weights: bool) -> str | None:
         return f"the hub has no revision {revision!r} of it"
     except EntryNotFoundError:
         return f"on the hub it has no {file}{at}" if weights else None
-    except Exception as error:  # of one of several HTTP libraries
-        if type(error).__name__ == "ConnectError":
-            return (
-                f"there is no such folder, the hub's cache lacks it{at}, and the hub cannot be "
-                f"reached: {error}"
-            )
+    except Exception:  # of one of several HTTP libraries
+        return None
     return None
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from s2l_ray.config import ModelConfig, fingerprint
+from s2l_ray.execution.hub import only_cached
 from s2l_ray.models.files import EXPECTED_WEIGHTS, hub_fault
 from s2l_ray.store import Store
 
@@ -74,7 +75,12 @@ def _download(name: str, revision: str | None) -> tuple[Path, list[str]]:
     patterns of the model's files there."""
     try:
         matching = [*SETTINGS, *SAFETENSORS]
-        local = Path(snapshot_download(name, revision=revision, allow_patterns=matching))
+        here = only_cached(name)
+        local = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=matching, local_files_only=here
+            )
+        )
         if any(file for pattern in SAFETENSORS for file in local.glob(pattern)):
             return local, matching
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

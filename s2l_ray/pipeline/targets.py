@@ -15,6 +15,7 @@ from s2l_ray.config import TrainingConfig
 from s2l_ray.corpus.tokenization import check_tokenizer
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import Damaged
+from s2l_ray.execution.hub import only_cached
 from s2l_ray.execution.remote import get
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.memory import check_memory
@@ -61,7 +62,10 @@ def check_target(target: TrainingConfig) -> None:
         name = target.model.name
         try:  # here, since nodes may have no access to the hub
             found = AutoConfig.from_pretrained(
-                name, revision=target.model.revision, trust_remote_code=False
+                name,
+                revision=target.model.revision,
+                trust_remote_code=False,
+                local_files_only=only_cached(name),
             )
         except (OSError, ValueError) as error:
             raise ValueError(f"target.model: {name!r} cannot be used: {error}") from error

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
+from s2l_ray.execution import hub as execution_hub
 from s2l_ray.models.files import folder_fault, hub_fault
 
 
@@ -138,6 +139,7 @@ def hub(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(execution_hub, "SECONDS", 1.0)
     yield server
     server.shutdown()
     server.server_close()
@@ -153,7 +155,11 @@ def hub(monkeypatch, tmp_path):
         ("a/tokenizer", None, "on the hub it has no config.json"),
         ("no good/name", None, "there is no such folder, and no name on the hub looks like this"),
         ("a/busy", None, None),
-        ("a/slow", None, None),
+        (
+            "a/slow",
+            None,
+            "there is no such folder, the hub's cache lacks it, and the hub cannot be",
+        ),
     ],
 )
 def test_a_name_is_looked_up_on_the_hub(hub, name, revision, expected):
@@ -161,6 +167,11 @@ def test_a_name_is_looked_up_on_the_hub(hub, name, revision, expected):
     found = hub_fault(name, revision, weights=True)
     assert found == expected or found.startswith(expected)
     assert time.monotonic() - start < 4  # a slow hub would take 5
+    if name == "a/slow":
+        assert found.endswith("reached: no answer within 1 s")
+        start = time.monotonic()
+        assert hub_fault("a/other", None, weights=True).endswith("no answer within 1 s")
+        assert time.monotonic() - start < 0.5  # it is not asked for each name
 
 
 def test_a_tokenizer_may_have_any_files(hub):

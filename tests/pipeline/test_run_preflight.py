@@ -2,15 +2,17 @@
 
 import os
 import socket
+import time
 
 import pytest
+from huggingface_hub import constants
 from support.chat_families import tokenizer_of
 from support.head import free_port
 from support.hub import TOKEN, Hub
 from support.runs import settings
 
-from s2l_ray.config import StorageConfig
-from s2l_ray.corpus.files import hub
+from s2l_ray.config import ModelConfig, StorageConfig
+from s2l_ray.execution import hub
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import select
@@ -127,11 +129,20 @@ def test_a_dataset_of_a_hub_is_looked_up(config, monkeypatch):
     assert "hf://team/data: the hub cannot be reached" in fault
 
 
-def test_a_hub_that_does_not_answer_is_not_waited_for(config, monkeypatch):
+def test_a_hub_that_does_not_answer_is_waited_for_once(config, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(hub, "SECONDS", 0.2)
-        preflight.check(of_hub(config, "hf://team/data"))
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}")
+        monkeypatch.setattr(hub, "SECONDS", 0.5)
+        wrong = of_hub(config, "hf://team/data")
+        models = {"proxy": wrong.proxy.model_copy(update={"model": ModelConfig(name="a/b")})}
+        start = time.monotonic()
+        faults = told(wrong.model_copy(update=models))
+        assert time.monotonic() - start < 2
+    model, data = faults
+    assert model.endswith("and the hub cannot be reached: no answer within 0.5 s")
+    assert data == "corpus.path: hf://team/data: the hub cannot be reached: no answer within 0.5 s"
 
 
 def test_a_tokenizer_and_weights_are_looked_at(config, tmp_path):

@@ -25,6 +25,7 @@ from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.matching import matches
 from s2l_ray.corpus.files.source import Found, SourceFile
 from s2l_ray.corpus.files.splits import split_of
+from s2l_ray.execution.hub import SECONDS, silence
 
 T = TypeVar("T")
 
@@ -36,7 +37,6 @@ PATH = re.compile(
 REFUSED = (401, 403, 404)
 BUSY = (429, 500, 502, 503, 504)  # statuses that another try may change
 TRIES, LONGEST_WAIT = 8, 60.0  # seconds
-SECONDS = 2.0  # that a check before the run waits
 
 Tables = dict[str, dict[str, list[str]]]  # paths in the repository by config and split
 
@@ -113,8 +113,7 @@ def find_hub(path: str, config: CorpusConfig) -> Found:
 def dataset_fault(path: str) -> str | None:
     """Say why a path cannot be a dataset that the hub lets us read, or return None.
 
-    Waits for the hub for SECONDS, and returns None if it gives no clear answer. Its Parquet files
-    are not looked for.
+    Returns None if the hub gives no clear answer. Its Parquet files are not looked for.
     """
     try:
         hub = parse_hub_path(path)
@@ -122,15 +121,16 @@ def dataset_fault(path: str) -> str | None:
         return str(error)
     try:
         api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        if why := silence(api.endpoint):
+            return f"corpus.path: {path}: the hub cannot be reached: {why}"
         api.dataset_info(hub.name, revision=hub.revision, timeout=SECONDS)
     except HfHubHTTPError as error:
         if _status_of(error) in REFUSED:
             return f"corpus.path: {path}: {_explained(error)}"
     except (HFValidationError, OfflineModeIsEnabled) as error:
         return f"corpus.path: {path}: {error}"
-    except Exception as error:  # of one of several HTTP libraries
-        if type(error).__name__ == "ConnectError":
-            return f"corpus.path: {path}: the hub cannot be reached: {error}"
+    except Exception:  # of one of several HTTP libraries
+        return None
     return None
 
 
