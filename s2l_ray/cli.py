@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import os
 import re
 import shlex
 import sys
@@ -142,6 +143,8 @@ def _run(parser: argparse.ArgumentParser, given: Sequence[str] | None, program: 
     if more:  # overrides that follow an option
         arguments.overrides += more
     arguments.program = program
+    # Otherwise a thread that goes on for a moment after Ray has stopped would start it again.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     screen.set_mode("quiet" if arguments.quiet else "json" if arguments.json_logs else "lines")
     lines = screen.LogHandler(logging.WARNING if arguments.quiet else logging.INFO)
     lines.setFormatter(logging.Formatter("[run] %(message)s"))

@@ -18,6 +18,7 @@ import ray
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.execution.job import JOB_CONFIG, in_job
+from s2l_ray.execution.ray_messages import log_instead
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +167,7 @@ def job_id() -> str:
 
 def quiet() -> None:
     """Turn off Ray's output on the terminal. Ray's logs are in its session folder."""
+    log_instead()
     from ray.data import DataContext  # takes half a second, which workers do without
 
     DataContext.get_current().enable_progress_bars = False

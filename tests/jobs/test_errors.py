@@ -17,12 +17,14 @@ import json
 import sys
 import time
 from s2l_ray import cli
+from s2l_ray.execution.connect import connect
 from s2l_ray.execution.parts import fold_parts
 
 def fail(part):
     time.sleep(part)
     raise ValueError(f"part {part} is wrong")
 
+connect()
 for line in sys.stdin:
     print("command", file=sys.stderr, flush=True)
     try:
