@@ -8,6 +8,7 @@ configuration is refused at once.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from s2l_ray.config import RunConfig, Setting
     from s2l_ray.pipeline.run import Run
+
+logger = logging.getLogger(__name__)
 
 Takes = Literal["run", "plan", "run_dir", "settings", "examples", "path", "nothing"]
 
@@ -75,6 +78,7 @@ def select(config: RunConfig) -> None:
 
     def selected(run: Run) -> str:
         selection = pipeline.select(None, config, run=run)
+        logger.info("writing the report")
         page = gather.write(run, selection)
         return f"selection: {selection.path}\nreport: {page}"
 
@@ -208,6 +212,7 @@ def pipeline(config: RunConfig) -> None:
         prepare_evaluation(run)
         selection = subset.select(None, config, run=run)
         arms = comparison.baselines(run)
+        logger.info("writing the report")
         page = gather.write(run, selection, arms)
         shown = gather.arms_of(arms)
         told, notes = verdict(shown, main=config.selection.selector)

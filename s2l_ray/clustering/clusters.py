@@ -18,11 +18,14 @@ from s2l_ray.clustering.nearest import assign
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import Damaged, TooFew
 from s2l_ray.execution.parts import StageParts, fold_parts, make_parts, units_of
+from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import plain_errors
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sources_of
 from s2l_ray.store import Manifest, Part, Store, schemas
 from s2l_ray.store.checksums import checksum_of
 from s2l_ray.store.views import ClustersView
+
+State = tuple[int, int, float, np.ndarray]  # of k-means, see KMeans.fit
 
 
 def cluster(
@@ -47,21 +50,28 @@ def cluster(
         )
     sources = sources_of(store, trajectories) if by_source else [None]
     fits = []
-    for number, source in enumerate(sources):
-        n_clusters = config.n_clusters
-        if by_source:
-            n_clusters = min(n_clusters, _distinct(store, trajectories, source, n_clusters))
-        state = _Resume(store, folder, number)
-        kmeans = KMeans(
-            n_clusters,
-            max_iter=config.max_iter,
-            tol=config.tol,
-            random_state=config.random_state,
-            num_actors=config.num_actors,
-        )
-        with plain_errors():  # of the tasks that read the losses
-            X = _dataset(store, trajectories, source)
-            fits.append(kmeans.fit(X, state=state.read(), keep=state.keep))
+    with Progress("k-means", total=len(sources), unit="fits", note="starting actors") as progress:
+        for number, source in enumerate(sources):
+            n_clusters = config.n_clusters
+            if by_source:
+                n_clusters = min(n_clusters, _distinct(store, trajectories, source, n_clusters))
+            kmeans = KMeans(
+                n_clusters,
+                max_iter=config.max_iter,
+                tol=config.tol,
+                random_state=config.random_state,
+                num_actors=config.num_actors,
+            )
+            resume = _Resume(store, folder, number)
+
+            def keep(state: State, resume: _Resume = resume) -> None:
+                progress.set(progress.done, f"iteration {state[1]:,}")
+                resume.keep(state)
+
+            with plain_errors():  # of the tasks that read the losses
+                X = _dataset(store, trajectories, source)
+                fits.append(kmeans.fit(X, state=resume.read(), keep=keep))
+            progress.advance(1)
     centers = [(s, fit.cluster_centers_) for s, fit in zip(sources, fits, strict=True)]
     info = {
         "inertia": sum(fit.inertia_ for fit in fits),
@@ -92,7 +102,7 @@ class _Resume:
         names = store.names(self.folder)
         self.files = [name for name in names if name.startswith(f"{self.unit}-")]
 
-    def keep(self, state: tuple[int, int, float, np.ndarray]) -> None:
+    def keep(self, state: State) -> None:
         phase, iteration, gain, centers_KT = state
         width = centers_KT.shape[1]
         centers = pa.FixedSizeListArray.from_arrays(pa.array(centers_KT.reshape(-1)), width)
@@ -106,7 +116,7 @@ class _Resume:
             self.store.remove(self.folder, file)
         self.files = [part.file]
 
-    def read(self) -> tuple[int, int, float, np.ndarray] | None:
+    def read(self) -> State | None:
         found = [self.store.found_part(self.folder, file) for file in self.files]
         kept = [part for part in found if part is not None]
         if not kept:

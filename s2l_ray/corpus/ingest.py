@@ -57,12 +57,13 @@ def ingest(
     dataset: ray.data.Dataset | None = None,
     digest: dict[str, int] | None = None,
     seed: int = 42,
+    label: str = "corpus",
 ) -> Manifest:
     """Write the corpus to `folder`, with `/heldout`, `/rejected` and `/duplicates` below it, and
     commit it.
 
     Reads `dataset`, or config.path if it is None. A Ray Dataset has no row numbers: row is 0.
-    digest: of the dataset, if `digest_of` has computed it.
+    digest: of the dataset, if `digest_of` has computed it. label: for the progress lines.
 
     ValueError if a source cannot be read, the dataset has another number of rows than before, more
     than config.max_rejected_share of the rows are rejected, one id stands for two contents, there
@@ -78,7 +79,7 @@ def ingest(
     else:
         digest = digest or digest_of(dataset, config)
         reading = reading_of_dataset(dataset, digest, config, seed)
-    found = _write_parts(store, reading, folder, config.duplicates)
+    found = _write_parts(store, reading, folder, config.duplicates, label)
     info = found.info(reading, config.duplicates)
     if dataset is not None:
         info["unusable_files"] = []  # a dataset is no file
@@ -105,8 +106,9 @@ def ingest(
 
 def ingest_once(store: Store, config: CorpusConfig, folder: str) -> Manifest:
     """Read a corpus of its own into a folder below `folder`, named by its fingerprint, once."""
-    fingerprint = fingerprint_of(config)
-    return ingest(store, config, folder=f"{folder}/{fingerprint}", fingerprint=fingerprint)
+    fingerprint, name = fingerprint_of(config), folder.rpartition("/")[2]
+    where = f"{folder}/{fingerprint}"
+    return ingest(store, config, folder=where, fingerprint=fingerprint, label=name)
 
 
 def read_examples(store: Store, manifest: Manifest) -> ray.data.Dataset:
@@ -191,10 +193,12 @@ class _Written:
         }
 
 
-def _write_parts(store: Store, reading: Reading, folder: str, duplicates: str) -> _Written:
+def _write_parts(
+    store: Store, reading: Reading, folder: str, duplicates: str, label: str
+) -> _Written:
     """Read all rows, bring them together by part, and write the parts."""
     groups: list[list[Any]] = [[] for _ in range(reading.num_groups)]
-    with Progress("read", total=len(reading.items), unit=reading.unit) as progress:
+    with Progress(f"read {label}", total=len(reading.items), unit=reading.unit) as progress:
         ranges = Ranges()
         for found, read in scatter(
             reading.function, reading.items, reading.num_groups, *reading.args
@@ -205,7 +209,7 @@ def _write_parts(store: Store, reading: Reading, folder: str, duplicates: str) -
             progress.advance(1)
     check_ranges(ranges)
     written = _Written()
-    with Progress("corpus", total=reading.num_parts, unit="parts") as progress:
+    with Progress(f"write {label}", total=reading.num_parts, unit="parts") as progress:
         for summaries in gather(_write_group, groups, store, folder, reading.num_parts, duplicates):
             for summary in summaries:
                 written.add(summary)

@@ -151,10 +151,11 @@ def tokenize(
     folder: str,
     fingerprint: str,
     marker: str | None = None,
+    label: str = "tokenize",
 ) -> Manifest:
     """Tokenize each part of `examples`, in the same part layout; see views.TokensView.
 
-    marker: as in `encode`.
+    marker: as in `encode`. label: of the progress line.
     """
     found = text_tokenizer(_loaded(store.download(tokenizer_folder)))
     whole = found if isinstance(found, TextTokenizer) else tokenizer_folder
@@ -168,7 +169,7 @@ def tokenize(
         (store, examples.folder, whole, prompt, marker),
         folder=folder,
         fingerprint=fingerprint,
-        label="tokenize",
+        label=label,
         info=info,
     )
 

@@ -6,7 +6,9 @@ It is shown on stderr (screen.py). Each of `watchers` hears of it too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -28,7 +30,7 @@ class Progress:
     def __init__(
         self, stage: str, *, total: float, unit: str, note: str = "", done: float = 0.0
     ) -> None:
-        self.stage, self.total, self.unit = stage, total, unit
+        self.stage, self.total, self.unit = stage + _about.get(), total, unit
         self.note, self.done = note, done
         self.state = "running"  # then "done" or "failed"
         self.began = time.monotonic()
@@ -102,6 +104,18 @@ class Progress:
         for watcher in list(watchers):
             watcher(self)
 
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Name what the stages in the block are for, such as one of several seeds."""
+    token = _about.set(f", {what}")
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+_about = ContextVar("about", default="")
 
 # Called when a stage begins, has got on, and ends, from the thread that does it. Must be quick.
 watchers: list[Callable[[Progress], None]] = []

@@ -29,6 +29,7 @@ from s2l_ray.config import (
     parse_budget,
 )
 from s2l_ray.errors import TooFew
+from s2l_ray.execution.progress import about
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS, Arm, can_match
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
@@ -141,12 +142,13 @@ def compare(
     for place, seed in enumerate(config.compare.seeds):
         selectors = config.compare.selectors_with(place)
         view = run.view(seeded(config, seed, selectors))
-        view.get(view.plan.trajectories)
-        for number in range(config.compare.trainings):
-            arms, short = _arms(view, selectors, training_seed(seed, number))
-            made = _measure(run, arms) + short
-            found += records.keep(run.store, records.COMPARISON, made, settings)
-            done(found)
+        with about(f"seed {seed}"):
+            view.get(view.plan.trajectories)
+            for number in range(config.compare.trainings):
+                arms, short = _arms(view, selectors, training_seed(seed, number))
+                made = _measure(run, arms) + short
+                found += records.keep(run.store, records.COMPARISON, made, settings)
+                done(found)
     return found
 
 

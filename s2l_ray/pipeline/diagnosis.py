@@ -27,6 +27,7 @@ from s2l_ray.config import (
     SelectorName,
 )
 from s2l_ray.errors import TooFew
+from s2l_ray.execution.progress import about
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
@@ -72,7 +73,8 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     stability = []
     for variant in _variants(base, numbers):
         logger.info(f"diagnose: {variant.changed} {variant.to}")
-        subsets = {selector: _beside(base, variant.view, selector) for selector in SELECTORS}
+        with about(f"{variant.changed} {variant.to}"):
+            subsets = {selector: _beside(base, variant.view, selector) for selector in SELECTORS}
         stability.append({"changed": variant.changed, "to": variant.to, "subsets": subsets})
     record = {"stability": stability, "purity": _purity(base), "gradients": _gradients(base)}
     run.store.write_json(record, *RECORD)
@@ -233,6 +235,7 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
             base.plan.corpus,
             config.target.model,
             config.target_prompt or config.prompt,
+            "for the target",
         )
     )
     names: list[SelectorName] = ["s2l", *config.evaluation.baselines]

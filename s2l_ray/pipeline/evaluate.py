@@ -92,25 +92,32 @@ def heldout_stages(plan: Plan, heldout: Mapping[str, Manifest]) -> dict[str, Sta
     found: dict[str, Stage] = {}
     for origin, examples in heldout.items():
         found[origin] = plan.tokens_of(
-            f"evaluations/tokens/{origin}", Stage.given(examples), config.target.model, prompt
+            f"evaluations/tokens/{origin}",
+            Stage.given(examples),
+            config.target.model,
+            prompt,
+            f"{origin} for the targets",
         )
     if marker is None:
         return found
 
-    def after_marker(run: Run, tokens: Stage, examples: Manifest, **where: Any) -> Manifest:
+    def after_marker(
+        run: Run, tokens: Stage, examples: Manifest, origin: str, **where: Any
+    ) -> Manifest:
         return tokenize(
             run.store,
             examples,
             tokenizer_folder=TokensView(run.get(tokens)).tokenizer,
             prompt=prompt,
             marker=marker,
+            label=f"tokenize answers of {origin}",
             **where,
         )
 
     for origin, examples in heldout.items():
         found[f"{origin}/answer"] = Stage(
             f"evaluations/tokens/{origin}/answer",
-            alone(partial(after_marker, tokens=found[origin], examples=examples)),
+            alone(partial(after_marker, tokens=found[origin], examples=examples, origin=origin)),
             inputs=(found[origin],),
             settings=(marker,),
         )

@@ -79,17 +79,21 @@ class Plan:
 
     @cached_property
     def tokens(self) -> Stage:
-        return self.tokens_of("tokens", self.corpus, self.config.proxy.model, self.config.prompt)
+        proxy = self.config.proxy.model
+        return self.tokens_of("tokens", self.corpus, proxy, self.config.prompt, "for the proxy")
 
     def tokens_of(
-        self, name: str, examples: Stage, model: ModelConfig, prompt: PromptConfig
+        self, name: str, examples: Stage, model: ModelConfig, prompt: PromptConfig, what: str
     ) -> Stage:
-        """Declare examples tokenized for a model, whose tokenizer is prepared first."""
+        """Declare examples tokenized for a model, whose tokenizer is prepared first.
+
+        what: for the progress line.
+        """
 
         def make(run: Run, **where: Any) -> Manifest:
-            tokenizer = self.prepare_tokenizer(run, model, prompt)
-            found = run.get(examples)
-            return tokenize(run.store, found, tokenizer_folder=tokenizer, prompt=prompt, **where)
+            where |= {"prompt": prompt, "label": f"tokenize {what}"}
+            where["tokenizer_folder"] = self.prepare_tokenizer(run, model, prompt)
+            return tokenize(run.store, run.get(examples), **where)
 
         return Stage(
             name,
@@ -291,7 +295,8 @@ class Plan:
                 settings=("dealt",),
             )
         prompt = self.config.target_prompt or self.config.prompt
-        tokens = self.tokens_of(f"targets/{name}/tokens", rows, training.model, prompt)
+        what = f"for target {name}"
+        tokens = self.tokens_of(f"targets/{name}/tokens", rows, training.model, prompt, what)
 
         def make(run: Run, **where: Any) -> Manifest:
             found = run.get(tokens)

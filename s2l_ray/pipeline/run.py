@@ -129,30 +129,15 @@ class Run:
         plan = Plan(config, self.plan.corpus)
         return replace(self, config=config, plan=plan, done={}, times=[], recorded=False)
 
-    def expect(self) -> None:
-        """Tell what the run's command will make."""
+    def expect(self) -> list[events.Item]:
+        """Tell what the run's command will make, and return it."""
         from s2l_ray.pipeline.agenda import agenda  # it imports modules that import this one
 
         items = agenda(self.config, self.plan, self.command)
         target = [] if self.config.target is None else settings_of(self.config.target)
         result = fingerprint(self.plan.selection(self.config.selection).identity, *target)
         events.tell(lambda each: each.expected(result, items))
-
-    def announce(self, stage: Stage) -> None:
-        """Log which of the stages up to this one exist, and which are to do, and from where."""
-        there, to_do = [], []
-        for each in walk([stage]):
-            if self.store.exists(each.folder, "manifest.json"):
-                there.append(each.name)
-            elif points := resume_points(self.store, each.folder):
-                to_do.append(f"{each.name} (from {points[0].split('-lease')[0]} on)")
-            elif found := len(self.store.found(each.folder)):
-                to_do.append(f"{each.name} ({found:,} parts are there)")
-            else:
-                to_do.append(each.name)
-        if there:
-            logger.info(f"reused: {', '.join(there)}")
-        logger.info(f"to do: {', '.join(to_do) or 'nothing'}")
+        return items
 
     def is_to_do(self, stage: Stage, wanted: Stage) -> bool:
         """Return whether another stage needs this one, and it is not finished."""

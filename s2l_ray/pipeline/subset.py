@@ -14,6 +14,7 @@ from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.to_do import announce
 from s2l_ray.pipeline.told import budget_told, corpus_told, tokens_told
 from s2l_ray.selection.choose import examples_for
 from s2l_ray.selection.export_lines import check_exports
@@ -75,10 +76,9 @@ def select(
 
 
 def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
-    """Read the corpus and tokenize it for the proxy. Says first which stages exist already."""
+    """Read the corpus and tokenize it for the proxy. Says first what is to do."""
     run.plan = Plan(run.config, corpus_stage(run.config, dataset))
-    run.expect()
-    run.announce(run.plan.selection(run.config.selection))
+    announce(run.store, run.expect())
     tokens = TokensView(run.get(run.plan.tokens))
     corpus = run.get(run.plan.corpus)
     for line in [
