@@ -80,7 +80,7 @@ class Progress:
         line = f"[{self.stage}] {moving(self.done, self.total, self.unit, rate, left)}"
         if final:
             line += f", {duration(self.seconds, decimals=0)} taken"
-        if self.note:
+        if self.note and (self.rate.first or not final):
             line += f", {self.note}"
         if not final and rate is None and self.seconds >= 1:
             line += f", {duration(self.seconds, decimals=0)} so far"

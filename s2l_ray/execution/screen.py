@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Mode = Literal["lines", "quiet", "json"]
 
 INTERVAL = 15.0  # seconds between two lines of a row
+SILENCE = 60.0  # seconds after which a row has a line though nothing has changed
 PER_SECOND = 2.0  # drawings of the rows on a terminal
 
 
@@ -37,6 +38,7 @@ _mode: Mode = "lines"
 _rows: dict[Row, float] = {}  # running -> when it was written last
 _live: Live | None = None  # while rows are drawn on a terminal
 _lock = threading.RLock()
+_breaking: threading.Thread | None = None  # the silence of rows
 
 
 def set_mode(mode: Mode) -> None:
@@ -47,12 +49,17 @@ def set_mode(mode: Mode) -> None:
 
 def begin(row: Row, *, silent: bool = False) -> None:
     """Show a row from now on. silent: without a line of its own where rows are not drawn."""
+    global _breaking
     with _lock:
         _rows[row] = time.monotonic()
         if _is_drawn():
             _start_drawing()
-        elif not silent:
+            return
+        if not silent:
             _write(row)
+        if _breaking is None:
+            _breaking = threading.Thread(target=_break_silence, daemon=True)
+            _breaking.start()
 
 
 def update(row: Row) -> None:
@@ -118,6 +125,21 @@ def _write(row: Row, final: bool = False) -> None:
         _dump(level="info", **row.record())
     elif _mode == "lines":
         write_line(row.line(final=final))
+
+
+def _break_silence() -> None:
+    """Write rows of which nothing was heard for long, until there are none."""
+    global _breaking
+    while True:
+        time.sleep(1.0)
+        with _lock:
+            for row, written in _rows.items():
+                if time.monotonic() - written >= SILENCE:
+                    _rows[row] = time.monotonic()
+                    _write(row)
+            if not _rows:
+                _breaking = None
+                return
 
 
 def _dump(**fields: Any) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.execution.events import Point
+from s2l_ray.execution.rate import Rate
 from s2l_ray.models.loading import explain_out_of_memory, no_tf32
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.models.properties import learned_positions, steady_positions
@@ -108,7 +109,7 @@ def run(job: TrainingJob) -> None:
     keep = set(checkpoint_steps(config, steps))
     every = max(1, steps // HISTORY_POINTS)
     seconds_before, began = state.seconds, time.monotonic()
-    tokens_before, recent = state.tokens, list[float]()
+    tokens_before, recent, speeds = state.tokens, list[float](), Rate()
     notices, ask, resume = Notices(), True, ResumeTimes(config.resume_every)
     tokens_per_row = config.micro_batch_size * tokens.max_length if config.packing else None
     batches = step_batches(
@@ -150,7 +151,9 @@ def run(job: TrainingJob) -> None:
         recent.append(result.loss)
         state.tokens += result.tokens
         state.padded_tokens += result.padded_tokens
-        speed, point = (state.tokens - tokens_before) / (time.monotonic() - began), None
+        speeds.add(state.tokens)
+        average = (state.tokens - tokens_before) / (time.monotonic() - began)
+        speed, point = speeds.now or average, None
         if done % every == 0 or done == steps:
             state.history.append([done, round(sum(recent) / len(recent), 6)])
             point, recent = Point(done, state.history[-1][1], rate, speed), []

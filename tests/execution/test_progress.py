@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import time
 
 import pytest
 from support.terminal import python
@@ -74,6 +76,19 @@ def test_progress_of_a_slow_stage_and_of_a_failed_one(clocked, out):
         "[slow] 1 of 4 parts, 40 s so far",
         "[slow] 2 of 4 parts, 1.5/min, 1 min 20 s left",
     ]
+
+
+def test_a_long_first_unit_is_not_silent(monkeypatch, out):
+    monkeypatch.setattr(screen, "SILENCE", 0.5)
+    with Progress("answer", total=4, unit="parts", note="starting 2 workers"):
+        time.sleep(3.2)
+    text = out()
+    lines = text.splitlines()
+    assert lines[0] == "[answer] 0 of 4 parts, starting 2 workers"
+    assert re.search(r"\n\[answer\] 0 of 4 parts, starting 2 workers, [23] s so far\n", text)
+    assert 3 <= len(lines) <= 6 and lines[-1] == "[answer] 0 of 4 parts, 3 s taken"
+    time.sleep(1.2)
+    assert screen._breaking is None  # its thread has ended
 
 
 def test_progress_as_json(clocked, out, mode, logged):
