@@ -381,6 +381,8 @@ def test_pipeline_killed_in_training_and_run_again(uri, request, tmp_path, tmp_r
         "evaluations/s2l-seed0/heldout", "evaluations/random-seed0/heldout",
     ]  # fmt: skip
     assert states(dead)["proxy"] == "stopped"
+    if "://" in uri:  # to the end on one of them: a minute and a half
+        return
 
     run.start()
     seen = until(run, lambda _: False)
