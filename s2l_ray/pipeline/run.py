@@ -89,7 +89,7 @@ class Run:
         warn_of_unused_gpus(asking)
         lease = Lease(store, seconds=config.storage.lease_seconds, job=connect.job_id())
         listeners: list[events.Listener] = [RunState(lease, command), Gauges(config.name)]
-        listeners += [Tracking(kind, store, config.name) for kind in config.trackers]
+        listeners += [Tracking(kind, store, config.name) for kind in dict.fromkeys(config.trackers)]
         lease.take()
         before = store.read_json(RECORD) if store.exists(RECORD) else {}
         current = before.get("current", {})

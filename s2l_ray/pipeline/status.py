@@ -116,8 +116,8 @@ class Reader:
             notes.append("no run has left a lease: this is a copy of a part of a run directory")
         elif not run:
             notes.append("what was to do is unknown: a version before 0.2 made this run")
-        elif run["format"] != FORMAT:
-            version, run = run["version"], {}
+        elif run.get("format") != FORMAT:
+            version, run = run.get("version"), {}
             notes.append(f"what is to do is unknown: version {version} of s2l_ray made this run")
         elif not run["agenda"]:
             notes.append("what is to do is not known yet: the run has not got to its first stage")
