@@ -1,6 +1,10 @@
 """Training targets on subsets and evaluating them."""
 
 import json
+import os
+import signal
+import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -135,8 +139,26 @@ def test_a_target_is_trained_on_a_subset_of_several_parts(finished, copy, start,
     assert contents_of(copy, "") == {path: content for path, (content, _) in before.items()}
 
 
+def test_ctrl_c_does_not_wait_for_targets_under_way(said):
+    begun, over = [], threading.Event()
+
+    def tune(name):
+        begun.append(name)
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        over.wait(30)
+        raise ValueError("Ray has stopped")
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        targets.side_by_side(tune, "abcdef", 2)
+    assert time.monotonic() - start < 5
+    over.set()
+    time.sleep(0.2)
+    assert begun == ["a", "b"] and not said()
+
+
 def test_after_a_target_that_fails_no_other_begins(said):
-    """What Ray Train raises for Ctrl-C comes out of a thread, too."""
     for error in (ValueError("a loss is nan"), KeyboardInterrupt()):
         begun = []
 
