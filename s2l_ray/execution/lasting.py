@@ -198,7 +198,7 @@ class LastingActors:
             return None
         self.idle.append(actor)
         self.deaths[""], self.worked = 0, time.monotonic()
-        self.progress.advance(1)
+        self.progress.advance(1, found=unit["found"] is not None)
         return unit["folder"], made
 
     def _count_death(self, cause: str) -> None:

@@ -123,7 +123,7 @@ def _made_by_tasks(
                     todo.append(unit)
                 else:
                     parts[unit["folder"]].append(made)
-                    progress.advance(1)
+                    progress.advance(1, found=unit["found"] is not None)
     return parts
 
 

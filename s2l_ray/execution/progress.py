@@ -52,7 +52,12 @@ class Progress:
         screen.end(self, final=kind is None)
         self._tell()
 
-    def advance(self, amount: float) -> None:
+    def advance(self, amount: float, *, found: bool = False) -> None:
+        """found: an earlier run did it; it does not count in the rate."""
+        if found:
+            self.rate.skip(amount)
+            self.done += amount
+            amount = 0.0
         self.set(self.done + amount)
 
     def set(self, done: float, note: str = "") -> None:

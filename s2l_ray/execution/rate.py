@@ -31,6 +31,12 @@ class Rate:
         while len(self.points) > 2 and self.points[1][0] < point[0] - WINDOW:
             self.points.popleft()
 
+    def skip(self, amount: float) -> None:
+        """Note that this many units more are done, which took no time here."""
+        if self.first is not None:
+            self.first = self.first[0], self.first[1] + amount
+        self.points = deque((seconds, done + amount) for seconds, done in self.points)
+
     @property
     def now(self) -> float | None:
         """Units per second; None if it is too early to say."""

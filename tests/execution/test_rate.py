@@ -50,6 +50,20 @@ def test_units_that_take_longer_than_the_window(at):
     assert speed.now == pytest.approx(1 / 300)
 
 
+def test_what_was_found_does_not_count(at):
+    """Of 24 parts, 14 are there. The others take 10 s each."""
+    speed = Rate()
+    for part in range(24):
+        at(max(0, part - 13) * 10)
+        if part < 14:
+            speed.skip(1)
+        else:
+            speed.add(part + 1)
+    assert speed.now == speed.overall == pytest.approx(1 / 10)
+    speed.skip(100)
+    assert speed.now == speed.overall == pytest.approx(1 / 10)
+
+
 def test_units_that_end_together_tell_no_rate(at):
     """Four workers end their first parts within a second, and their second parts 30 s later."""
     speed = Rate()

@@ -362,7 +362,7 @@ def told_by(done, folder):
     of stderr the lines about the run alone."""
     lines = {"stdout": done.stdout.splitlines(), "stderr": done.stderr.splitlines()}
     for name, found in lines.items():
-        found = [line.replace(str(folder), "FOLDER") for line in found if "(raylet)" not in line]
+        found = [line.replace(str(folder), "FOLDER") for line in found]
         if not done.returncode:
             found = [plain_line(line) for line in found]
         lines[name] = found
@@ -373,6 +373,7 @@ def told_by(done, folder):
 
 def plain_line(line):
     line = re.sub(r"[0-9a-f]{16}", "HASH", line)
+    line = re.sub(r"finished in \d.*", "finished in TIME", line)
     line = re.sub(r"[+−-]?\d[\d,]*\.\d+(e[+-]\d+)?", "NUMBER", line)
     line = re.sub(r"(NUMBER|\d+)%", "SHARE%", line)
     # What a sentence says after its first number may depend on it, and that on the machine.
