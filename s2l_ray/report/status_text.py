@@ -42,7 +42,7 @@ def show(place: str, overrides: list[str], *, watch: bool, as_json: bool) -> Non
 
 def as_text(status: Status) -> str:
     """Return lines on the run, then its stages by state."""
-    lines = [f"run_dir: {status.run_dir}", _run(status)]
+    lines = [f"run_dir: {status.run_dir}", *_run(status)]
     if status.error:
         lines.append(f"error: {status.error}")
     lines += [f"note: {note}" for note in status.notes]
@@ -66,31 +66,25 @@ def _text(status: Status) -> Text:
     return Text(as_text(status))
 
 
-def _run(status: Status) -> str:
-    """Return a line on the run itself."""
-    command = status.command or "run"
+def _run(status: Status) -> list[str]:
+    """Return lines on the run itself."""
+    command, until = status.command or "run", _clock(status.until)
+    told = {
+        "running": f"running since {_clock(status.since)}",
+        "died": f"died; last sign of life {until}; run the same command to continue",
+        "interrupted": f"was interrupted {until}",
+        "ended": f"ended {until}, it is not known how",
+    }.get(status.state, f"{status.state} {until}")
+    named = {"host": "host", "pid": "process", "job": "job"}
     owner = ", ".join(
-        f"{name} {value}"
-        for name, value in (
-            ("host", status.owner["host"]),
-            ("process", status.owner["pid"]),
-            ("job", status.owner["job"]),
-        )
-        if value not in (None, "none")
+        f"{word} {status.owner[key]}"
+        for key, word in named.items()
+        if status.owner[key] not in (None, "none")
     )
+    lines = [f"{command}: {told}", *([f"owner: {owner}"] if owner else [])]
     if status.state == "running":
-        return (
-            f"{command}: running since {_clock(status.since)}, on {owner}; last sign of life "
-            f"{_ago(status.until)}"
-        )
-    if status.state == "died":
-        return (
-            f"{command}: died; last sign of life {_clock(status.until)}, on {owner}; run the same "
-            "command to continue"
-        )
-    ends = {"interrupted": "was interrupted", "ended": "ended, it is not known how,"}
-    end = ends.get(status.state, status.state)
-    return f"{command}: {end} {_clock(status.until)}" + (f", on {owner}" if owner else "")
+        lines[-1] += f"; last sign of life {_ago(status.until)}"
+    return lines
 
 
 def _table(stages: Sequence[StageStatus], width: int, *, alive: bool) -> list[str]:

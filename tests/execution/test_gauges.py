@@ -13,8 +13,8 @@ from s2l_ray.execution.gauges import Gauges
 from s2l_ray.execution.progress import Progress
 
 
-def metrics():
-    """metric -> {its values of run, stage, line and unit: value}, of this project's."""
+def metrics(run):
+    """Of a run: metric -> {its stage, or its line and unit: value}."""
     [node] = [node for node in ray.nodes() if node["Alive"]]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(address, timeout=10) as answer:
@@ -22,15 +22,16 @@ def metrics():
     found = {}
     for name, tags, value in re.findall(r"^ray_s2l_ray_(\w+)\{(.*)\} (\S+)$", text, re.M):
         tags = dict(re.findall(r'(\w+)="([^"]*)"', tags))
-        key = tuple(tags[each] for each in ("run", "stage", "line", "unit") if each in tags)
-        found.setdefault(name, {})[key] = float(value)
+        if tags["run"] == run:
+            key = tuple(tags[each] for each in ("stage", "line", "unit") if each in tags)
+            found.setdefault(name, {})[key] = float(value)
     return found
 
 
 def once(wanted):
     """Wait until Ray serves these."""
     until = time.monotonic() + 60
-    while (found := metrics()) != wanted:
+    while (found := metrics("my-run")) != wanted:
         assert time.monotonic() < until, found
         time.sleep(1)
 
@@ -44,13 +45,13 @@ def test_gauges_come_out_of_rays_prometheus_endpoint(local_ray):
             progress.set(7)
             events.tell(lambda each: each.trained("proxy/p1", [Point(7, 2.5, 0.1, 1234.0)]))
             moving = {
-                "stage_running": {("my-run", "proxy"): 1},
-                "done": {("my-run", "proxy", "steps"): 7},
-                "total": {("my-run", "proxy", "steps"): 40},
-                "tokens_per_second": {("my-run", "proxy"): 1234},
+                "stage_running": {("proxy",): 1},
+                "done": {("proxy", "steps"): 7},
+                "total": {("proxy", "steps"): 40},
+                "tokens_per_second": {("proxy",): 1234},
             }
             once(moving)
-        once(moving | {"stage_running": {("my-run", "proxy"): 0},
-                       "tokens_per_second": {("my-run", "proxy"): 0}})  # fmt: skip
+        once(moving | {"stage_running": {("proxy",): 0},
+                       "tokens_per_second": {("proxy",): 0}})  # fmt: skip
     finally:
         events.leave(gauges)
