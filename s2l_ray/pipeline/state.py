@@ -25,19 +25,20 @@ LONGEST = 2000  # characters of an error
 class RunState(Listener):
     """Keeps the record that the lease tells. It is O(stages) large.
 
-    format, version (of s2l_ray), command. agenda: a dict per events.Item. done: folders of stages
-    that are there. running: a dict per stage with `folder` and `since`. progress: a dict per
-    progress line (Progress.record) with the `folders` of the stages that it belongs to. ended,
-    error: when and how the run ended, None before.
+    format, version (of s2l_ray), command. agenda: a dict per events.Item. done: stages that are
+    there, by folder: seconds that they took, None if they were found. running: a dict per stage
+    with `folder` and `since`. progress: a dict per progress line (Progress.record) with the
+    `folders` of the stages that it belongs to. ended, error: when and how the run ended, None
+    before.
     """
 
     def __init__(self, lease: Lease, command: str) -> None:
         self.lease, self.lock = lease, threading.RLock()
         self.record: dict[str, Any] = {
-            "format": FORMAT, "version": __version__, "command": command, "agenda": [], "done": [],
+            "format": FORMAT, "version": __version__, "command": command, "agenda": [], "done": {},
             "running": [], "progress": [], "ended": None, "error": None,
         }  # fmt: skip
-        self.done: dict[str, None] = {}  # folders of stages, in order
+        self.done: dict[str, float | None] = {}  # by the folders of stages, in order
         self.running: dict[str, str] = {}  # folder -> since
         self.moving: dict[Progress, list[str]] = {}  # with the stages that they belong to
         self._tell()
@@ -62,7 +63,8 @@ class RunState(Listener):
 
     def stage_ended(self, stage: Manifest, seconds: float, reused: bool) -> None:
         with self.lock:
-            self.done[stage.folder] = None
+            if not reused or stage.folder not in self.done:  # else met again, after a repair
+                self.done[stage.folder] = None if reused else seconds
             self._tell()
 
     def progressed(self, progress: Progress) -> None:
@@ -89,7 +91,7 @@ class RunState(Listener):
         self.lease.tell(
             self.record
             | {
-                "done": list(self.done),
+                "done": dict(self.done),
                 "running": [
                     {"folder": folder, "since": since} for folder, since in self.running.items()
                 ],

@@ -123,7 +123,7 @@ class Reader:
             notes.append("what is to do is not known yet: the run has not got to its first stage")
         current, times = self._recorded()
         state = _state(lease, run, age)
-        stages = self._stages(run, times, state)
+        stages = self._stages(run, state)
         shown = {each.folder for each in stages} | set(run.get("done", ()))
         others = [
             self._stage(name, folder, None if run else times.get(name))
@@ -171,11 +171,9 @@ class Reader:
         made = [each for each in record["times"] if not each["reused"]]
         return record["current"], {each["stage"]: each["seconds"] for each in made}
 
-    def _stages(
-        self, run: dict[str, Any], times: dict[str, float], state: RunsState
-    ) -> list[StageStatus]:
+    def _stages(self, run: dict[str, Any], state: RunsState) -> list[StageStatus]:
         """Return the stages of the agenda, and those that it did not foresee."""
-        done = run.get("done", [])
+        done = run.get("done", {})
         running = {each["folder"]: each["since"] for each in run.get("running", ())}
         found, listed = list[StageStatus](), set[str]()
         for item in run.get("agenda", ()):
@@ -193,13 +191,13 @@ class Reader:
                 )
                 continue
             mine = [folder for folder in (*done, *running) if _belongs(folder, item)]
-            each = self._newest(item["name"], mine or item["folders"], times)
+            each = self._newest(item["name"], mine or item["folders"], done)
             listed.add(each.folder)
             if each.state != "to do" or state != "finished":  # it did without this one
                 found.append(each)
         for folder in (*done, *running):
             if folder not in listed:
-                found.append(self._stage(_name(folder), folder, times.get(_name(folder))))
+                found.append(self._stage(_name(folder), folder, done.get(folder)))
         alive = state == "running"
         return [
             _begun(each, running.get(each.folder), run["progress"], alive)
@@ -208,9 +206,11 @@ class Reader:
             for each in found
         ]
 
-    def _newest(self, name: str, folders: Sequence[str], times: dict[str, float]) -> StageStatus:
-        """Look for a stage in the folders where it may be."""
-        found = [self._stage(name, each, times.get(_name(each))) for each in folders or [""]]
+    def _newest(
+        self, name: str, folders: Sequence[str], seconds: dict[str, float | None]
+    ) -> StageStatus:
+        """Look for a stage in the folders where it may be. seconds: by folder."""
+        found = [self._stage(name, each, seconds.get(each)) for each in folders or [""]]
         order: list[StagesState] = ["done", "stopped", "to do"]
         return min(found, key=lambda each: order.index(each.state))
 

@@ -60,12 +60,12 @@ def owner(uri, monkeypatch):
         taken.release()
 
 
-def make(store, folder, parts=2):
+def make(store, folder, parts=2, reused=False):
     """Make a stage as a run does, up to its commit."""
     with events.making([folder]):
         made = [store.write_part(TABLE, folder, f"part-{n:05d}") for n in range(parts)]
         manifest = store.commit(folder, "f", made, {})
-    events.tell(lambda each: each.stage_ended(manifest, 1.0, False))
+    events.tell(lambda each: each.stage_ended(manifest, 1.0, reused))
 
 
 def read(store, enough=lambda status: status):
@@ -85,7 +85,7 @@ def states(status):
 def test_a_run_under_way_says_what_is_done_running_and_to_do(owner, monkeypatch):
     store, state = owner
     state.expected("f", AGENDA)
-    make(store, "corpus/c1")
+    make(store, "corpus/c1", reused=True)
     make(store, "tokens/t1", parts=3)
     make(store, "evaluations/a/b/e1")
     with events.making(["proxy/p1"]), Progress("proxy", total=400, unit="steps") as progress:
@@ -107,6 +107,7 @@ def test_a_run_under_way_says_what_is_done_running_and_to_do(owner, monkeypatch)
     size = sum(store.objects.sizes("tokens/t1").values())
     size -= len(store.read_bytes("tokens/t1/manifest.json"))
     assert (tokens.rows, tokens.parts, tokens.bytes) == (9, 3, size)
+    assert (tokens.seconds, status.stages[0].seconds) == (1.0, None)  # the corpus was found
     assert (evaluations.done, evaluations.count) == (1, 4)
     assert proxy.resume == 80 and proxy.since is not None
     [moving] = proxy.progress
