@@ -14,12 +14,13 @@ from support.runs import MARK, corpus, settings
 from support.trackers import scalars, texts, wandb_history, wandb_records
 
 from s2l_ray.execution.events import Item, Point
-from s2l_ray.execution.trackers import tracking
+from s2l_ray.execution.trackers import tensorboard_tracker, tracking
 from s2l_ray.execution.trackers.tracking import Tracking, faults
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import select
 from s2l_ray.report import gather
 from s2l_ray.store import Manifest, Store
+from s2l_ray.store.s3 import S3Objects
 from s2l_ray.store.views import TrainingView
 
 CURVE = [Point(1, 2.5, 0.01, 1000.0), Point(2, 2.25, 0.02, None), Point(3, 2.0, 0.01, 1200.0)]
@@ -84,9 +85,14 @@ def test_tensorboard_of_a_resumed_run_has_each_step_once(store):
     assert [path.name for path in folder.parent.iterdir()] == ["run-f00d"]
 
 
-def test_tensorboard_of_a_run_on_s3_is_copied_there(s3_uri, tmp_path):
-    store = Store(s3_uri)
+def test_tensorboard_of_a_run_on_s3_is_copied_there(s3_uri, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard_tracker, "PUBLISH", 0.0)
+    store, copied = Store(s3_uri), []
+    put_file = S3Objects.put_file
+    monkeypatch.setattr(S3Objects, "put_file", lambda self, file, name: (
+        copied.append((name, file.stat().st_size)), put_file(self, file, name)))  # fmt: skip
     track("tensorboard", store, CURVE)
+    assert len(copied) == len({*copied})  # a file is copied again if it has grown
     below = f"trackers/tensorboard/{s3_uri.rpartition('/')[2]}-f00d/proxy"
     [file] = store.names(below)
     (tmp_path / file).write_bytes(store.read_bytes(below, file))

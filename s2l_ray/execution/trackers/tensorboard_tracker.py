@@ -29,6 +29,7 @@ class Tracker:
         self.writers: dict[str, SummaryWriter] = {}
         self.reached: dict[str, int] = {}
         self.published = time.monotonic()
+        self.copied: dict[str, int] = {}  # to an object store: file -> bytes
 
     def curve(self, series: str, points: list[Point]) -> None:
         for point in points:
@@ -43,6 +44,8 @@ class Tracker:
 
     def seconds(self, stage: str, seconds: float) -> None:
         self._writer("").add_scalar(f"seconds/{stage}", seconds)
+        if (over := self.writers.pop(stage, None)) is not None:  # each has a thread
+            over.close()
 
     def selection(
         self, name: str, summary: dict[str, Any], tables: dict[str, dict[str, int]]
@@ -79,9 +82,10 @@ class Tracker:
         for writer in self.writers.values():
             writer.flush()
         for file in sorted(self.folder.rglob("*")):
-            if file.is_file():
-                name = file.relative_to(self.folder).as_posix()
+            name = file.relative_to(self.folder).as_posix()
+            if file.is_file() and self.copied.get(name) != (size := file.stat().st_size):
                 self.store.objects.put_file(file, f"{self.below}/{name}")
+                self.copied[name] = size
 
 
 def _table(title: str, rows: dict[str, Any]) -> str:
