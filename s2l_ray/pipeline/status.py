@@ -25,6 +25,9 @@ RunsState = Literal["running", "finished", "failed", "interrupted", "died", "end
 StagesState = Literal["done", "running", "stopped", "to do"]
 
 
+FEW = 4  # stages of one kind that are listed each, if the agenda does not name them
+
+
 @dataclass(frozen=True)
 class StageStatus:
     """A stage, or `count` stages of one kind, `done` of which are there.
@@ -195,9 +198,17 @@ class Reader:
             listed.add(each.folder)
             if each.state != "to do" or state != "finished":  # it did without this one
                 found.append(each)
-        for folder in (*done, *running):
-            if folder not in listed:
-                found.append(self._stage(_name(folder), folder, done.get(folder)))
+        kinds: dict[str, list[str]] = {}
+        for folder in done.keys() - listed:
+            kinds.setdefault(_kind(folder), []).append(folder)
+        for kind, folders in sorted(kinds.items()):
+            if len(folders) > FEW:  # a comparison has hundreds; their manifests are not read
+                count = len(folders)
+                found.append(StageStatus(kind, "done", count=count, done=count))
+            else:
+                found += [self._stage(_name(each), each, done[each]) for each in sorted(folders)]
+        for folder in running.keys() - listed:
+            found.append(self._stage(_name(folder), folder, None))
         alive = state == "running"
         return [
             _begun(each, running.get(each.folder), run["progress"], alive)
@@ -268,6 +279,11 @@ def _belongs(folder: str, item: dict[str, Any]) -> bool:
     if item["folders"]:
         return folder in item["folders"]
     return re.fullmatch(item["pattern"] or re.escape(item["name"]), _name(folder)) is not None
+
+
+def _kind(folder: str) -> str:
+    """Return such as "targets/*/tokens"."""
+    return re.sub(r"^(targets|selections|rankings)/[^/]+", r"\1/*", _name(folder))
 
 
 def _name(folder: str) -> str:

@@ -144,6 +144,24 @@ def test_stages_made_at_once_have_their_own_progress(owner):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("uri", ["local"], indirect=True)
+def test_many_stages_that_the_agenda_does_not_name_are_counted(owner):
+    store, state = owner
+    state.expected("f", [Item("targets", pattern="targets/[^/]+", count=9)])
+    for number in range(5):
+        make(store, f"targets/t{number}/tokens/f")
+        make(store, f"targets/t{number}/f")
+    make(store, "selections/s2l-seed0/f")
+    with events.making(["targets/t9/tokens/f"]):
+        status = read(store, lambda status: status.stages[-1].state == "running")
+    assert [(each.name, each.state, each.done, each.count) for each in status.stages] == [
+        ("targets", "to do", 5, 9), ("selections/s2l-seed0", "done", 1, 1),
+        ("targets/*/tokens", "done", 5, 5), ("targets/t9/tokens", "running", 0, 1),
+    ]  # fmt: skip
+    text = as_text(status)
+    assert "  targets/*/tokens" in text and "5 of 5" in text and "5 of 9" in text
+
+
 def test_a_dead_run_says_when_it_was_last_alive_and_what_it_left(owner, monkeypatch):
     store, state = owner
     state.expected("f", AGENDA)
