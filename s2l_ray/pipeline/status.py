@@ -135,6 +135,7 @@ class Reader:
         ]
         if not run:
             stages, others = others, []
+        others = [each for each in others if each.state == "done"]  # the rest was removed
         last = datetime.now(UTC) - timedelta(seconds=age)
         return Status(
             run_dir=self.store.uri,
@@ -243,7 +244,7 @@ class Reader:
                 seconds=seconds,
             )
         sizes = self.store.objects.sizes(folder)
-        points = [name for name in resume_points(self.store, folder)]
+        points = resume_points(self.store, folder)
         return StageStatus(
             name,
             "stopped" if sizes else "to do",
