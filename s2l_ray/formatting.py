@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
 
 MISSING = "–"
+NOTHING = 1e-12  # what rounding leaves of a measured zero
 
 RAW = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories that move or hide what a terminal shows
 
@@ -24,27 +26,66 @@ def span(values: Sequence[int | None]) -> str:
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
+def measured(value: float, digits: int = 3) -> str:
+    """Return a measured number with so many significant digits, such as "0.163" or "12,300"."""
+    if abs(value) < NOTHING:
+        return "0"
+    return _rounded(value, _decimals(value, digits))
+
+
 def signed(value: float) -> str:
     """Return the value with its sign; the minus is as wide as the plus."""
-    return f"{value:+.4f}".replace("-", "−")
+    if abs(value) < NOTHING:
+        return "0"
+    return _signed(value, _decimals(value, 3))
 
 
-def plus_minus(mean: float | None, error: float | None, digits: int = 4) -> str:
+def plus_minus(mean: float | None, error: float | None) -> str:
     """Return the mean, with its standard error if there is one."""
     if mean is None:
         return MISSING
-    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    return measured(mean) + ("" if error is None else f" ± {measured(error, 2)}")
 
 
 def with_interval(value: float, low: float | None, high: float | None) -> str:
     """Return such as "−0.0200 [−0.0310, −0.0090]", or only the value without an interval."""
     if low is None or high is None:
         return signed(value)
-    return f"{signed(value)} [{signed(low)}, {signed(high)}]"
+    decimals = _decimals(max(value, low, high, key=abs), 3)
+    value_told, low_told, high_told = (_signed(each, decimals) for each in (value, low, high))
+    return f"{value_told} [{low_told}, {high_told}]"
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Return how many decimals show `digits` significant digits; below 0 for large values."""
+    if value == 0 or not math.isfinite(value):
+        return digits - 1
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # after rounding: 9.996 is 10.0
+    return digits - 1 - exponent
+
+
+def _rounded(value: float, decimals: int) -> str:
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{round(value, decimals):,.{max(0, decimals)}f}".replace("-", "−")
+
+
+def _signed(value: float, decimals: int) -> str:
+    return ("+" if value >= 0 else "") + _rounded(value, decimals)
 
 
 def percent(part: float, whole: float = 1) -> str:
+    """Return such as "12.3%"; "–" of nothing."""
     return f"{part / whole:.1%}" if whole else MISSING
+
+
+def share(part: float, whole: float = 1) -> str:
+    """Return a measured share such as "24.4%", "0.679%" or "100%"; "–" of nothing."""
+    if not whole:
+        return MISSING
+    if part in (0, whole):
+        return "100%" if part else "0%"
+    return f"{measured(100 * part / whole)}%"
 
 
 def duration(seconds: float, *, decimals: int = 1) -> str:

@@ -1,6 +1,9 @@
+import math
+
 from s2l_ray.formatting import (
     data_size,
     duration,
+    measured,
     moving,
     percent,
     plural,
@@ -20,12 +23,22 @@ def test_counts():
 
 
 def test_numbers_with_signs_and_errors():
-    assert (signed(-0.02), signed(0.0)) == ("−0.0200", "+0.0000")
+    assert (signed(-0.02), signed(0.0)) == ("−0.0200", "0")
     assert with_interval(-0.02, -0.04, 0.001) == "−0.0200 [−0.0400, +0.0010]"
-    assert with_interval(0.5, None, None) == "+0.5000"
-    assert plus_minus(1.0, 0.25) == "1.0000 ± 0.2500"
-    assert (plus_minus(1.0, None, digits=1), plus_minus(None, None)) == ("1.0", "–")
+    assert with_interval(0.5, None, None) == "+0.500"
+    assert plus_minus(1.0, 0.25) == "1.00 ± 0.25"
+    assert plus_minus(2.9563, 0.00521) == "2.96 ± 0.0052"
+    assert (plus_minus(1.0, None), plus_minus(None, None)) == ("1.00", "–")
     assert (percent(0.123), percent(1, 3), percent(1, 0)) == ("12.3%", "33.3%", "–")
+
+
+def test_measured_numbers_have_at_most_three_significant_digits():
+    values = (0.16341, 2.9563, 12.34, 123.4, 12345.0, 9.996, 1e-17, -0.00012345, 1e-6)
+    assert [measured(value) for value in values] == [
+        "0.163", "2.96", "12.3", "123", "12,300", "10.0", "0", "−0.000123", "0.00000100",
+    ]  # fmt: skip
+    assert measured(0.00521, 2) == "0.0052"
+    assert (measured(math.nan), signed(-math.inf)) == ("not finite", "not finite")
 
 
 def test_durations():
