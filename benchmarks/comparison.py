@@ -37,7 +37,7 @@ import yaml
 from benchmarks import machine
 from s2l_ray.config import SelectorName, validate
 from s2l_ray.corpus.identity import hash63
-from s2l_ray.report.comparison_page import groups_of
+from s2l_ray.report.comparison_tables import groups_of
 
 MAIN = ["s2l", "s2l_official", "random", "random_balanced", "random_shares", "loss_strata"]
 PROMPT = {"template": "plain", "max_length": 256}

@@ -44,7 +44,7 @@ from s2l_ray.pipeline.comparison import compare, seeded
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import choose_subset
 from s2l_ray.report import comparison_text
-from s2l_ray.report.comparison_page import difference
+from s2l_ray.report.comparison_tables import difference
 from s2l_ray.scoring.trajectories import losses_array
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
@@ -182,7 +182,7 @@ def row_of(
 
     def mean(figure: str) -> str:
         values = [each[figure] for each in held]
-        return plus_minus(*interval(values)[:2], digits=1)
+        return plus_minus(*interval(values)[:2])
 
     row = {"selector": name} | {kind: mean(kind) for kind in KINDS}
     row["small patterns covered"] = mean("covered")

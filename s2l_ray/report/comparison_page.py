@@ -1,77 +1,54 @@
-"""A comparison of selectors: from the records of its targets to tables, and the page.
-
-Records are those of pipeline.comparison.compare, one per target. Each table holds one budget, one
-match (what is equal to the baseline: examples, tokens or compute) and one metric.
-"""
+"""The page of a comparison of selectors: what was found, why to believe it, and how to go on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from s2l_ray.analysis.measures import ArmRecord, Metric, metrics_of, value_of
-from s2l_ray.analysis.paired import Outcome, Row, caveats, conclusions, table
-from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, spreads
-from s2l_ray.config import BASELINE, BUILT_IN_SELECTORS
+from s2l_ray.analysis.measures import ArmRecord
+from s2l_ray.analysis.paired import Row
+from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable
+from s2l_ray.config import BASELINE
 from s2l_ray.execution import events, machine
-from s2l_ray.formatting import MISSING, plural, span, with_interval
-from s2l_ray.report.html import environment, printable
-from s2l_ray.selection.selectors import selector_named
+from s2l_ray.formatting import measured, plural
+from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS
+from s2l_ray.report.comparison_tables import (
+    Group,
+    difference,
+    groups_of,
+    left_out_of,
+    pooled,
+    spreads_of,
+)
+from s2l_ray.report.html import environment, name, printable, quoted
+from s2l_ray.report.next_steps import FEWEST_SEEDS, Commands, NextStep, write_settings
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
 
-
-class Table(NamedTuple):
-    """One metric of the arms of one budget and match."""
-
-    metric: Metric
-    rows: list[Row]
-    conclusions: list[str]  # the verdicts
-    caveats: list[str]
-    controls: list[str]  # differences between selections and their controls
-    # Method -> standard deviation over selection seeds and over training seeds; empty if they
-    # cannot be separated.
-    spreads: dict[str, tuple[float | None, float | None]]
-    # Method -> standard error of one pair's difference over the held-out examples, the median of
-    # its pairs. Known for the loss and its mean over sources.
-    errors: dict[str, float]
-
-
-class Group(NamedTuple):
-    """The arms of one budget and match: what they trained on, and a table per metric."""
-
-    budget: str
-    match: str
-    costs: dict[str, dict[str, str]]  # method -> runs, examples, shared, steps, tokens
-    tables: list[Table]
-    too_few: list[str]  # selectors with too few candidates, and why
-
-
-def groups_of(records: Sequence[ArmRecord]) -> list[Group]:
-    """Return a group per budget and match, in order of appearance."""
-    keys = dict.fromkeys((record["budget"], record["match"]) for record in records)
-    return [_group(*key, [r for r in records if (r["budget"], r["match"]) == key]) for key in keys]
+MAX_NAMED = 2  # methods in the summary; more are counted
+MAX_TABLES = 100  # measures of one group
+MORE_SEEDS = ",".join(map(str, range(2 * MIN_UNITS)))
 
 
 def write(run: Run, records: Sequence[ArmRecord]) -> str:
     """Write the page to report/comparison.html and return its address."""
-    page = render(run.config.name, run.store.uri, records)
+    page = render(run.config.name, run.store.uri, records, write_settings(run))
     run.store.write_bytes(page.encode(), "report", "comparison.html")
     events.tell(lambda each: each.reported("comparison.html", page))
     return run.store.address("report", "comparison.html")
 
 
-def render(title: str, run_dir: str, records: Sequence[ArmRecord]) -> str:
+def render(
+    title: str, run_dir: str, records: Sequence[ArmRecord], commands: Commands | None = None
+) -> str:
     """Return the page as HTML text, to be written as UTF-8."""
-    from markupsafe import Markup
-
-    from s2l_ray.report.figures.comparison import forest
+    from s2l_ray.report.figures import comparison as figures
 
     groups = groups_of(records)
+    told, tone = trust(groups)
     page = (
         environment()
         .get_template("comparison.html.j2")
@@ -83,13 +60,17 @@ def render(title: str, run_dir: str, records: Sequence[ArmRecord]) -> str:
             alpha=ALPHA,
             min_units=MIN_UNITS,
             tables=sum(len(group.tables) for group in groups),
+            lead=[compared(groups), result(groups)],
+            trusted=told,
+            tone=tone,
+            alarms=alarms(groups),
             groups=groups,
-            figures=[
-                Markup(forest(group.tables[0].rows, BASELINE, f"forest-{n}"))
-                for n, group in enumerate(groups)
-            ],
+            max_tables=MAX_TABLES,
+            forests=[figures.forest(group) for group in groups],
+            by_metric=[figures.by_metric(group) for group in groups],
             difference=difference,
             left_out=left_out_of(records),
+            next_steps=next_steps(groups, commands),
             versions=machine.versions(),
             hardware=machine.hardware(),
         )
@@ -97,103 +78,96 @@ def render(title: str, run_dir: str, records: Sequence[ArmRecord]) -> str:
     return printable(page)
 
 
-def _group(budget: str, match: str, records: Sequence[ArmRecord]) -> Group:
-    too_few = [
-        f"Not compared: {r['method']} with selection seed {r['selection_seed']}: {r['too_few']}."
-        for r in records
-        if "too_few" in r
-    ]
-    records = [record for record in records if "too_few" not in record]
-    costs = {}
-    for method in dict.fromkeys(record["method"] for record in records):
-        mine = [record for record in records if record["method"] == method]
-        costs[method] = {
-            name: span([record[name] for record in mine])
-            for name in ("examples", "steps", "trained_tokens")
-        }
-        costs[method]["shared"] = f"{span([round(100 * record['shared']) for record in mine])}%"
-        costs[method]["runs"] = f"{len(mine):,}"
-    tables = []
-    for metric in metrics_of(records):
-        arms = [
-            Outcome(r["method"], budget, r["selection_seed"], r["training_seed"],
-                    {metric.key: value_of(r, metric.key)})
-            for r in records
-        ]  # fmt: skip
-        rows = table(arms, metric.key, BASELINE, metric.lower_is_better)
-        parts = {}
-        for row in rows:
-            found = spreads(
-                {
-                    arm.seeds: value
-                    for arm in arms
-                    if arm.selector == row.method
-                    and math.isfinite(value := arm.metrics[metric.key])
-                }
-            )
-            parts[row.method] = _root(found.selection), _root(found.training)
-        if not any(sd is not None for pair in parts.values() for sd in pair):
-            parts = {}
-        tables.append(
-            Table(
-                metric=metric,
-                rows=rows,
-                conclusions=conclusions(rows),
-                caveats=caveats(rows),
-                controls=_against_controls(arms, records, metric),
-                spreads=parts,
-                errors=_errors(records, metric.key),
-            )
-        )
-    return Group(budget, match, costs, tables, list(dict.fromkeys(too_few)))
+def compared(groups: Sequence[Group]) -> str:
+    """Say how much was compared."""
+    methods = {row.method for group in groups for row in group.tables[0].rows}
+    runs = sum(row.runs for group in groups for row in group.tables[0].rows)
+    budgets = len({group.budget for group in groups})
+    seeds = max((row.selection_seeds for row in _others(groups)), default=0)
+    return (
+        f"{plural(runs, 'target')} compare {plural(len(methods) - 1, 'method')} with {BASELINE}, "
+        f"at {plural(budgets, 'budget')} and over {plural(seeds, 'seed')}."
+    )
 
 
-def _against_controls(
-    arms: Sequence[Outcome], records: Sequence[ArmRecord], metric: Metric
-) -> list[str]:
-    """Return sentences with the paired differences between selections and their controls."""
-    likes = {record["method"]: record["like"] for record in records if "like" in record}
+def result(groups: Sequence[Group]) -> str:
+    """Name the methods that are better than the baseline in the first group, and those worse."""
+    if not groups:
+        return "Nothing was compared yet."
+    rows = [row for row in groups[0].tables[0].rows if row.verdict is not None]
+    where = f"At budget {name(groups[0].budget)}, equal {groups[0].match}: "
+    told = []
+    for verdict, words in (("better", "better than"), ("worse", "worse than")):
+        if found := [quoted(row.method) for row in rows if row.verdict == verdict]:
+            names = ", ".join(found) if len(found) <= MAX_NAMED else plural(len(found), "method")
+            told.append(f"{names} {'is' if len(found) == 1 else 'are'} {words} {BASELINE}")
+    if not told and any(row.verdict == "not distinguishable" for row in rows):
+        told.append(f"no method is distinguishable from {BASELINE}")
+    return where + ("; ".join(told) or "no verdict") + "."
+
+
+def trust(groups: Sequence[Group]) -> tuple[str, str]:
+    """Say how small a difference the seeds could show; and "good" if a method is better, "bad" if
+    there is no verdict, otherwise "unsure"."""
+    rows = _others(groups[:1])
+    seeds = max((row.units for row in rows), default=0)
+    if seeds < MIN_UNITS:
+        return (
+            f"Do not decide on this yet: {plural(seeds, 'seed')} "
+            f"{'has' if seeds == 1 else 'have'} a difference, and a verdict needs {MIN_UNITS}."
+        ), "bad"
+    tone = "good" if any(row.verdict == "better" for row in rows) else "unsure"
+    if not (found := spreads_of(groups[0])):
+        return "The differences have no spread, so no verdict is possible.", "bad"
+    least = detectable(pooled(list(found.values())), seeds, alpha=ALPHA / max(1, len(found)))
+    return (
+        f"{seeds:,} seeds show differences of {measured(least)} or more with 80% power; smaller "
+        "ones may exist."
+    ), tone
+
+
+def alarms(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Return what makes parts of the comparison worthless."""
     found = []
-    for control in dict.fromkeys(arm.selector for arm in arms):
-        if control not in BUILT_IN_SELECTORS:
-            continue
-        kind = selector_named(control)
-        main = likes.get(control, "") if kind.control_for == "like" else kind.control_for
-        pair = (main, control)
-        both = [arm for arm in arms if arm.selector in pair]
-        if {arm.selector for arm in both} == set(pair):
-            rows = table(both, metric.key, control, metric.lower_is_better)
-            [row] = [row for row in rows if row.method == main]
-            if row.pairs:
-                found.append(
-                    f"{main} − {control} ({kind.control_words}): {difference(row)} "
-                    f"({plural(row.pairs, 'pair')}, not corrected)."
-                )
+    lost = sum(row.left_out for group in groups for row in group.tables[0].rows)
+    if lost:
+        text = "A held-out loss is not finite. Lower target.learning_rate."
+        found.append((f"{plural(lost, 'pair')} left out", text))
+    if too_few := [text for group in groups for text in group.too_few]:
+        told = name(too_few[0].removeprefix("Not compared: "), 200)
+        found.append((f"{plural(len(too_few), 'selection')} not compared", told))
     return found
 
 
-def _errors(records: Sequence[ArmRecord], metric: str) -> dict[str, float]:
-    """Return method -> median over its pairs of the standard error over held-out examples."""
-    found: dict[str, list[float]] = {}
-    for record in records:
-        error = record.get("errors_over_examples", {}).get(metric)
-        if error is not None:
-            found.setdefault(record["method"], []).append(error)
-    return {method: median(errors) for method, errors in found.items()}
+def next_steps(groups: Sequence[Group], commands: Commands | None) -> list[NextStep]:
+    """Return what to run next, the most useful first."""
+    if commands is None or not groups:
+        return []
+    rows = _others(groups[:1])
+    better = [
+        row
+        for row in rows
+        if row.verdict == "better"
+        and row.difference.mean is not None
+        and row.method not in (FULL_COMPUTE, FULL_EPOCHS)
+    ]
+    if max((row.units for row in rows), default=0) < MIN_UNITS:
+        seeds = f"compare.seeds=[{FEWEST_SEEDS}]"
+        commands.add(f"Get a verdict, from {MIN_UNITS} seeds", "compare", seeds)
+        return commands.steps
+    if better:
+        best = min(better, key=lambda row: row.difference.mean or math.inf)
+        overrides = f"selection.selector={best.method}", f"selection.budget={groups[0].budget}"
+        commands.add(f"Train the target on {name(best.method)}’s subset", "finetune", *overrides)
+    else:
+        overrides = f"selection.selector={BASELINE}", f"selection.budget={groups[0].budget}"
+        commands.add("Train the target on random examples", "finetune", *overrides)
+    commands.add(
+        "Look for smaller differences, with more seeds", "compare", f"compare.seeds=[{MORE_SEEDS}]"
+    )
+    commands.add("Learn how much of the S2L selection is noise", "diagnose")
+    return commands.steps
 
 
-def left_out_of(records: Sequence[ArmRecord]) -> list[str]:
-    """Return what was left out of the evaluation, each sentence once."""
-    return list(dict.fromkeys(text for record in records for text in record.get("left_out", ())))
-
-
-def difference(row: Row) -> str:
-    """Return the difference to the baseline with its 95% interval."""
-    if row.verdict is None:
-        return MISSING
-    mean, _, low, high, _ = row.difference
-    return "not finite" if mean is None else with_interval(mean, low, high)
-
-
-def _root(variance: float | None) -> float | None:
-    return None if variance is None else math.sqrt(variance)
+def _others(groups: Sequence[Group]) -> list[Row]:
+    return [row for group in groups for row in group.tables[0].rows if row.verdict is not None]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 
 from s2l_ray.analysis.measures import ArmRecord
 from s2l_ray.analysis.paired import Row
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed
 from s2l_ray.config import BASELINE, RunConfig
-from s2l_ray.formatting import plural, plus_minus
-from s2l_ray.report.comparison_page import Group, difference, groups_of, left_out_of
+from s2l_ray.formatting import MISSING, measured, plural
+from s2l_ray.report.comparison_tables import (
+    difference,
+    groups_of,
+    left_out_of,
+    pooled,
+    spreads_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +48,14 @@ def plan(config: RunConfig, targets: int, seen: Sequence[ArmRecord]) -> str:
     how = f"80% power, strictest step of Holm's correction for {plural(tests, 'comparison')}"
     planned = {(str(budget), match) for budget in compare.budgets for match in compare.match}
     groups = [group for group in groups_of(seen) if (group.budget, group.match) in planned]
-    spread = [(group, sds) for group in groups if (sds := _spreads(group))]
+    spread = [(group, sds) for group in groups if (sds := spreads_of(group))]
     for group, sds in spread:
-        sd = _pooled(list(sds.values()))
+        sd = pooled(list(sds.values()))
         least = detectable(sd, seeds, alpha=ALPHA / tests)
         text = (
             f"budget {group.budget}, equal {group.match}: so far, differences to {BASELINE} have a "
-            f"standard deviation of {sd:.4f} nats over seeds{_range(sds)}; {seeds} seeds can "
-            f"detect a difference of {least:.4f} ({how})"
+            f"standard deviation of {measured(sd)} nats over seeds{_range(sds)}; {seeds} seeds can "
+            f"detect a difference of {measured(least)} ({how})"
         )
         if compare.difference is not None:
             needed = pairs_needed(sd, compare.difference, alpha=ALPHA / tests)
@@ -84,7 +89,9 @@ def as_text(records: Sequence[ArmRecord]) -> str:
         lines += _aligned([_cells(row, group.costs[row.method]) for row in first.rows])
         told = first.conclusions + first.caveats + first.controls + group.too_few
         if first.errors:
-            listed = "; ".join(f"{method} {error:.4f}" for method, error in first.errors.items())
+            listed = "; ".join(
+                f"{method} {measured(error, 2)}" for method, error in first.errors.items()
+            )
             told.append(
                 "The intervals are over seeds, for these held-out examples. Standard error of one "
                 f"pair's difference over the examples: {listed}."
@@ -95,14 +102,27 @@ def as_text(records: Sequence[ArmRecord]) -> str:
 
 
 def _cells(row: Row, cost: Mapping[str, str]) -> list[str]:
+    error = None if row.mean is None else row.standard_error
     shared = f" ({cost['shared']} also in {BASELINE}'s)" if row.verdict else ""
     return [
         row.method,
-        plus_minus(row.mean, row.standard_error),
-        difference(row),
+        _fixed(row.mean, "") + ("" if error is None else f" ± {_fixed(error, '')}"),
+        _fixed_difference(row),
         row.verdict or "baseline",
         f"{cost['runs']} runs, {cost['examples']} examples{shared}, {cost['steps']} steps",
     ]
+
+
+def _fixed_difference(row: Row) -> str:
+    """Return the difference with its interval; numbers of a column have the same decimals."""
+    mean, _, low, high, _ = row.difference
+    if row.verdict is None or mean is None or low is None or high is None:
+        return MISSING if row.verdict is None else _fixed(mean)
+    return f"{_fixed(mean)} [{_fixed(low)}, {_fixed(high)}]"
+
+
+def _fixed(value: float | None, sign: str = "+") -> str:
+    return MISSING if value is None else f"{value:{sign}.4f}".replace("-", "−")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -110,26 +130,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in rows]
 
 
-def _spreads(group: Group) -> dict[str, tuple[float, int]]:
-    """Return method -> standard deviation of the loss difference over seeds, degrees of freedom.
-
-    A seed's difference is the mean over its trainings. Methods without spread are left out.
-    """
-    return {
-        row.method: (row.difference.standard_error * math.sqrt(row.units), row.units - 1)
-        for row in group.tables[0].rows
-        if row.units > 1 and row.difference.standard_error
-    }
-
-
-def _pooled(spreads: Sequence[tuple[float, int]]) -> float:
-    """Pool standard deviations, weighted by their degrees of freedom."""
-    return math.sqrt(sum(sd**2 * freedom for sd, freedom in spreads) / sum(f for _, f in spreads))
-
-
 def _range(sds: Mapping[str, tuple[float, int]]) -> str:
     """Name the smallest and the largest standard deviation, if there are several."""
     if len(sds) < 2:
         return ""
     low, high = min(sds, key=sds.__getitem__), max(sds, key=sds.__getitem__)
-    return f" (pooled; from {sds[low][0]:.4f} for {low} to {sds[high][0]:.4f} for {high})"
+    return (
+        f" (pooled; from {measured(sds[low][0])} for {low} to {measured(sds[high][0])} for {high})"
+    )

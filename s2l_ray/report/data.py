@@ -44,14 +44,21 @@ class Curve(NamedTuple):
     losses: Sequence[float]
 
 
+class Piece(NamedTuple):
+    """A part of an example's text as the proxy was given it."""
+
+    text: str
+    is_label: bool
+
+
 class Example(NamedTuple):
     """One example to show, with its loss at the first and the last checkpoint."""
 
+    place: str  # "file:row"
     source: str
     loss_first: float
     loss_last: float
-    prompt: str
-    response: str
+    pieces: Sequence[Piece]
     chosen: bool
 
 
@@ -88,6 +95,7 @@ class Timing(NamedTuple):
     seconds: float | None
     throughput: str = ""
     state: str = "run"  # or "reused", "resumed"; a repaired stage: "run, 2 times"
+    training: float | None = None  # seconds of the training itself, in this run or an earlier one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +115,17 @@ class ReportData:
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
     hardware: str = ""
     settings_yaml: str = ""  # the resolved configuration
+    settings_path: str = ""  # of a file with it, that the commands take
+    subset_path: str = ""  # folder of the subset's Parquet files
+    exports: Mapping[str, str] = field(default_factory=dict)  # format -> folder
+    endpoint: str | None = None  # of the object store that has it
+    has_target: bool = False  # configured
+    has_heldout: bool = False  # examples to evaluate on are configured
 
     corpus_by_source: Mapping[str, int]  # source -> examples offered to the selector
     n_duplicates: int = 0  # exact
     duplicates_kept: bool = False
+    n_rows: int = 0  # read
     n_rejected: int = 0  # rows
     rejections: Sequence[Rejection] = ()
     rejected_by_file: Sequence[tuple[str, int, int]] = ()  # file, rows, unusable; most first
@@ -118,6 +133,7 @@ class ReportData:
     n_held_out: int = 0  # examples kept for evaluation, not in corpus_by_source
     n_unlabelled: int = 0  # examples without a response token after truncation
     n_truncated: int = 0
+    max_length: int = 0  # tokens, beyond which an example is truncated; 0: unknown
 
     subset_by_source: Mapping[str, int] | None = None  # source -> chosen examples
 
@@ -138,7 +154,7 @@ class ReportData:
     share_above_quota: float | None = None  # share 0..1 of clusters
     adjusted_rand: float | None = None  # index with the clusters of another k-means seed
 
-    examples: Sequence[Sequence[Example]] = ()  # [K] lists, position = cluster id
+    examples: Sequence[Sequence[Example]] = ()  # [K] lists by cluster id, chosen ones first
     labelled: Sequence[Labelled] = ()  # random examples, their tokens with labels marked
     labels_told: Sequence[str] = ()  # how chats got their labels
 
@@ -148,6 +164,19 @@ class ReportData:
     timings: Sequence[Timing] = ()
     peak_memory_bytes: int | None = None  # of the driver
     cost: Cost | None = None
+
+    @property
+    def n_corpus(self) -> int:
+        return sum(self.corpus_by_source.values())
+
+    @property
+    def n_candidates(self) -> int:
+        """The examples that a selector chooses from."""
+        return self.n_corpus - self.n_unlabelled
+
+    @property
+    def n_subset(self) -> int:
+        return sum((self.subset_by_source or {}).values())
 
 
 def evaluated_sources(data: ReportData) -> list[str]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from s2l_ray.analysis.gradient_measures import sentences
 from s2l_ray.execution import events, machine
-from s2l_ray.formatting import plural
-from s2l_ray.report.html import environment, printable
+from s2l_ray.formatting import measured, plural, share
+from s2l_ray.report.html import environment, name, printable
+from s2l_ray.report.next_steps import Commands, NextStep, write_settings
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
@@ -123,39 +124,82 @@ def as_text(record: Diagnosis) -> str:
 
 def write(run: Run, record: Diagnosis) -> str:
     """Write the page to report/diagnostics.html and return its address."""
-    page = render(run.config.name, run.store.uri, str(run.config.selection.budget), record)
+    budget = str(run.config.selection.budget)
+    page = render(run.config.name, run.store.uri, budget, record, write_settings(run))
     run.store.write_bytes(page.encode(), "report", "diagnostics.html")
     events.tell(lambda each: each.reported("diagnostics.html", page))
     return run.store.address("report", "diagnostics.html")
 
 
-def render(title: str, run_dir: str, budget: str, record: Diagnosis) -> str:
+def render(
+    title: str, run_dir: str, budget: str, record: Diagnosis, commands: Commands | None = None
+) -> str:
     """Return the page as HTML text, to be written as UTF-8."""
-    from markupsafe import Markup
+    from s2l_ray.report.figures import diagnosis as figures
 
-    from s2l_ray.report.figures.diagnosis import purities
-
-    purity = record["purity"]
+    rows = variants_of(record)
+    told, tone = trust(rows)
     page = (
         environment()
         .get_template("diagnostics.html.j2")
         .render(
             title=title,
             run_dir=run_dir,
-            budget=budget,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            lead=compared(rows, budget),
+            trusted=told,
+            tone=tone,
             sentences=sentences_of(record),
             gradient_sentences=gradient_sentences_of(record),
-            rows=variants_of(record),
-            purity=purity,
+            rows=rows,
+            purity=record["purity"],
             groups=GROUPS,
-            figure=Markup(purities(purity)) if purity else "",
+            overlaps=figures.overlaps(rows),
+            partitions=figures.partitions(rows),
+            purities=figures.purities(record["purity"]),
             gradients=record["gradients"] or [],
+            next_steps=next_steps(commands),
             versions=machine.versions(),
             hardware=machine.hardware(),
         )
     )
     return printable(page)
+
+
+def compared(rows: Sequence[Variant], budget: str) -> list[str]:
+    """Say what was compared, and what the clusters determine of the subset."""
+    draw = rows[0]
+    return [
+        f"The S2L subset (budget {name(budget)}) was compared with those of "
+        f"{plural(len(rows), 'variant')} of the run.",
+        f"Another draw from the same clusters overlaps it by {measured(draw.jaccard)}, chance by "
+        f"{measured(draw.by_chance)}.",
+    ]
+
+
+def trust(rows: Sequence[Variant]) -> tuple[str, str]:
+    """Say what of the overlap survives the least favourable change, and how good that is."""
+    draw, *others = rows
+    if draw.jaccard - draw.by_chance <= BEYOND_CHANCE * draw.spread:
+        return "What the clusters determine is not distinguishable from chance.", "bad"
+    known = [row for row in others if row.kept is not None]
+    if not known:
+        return "The clusters determine so little that its stability cannot be told.", "unsure"
+    worst = min(known, key=lambda row: row.kept or 0.0)
+    kept = worst.kept or 0.0
+    change = f"{worst.changed} {name(worst.to)}"
+    text = f"Of that overlap beyond chance, the worst change ({change}) keeps {share(kept)}."
+    return text, "good" if kept >= 0.9 else "unsure" if kept >= 0.5 else "bad"
+
+
+def next_steps(commands: Commands | None) -> list[NextStep]:
+    """Return what to run next."""
+    if commands is None:
+        return []
+    commands.add("Learn whether the subset helps a target", "compare")
+    more = "clusters.random_state=7", "diagnose.seeds=[]"
+    commands.add("See the same for another k-means seed", "diagnose", *more)
+    return commands.steps
 
 
 def _draw(row: Variant) -> str:
@@ -194,13 +238,13 @@ def _change(changed: str, rows: Sequence[Variant], noise: float) -> str:
     kept = [row.kept for row in rows if row.kept is not None]
     if not kept:
         return f"{text}."
-    share = float(np.mean(kept))
+    mean = float(np.mean(kept))
     reading = "most of what the clusters determine changes"
-    if share >= 0.9:
+    if mean >= 0.9:
         reading = "the subset is as stable as its draw allows"
-    elif share >= 0.5:
+    elif mean >= 0.5:
         reading = "most of what the clusters determine stays"
-    overlap = f"this is {share:.0%} of the overlap of another draw alone"
+    overlap = f"this is {mean:.0%} of the overlap of another draw alone"
     return f"{text}. Beyond chance, {overlap}: {reading}."
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from s2l_ray.formatting import percent, plural
+from s2l_ray.formatting import measured, plural, share
 
 if TYPE_CHECKING:
     from s2l_ray.report.data import ReportData
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def findings(data: ReportData) -> list[str]:
     """Return one finding per sentence or two. What was not measured is left out."""
-    return [text for check in (_trajectories, _partition, _mix) for text in check(data)]
+    return [text for check in (_trajectories, _partition) for text in check(data)]
 
 
 def _trajectories(data: ReportData) -> list[str]:
@@ -26,19 +26,15 @@ def _trajectories(data: ReportData) -> list[str]:
             reading = "Clusters are close to strata of the loss; the shape of a curve adds little"
         elif level >= 0.5:
             reading = "Clusters are ordered by level first and by shape second"
-        found.append(
-            f"{percent(level)} of the variance of the trajectories is the loss level (the first "
-            f"principal component). {reading}."
-        )
+        found.append(f"{share(level)} of the variance of the trajectories is the loss level.")
+        found.append(f"{reading}.")
     if data.loss_quantiles_5T is not None and len(data.loss_quantiles_5T[2]) > 1:
         first, last = float(data.loss_quantiles_5T[2][0]), float(data.loss_quantiles_5T[2][-1])
-        found.append(
-            f"The median loss fell from {first:.3f} at the first checkpoint to {last:.3f} at the "
-            "last."
-            if last < first
-            else f"The median loss did not fall (first checkpoint {first:.3f}, last {last:.3f}). "
-            "The proxy learned little, so its trajectories say little about the examples."
-        )
+        if last < first:
+            found.append(
+                f"The median loss fell from {measured(first)} at the first checkpoint to "
+                f"{measured(last)} at the last."
+            )
     return found
 
 
@@ -46,7 +42,7 @@ def _partition(data: ReportData) -> list[str]:
     found = []
     above = data.share_above_quota
     if above is not None:
-        text = f"{percent(above)} of the clusters are larger than their quota"
+        text = f"{share(above)} of the clusters are larger than their quota"
         if above >= 0.9:
             found.append(f"{text}, so hardly any cluster is chosen whole.")
         elif above >= 0.5:
@@ -63,11 +59,12 @@ def _partition(data: ReportData) -> list[str]:
         )
         if (tiny := int((sizes <= 2).sum())) > 0:
             text += f", {tiny:,} of them with at most two"
-        if data.inertia is not None:
-            text += f"; k-means inertia {data.inertia:,.6g}"
-        if data.n_iter is not None:
-            text += f" after {plural(data.n_iter, 'iteration')}"
         found.append(text + ".")
+        if data.inertia is not None and data.n_iter is not None:
+            found.append(
+                f"k-means ended at inertia {measured(data.inertia)} after "
+                f"{plural(data.n_iter, 'iteration')}."
+            )
         rand = data.adjusted_rand
         if rand is None:
             found.append("How much the clusters depend on the k-means seed was not measured.")
@@ -78,8 +75,9 @@ def _partition(data: ReportData) -> list[str]:
             elif rand >= 0.7:
                 reading = "The clusters depend somewhat on the seed"
             found.append(
-                f"The adjusted Rand index with another k-means seed is {rand:.2f}. {reading}."
+                f"The adjusted Rand index with another k-means seed is {measured(rand, 2)}."
             )
+            found.append(f"{reading}.")
     return found
 
 
@@ -94,33 +92,6 @@ def _favour(sizes_K: np.ndarray, chosen_K: np.ndarray) -> str:
     elif small < 2 * large:
         reading = "slightly favoured"
     return (
-        f"In the smaller half of the clusters {percent(small)} of the examples were chosen, in the "
-        f"larger half {percent(large)}: rare examples are {reading}."
+        f"Rare examples are {reading}: {share(small)} chosen from the smaller half of the "
+        f"clusters, {share(large)} from the larger."
     )
-
-
-def _mix(data: ReportData) -> list[str]:
-    found = []
-    corpus, subset = data.corpus_by_source, data.subset_by_source
-    n_corpus, n_subset = sum(corpus.values()), sum((subset or {}).values())
-    if subset and n_subset and n_corpus and len(corpus) > 1:
-        moved = sum(
-            abs(subset.get(s, 0) / n_subset - corpus.get(s, 0) / n_corpus)
-            for s in corpus.keys() | subset.keys()
-        )
-        text = f"The mix of sources in the subset differs from the corpus by {percent(moved / 2)}"
-        text += " (total variation distance)"
-        if absent := sum(1 for s, n in corpus.items() if n and not subset.get(s)):
-            text += f"; {absent:,} of {plural(len(corpus), 'source')} contributed no example"
-        found.append(text + ".")
-    if n_corpus and data.n_truncated / n_corpus >= 0.05:
-        found.append(
-            f"{percent(data.n_truncated, n_corpus)} of the corpus was truncated. Losses and "
-            "training see only the beginning of these examples."
-        )
-    if n_corpus and data.n_unlabelled / n_corpus >= 0.05:
-        found.append(
-            f"{percent(data.n_unlabelled, n_corpus)} of the corpus has no response token left, so "
-            "it is neither trained on nor chosen. If it was truncated, raise prompt.max_length."
-        )
-    return found

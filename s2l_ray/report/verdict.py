@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from s2l_ray.analysis.paired import paired
 from s2l_ray.analysis.statistics import MIN_UNITS, interval
-from s2l_ray.formatting import plural, plus_minus, signed, span
+from s2l_ray.formatting import measured, plural, plus_minus, signed, span
+from s2l_ray.report.html import name
 
 if TYPE_CHECKING:
     from s2l_ray.report.data import Arm
@@ -66,18 +67,18 @@ def means(
     selectors = list(dict.fromkeys(arm.selector for arm in arms))
     found: dict[str, dict[str, list[float]]] = {}
     for arm in arms:
-        for name, value in values(arm).items():
-            found.setdefault(name, {s: [] for s in selectors})[arm.selector].append(value)
-    return {name: [interval(each[s])[:2] for s in selectors] for name, each in found.items()}
+        for metric, value in values(arm).items():
+            found.setdefault(metric, {s: [] for s in selectors})[arm.selector].append(value)
+    return {metric: [interval(each[s])[:2] for s in selectors] for metric, each in found.items()}
 
 
 def other_measures(arms: Sequence[Arm]) -> list[str]:
     """Return one line per other metric, with mean ± standard error of each selector."""
     selectors = dict.fromkeys(arm.selector for arm in arms)
     found = []
-    for name, cells in means(arms, lambda arm: arm.others).items():
+    for metric, cells in means(arms, lambda arm: arm.others).items():
         shown = (f"{s} {plus_minus(*cell)}" for s, cell in zip(selectors, cells, strict=True))
-        found.append(f"{name}: {', '.join(shown)}")
+        found.append(f"{metric}: {', '.join(shown)}")
     return found
 
 
@@ -91,7 +92,7 @@ def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> tupl
         return f"The selector of this run is {baseline}, the baseline: there is no comparison.", []
     pairs = paired(arms, main, baseline)
     found = differences(pairs)
-    return _verdict(found, main, baseline), _notes(pairs, len(pairs) - len(found))
+    return _verdict(found, name(main), baseline), _notes(pairs, len(pairs) - len(found))
 
 
 def _verdict(found: Sequence[float], main: str, baseline: str) -> str:
@@ -102,7 +103,7 @@ def _verdict(found: Sequence[float], main: str, baseline: str) -> str:
             f"Whether {main} helps was not measured: no pair of targets of {main} and {baseline} "
             "has the same seed and finite losses."
         )
-    size = f"{abs(mean):.4f}" + ("" if error is None else f" ± {error:.4f}")
+    size = plus_minus(abs(mean), error)
     direction = "lower" if mean < 0 else "higher"
     basis = f"mean ± standard error over {n} pairs of targets with the same seed"
     if n == 1:
@@ -112,17 +113,18 @@ def _verdict(found: Sequence[float], main: str, baseline: str) -> str:
         gap = "the same as" if mean == 0 and not error else f"{size} {direction} than"
         needed = f"at least {MIN_UNITS} pairs" if n < MIN_UNITS else "some spread among the pairs"
         return (
-            f"{lead}: the held-out loss of {main} is {gap} that of {baseline} ({basis}). A verdict "
-            f"needs {needed}."
+            f"{lead}: the held-out loss of {main} is {gap} that of {baseline}. Basis: {basis}. "
+            f"A verdict needs {needed}."
         )
     basis += f"; 95% interval {signed(low)} to {signed(high)}"
     if low <= 0 <= high:
         return (
             f"{main} is not distinguishable from {baseline}: its held-out loss differs by "
-            f"{signed(mean)} ± {error:.4f} ({basis})."
+            f"{signed(mean)} ± {measured(error, 2)}. Basis: {basis}."
         )
     word = "better" if high < 0 else "worse"
-    return f"{main} is {word} than {baseline}: its held-out loss is {size} {direction} ({basis})."
+    gap = f"its held-out loss is {size} {direction}"
+    return f"{main} is {word} than {baseline}: {gap}. Basis: {basis}."
 
 
 def _notes(pairs: Sequence[tuple[Arm, Arm]], n_left_out: int) -> list[str]:
@@ -131,8 +133,8 @@ def _notes(pairs: Sequence[tuple[Arm, Arm]], n_left_out: int) -> list[str]:
     errors = [main.error_over_examples for main, _ in pairs]
     if known := [error for error in errors if error is not None and math.isfinite(error)]:
         found.append(
-            "The held-out examples are the same for all targets; over them, one pair's difference "
-            f"has a standard error of {median(known):.4f}."
+            "All targets see the same held-out examples; over them, one pair's difference "
+            f"has a standard error of {measured(median(known), 2)}."
         )
     if any(main.n_steps != baseline.n_steps for main, baseline in pairs):
         found.append(f"The targets differ in steps: {_both(pairs, 'n_steps')}.")
@@ -145,8 +147,8 @@ def _notes(pairs: Sequence[tuple[Arm, Arm]], n_left_out: int) -> list[str]:
     return found
 
 
-def _both(pairs: Sequence[tuple[Arm, Arm]], name: str) -> str:
+def _both(pairs: Sequence[tuple[Arm, Arm]], field: str) -> str:
     sides = zip(*pairs, strict=True)
     return ", ".join(
-        f"{arms[0].selector} {span([getattr(arm, name) for arm in arms])}" for arms in sides
+        f"{name(arms[0].selector)} {span([getattr(arm, field) for arm in arms])}" for arms in sides
     )

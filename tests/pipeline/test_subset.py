@@ -9,6 +9,7 @@ from support.runs import corpus, files_of, ids_of, rows, settings, stages_run
 import s2l_ray
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.report import gather
+from s2l_ray.report.next_steps import loading
 from s2l_ray.store import Store
 
 
@@ -101,7 +102,11 @@ def test_report_shows_examples_if_it_may(finished, copy, start):
     page = Path(gather.write(run, selection)).read_text()
     texts = [row for row in rows() if row["output"] in page and row["instruction"].strip() in page]
     assert len(texts) >= 10
-    shown = gather.gather(run, selection).examples
+    data = gather.gather(run, selection)
+    told: dict = {}
+    exec(loading(data).partition("\n\n")[0], told)  # as the page says
+    assert told["subset"].count() == selection.info["examples"]
+    shown = data.examples
     assert [len(examples) for examples in shown] == [
         min(4, size) for size in run.done["clusters"].info["sizes"]
     ]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.reports import Page
 
 from s2l_ray.analysis.statistics import detectable, pairs_needed
 from s2l_ray.config import validate
@@ -12,6 +13,9 @@ from s2l_ray.pipeline import comparison
 from s2l_ray.pipeline.records import settings_of_comparison
 from s2l_ray.report import comparison_page as page
 from s2l_ray.report import comparison_text as text
+from s2l_ray.report.comparison_tables import groups_of
+from s2l_ray.report.figures import comparison as figures
+from s2l_ray.report.next_steps import Commands
 from s2l_ray.store import Manifest
 
 HOSTILE = "<script>alert(1)</script>"
@@ -54,7 +58,7 @@ def config(**compare):
 
 
 def test_the_table_by_hand():
-    [group] = page.groups_of(records())
+    [group] = groups_of(records())
     assert (group.budget, group.match) == ("11%", "examples")
     assert group.costs["s2l"] == {
         "examples": "40", "shared": "30–34%", "steps": "4", "trained_tokens": "1,800–1,804",
@@ -70,7 +74,7 @@ def test_the_table_by_hand():
     assert s2l.difference.standard_error == pytest.approx(differences.std(ddof=1) / math.sqrt(5))
     assert (s2l.verdict, random.verdict) == ("better", None)
     assert [table.errors for table in group.tables[:3]] == [{"s2l": pytest.approx(0.03)}, {}, {}]
-    assert "pair's difference over the examples: s2l 0.0300." in text.as_text(records())
+    assert "pair's difference over the examples: s2l 0.030." in text.as_text(records())
     # A higher share of correct answers is better.
     assert group.tables[-1].rows[0].difference.mean == pytest.approx(0.2)
     # No seed repeats, so the spreads of selection and training cannot be separated.
@@ -84,7 +88,7 @@ def test_spreads_by_hand_if_a_subset_is_trained_on_twice():
             loss = record["selection_seed"] + 0.5 * number
             found.append(record | {"training_seed": 100 * number + record["selection_seed"],
                                    "loss": loss})  # fmt: skip
-    selection, training = page.groups_of(found)[0].tables[0].spreads["random"]
+    selection, training = groups_of(found)[0].tables[0].spreads["random"]
     within = 0.5**2 / 2
     values = np.array([record["loss"] for record in found if record["method"] == "random"])
     seeds = values.reshape(5, 2)
@@ -96,15 +100,119 @@ def test_spreads_by_hand_if_a_subset_is_trained_on_twice():
     assert training == pytest.approx(math.sqrt(within))
 
 
-def test_the_page_escapes_and_shows_each_group(monkeypatch):
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
     monkeypatch.setattr(page.machine, "hardware", lambda: "2 CPUs")
+
+
+def rendered(found, settings_path=None):
+    commands = None if settings_path is None else Commands(settings_path)
+    return Page(page.render("t", "r", found, commands))
+
+
+def test_the_page_escapes_and_shows_each_group():
     found = [r | {"left_out": ["3 of 6 left out"]} for r in records(matches=("examples", "tokens"))]
     html = page.render("a <b>", "run & dir", found)
-    assert html.count("<p>3 of 6 left out.</p>") == 1
+    assert Page(html).texts("li").count("3 of 6 left out.") == 1
     assert "<script>" not in html and "&lt;script&gt;" in html
     assert "a &lt;b&gt;" in html and "run &amp; dir" in html
-    assert "Budget 11%, equal examples" in html and "Budget 11%, equal tokens" in html
-    assert "Better than random: s2l" in html and html.count("<svg") == 2
+    headings = Page(html).texts("h3")
+    assert "Budget 11%, equal examples" in headings and "Budget 11%, equal tokens" in headings
+
+
+def test_the_page_answers_in_the_order_of_a_run_s():
+    shown = rendered(records(), "/runs/x/report/config.yaml")
+    assert shown.texts("h2") == [
+        "s2l is better than random", "What the differences are", "How sure they are",
+        "What was trained", "How to go on", "The record",
+    ]  # fmt: skip
+    for tag in ("p", "li", "figcaption"):
+        assert max(map(len, shown.texts(tag))) <= 250
+    assert shown.texts("p")[2:5] == [
+        "10 targets compare 1 method with random, at 1 budget and over 5 seeds.",
+        "At budget 11%, equal examples: s2l is better than random.",
+        # statistics.detectable for the standard deviation of 0, 0.001, … 0.004
+        "5 seeds show differences of 0.00266 or more with 80% power; smaller ones may exist.",
+    ]  # fmt: skip
+
+
+def test_the_page_says_what_to_run_next():
+    file = "/runs/x/report/config.yaml"
+    [train, more, _] = rendered(records(), file).texts("pre")
+    assert train == f"s2l-ray finetune {file} selection.selector=s2l selection.budget=11%"
+    assert more == f"s2l-ray compare {file} 'compare.seeds=[0,1,2,3,4,5,6,7,8,9]'"
+    [train, *_] = rendered(records(shift=-0.1), file).texts("pre")
+    assert train == f"s2l-ray finetune {file} selection.selector=random selection.budget=11%"
+    [seeds] = rendered(records(seeds=2), file).texts("pre")
+    assert seeds == f"s2l-ray compare {file} 'compare.seeds=[0,1,2,3,4]'"
+    assert rendered(records()).texts("pre") == []
+    full = [
+        record | {"method": "full, equal epochs", "loss": record["loss"] - 1}
+        for record in records()
+        if record["method"] == "s2l"
+    ]
+    [train, *_] = rendered([*records(), *full], file).texts("pre")
+    assert "selection.selector=s2l " in train  # the whole corpus is no selector
+
+
+def test_too_few_seeds_and_lost_pairs_are_alarming():
+    shown = rendered(records(seeds=2))
+    assert (
+        "Do not decide on this yet: 2 seeds have a difference, and a verdict needs 5."
+        in shown.texts("p")
+    )
+    found = records()
+    found[0] = found[0] | {"loss": math.nan}
+    html = page.render("t", "r", found)
+    assert html.count('role="alert"') == 1 and "1 pair left out" in html
+
+
+def test_the_forest_by_hand():
+    """Differences −0.1 to −0.104: mean −0.102, half width 2.776 times 0.0015811 / √5 = 0.00196."""
+    [group] = groups_of(records())
+    chart = figures.forest(group)
+    [row] = chart.rows
+    assert (row.name, row.cells) == ("s2l", ["−0.102 [−0.104, −0.100]", "better (< 0.001)"])
+    bar, diamond = row.marks
+    assert bar.tone == diamond.tone == "main"
+    assert chart.ticks[0].text == "−0.12" and chart.zero == 100
+    assert diamond.start == pytest.approx(15, abs=0.01)  # 0.018 of 0.12
+    assert bar.width == pytest.approx(100 * 2 * 0.00196 / 0.12, abs=0.05)
+
+
+def test_all_sources_of_a_method_are_one_chart():
+    [group] = groups_of(records())
+    [chart] = figures.by_metric(group)
+    assert [row.name for row in chart.rows] == [
+        "mean over sources", "a (30 examples)", f"{HOSTILE} (1 example)",
+    ]  # fmt: skip
+    # The hostile source has the loss 3 in all runs: no spread, so no verdict.
+    assert chart.title == "s2l is better on 2 and worse on 0 of 2 measures"
+    assert chart.rows[2].cells == ["0", "no verdict"]
+
+
+def test_a_far_difference_is_an_arrow_with_its_number():
+    arms = [
+        {"method": name, "loss": loss + 0.001 * (seed % 2) * (name != "random"), "seed": seed}
+        for name, loss in {"random": 3.0, "a": 2.98, "b": 3.01, "c": 2.99, "far": 2.5}.items()
+        for seed in range(6)
+    ]
+    base = records()[0]
+    found = [
+        base | {"method": arm["method"], "loss": arm["loss"], "selection_seed": arm["seed"],
+                "training_seed": arm["seed"], "macro": 1.0, "by_source": {},
+                "examples_by_source": {}}
+        for arm in arms
+    ]  # fmt: skip
+    [group] = groups_of(found)
+    chart = figures.forest(group)
+    rows = {row.name: row for row in chart.rows}
+    [arrow] = rows["far"].marks
+    assert arrow.kind == "left" and arrow.start == 0 and rows["far"].cells[0].startswith("−0.500")
+    low, high = float(chart.ticks[0].text.replace("−", "-")), float(chart.ticks[-1].text)
+    assert low == -high and 0.02 <= high < 0.04
+    assert chart.caption.endswith("An arrow marks a mean beyond the axis.")
+    assert all(mark.kind != "left" for row in chart.rows[:3] for mark in row.marks)
 
 
 def test_text_has_numbers_and_verdict():
@@ -119,15 +227,16 @@ def test_text_has_numbers_and_verdict():
     assert "No verdict: s2l −0.1" in few and "at least 5 selection seeds" in few
 
 
-def test_a_selector_with_too_few_examples_is_named_and_left_out(monkeypatch):
-    monkeypatch.setattr(page.machine, "hardware", lambda: "2 CPUs")
+def test_a_selector_with_too_few_examples_is_named_and_left_out():
     where = {"budget": "11%", "match": "examples", "selection_seed": 3, "training_seed": 3}
     short = {"method": "k_center", **where, "too_few": "40 examples, but only <7>"}
     found = [*records(), short, short | {"training_seed": 4}]
     wanted = "Not compared: k_center with selection seed 3: 40 examples, but only"
     assert text.as_text(found).count(f"{wanted} <7>.") == 1
-    assert f"{wanted} &lt;7&gt;." in page.render("t", "r", found)
-    assert page.groups_of(found)[0].tables == page.groups_of(records())[0].tables
+    html = page.render("t", "r", found)
+    assert f"{wanted} &lt;7&gt;." in html
+    assert "1 selection not compared.</strong> k_center with selection seed 3: 40 examples" in html
+    assert groups_of(found)[0].tables == groups_of(records())[0].tables
 
 
 def test_plan_says_what_the_seeds_can_detect():
@@ -138,8 +247,8 @@ def test_plan_says_what_the_seeds_can_detect():
     seen = records()
     said = text.plan(settings, 15, seen)
     sd = np.std(0.001 * np.arange(5), ddof=1)
-    assert f"{sd:.4f} nats" in said
-    assert f"detect a difference of {detectable(sd, 5, alpha=0.025):.4f} (80% power" in said
+    assert f"{sd:.5f} nats" in said
+    assert f"detect a difference of {detectable(sd, 5, alpha=0.025):.5f} (80% power" in said
     assert f"a difference of 0.001 needs {pairs_needed(sd, 0.001, alpha=0.025):,} seeds" in said
     other = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], budgets=["38%"])
     assert "no spread is known yet" in text.plan(other, 15, seen)
@@ -156,7 +265,7 @@ def test_more_trainings_per_seed_do_not_lower_the_detectable_difference():
     ]
     settings = config(selectors=["s2l", "random"], seeds=[0, 1, 2, 3, 4], trainings=2)
     sd = np.std(0.001 * np.arange(5), ddof=1)
-    assert f"detect a difference of {detectable(sd, 5, alpha=0.025):.4f} (80% power" in text.plan(
+    assert f"detect a difference of {detectable(sd, 5, alpha=0.025):.5f} (80% power" in text.plan(
         settings, 30, twice
     )
     # Another method with only two seeds: one degree of freedom, next to four.
@@ -168,8 +277,8 @@ def test_more_trainings_per_seed_do_not_lower_the_detectable_difference():
     other = 0.009 / math.sqrt(2)  # of -0.1 and -0.091
     pooled = math.sqrt((4 * sd**2 + other**2) / 5)
     said = text.plan(settings, 30, records() + also)
-    assert f"standard deviation of {pooled:.4f} nats" in said
-    assert f"(pooled; from {sd:.4f} for s2l to {other:.4f} for longest)" in said
+    assert f"standard deviation of {pooled:.5f} nats" in said
+    assert f"(pooled; from {sd:.5f} for s2l to {other:.5f} for longest)" in said
 
 
 def test_the_spread_seen_is_of_as_many_trainings_and_of_the_same_held_out_share():
@@ -203,14 +312,14 @@ def test_a_selection_is_compared_with_its_controls():
             for record in records()
             if record["method"] == "s2l"
         ]
-    [group] = page.groups_of(found)
+    [group] = groups_of(found)
     assert group.tables[0].controls == [
         "s2l − loss_strata (strata of the mean loss instead of clusters): −0.0220 "
         "[−0.0240, −0.0200] (5 pairs, not corrected).",
         "s2l − random_shares (random examples, the same shares of sources): −0.0420 "
         "[−0.0440, −0.0400] (5 pairs, not corrected).",
     ]
-    assert page.groups_of(records())[0].tables[0].controls == []
+    assert groups_of(records())[0].tables[0].controls == []
     said = text.as_text(found)
     assert "s2l − random_shares" in said
     assert "40 examples (30–34% also in random's), 4 steps" in said

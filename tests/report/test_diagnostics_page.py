@@ -1,11 +1,15 @@
 """A diagnosis's sentences, table and page: numbers by hand, hostile names."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
+from support.reports import Page
 
 from s2l_ray.report import diagnostics_page as page
+from s2l_ray.report.figures import diagnosis as figures
+from s2l_ray.report.next_steps import Commands
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -148,11 +152,70 @@ def test_the_page_escapes_and_shows_every_row(record):
     html = render(record)
     assert "<script" not in html and "&lt;script&gt;" in html
     assert "a &lt;b&gt;" in html and "run &amp; dir" in html
-    assert html.count("<svg") == 1 and html.count('<th scope="row">') == 6 + 3
-    for shown in ("0.290", "95.0%", "85.0%", "0.750"):
-        assert shown in html
-    for sentence in page.sentences_of(record)[:4]:
-        assert sentence.replace("'", "&#39;") in html
+    shown = Page(html)
+    table = re.search("All variants as a table.*?<table>(.*?)</table>", html, re.DOTALL)[1]
+    assert Page(table).texts("td")[7:14] == [
+        "43", "0.500", "0.290", "0.100 ± 0.010", "95.0%", "1.00", "0.110",
+    ]  # fmt: skip
+    assert shown.tags.count("svg") == 1 and table.count('<th scope="row">') == 6
+    told = " ".join(shown.texts("li"))
+    for sentence in page.sentences_of(record):
+        assert sentence in told
+
+
+def test_the_page_answers_in_the_order_of_a_run_s(record):
+    shown = Page(page.render("t", "r", "11%", record, Commands("/x/config.yaml")))
+    assert shown.texts("h2") == [
+        "The subset changes most with proxy seed 1: overlap 0.140", "What makes it change",
+        "Whether clusters follow topics", "How to go on", "The record",
+    ]  # fmt: skip
+    assert shown.texts("p")[2:5] == [
+        "The S2L subset (budget 11%) was compared with those of 6 variants of the run.",
+        "Another draw from the same clusters overlaps it by 0.300, chance by 0.100.",
+        "Of that overlap beyond chance, the worst change (proxy seed 1) keeps 20.0%.",
+    ]  # fmt: skip
+    for tag in ("p", "li", "figcaption"):
+        assert max(map(len, shown.texts(tag))) <= 250, tag
+    assert shown.texts("pre")[0] == "s2l-ray compare /x/config.yaml"
+
+
+def test_trust_follows_what_the_worst_change_keeps(record):
+    rows = page.variants_of(record)
+    assert page.trust(rows)[1] == "bad"
+    assert page.trust(rows[:2]) == (
+        "Of that overlap beyond chance, the worst change (k-means seed 43) keeps 95.0%.", "good"
+    )  # fmt: skip
+    assert page.trust(rows[:3])[1] == "unsure"  # 60%
+    by_chance = rows[0]._replace(jaccard=0.13)
+    assert page.trust([by_chance, *rows[1:]])[0].endswith("not distinguishable from chance.")
+    unknown = [row._replace(kept=None) for row in rows]
+    assert page.trust(unknown)[0].startswith("The clusters determine so little")
+
+
+def test_overlaps_and_partitions_by_hand(record):
+    rows = page.variants_of(record)
+    overlaps = figures.overlaps(rows)
+    # An axis from 0 to 0.3: the draw at its end, chance at a third.
+    link, chance, mine = overlaps.rows[0].marks
+    assert (chance.start, mine.start, link.width) == (33.33, 100, 66.67)
+    assert [row.cells for row in overlaps.rows[:2]] == [["0.300", "100%"], ["0.290", "95.0%"]]
+    partitions = figures.partitions(rows)
+    assert (
+        partitions.title == "The clusters change most with proxy seed 1: adjusted Rand index 0.20"
+    )
+    assert [mark.start for mark in partitions.rows[0].marks] == [100, 50]  # strata, clusters
+    assert len(partitions.rows) == 5  # the draw keeps the clusters
+
+
+def test_purities_by_hand(record):
+    plot = figures.purities(record["purity"])
+    assert (
+        plot.title == "The most common topic makes up 85.0% of a cluster, 60.0% of a random group"
+    )
+    # Two groups of equal size, 0.9 and 0.8, the purest first.
+    assert plot.lines[0].path == "M0 10L50 10L100 20"
+    assert plot.lines[3].path == "M0 40L100 40"  # the corpus: 0.6
+    assert figures.purities(None) is None
 
 
 def test_gradients_of_a_target(record):
@@ -176,7 +239,7 @@ def test_gradients_of_a_target(record):
     html = render(record)
     assert "<script" not in html
     for shown in (
-        "0.4567",
+        "0.457 ± 0.010",
         "1,234",
         "32.2% ± 1.2%",
         "28.9%",

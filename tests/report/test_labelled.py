@@ -44,7 +44,7 @@ def test_labels_in_the_report():
         labels_told=["text and labels follow qwen3_training"],
     )
     page = render(data)
-    section = re.search("<h2>Label tokens</h2>(.*?)</section>", page, re.DOTALL)[1]
+    section = re.search("<summary>Label tokens, one by one</summary>(.*?)<dl", page, re.DOTALL)[1]
     assert "<p>Text and labels follow qwen3_training.</p>" in section
     assert "7 tokens, 3 labels" in section
     assert (

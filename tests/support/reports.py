@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from s2l_ray.analysis.cost import Cost, Step
-from s2l_ray.report.data import Arm, Curve, Example, Rejection, ReportData, Timing
+from s2l_ray.report.data import Arm, Curve, Example, Piece, Rejection, ReportData, Timing
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -22,6 +22,7 @@ HOSTILE = {
 }
 
 
+BLOCKS = {"h1", "h2", "h3", "p", "li", "figcaption", "summary", "th", "td", "pre", "dt", "dd"}
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -35,6 +36,8 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str]] = []
         self.text: list[str] = []
         self.style = ""
+        self.blocks: list[tuple[str, str]] = []  # paragraphs, items, headings, …: tag, text
+        self._block: list[tuple[str, list[str]]] = []
         self.feed(html)
         self.close()
         assert self.open == []
@@ -44,6 +47,8 @@ class Page(HTMLParser):
         self.attributes += [(name, value or "") for name, value in attrs]
         if tag not in VOID:
             self.open.append(tag)
+        if tag in BLOCKS:
+            self._block.append((tag, []))
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
@@ -52,12 +57,21 @@ class Page(HTMLParser):
     def handle_endtag(self, tag):
         assert self.open and self.open[-1] == tag, (tag, self.open[-3:])
         self.open.pop()
+        if tag in BLOCKS:
+            name, pieces = self._block.pop()
+            self.blocks.append((name, " ".join("".join(pieces).split())))
 
     def handle_data(self, data):
         if self.open and self.open[-1] == "style":
             self.style += data
         else:
             self.text.append(data)
+            for _, pieces in self._block[-1:]:
+                pieces.append(data)
+
+    def texts(self, tag: str) -> list[str]:
+        """Return the texts of the elements with this tag, one of BLOCKS, without their spaces."""
+        return [text for name, text in self.blocks if name == tag]
 
 
 def arms_of(**losses: list[float]) -> list[Arm]:
@@ -79,18 +93,24 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
         for selector in ("s2l", "random")
         for seed in (1, 2)
     ]
-    example = Example(names[0], 2.0, 1.0, "How many? <b>" * 60, "Four & more. " * 60, True)
+    pieces = [Piece("How many? <b>" * 60, False), Piece("Four & more. " * 60, True)]
+    example = Example("a.jsonl:7", names[0], 2.0, 1.0, pieces, chosen=True)
     return ReportData(
         title="demo",
         run_dir="runs/demo",
         created="2026-01-01 12:00 UTC",
         selector="s2l",
         rule="the budget spread evenly over clusters (Yang et al. 2024)",
-        budget="1,100 examples",
+        budget="10%",
         seed=42,
         versions={"ray": "2.60.0"},
         hardware="1 node",
         settings_yaml="seed: 42\n",
+        settings_path="/runs/my demo/report/config.yaml",
+        subset_path="/runs/my demo/selections/s2l-seed42/f00/subset",
+        exports={"alpaca": "/runs/my demo/exports/alpaca"},
+        has_target=True,
+        has_heldout=True,
         corpus_by_source=corpus,
         subset_by_source={name: n // 10 for name, n in corpus.items()},
         n_rejected=3,
@@ -110,9 +130,13 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
         n_iter=12,
         share_above_quota=0.97,
         adjusted_rand=0.5,
-        examples=[[example] * 5 for _ in range(K)],
+        examples=[[example, example._replace(chosen=False)] for _ in range(K)],
         arms=arms,
-        timings=[Timing("tokens", 3.2, "9,000 examples/s"), Timing("proxy", None, state="reused")],
+        timings=[
+            Timing("tokens", 3.2, "9,000 examples/s"),
+            Timing("proxy", 4060.0, "90 tokens/s while training", training=4000.0),
+            Timing("losses", None, state="reused"),
+        ],
         peak_memory_bytes=400_000_000,
         cost=Cost(
             steps=[

@@ -1,66 +1,151 @@
-"""The figure of a comparison's page."""
+"""The figures of a comparison's page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from statistics import median
+from typing import NamedTuple
 
-from matplotlib.axes import Axes
+from s2l_ray.analysis.paired import Row as Compared
+from s2l_ray.config import BASELINE
+from s2l_ray.formatting import measured, plural
+from s2l_ray.report.comparison_tables import Group, Table, difference
+from s2l_ray.report.figures.parts import Chart, Key, Mark, Row, Tone
+from s2l_ray.report.figures.scale import Scale, linear
+from s2l_ray.report.html import name, quoted
 
-from s2l_ray.analysis.paired import Row
-from s2l_ray.formatting import signed
-from s2l_ray.report.figures.axes import GREY, MAIN, WORSE, name_rows
-from s2l_ray.report.figures.svg import INK, to_svg
+MAX_REACH = 5  # an axis ends at the farthest row within so many median reaches
+MAX_ROWS = 40  # of a chart by metric
+LEGEND = (
+    Key("diamond", "main", "better"),
+    Key("diamond", "worse", "worse"),
+    Key("diamond", "grey", "not distinguishable, or no verdict"),
+)
 
-MAX_REACH = 5  # an axis ends at the farthest method within so many median reaches
+
+class Named(NamedTuple):
+    """A row to draw: its name, and a method's comparison."""
+
+    text: str
+    row: Compared
 
 
-def forest(rows: Sequence[Row], baseline: str, name: str) -> str:
-    """Draw the paired differences of methods to the baseline with their 95% intervals.
+def forest(group: Group) -> Chart | None:
+    """Show the difference in held-out loss of each method, with its 95% interval."""
+    table = group.tables[0]
+    rows = [Named(row.method, row) for row in table.rows if row.verdict is not None]
+    better = [quoted(row.method) for row in table.rows if row.verdict == "better"]
+    tested = [row for row in table.rows if row.adjusted_p is not None]
+    title = f"No verdict yet on {plural(len(rows), 'method')}"
+    if better:
+        are = "is" if len(better) == 1 else "are"
+        title = f"{', '.join(better[:3])} {are} better than {BASELINE}"
+        if len(better) > 3:
+            title = f"{len(better):,} of {plural(len(rows), 'method')} are better than {BASELINE}"
+    elif tested:
+        title = f"None of {plural(len(tested), 'method')} is better than {BASELINE}"
+    caption = (
+        f"Held-out loss minus that of {BASELINE}: mean over pairs and 95% interval. Left of the "
+        "line is better."
+    )
+    return _chart(rows, title, caption, names="Method")
 
-    A difference much larger than most is an arrow with its number at the end of the axis, so that
-    the others remain readable.
-    """
-    shown = [
-        (row, row.difference.mean)
-        for row in rows
-        if row.verdict is not None
-        and row.difference.mean is not None
-        and math.isfinite(row.difference.mean)
-    ]
-    if not shown:
-        return ""
-    end = _end([_reach(row) for row, _ in shown])
-    colors = {"better": MAIN, "worse": WORSE}
 
-    def draw(axes: Axes) -> None:
-        axes.axvline(0, color=INK, linewidth=1)
-        for place, (row, mean) in enumerate(shown):
-            color = colors.get(row.verdict or "", GREY)
-            if abs(mean) > end:
-                left = mean < 0
-                axes.plot(math.copysign(end, mean), place, "<" if left else ">", color=color)
-                axes.annotate(
-                    signed(mean), (math.copysign(end, mean), place), (8 if left else -8, 0),
-                    textcoords="offset points", va="center", ha="left" if left else "right",
-                )  # fmt: skip
-                continue
-            low, high = row.difference.low, row.difference.high
-            error = None if low is None or high is None else [[mean - low], [high - mean]]
-            axes.errorbar(
-                mean, place, xerr=error, fmt="D", color=color, capsize=4, linewidth=2, markersize=7
+def by_metric(group: Group) -> list[Chart]:
+    """Return a chart per method: its difference on each source and other measure of the loss."""
+    tables = [table for table in group.tables[1:] if table.metric.lower_is_better]
+    methods = [row.method for row in group.tables[0].rows if row.verdict is not None]
+    found = []
+    for method in methods:
+        rows = [
+            Named(_short(table), row)
+            for table in tables
+            for row in table.rows
+            if row.method == method
+        ]
+        tested = [row for _, row in rows if row.adjusted_p is not None]
+        counts = {v: sum(1 for row in tested if row.verdict == v) for v in ("better", "worse")}
+        title = f"{name(method)} by source: no verdict yet"
+        if tested:
+            title = (
+                f"{name(method)} is better on {counts['better']:,} and worse on "
+                f"{counts['worse']:,} of {plural(len(tested), 'measure')}"
             )
-        if any(_reach(row) > end for row, _ in shown):
-            axes.set_xlim(-1.05 * end, 1.05 * end)
-        name_rows(axes, [row.method for row, _ in shown])
-        axes.set_xlabel(f"difference to {baseline}")
+        caption = "Difference in loss by source and measure, with 95% intervals."
+        if len(rows) > MAX_ROWS:
+            caption += f" The first {MAX_ROWS} of {len(rows):,}."
+        if chart := _chart(rows[:MAX_ROWS], title, caption, names="Measure"):
+            found.append(chart)
+    return found
 
-    aria_label = f"Difference of each method to {baseline}, with 95% intervals"
-    return to_svg(draw, name=name, height=1.0 + 0.36 * len(shown), aria_label=aria_label)
+
+def _short(table: Table) -> str:
+    """Return a metric's words without what all of them begin with."""
+    words = table.metric.words
+    for start in ("held-out loss on ", "held-out loss, "):
+        words = words.removeprefix(start)
+    return words
 
 
-def _reach(row: Row) -> float:
+def _chart(rows: Sequence[Named], title: str, caption: str, *, names: str) -> Chart | None:
+    """A difference much larger than most is an arrow at the end of the axis."""
+    drawn = [
+        each
+        for each in rows
+        if each.row.difference.mean is not None and math.isfinite(each.row.difference.mean)
+    ]
+    if not drawn:
+        return None
+    end = _end([_reach(row) for _, row in drawn])
+    axis = linear(
+        [end, -end] if any(_reach(row) > end for _, row in drawn) else _all(drawn), include=[0]
+    )
+    if any(_far(row, end) for _, row in drawn):
+        caption += " An arrow marks a mean beyond the axis."
+    return Chart(
+        title=title,
+        caption=caption,
+        names=names,
+        axis=f"difference in loss to {BASELINE}",
+        ticks=axis.ticks,
+        heads=["Difference [95% interval]", "Verdict (p, Holm)"],
+        rows=[Row(text, _marks(row, axis, end), _cells(row)) for text, row in drawn],
+        legend=LEGEND,
+        zero=axis.at(0),
+    )
+
+
+def _marks(row: Compared, axis: Scale, end: float) -> list[Mark]:
+    mean, _, low, high, _ = row.difference
+    assert mean is not None, "only rows with a mean are drawn"
+    tones: dict[str, Tone] = {"better": "main", "worse": "worse"}
+    tone = tones.get(row.verdict or "", "grey")
+    if _far(row, end):
+        return [Mark("left" if mean < 0 else "right", tone, axis.at(mean))]
+    marks = [Mark("diamond", tone, axis.at(mean))]
+    if low is not None and high is not None:
+        marks.insert(0, Mark("bar", tone, axis.at(low), axis.at(high)))
+    return marks
+
+
+def _cells(row: Compared) -> list[str]:
+    p = row.adjusted_p
+    told = "" if p is None else " (< 0.001)" if p < 0.001 else f" ({measured(p, 2)})"
+    return [difference(row), f"{row.verdict}{told}"]
+
+
+def _all(drawn: Sequence[Named]) -> list[float]:
+    return [
+        x for _, row in drawn for x in (row.difference[0], *row.difference[2:4]) if x is not None
+    ]
+
+
+def _far(row: Compared, end: float) -> bool:
+    return abs(row.difference.mean or 0.0) > end
+
+
+def _reach(row: Compared) -> float:
     """The distance from zero to the far end of the row's interval."""
     return max(abs(x) for x in row.difference[:1] + row.difference[2:4] if x is not None)
 
