@@ -332,7 +332,7 @@ def test_page_stays_small_and_says_what_it_left_out() -> None:
 def test_import_is_light() -> None:
     code = (
         "import sys, s2l_ray.report.page; "
-        "print([m for m in ('matplotlib', 'jinja2', 'scipy', 'torch', 'ray') if m in sys.modules])"
+        "print([m for m in ('jinja2', 'scipy', 'torch', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
