@@ -17,7 +17,7 @@ from s2l_ray.config.values import ImportName, Location, Share
 class CorpusConfig(Section):
     """Where the examples come from and how a row becomes an example."""
 
-    newer: ClassVar = ("roles", "ignore_keys", "max_row_bytes")
+    newer: ClassVar = ("roles", "ignore_keys", "max_row_bytes", "share")
 
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="Where the examples are: a file, folder or glob (local or `s3://`), a list of "
@@ -87,6 +87,12 @@ class CorpusConfig(Section):
         "drop",
         description="What to do with a row that repeats the source and text of another: `drop` "
         "removes and counts it, `number` keeps it under its own id.",
+    )
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Share of the rows to use, up to 1, chosen by a hash of their content: a "
+        "smaller corpus for a first look, as `pilot` takes. A larger share has all rows of a "
+        "smaller one. All rows are read, but the others are neither kept nor counted.",
     )
     heldout_share: Share = Field(
         0.0,

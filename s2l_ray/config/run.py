@@ -14,6 +14,7 @@ from pydantic import (
 from s2l_ray.config.base import Section
 from s2l_ray.config.corpus import CorpusConfig, PromptConfig
 from s2l_ray.config.evaluation import CompareConfig, DiagnoseConfig, EvaluationConfig, ReportConfig
+from s2l_ray.config.prices import PricesConfig
 from s2l_ray.config.selection import (
     ClustersConfig,
     LossesConfig,
@@ -77,6 +78,9 @@ class RunConfig(Section):
     compare: CompareConfig = Field(CompareConfig(), description="What `compare` compares.")
     diagnose: DiagnoseConfig = Field(DiagnoseConfig(), description="What `diagnose` varies.")
     report: ReportConfig = Field(ReportConfig(), description="Content of the report.")
+    prices: PricesConfig | None = Field(
+        None, description="Prices for `plan` and `pilot`. `null` prints no money."
+    )
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
         [],
         description="Where training curves, times and selections are logged too; each needs the "

@@ -14,6 +14,7 @@ import orjson
 
 from s2l_ray.corpus.rows import BadRow, Example
 
+MIX, MASK = 0x9E3779B97F4A7C15, 2**63 - 1  # Fibonacci hashing
 BEYOND_TEXT = ("reasoning", "tool_calls", "name", "tool_call_id", "train")
 
 
@@ -68,6 +69,19 @@ def are_heldout(contents: Sequence[bytes], share: float, seed: int) -> np.ndarra
         return np.zeros(len(contents), bool)
     start = b"heldout %d " % seed
     return _hashes(start + content for content in contents) < math.ceil(share * 2**63)
+
+
+def is_used(key: int, share: float) -> bool:
+    """Draw a share of the rows by their keys (of examples, their ids). Mixed, so that it does not
+    depend on the part that a key belongs to."""
+    return share >= 1 or (key * MIX & MASK) < share * 2**63
+
+
+def are_used(keys: np.ndarray, share: float) -> np.ndarray:
+    """Return what `is_used` does for many keys, int64."""
+    with np.errstate(over="ignore"):
+        mixed = keys.astype(np.uint64) * np.uint64(MIX) & np.uint64(MASK)
+    return mixed < np.uint64(math.ceil(share * 2**63))
 
 
 def hash63(data: bytes) -> int:

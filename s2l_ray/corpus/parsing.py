@@ -16,12 +16,14 @@ from s2l_ray.corpus.columns import Columns, FileColumns
 from s2l_ray.corpus.files.batches import slices_of_batch
 from s2l_ray.corpus.identity import (
     are_heldout,
+    are_used,
     content_of,
     contents_of,
     example_id_of,
     example_ids_of,
     hash63,
     is_heldout,
+    is_used,
 )
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
 from s2l_ray.corpus.regular import Examples, regular_examples
@@ -128,6 +130,8 @@ def parse_rows(
             line, content_bytes = _example(row, file, settings, columns.complete, config, seed)
         except BadRow as bad:
             line, content_bytes = _rejected(row, file, bad)
+        if not is_used(line[0], config.share):
+            continue
         table.append((line[0] * num_parts >> 63, *line[1:]))
         size += content_bytes
         if len(table) == BATCH_ROWS or size > BATCH_BYTES:
@@ -203,7 +207,8 @@ def _table_of(
         else pa.nulls(len(keys), field.type)
         for field in PARSED
     ]
-    return pa.Table.from_arrays(arrays, schema=PARSED)
+    table = pa.Table.from_arrays(arrays, schema=PARSED)
+    return table if config.share == 1 else table.filter(are_used(keys, config.share))
 
 
 def _parts_of(keys: np.ndarray, num_parts: int) -> np.ndarray:

@@ -3,11 +3,19 @@
 import json
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from s2l_ray.config import CorpusConfig
-from s2l_ray.corpus.identity import content_of, example_id_of, hash63, is_heldout
+from s2l_ray.corpus.identity import (
+    are_used,
+    content_of,
+    example_id_of,
+    hash63,
+    is_heldout,
+    is_used,
+)
 from s2l_ray.corpus.parsing import digest_batch
 from s2l_ray.corpus.rows import BadRow, Example
 from s2l_ray.corpus.sources import fingerprint_of
@@ -86,3 +94,45 @@ def test_the_digest_of_plain_rows_is_their_ids_and_texts():
     example = dumped("default") + dumped([["user", "q"], ["assistant", "é"]])
     ids = hash63(example) + hash63(b'{"prompt": "q", "response": ""}')
     assert digest(*rows) == {"rows": 2, "ids": ids % 2**63, "bytes": 3 + 31}
+
+
+def test_a_share_of_the_rows_is_drawn_alike_one_by_one_and_together():
+    keys = np.array([hash63(b"%d" % n) for n in range(20_000)])
+    for share in (0.01, 0.3, 0.99, 1.0):
+        used = are_used(keys, share)
+        assert used.tolist() == [is_used(key, share) for key in keys.tolist()]
+        assert used.mean() == pytest.approx(share, abs=0.015)
+    small, large = are_used(keys, 0.1), are_used(keys, 0.3)
+    assert not (small & ~large).any()  # nested
+    # Every part gets its share.
+    assert np.histogram(keys[small], 8)[0].min() > 150
+
+
+def test_a_share_reaches_rows_of_every_shape_and_those_that_are_rejected():
+    plain = [{"instruction": f"a {n}", "output": "b"} for n in range(2000)]
+    chats = [
+        {"messages": [{"role": "user", "content": f"c {n}"}, {"role": "assistant", "content": "d"}]}
+        for n in range(2000)
+    ]
+    bad = [{"instruction": f"e {n}", "output": ""} for n in range(2000)]
+
+    def rows(share: float) -> list[int]:
+        config = CorpusConfig(path="x", share=share)
+        return [
+            sum(table["rows"][0].as_py() for table in digest_batch(
+                pa.Table.from_pylist(found), config=config, names=list(found[0]), row_map=None
+            ))
+            for found in (plain, chats, bad)
+        ]  # fmt: skip
+
+    assert rows(1.0) == [2000, 2000, 2000]
+    assert all(150 < count < 250 for count in rows(0.1))
+
+
+def test_the_share_counts_in_the_fingerprint_only_if_it_is_set(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    path = str(tmp_path / "a.jsonl")
+    whole, half = (CorpusConfig(path=path, share=share) for share in (1.0, 0.5))
+    assert fingerprint_of(CorpusConfig(path=path)) == fingerprint_of(whole)
+    assert fingerprint_of(whole) != fingerprint_of(half)
+    assert "share" not in whole.settings()
