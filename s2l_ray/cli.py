@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray import __version__
-from s2l_ray.commands import COMMANDS, Command
+from s2l_ray.commands import COMMANDS, Command, Planning
 from s2l_ray.errors import ConfigError
 from s2l_ray.execution import screen, stopping
 from s2l_ray.execution.job import in_job
@@ -80,7 +80,7 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
     if command.takes == "path":
         parser.usage = "%(prog)s PATH.jsonl"
         parser.add_argument("paths", nargs="*", metavar="PATH.jsonl", help="the file to write")
-    if command.takes in ("run", "plan", "settings", "examples"):
+    if command.takes in ("run", "plan", "pilot", "settings", "examples"):
         parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration of the run")
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value",
@@ -106,14 +106,34 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
             metavar="N",
             help="the number of examples, 3 unless given",
         )
+    if command.takes == "pilot":
+        limit = parser.add_mutually_exclusive_group(required=True)
+        limit.add_argument(
+            "--gpu-hours", type=_amount, metavar="2", help="GPU-hours that it may take"
+        )
+        limit.add_argument("--minutes", type=_amount, metavar="20", help="minutes that it may take")
     if command.takes == "plan":
         parser.add_argument(
             "--gpu-memory",
             type=_bytes,
             metavar="80GB",
-            help="memory of each GPU; default: by accelerator_type",
+            help="memory of each GPU; default: by --gpu or accelerator_type",
         )
         parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
+    if command.takes in ("plan", "pilot"):
+        parser.add_argument(
+            "--gpu",
+            type=_gpu,
+            metavar="H100",
+            help="estimate the speed of this GPU, at an assumed share of its peak",
+        )
+        parser.add_argument(
+            "--tokens-per-second",
+            type=_amount,
+            metavar="N",
+            help="tokens that all workers of the proxy train on in a second; else it is measured "
+            "here for some seconds",
+        )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--quiet", action="store_true", help="print results, warnings and errors")
     output.add_argument(
@@ -133,6 +153,24 @@ def _bytes(text: str) -> float:
     if not size:
         raise argparse.ArgumentTypeError(f"expected a size such as 80GB, got {text!r}")
     return size
+
+
+def _gpu(text: str) -> str:
+    from s2l_ray.models.peaks import PEAKS, peak_of
+
+    if (known := peak_of(text)) is None:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(PEAKS)}, got {text!r}")
+    return known[0]
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text.replace(",", ""))
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return amount
 
 
 def _run(parser: argparse.ArgumentParser, given: Sequence[str] | None, program: str) -> None:
@@ -162,7 +200,7 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     try:
         given = _given(command, arguments)
-        if command.takes in ("run", "examples"):
+        if command.takes in ("run", "examples", "pilot"):
             from s2l_ray.pipeline import preflight
 
             preflight.check(
@@ -219,8 +257,19 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
     except ConfigError as error:
         screen.write_line(str(error), "error")
         sys.exit(2)
+    if command.takes == "pilot":
+        from s2l_ray.pipeline.pilot import Limit
+
+        options = Planning(None, arguments.gpu, arguments.tokens_per_second)
+        return config, options, Limit(arguments.gpu_hours, arguments.minutes)
     if command.takes == "plan":
-        return config, arguments.gpu_memory, arguments.json
+        memory = arguments.gpu_memory
+        if memory is None and arguments.gpu is not None:
+            from s2l_ray.models.room import nominal
+
+            memory = nominal(arguments.gpu)
+        rate = arguments.tokens_per_second
+        return config, Planning(memory, arguments.gpu, rate, arguments.json)
     return (config, arguments.n) if command.takes == "examples" else (config,)
 
 

@@ -11,22 +11,33 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from s2l_ray.config import RunConfig, Setting
+    from s2l_ray.pipeline.pilot import Limit
     from s2l_ray.pipeline.run import Run
 
 logger = logging.getLogger(__name__)
 
-Takes = Literal["run", "plan", "run_dir", "settings", "examples", "path", "nothing"]
+Takes = Literal["run", "plan", "pilot", "run_dir", "settings", "examples", "path", "nothing"]
+
+
+class Planning(NamedTuple):
+    """Options of `plan` and `pilot`. gpu_memory: bytes of a GPU. gpu: its name. tokens_per_second:
+    of the proxy's training."""
+
+    gpu_memory: float | None = None
+    gpu: str | None = None
+    tokens_per_second: float | None = None
+    as_json: bool = False
 
 
 @dataclass(frozen=True)
 class Command:
-    """work gets what the command takes: run, a RunConfig; plan, a RunConfig, the memory of a GPU in
-    bytes or None, and whether to print JSON; run_dir, a string, a list of overrides, and whether to
-    watch it and to print JSON; settings, a RunConfig and a list of each Setting; examples, a
+    """work gets what the command takes: run, a RunConfig; plan, a RunConfig and a Planning;
+    pilot, these and a Limit; run_dir, a string, a list of overrides, and whether to watch it and
+    to print JSON; settings, a RunConfig and a list of each Setting; examples, a
     RunConfig and a number; path, a string; nothing, no argument. then: the commands that may
     follow."""
 
@@ -278,30 +289,56 @@ def diagnose(config: RunConfig) -> None:
 
 
 @command("plan", takes="plan")
-def plan(config: RunConfig, gpu_memory: float | None, as_json: bool) -> None:
-    """Print what a run would do and the memory it would take, without doing it.
+def plan(config: RunConfig, options: Planning) -> None:
+    """Print what a run would do and take, and whether it may pay, without doing it.
 
-    Lists the stages of `pipeline`, or of `select` if there is no target, and which
-    of them exist. Estimates the memory of each worker that trains or scores, from
-    its model's config.json, and compares it with the GPU's. Where it does not fit,
-    names settings with which it would.
+    For each stage of `pipeline`, or of `select` if there is no target: whether it
+    exists, examples, tokens, operations, time, hours of CPUs and GPUs, bytes and
+    requests on the store, memory of each worker, and money if the section prices is
+    there. Then what the selection must be worth to pay, and how small a difference
+    the planned seeds can show. What does not fit is told, with what to change.
 
-    Reads:    the names and sizes of the corpus's files; config.json of the models
+    Counts are estimates from a sample of the sources. Speed is measured on this
+    machine for some seconds, or given.
+
+    Reads:    a sample of the corpus; the tokenizers and config.json of the models
     Writes:   nothing
-    Prints:   the stages and the memory; the status is 1 if something does not fit
-    Example:  %(prog)s my.yaml --gpu-memory 80GB
+    Prints:   all that; the status is 1 if a model does not fit its memory
+    Example:  %(prog)s my.yaml --gpu H100
     """
-    from s2l_ray.pipeline import forecast
+    from s2l_ray.pipeline.outlook import outlook
+    from s2l_ray.pipeline.rates import Given
     from s2l_ray.report import forecast_text
 
-    stages, unknown = forecast.forecasts(config)
-    needs = forecast.needs(config, gpu_memory)
-    if as_json:
-        print(json.dumps(forecast_text.as_json(stages, unknown, needs), indent=2))
+    given = Given(options.gpu, options.tokens_per_second)
+    found = outlook(config, given, options.gpu_memory)
+    if options.as_json:
+        print(json.dumps(forecast_text.as_json(found), indent=2))
     else:
-        print(forecast_text.as_text(config, stages, unknown, needs))
-    if refused := [need.verdict.refused for need in needs if need.verdict.refused]:
+        print(forecast_text.as_text(found))
+    if refused := [need.verdict.refused for need in found.needs if need.verdict.refused]:
         raise ValueError("\n".join(refused))
+
+
+@command("pilot", takes="pilot")
+def pilot(config: RunConfig, options: Planning, limit: Limit) -> None:
+    """Learn whether selecting pays, for the price of a small comparison.
+
+    Chooses the comparison that tells most within --gpu-hours or --minutes: seeds,
+    targets (the run's own, or of the proxy's size) and share of the corpus, by the
+    estimates of `plan`. Compares selection.selector with random and source-balanced
+    random selection, and with training on the whole corpus for as many tokens.
+    Repeat the command to continue it.
+
+    Reads:    corpus.path, evaluation.files
+    Writes:   pilot.yaml and the stages of `compare` in RUN_DIR-pilot
+    Prints:   what it chose and why; the differences; then one of: select, do not
+              select, take source-balanced random, undecided (and what would decide)
+    Example:  %(prog)s my.yaml --minutes 20
+    """
+    from s2l_ray.report import pilot_text
+
+    print(pilot_text.run(config, options, limit))
 
 
 @command("status", takes="run_dir")

@@ -88,6 +88,14 @@ def share(part: float, whole: float = 1) -> str:
     return f"{measured(100 * part / whole)}%"
 
 
+def short(value: float) -> str:
+    """Return such as "950", "12.3k", "4.56M" or "7.8e+13": three significant digits."""
+    for name, scale in (("", 1.0), ("k", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12)):
+        if abs(value) < 999.5 * scale:
+            return f"{value / scale:.3g}{name}"
+    return f"{value:.3g}"
+
+
 def duration(seconds: float, *, decimals: int = 1) -> str:
     """Return such as "0.8 s", "45 s", "12 min 05 s" or "3 h 20 min".
 

@@ -113,6 +113,33 @@ class Cost:
         return f"{text} For this target ({self.parameters:,} parameters) they cost {change}."
 
 
+class AgainstRandom(NamedTuple):
+    """What a selection costs beside a random subset of the same size, which costs nothing.
+
+    flops: of the selection. parameters: of the target, None if there is none. subset_tokens: that
+    the target trains on in all its epochs.
+    """
+
+    flops: float
+    subset_tokens: float
+    adapters: bool = False
+    parameters: int | None = None
+
+    @property
+    def worth(self) -> float | None:
+        """How many times as much random data the subset must be worth to pay: for the price of the
+        selection, the target could train on so many times as many random examples."""
+        if not self.parameters or not self.subset_tokens:
+            return None
+        training = training_flops(self.parameters, self.subset_tokens, self.adapters)
+        return 1 + self.flops / training
+
+    def break_even(self, worth: float) -> float:
+        """The size of the target, in parameters, from which on a subset pays that is worth so many
+        times as much random data."""
+        return self.flops / (training_flops(1, self.subset_tokens, self.adapters) * (worth - 1))
+
+
 def training_flops(parameters: float, tokens: float, adapters: bool) -> float:
     return (4.0 if adapters else 6.0) * parameters * tokens
 

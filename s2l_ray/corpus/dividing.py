@@ -62,7 +62,7 @@ def reading_of_files(config: CorpusConfig, seed: int) -> Reading:
     found = find_all(config)
     files = found.files
     total = sum(file.bytes for file in files)
-    num_parts, pack = config.num_parts or _num_parts(total), _pack_bytes(total)
+    num_parts, pack = config.num_parts or num_parts_of(total), _pack_bytes(total)
     num_groups = _num_groups(num_parts, total, pack)
     settings = {"config": config, "seed": seed, "num_parts": num_parts}
     settings |= {"row_map": row_map_of(config)}
@@ -76,7 +76,7 @@ def reading_of_dataset(
     dataset: ray.data.Dataset, digest: dict[str, int], config: CorpusConfig, seed: int
 ) -> Reading:
     total = digest["bytes"]
-    num_parts, pack = config.num_parts or _num_parts(total), _pack_bytes(total)
+    num_parts, pack = config.num_parts or num_parts_of(total), _pack_bytes(total)
     num_groups = _num_groups(num_parts, total, pack)
     settings = {"config": config, "seed": seed, "num_parts": num_parts}
     settings |= settings_of(dataset, config)
@@ -85,7 +85,7 @@ def reading_of_dataset(
     return Reading(_parse_block, blocks, args, "blocks", ["dataset"], num_parts, num_groups)
 
 
-def _num_parts(total: int) -> int:
+def num_parts_of(total: int) -> int:
     """Aim at 64 MB per part, and at up to 32 parts for small corpora, to spread scoring."""
     return min(10_000, max(1, -(-total // PART_BYTES), min(32, -(-total // 500 // 500))))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from s2l_ray.config import ModelConfig
@@ -32,7 +34,7 @@ def prepare_tokenizer(
     if store.exists(folder, "tokenizer_config.json"):
         return
     if model.tokenizer_vocab is not None:
-        tokenizer: Any = _train_tokenizer(store, examples, model.tokenizer_vocab)
+        tokenizer: Any = train_tokenizer(_texts(store, examples), model.tokenizer_vocab)
     else:
         origin = model.tokenizer or model.name
         config = None
@@ -88,20 +90,25 @@ def load_tokenizer(store: Store, folder: str) -> Any:
     return AutoTokenizer.from_pretrained(store.download(folder), trust_remote_code=False)
 
 
-def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on the corpus; it can encode any text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _texts(store: Store, examples: Manifest) -> Iterator[str]:
+    seen = 0
+    for part in examples.parts:
+        table = completed(store.read_part(examples.folder, part), EXAMPLES)
+        yield from texts_of_table(table)
+        seen += table.num_rows
+        if seen >= TOKENIZER_EXAMPLES:
+            return
 
-    def texts() -> Any:
-        seen = 0
-        for part in examples.parts:
-            table = completed(store.read_part(examples.folder, part), EXAMPLES)
-            for row in table.select(["turns", "tools"]).to_pylist():
-                pieces = texts_of(Example(row["turns"], row["tools"]))
-                yield "\n".join(text for _, text in pieces)
-                seen += 1
-            if seen >= TOKENIZER_EXAMPLES:
-                return
+
+def texts_of_table(examples: pa.Table) -> Iterator[str]:
+    """Yield all text of each example of a table (schemas.EXAMPLES)."""
+    for row in examples.select(["turns", "tools"]).to_pylist():
+        yield "\n".join(text for _, text in texts_of(Example(row["turns"], row["tools"])))
+
+
+def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE; it can encode any text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -114,7 +121,7 @@ def _train_tokenizer(store: Store, examples: Manifest, vocab: int) -> PreTrained
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(texts(), trainer)
+    bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=END_TOKEN, pad_token=END_TOKEN, bos_token=None
     )

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from s2l_ray.config import ModelConfig, RunConfig, TrainingConfig, WorkersConfig
+from s2l_ray.config import (
+    ModelConfig,
+    RunConfig,
+    SelectionConfig,
+    TrainingConfig,
+    WorkersConfig,
+    parse_budget,
+)
 from s2l_ray.formatting import plural
 from s2l_ray.models.fitting import judge_scoring, judge_training
 from s2l_ray.models.memory import Memory, config_of, scoring_memory, training_memory
 from s2l_ray.models.room import Room, Verdict, nominal
+from s2l_ray.pipeline import records
+from s2l_ray.pipeline.comparison import choices_of
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.stage import Stage, walk
 from s2l_ray.scoring.scorer import CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH
 from s2l_ray.store import Store
+from s2l_ray.store.views import SelectionView
 
-UNKNOWN = "unknown"
+DONE, TO_DO, UNKNOWN = "done", "to do", "unknown"
 
 
 class Forecast(NamedTuple):
-    """A stage of the run. state: "done", "to do", or "unknown"."""
+    """A stage of the run. state: DONE, TO_DO or UNKNOWN. targets: that are evaluated."""
 
     stage: str
     state: str
     workers: WorkersConfig | None = None
     passes: str | None = None
+    targets: int = 1
 
 
 class Need(NamedTuple):
-    """The memory of a worker that trains or scores a model. None: why says what is unknown."""
+    """The memory of a worker that trains or scores a model. None: why says what is unknown.
+
+    section: proxy, target or trajectories. of: whose model, proxy or target."""
 
     section: str
+    of: str
     what: str  # such as "4 workers train EleutherAI/pythia-70m"
     memory: Memory | None
     verdict: Verdict = Verdict()
@@ -45,7 +59,7 @@ def forecasts(config: RunConfig) -> tuple[list[Forecast], str]:
     """
     store, unknown, found = Store(config.run_dir, config.storage), "", list[Forecast]()
     try:
-        stages = stages_of(config)
+        stages = stages_of(config, store=store)
     except Exception as error:  # an HTTP library has its own, for a hub that is out of reach
         if not isinstance(error, ValueError | OSError) and "http" not in type(error).__module__:
             raise
@@ -55,26 +69,52 @@ def forecasts(config: RunConfig) -> tuple[list[Forecast], str]:
         state = UNKNOWN
         if not unknown:
             try:
-                there = store.exists(stage.folder, "manifest.json")
-                state = "done" if there else "to do"
+                state = _state(store, stage)
             except (ValueError, OSError) as error:
                 unknown = _first_line(error)
         found.append(Forecast(stage.name, state, stage.work.workers, stage.work.passes))
     if config.target is not None:
-        for choice in _choices(config):
-            name = f"targets/{selection_name(choice.selector, choice.seed)}"
-            found.append(Forecast(name, UNKNOWN, config.target.workers, "training"))
-        if _evaluates(config):
-            workers = config.evaluation.workers or config.trajectories.workers
-            found.append(Forecast("evaluations", UNKNOWN, workers, "scoring"))
+        found += _targets(config, store, stages, unknown)
     return found, unknown and f"which stages exist already is unknown: {unknown}"
 
 
-def stages_of(config: RunConfig, corpus: Stage | None = None) -> list[Stage]:
+def _state(store: Store, stage: Stage) -> str:
+    return DONE if store.exists(stage.folder, "manifest.json") else TO_DO
+
+
+def _targets(config: RunConfig, store: Store, stages: list[Stage], unknown: str) -> list[Forecast]:
+    """The targets, whose stages follow from the finished selections, and their evaluations."""
+    target, found, folders = config.target, list[Forecast](), set[str]()
+    assert target is not None
+    plan = Plan(config, stages[0])
+    chosen = {stage.name: stage for stage in stages if stage.name.startswith("selections/")}
+    for choice in _choices(plan, None if unknown else store):
+        name, state = selection_name(choice.selector, choice.seed), UNKNOWN if unknown else TO_DO
+        subset = None if unknown else store.manifest(chosen[f"selections/{name}"].folder)
+        if subset is not None:
+            stage = plan.target(name, subset, seed=choice.seed)
+            folders.add(stage.folder)
+            state = _state(store, stage)
+        found.append(Forecast(f"targets/{name}", state, target.workers, "training"))
+    if _evaluates(config):
+        record, state = ("report", records.BASELINES), UNKNOWN if unknown else TO_DO
+        if not unknown and store.exists(*record):
+            measured = {each.get("target") for each in store.read_json(*record)}
+            done = len(folders) == len(found) and folders <= measured
+            state = DONE if done else TO_DO
+        workers = config.evaluation.workers or config.trajectories.workers
+        found.append(Forecast("evaluations", state, workers, "scoring", len(found)))
+    return found
+
+
+def stages_of(
+    config: RunConfig, corpus: Stage | None = None, store: Store | None = None
+) -> list[Stage]:
     """Declare the stages up to the selections: those of `pipeline`, or of `select` if there is no
-    target."""
+    target. store: see _choices."""
     plan = Plan(config, corpus or corpus_stage(config))
-    return list(walk(plan.selection(choice) for choice in _choices(config)))
+    choices = [config.selection, *_choices(plan, store)]
+    return list(walk(plan.selection(choice) for choice in choices))
 
 
 def _evaluates(config: RunConfig) -> bool:
@@ -108,16 +148,16 @@ def _training(section: str, config: RunConfig, training: TrainingConfig, gpu: fl
     workers, name = training.workers, name_of(training.model)
     what = f"{plural(workers.num_workers, 'worker')} train {name}"
     if training.train is not None:
-        return Need(section, what, None, why=f"{training.train} trains as it likes")
+        return Need(section, section, what, None, why=f"{training.train} trains as it likes")
     try:
         model = config_of(training.model)
         length = longest_of(config, section)
         memory = training_memory(training, model, length)
     except (ValueError, OSError) as error:
-        return Need(section, what, None, why=_first_line(error))
+        return Need(section, section, what, None, why=_first_line(error))
     room = room_of(workers, gpu)
     verdict = judge_training(section, training, model, room, length=length, usual=length)
-    return Need(section, what, memory, verdict, room=room)
+    return Need(section, section, what, memory, verdict, room=room)
 
 
 def _scoring(section: str, config: RunConfig, model: ModelConfig, gpu: float | None) -> Need:
@@ -137,9 +177,11 @@ def _scoring(section: str, config: RunConfig, model: ModelConfig, gpu: float | N
             gpu=on_gpu,
         )
     except (ValueError, OSError) as error:
-        return Need("trajectories", what, None, why=_first_line(error))
+        return Need("trajectories", section, what, None, why=_first_line(error))
     room = room_of(workers, gpu)
-    return Need("trajectories", what, memory, judge_scoring(section, memory, room), room=room)
+    return Need(
+        "trajectories", section, what, memory, judge_scoring(section, memory, room), room=room
+    )
 
 
 def room_of(workers: WorkersConfig, gpu: float | None) -> Room:
@@ -166,13 +208,18 @@ def _never(*_: Any) -> Any:
     raise AssertionError
 
 
-def _choices(config: RunConfig) -> list[Any]:
-    """The selections of `pipeline`, or the one of `select` if there is no target."""
+def _choices(plan: Plan, store: Store | None) -> list[SelectionConfig]:
+    """The selections of `pipeline`, or the one of `select` if there is no target.
+
+    The baselines of a budget in tokens have as many examples as the run's own subset. Its finished
+    stage in the store tells how many; without it they are declared with the budget as it is.
+    """
+    config = plan.config
     if config.target is None:
         return [config.selection]
-    selectors = dict.fromkeys([config.selection.selector, *config.evaluation.baselines])
-    return [
-        config.selection.model_copy(update={"selector": selector, "seed": seed})
-        for seed in config.evaluation.seeds
-        for selector in selectors
-    ]
+    budget = config.selection.budget
+    if store is not None and parse_budget(budget)[0] == "tokens":
+        own = store.manifest(plan.selection(config.selection).folder)
+        budget = SelectionView(own).examples if own is not None else budget
+    chosen = choices_of(config, budget)
+    return [by_seed[seed] for seed in config.evaluation.seeds for by_seed in chosen.values()]

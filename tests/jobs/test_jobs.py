@@ -193,6 +193,16 @@ def test_the_other_commands_on_that_cluster_by_its_address(selected, place, head
     assert abs(float(macro.split()[0]) - mean) < 1e-3 and macro.endswith("mean over sources")
     assert total.split()[1] == "all," and 0 < float(total.split()[0]) < 12
 
+    planned = command("plan", place / "config.yaml", "--json", "--tokens-per-second=1000")
+    told = json.loads(planned.stdout)
+    stages = {each["stage"]: each for each in told["stages"]}
+    done = {name for name, each in stages.items() if each["state"] == "done"}
+    assert done == {"corpus", "tokens", "proxy", "losses", "trajectories", "clusters",
+                    "selections/s2l-seed0", "targets/s2l-seed0"}  # fmt: skip
+    assert {each["state"] for each in stages.values()} == {"done", "to do"}
+    assert stages["proxy"]["seconds"] == 0 < stages["targets/random-seed0"]["seconds"]
+    assert told["corpus"]["sampled"] == 0  # counts, no estimates
+
 
 @pytest.mark.slow
 def test_a_wrong_address_is_one_line(place):

@@ -1,0 +1,89 @@
+"""The answer of a pilot, from differences made by hand."""
+
+import pytest
+
+from s2l_ray.analysis.decision import FULL, Headroom, decide, headroom
+from s2l_ray.analysis.paired import Outcome
+from s2l_ray.pipeline.arms import FULL_COMPUTE
+
+WOBBLE = [-0.002, -0.001, 0.0, 0.0005, 0.001, 0.0015]  # over six seeds; sums to 0
+
+
+def arms(s2l, balanced=0.0, full=-0.1, seeds=6, spread=1.0):
+    """Losses of random at 3, and of the others at so much from it."""
+    found = []
+    for number, noise in enumerate(WOBBLE[:seeds]):
+        noise *= spread
+        for method, difference in (
+            ("random", 0.0),
+            ("s2l", s2l + noise),
+            ("random_balanced", balanced - 0.7 * noise),
+            (FULL, full + noise / 2),
+        ):
+            found.append(Outcome(method, 0.1, number, number, {"loss": 3 + difference}))
+    return found
+
+
+def answer(*given, **more):
+    return decide(arms(*given, **more), "loss", "s2l")
+
+
+def test_the_name_of_training_on_everything_is_that_of_the_comparison():
+    assert FULL == FULL_COMPUTE
+
+
+def test_a_selector_that_is_better_is_taken():
+    found = answer(-0.03)
+    assert found.answer == "select" and "s2l is better than random" in found.why
+    assert found.would == ""
+
+
+def test_source_balanced_random_is_taken_if_the_selector_is_no_better_than_that():
+    found = answer(-0.03, balanced=-0.03)
+    assert found.answer == "take source-balanced random"
+    assert answer(0.0, balanced=-0.03).answer == "take source-balanced random"
+    # Better than balanced, too.
+    assert answer(-0.06, balanced=-0.03).answer == "select"
+
+
+def test_a_selector_that_is_worse_is_not_taken():
+    assert answer(0.03).answer == "do not select"
+
+
+def test_a_selector_that_can_gain_little_is_not_taken():
+    found = answer(-0.0005)  # the interval ends far from half of 0.1
+    assert found.answer == "do not select" and "gains less than 50%" in found.why
+
+
+def test_a_selector_that_may_still_gain_much_is_undecided_and_seeds_would_decide():
+    found = answer(-0.02, full=-0.05, spread=15)
+    assert found.answer == "undecided" and "not distinguishable" in found.why
+    # Half of the headroom, 0.025; standard deviation 15 x 0.0013 = 0.0196: 7 pairs at 80% power.
+    assert found.would.startswith("about 7 seeds")
+
+
+def test_without_headroom_nothing_is_decided():
+    found = answer(-0.03, full=-0.0005)
+    assert found.answer == "undecided"
+    assert "cannot tell selections apart" in found.why and "smaller selection.budget" in found.would
+    # Full data that is worse than random is no headroom either.
+    assert answer(-0.03, full=0.2).answer == "undecided"
+
+
+def test_few_seeds_decide_nothing():
+    found = answer(-0.03, seeds=3)
+    assert found.answer == "undecided" and found.why.startswith("no verdict: 3 seeds, ")
+
+
+def test_the_check_of_headroom_can_be_replaced():
+    closed = decide(arms(-0.03), "loss", "s2l", lambda *_: Headroom(False, 0.0, "closed", "a key"))
+    assert (closed.answer, closed.why, closed.would) == ("undecided", "closed", "a key")
+
+
+def test_headroom_takes_five_standard_errors():
+    # The full arm's differences vary by WOBBLE / 2: a standard error of 0.000282.
+    assert headroom(arms(0, full=-0.0015), "loss").passed
+    assert not headroom(arms(0, full=-0.0013), "loss").passed
+    assert headroom(arms(0, full=-0.05), "loss").size == pytest.approx(0.05)
+    without = [arm for arm in arms(0) if arm.selector != FULL]
+    assert "no target was trained on the whole corpus" in headroom(without, "loss").why

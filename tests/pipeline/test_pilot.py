@@ -1,0 +1,108 @@
+"""What a pilot chooses for its price, and a pilot from end to end."""
+
+import json
+import re
+
+import pytest
+import yaml
+from support.runs import rows, settings
+
+from s2l_ray import cli
+from s2l_ray.config import load
+from s2l_ray.corpus import demo
+from s2l_ray.pipeline import pilot as pilot_module
+from s2l_ray.pipeline.outlook import price
+from s2l_ray.pipeline.pilot import Limit, choose, stand_in
+from s2l_ray.pipeline.rates import Given
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory):
+    """A price of 3,000 short examples, at 2,000 tokens per second."""
+    folder = tmp_path_factory.mktemp("pilot")
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows(3000)))
+    config = settings(
+        folder / "run", corpus__path=str(corpus), corpus__heldout_share=0.02, selection__budget=0.1
+    )
+    found = price(config, Given(tokens_per_second=2000))
+    assert not isinstance(found, str), found
+    return found
+
+
+def test_a_generous_price_takes_everything(priced):
+    pilot = choose(priced, Limit(minutes=1e6))
+    config = pilot.config
+    assert config.run_dir == priced.config.run_dir + "-pilot"
+    assert config.corpus.share == 1 and config.target == priced.config.target
+    assert len(config.compare.seeds) == 6 and config.compare.full == ["compute"]
+    assert config.compare.selectors == ["s2l", "random_balanced", "random"]
+    # 500 examples are held out, of 2,940.
+    assert config.corpus.heldout_share == pytest.approx(0.17, abs=0.01)
+
+
+def test_less_takes_less_and_always_fits(priced):
+    shares, last = [], float("inf")
+    for minutes in (1e6, 30, 20, 15, 13):
+        limit = Limit(minutes=minutes)
+        pilot = choose(priced, limit)
+        assert limit.share(pilot.price) <= 1 and pilot.price.seconds <= last
+        last = pilot.price.seconds
+        shares.append((len(pilot.config.compare.seeds), pilot.config.corpus.share))
+    assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+
+
+def test_what_fits_nothing_is_refused_with_what_would(priced):
+    with pytest.raises(
+        ValueError, match=r"no comparison fits 6\.0 s; the cheapest needs --minutes "
+    ) as e:
+        choose(priced, Limit(minutes=0.1))
+    minutes = float(re.search(r"--minutes (\d+)", str(e.value))[1])
+    assert choose(priced, Limit(minutes=minutes)).config.compare.seeds == [0, 1, 2]
+
+
+def test_gpu_hours_need_a_gpu(priced):
+    with pytest.raises(ValueError, match="no stage of this configuration has a GPU"):
+        choose(priced, Limit(gpu_hours=2))
+
+
+def test_a_stand_in_has_the_proxys_size_and_the_targets_epochs(priced):
+    config = priced.config
+    target = stand_in(config)
+    assert target.model == config.proxy.model and target.num_checkpoints is None
+    assert target.epochs == config.target.epochs != config.proxy.epochs
+
+
+def test_a_target_that_is_too_dear_gives_way_to_one_of_the_proxys_size(priced):
+    dear = priced.rates["target"]._replace(training=1.0)
+    pilot = choose(
+        type(priced)(priced.work, priced.sizes, priced.rates | {"target": dear}),
+        Limit(minutes=1000),
+    )
+    assert pilot.config.target.model == priced.config.proxy.model
+    assert "targets of the proxy's size" in pilot.told[1]
+
+
+@pytest.mark.slow
+def test_a_pilot_ends_in_an_answer_and_continues(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pilot_module, "SEEDS", (6, 1))  # three take five minutes
+    corpus = demo.write(str(tmp_path / "corpus.jsonl"))
+    data = settings(
+        tmp_path / "run", corpus__path=corpus, corpus__heldout_share=0.1, selection__budget=0.1
+    ).model_dump(mode="json", exclude_unset=True)
+    del data["corpus"]["num_parts"]
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(data))
+    command = ["pilot", str(tmp_path / "my.yaml"), "--minutes=4", "--tokens-per-second=40000"]
+    cli.main(command)
+    text = capsys.readouterr().out
+    chosen = load(str(tmp_path / "run-pilot" / "pilot.yaml"))
+    assert "pilot: the comparison that tells most within 4 min 00 s takes about " in text
+    assert chosen.corpus.share < 1 and chosen.compare.seeds == [0]
+    found = json.loads((tmp_path / "run-pilot" / "report" / "pilot.json").read_text())
+    assert found["answer"] == "undecided" and "no verdict: 1 seed, " in found["why"]
+    assert f"pilot: {found['answer']}\n" in text and "What would decide it: a higher price" in text
+    records = json.loads((tmp_path / "run-pilot" / "report" / "comparison.json").read_text())
+    assert len(records) == 4
+    assert not (tmp_path / "run").exists()
+    cli.main(command)  # from what is there
+    assert capsys.readouterr().out.partition("\n\n")[2].endswith(text.partition("\n\n")[2])
