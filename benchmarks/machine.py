@@ -54,11 +54,17 @@ def shown(value: Any) -> str:
 
 def command() -> str:
     """The command line of this process, without folders and without --json."""
-    words = [Path(word).name if os.path.exists(word) else word for word in sys.argv[1:]]
+    words = [without_folder(word) for word in sys.argv[1:]]
     if "--json" in words:
         place = words.index("--json")
         del words[place : place + 2]
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
+def without_folder(word: str) -> str:
+    """Return the last name of a path, and of the one in such as corpus.path=PATH."""
+    key, equals, value = word.rpartition("=")
+    return f"{key}{equals}{Path(value).name}" if os.path.exists(value) else word
 
 
 def write(
