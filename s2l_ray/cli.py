@@ -263,13 +263,8 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
         options = Planning(None, arguments.gpu, arguments.tokens_per_second)
         return config, options, Limit(arguments.gpu_hours, arguments.minutes)
     if command.takes == "plan":
-        memory = arguments.gpu_memory
-        if memory is None and arguments.gpu is not None:
-            from s2l_ray.models.room import nominal
-
-            memory = nominal(arguments.gpu)
         rate = arguments.tokens_per_second
-        return config, Planning(memory, arguments.gpu, rate, arguments.json)
+        return config, Planning(arguments.gpu_memory, arguments.gpu, rate, arguments.json)
     return (config, arguments.n) if command.takes == "examples" else (config,)
 
 

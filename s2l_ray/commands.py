@@ -306,12 +306,13 @@ def plan(config: RunConfig, options: Planning) -> None:
     Prints:   all that; the status is 1 if a model does not fit its memory
     Example:  %(prog)s my.yaml --gpu H100
     """
+    from s2l_ray.models.room import nominal
     from s2l_ray.pipeline.outlook import outlook
     from s2l_ray.pipeline.rates import Given
     from s2l_ray.report import forecast_text
 
     given = Given(options.gpu, options.tokens_per_second)
-    found = outlook(config, given, options.gpu_memory)
+    found = outlook(config, given, options.gpu_memory or nominal(options.gpu))
     if options.as_json:
         print(json.dumps(forecast_text.as_json(found), indent=2))
     else:
