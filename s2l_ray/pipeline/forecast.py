@@ -188,7 +188,7 @@ def room_of(workers: WorkersConfig, gpu: float | None) -> Room:
     """Return the memory of a worker's GPU: as given, or nominal."""
     if not workers.gpus_per_worker:
         return Room()
-    where = "--gpu-memory"
+    where = "as given"
     if gpu is None:
         gpu, where = nominal(workers.accelerator_type), f"{workers.accelerator_type}, nominal"
     if gpu is None:

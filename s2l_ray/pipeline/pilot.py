@@ -148,7 +148,7 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
         "name": f"{config.name}-pilot",
         "run_dir": run_dir_of(config),
         "corpus": data["corpus"] | {
-            "share": share,
+            "share": config.corpus.share * share,
             "heldout_share": round(heldout, 4),
             "num_parts": max(actors, round(work.num_parts * share)),
         },

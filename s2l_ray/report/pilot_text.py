@@ -62,7 +62,7 @@ def run(config: RunConfig, options: Planning, limit: Limit, check: Check = headr
         if spent * (seeds + 1) / seeds > OVER * pilot.price.seconds / share:
             raise Spent(records)
 
-    with Run.start(pilot.config) as of_pilot:
+    with Run.start(pilot.config, "compare") as of_pilot:
         _keep(of_pilot.store, pilot, asked)
         ended = []
         try:

@@ -68,7 +68,7 @@ def test_a_stage_that_exists_is_told(config, capsys, tmp_path):
 def test_a_target_that_does_not_fit_is_refused_with_status_1(config, capsys):
     status, text, said = plan(capsys, config, SMALL, "--gpu-memory", "200 MB")
     assert status == 1
-    assert "each GPU: " in text and "; has 0.2 GB (--gpu-memory)" in text
+    assert "each GPU: " in text and "; has 0.2 GB (as given)" in text
     assert said.startswith("error: target: micro-batches of 20 x 48 tokens need ")
     status, text, said = plan(capsys, config, SMALL, "--gpu-memory", "24GB")
     assert (status, said) == (0, "") and "does not fit: " not in text
