@@ -122,8 +122,9 @@ class _Texts:
             found: Any = train_tokenizer(texts_of_table(self.table), model.tokenizer_vocab)
         else:
             config_of(model)  # says at once if a hub is out of reach
-            place = {"revision": model.revision, "trust_remote_code": False}
-            found = AutoTokenizer.from_pretrained(model.tokenizer or model.name, **place)
+            found = AutoTokenizer.from_pretrained(
+                model.tokenizer or model.name, revision=model.revision, trust_remote_code=False
+            )
         if prompt.chat_template is not None:
             found.chat_template = template_text(prompt.chat_template)
         return found
