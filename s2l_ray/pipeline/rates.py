@@ -72,9 +72,16 @@ def operations_of(training: TrainingConfig, size: Size) -> float:
 def rates(work: Workload, sizes: dict[str, Size], given: Given) -> dict[str, Rate]:
     """Return the rates of "proxy" and "target", the latter if there is one.
 
-    Measures what runs on CPUs or on a GPU of this machine, for a few seconds each.
+    Measures what runs on CPUs or on a GPU of this machine, for a few seconds each. ValueError if a
+    GPU is given that no worker has.
     """
     config, found = work.config, dict[str, Rate]()
+    trained = [training for _, training, *_ in _trainings(config, work)]
+    if given.gpu is not None and not any(each.workers.gpus_per_worker for each in trained):
+        raise ValueError(
+            f"--gpu {given.gpu}: no worker that trains has a GPU: set "
+            "proxy.workers.gpus_per_worker=1, and so on"
+        )
     for section, training, counts, copies in _trainings(config, work):
         if section not in sizes:  # its config.json is out of reach
             found[section] = Rate(None, None, "the model is unknown")
@@ -87,10 +94,16 @@ def rates(work: Workload, sizes: dict[str, Size], given: Given) -> dict[str, Rat
             found[section] = Rate(None, None, f"{training.train} trains as it likes")
         elif given.tokens_per_second is not None:
             found[section] = _scaled(given.tokens_per_second, training, config, sizes, copies)
-        elif given.gpu is not None or training.workers.gpus_per_worker:
+        elif training.workers.gpus_per_worker:
             found[section] = _on_gpus(training, config, counts, size, given, copies)
         else:
             found[section] = _measured(training, config, counts, size, copies)
+        scoring = config.trajectories.workers
+        if section == "target":
+            scoring = config.evaluation.workers or scoring
+        if (scoring.gpus_per_worker > 0) != (training.workers.gpus_per_worker > 0):
+            other = f"{found[section].how}; actors that score have other hardware, of unknown speed"
+            found[section] = found[section]._replace(scoring=None, how=other)
     if (target := found.get("target")) is not None and target.training is None:
         found["target"] = _like_proxy(target, found["proxy"], config, sizes)
     return found
@@ -140,6 +153,7 @@ def _on_gpus(
     trained = operations(peak, training.dtype)
     settings = config.trajectories
     scored = operations(peak, settings.dtype, tf32=settings.tf32)
+    scored *= min(1.0, settings.workers.gpus_per_worker)  # actors may share a GPU
     return Rate(
         TRAINING_SHARE * trained / operations_of(training, size),
         SCORING_SHARE * scored / (2.0 * size.at_work),

@@ -166,6 +166,18 @@ def test_a_known_gpu_is_an_estimate_and_gives_its_memory(config, capsys):
     assert stages["proxy"]["gpu_hours"] == pytest.approx(stages["proxy"]["seconds"] / 3600)
 
 
+def test_a_gpu_that_no_worker_has_is_refused(config, capsys):
+    status, _, said = plan(capsys, config, "--gpu=H100", rate=None)
+    assert status == 1 and "--gpu H100: no worker that trains has a GPU: set " in said
+
+
+def test_scoring_on_other_hardware_than_training_is_unknown(config, capsys):
+    gpus = [f"{name}.workers={{gpus_per_worker: 1}}" for name in ("proxy", "target")]
+    told, stages = numbers(capsys, config, *gpus, "--gpu=H100", rate=None)
+    assert stages["proxy"]["seconds"] > 0 and stages["losses"]["seconds"] is None
+    assert "other hardware" in told["speed"]["proxy"]["how"]
+
+
 def test_a_gpu_that_is_neither_here_nor_named_leaves_the_time_unknown(config, capsys):
     told, stages = numbers(capsys, config, "proxy.workers={gpus_per_worker: 1}", rate="0.5")
     assert stages["proxy"]["seconds"] > 0
