@@ -79,8 +79,9 @@ def select(config: RunConfig) -> None:
 
     Reads:    corpus.path
     Writes:   corpus, tokens, proxy, losses, trajectories, what the selector draws
-              from, selections/NAME, report/index.html and run.json in run_dir
-    Prints:   the folder of the selection, the path of the report
+              from, selections/NAME, exports/NAME, report/index.html and run.json
+              in run_dir
+    Prints:   the folders of the selection and of its exports, the path of the report
     Example:  %(prog)s my.yaml selection.budget=0.05
     """
     from s2l_ray.pipeline import subset as pipeline
@@ -91,7 +92,8 @@ def select(config: RunConfig) -> None:
         selection = pipeline.select(None, config, run=run)
         logger.info("writing the report")
         page = gather.write(run, selection)
-        return f"selection: {selection.path}\nreport: {page}"
+        exports = [f"{name}: {folder}" for name, folder in selection.exports.items()]
+        return "\n".join([f"selection: {selection.path}", *exports, f"report: {page}"])
 
     with Run.start(config, "select") as run:
         print(run.finish(selected))

@@ -110,6 +110,19 @@ class ClustersConfig(Section):
     )
 
 
+ExportFormat = Literal[
+    "alpaca",
+    "prompt_response",
+    "messages",
+    "trl_messages",
+    "trl_prompt_completion",
+    "trl_prompt_completion_messages",
+    "llamafactory_alpaca",
+    "llamafactory_sharegpt",
+    "axolotl",
+]
+
+
 class SelectionConfig(Section):
     """Which examples are chosen, how many, and in which formats they are written."""
 
@@ -126,8 +139,10 @@ class SelectionConfig(Section):
         description="Selector whose shares of sources `random_shares` copies, and whose number of "
         "tokens `random_tokens` copies.",
     )
-    export: list[Literal["alpaca", "prompt_response", "messages"]] = Field(
-        [], description="JSON lines formats to write the subset in, in addition to Parquet."
+    export: list[ExportFormat] = Field(
+        [],
+        description="Formats of other programs to write the subset in, in addition; see "
+        "[exports](exports.md).",
     )
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from s2l_ray.pipeline.identity import liked, selection_name
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.selection.choose import choose, examples_for
 from s2l_ray.selection.coverage import cover
+from s2l_ray.selection.exports.stage import export
 from s2l_ray.selection.kinds import Cluster, Cover, Draw, Selector
 from s2l_ray.selection.ranking import falls, features, rank
 from s2l_ray.selection.selectors import selector_named, source_of
@@ -29,18 +30,7 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
     needed = (*((like,) if like else ()), *before, *details.values())
     groups = _groups(plan, choice, selector, needed, details)
     exclude = set() if selector.like else {"like"}
-    plugin = source_of(choice.selector)
-
-    def stage(export: list[Any], known_as: str | None) -> Stage:
-        own = choice.model_copy(update={"export": export}).model_dump(exclude=exclude)
-        return Stage(
-            f"selections/{selection_name(choice.selector, choice.seed)}",
-            alone(make),
-            inputs=(groups, *needed),
-            settings=(own, *plugin),
-            reads=(plan.corpus, plan.tokens),
-            known_as=known_as,
-        )
+    own = choice.model_copy(update={"export": []}).model_dump(exclude=exclude)
 
     def make(run: Run, **where: Any) -> Manifest:
         return choose(
@@ -50,12 +40,29 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
             tokens=run.get(plan.tokens),
             groups=run.get(groups),
             like=run.get(like) if like else None,
-            chosen=chosen,
             **where,
         )
 
-    chosen = stage([], None).identity  # the exports change no example
-    return stage(choice.export, chosen)
+    return Stage(
+        f"selections/{selection_name(choice.selector, choice.seed)}",
+        alone(make),
+        inputs=(groups, *needed),
+        settings=(own, *source_of(choice.selector)),  # the exports change no example
+        reads=(plan.corpus, plan.tokens),
+    )
+
+
+def export_stages(subset: Stage, choice: SelectionConfig) -> dict[str, Stage]:
+    """Declare the formats that a subset is written in, by name."""
+
+    def stage(name: str) -> Stage:
+        def make(run: Run, **where: Any) -> Manifest:
+            return export(run.store, run.get(subset), name, **where)
+
+        folder = f"exports/{subset.name.removeprefix('selections/')}/{name}"
+        return Stage(folder, alone(make), inputs=(subset,), settings=("export", name))
+
+    return {name: stage(name) for name in choice.export}
 
 
 def _groups(

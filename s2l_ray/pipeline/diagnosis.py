@@ -152,7 +152,7 @@ def proxy_variants(config: RunConfig) -> Iterator[tuple[str, str, RunConfig]]:
 
 
 def _other_draw(config: RunConfig) -> RunConfig:
-    changes = {"seed": _after(config.selection.seed), "export": []}
+    changes = {"seed": _after(config.selection.seed)}
     return config.model_copy(
         update={
             "selection": config.selection.model_copy(update=changes),
@@ -220,7 +220,7 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
     assert config.target is not None
 
     def choose(selector: SelectorName, seed: int) -> Subset:
-        changes: dict[str, Any] = {"selector": selector, "seed": seed, "export": []}
+        changes: dict[str, Any] = {"selector": selector, "seed": seed}
         choice = config.selection.model_copy(update=changes)
         selection = choose_subset(base, choice).manifest
         clustered = isinstance(selector_named(selector), Cluster)

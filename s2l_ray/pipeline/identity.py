@@ -65,4 +65,4 @@ def selection_name(selector: str, seed: int) -> str:
 
 def liked(selection: SelectionConfig) -> SelectionConfig:
     """Return the selection that another one resembles (selection.like)."""
-    return selection.model_copy(update={"selector": selection.like, "export": []})
+    return selection.model_copy(update={"selector": selection.like})

@@ -27,7 +27,7 @@ from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.corpus.tokenization import tokenize
 from s2l_ray.corpus.tokenizer import prepare_tokenizer
 from s2l_ray.pipeline import proxy
-from s2l_ray.pipeline.choice import choice_stage
+from s2l_ray.pipeline.choice import choice_stage, export_stages
 from s2l_ray.pipeline.identity import (
     liked,
     local_files,
@@ -256,6 +256,10 @@ class Plan:
         """Declare one selector's subset, after what it draws from."""
         return choice_stage(self, choice)
 
+    def exports(self, choice: SelectionConfig) -> dict[str, Stage]:
+        """Declare the formats that a subset is written in, by name."""
+        return export_stages(self.selection(choice), choice)
+
     def groups(self, choice: SelectionConfig) -> Stage:
         """Declare what a selection draws from: its clusters, its ranking, or the trajectories."""
         return self.selection(choice).inputs[0]
@@ -266,7 +270,7 @@ class Plan:
         self, name: str, examples: Manifest, *, seed: int, training: TrainingConfig | None = None
     ) -> Stage:
         """Declare the target fine-tuned on examples that exist: a subset, or the corpus."""
-        rows = Stage.given(examples, SelectionView(examples).chosen)
+        rows = Stage.given(examples)
         in_rank_order = SelectionView(examples).has("selector") and len(examples.parts) > 1
         training = training or self.config.target
         return self._target(name, rows, training, seed=seed, dealt=in_rank_order)

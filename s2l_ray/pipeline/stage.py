@@ -66,15 +66,13 @@ class Stage:
     found: Manifest | None = None
 
     @classmethod
-    def given(cls, manifest: Manifest, known_as: str | None = None) -> Stage:
+    def given(cls, manifest: Manifest) -> Stage:
         """A stage that exists, such as a subset that a target is trained on."""
 
         def never(*_: Any) -> list[Manifest]:
             raise AssertionError(manifest.folder)
 
-        return cls(
-            manifest.folder, never, known_as=known_as or manifest.fingerprint, found=manifest
-        )
+        return cls(manifest.folder, never, known_as=manifest.fingerprint, found=manifest)
 
     @cached_property
     def _own(self) -> str:

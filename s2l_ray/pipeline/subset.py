@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray.data
@@ -17,7 +18,7 @@ from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.to_do import announce
 from s2l_ray.pipeline.told import budget_told, corpus_told, tokens_told
 from s2l_ray.selection.choose import examples_for
-from s2l_ray.selection.export_lines import check_exports
+from s2l_ray.selection.exports.stage import check_exports
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
@@ -33,6 +34,7 @@ class Selection:
 
     store: Store
     manifest: Manifest
+    exports: Mapping[str, str] = field(default_factory=dict)  # format -> folder or URI
 
     @property
     def path(self) -> str:
@@ -72,7 +74,14 @@ def select(
         prepare(run, dataset)
     check_reachable(config, run.store, run.get(run.plan.tokens))
     _check_export(run)
-    return choose_subset(run, config.selection)
+    selection = choose_subset(run, config.selection)
+    stages = run.plan.exports(config.selection)
+    made = run.get_all(stages.values())
+    folders = {
+        name: run.store.address(manifest.folder)
+        for name, manifest in zip(stages, made, strict=True)
+    }
+    return replace(selection, exports=folders)
 
 
 def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:

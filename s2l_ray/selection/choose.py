@@ -31,7 +31,6 @@ def choose(
     tokens: Manifest,
     groups: Manifest,
     like: Manifest | None = None,
-    chosen: str = "",
     folder: str,
     fingerprint: str,
 ) -> Manifest:
@@ -40,10 +39,9 @@ def choose(
     groups: the clusters stage (cluster_id; info["sources"]: the source of each cluster, None if
     clusters cross sources), the selector's ranking, or, for a selector without groups, the
     trajectories. Its rows are the examples that can be chosen. like: the selection whose tokens or
-    source shares the selector takes. chosen: the fingerprint of what is chosen, whatever it is
-    exported as. Subset parts have the schema `SUBSET`, in rank order over all parts.
-    info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
-    groups_above_quota, chosen.
+    source shares the selector takes. Subset parts have the schema `SUBSET`, in rank order over all
+    parts. info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
+    groups_above_quota.
     TooFew if the budget exceeds what the selector can choose from. ValueError for groups of another
     corpus, or for groups without clusters if the selector draws from clusters.
     """
@@ -78,7 +76,7 @@ def choose(
         )
     reasons = [selector.reason(group, source) for group, source in enumerate(sources)]
     parts, by_source, num_tokens = write_subset(
-        store, config, subset, corpus, tokens, folder, clustered, reasons
+        store, subset, corpus, tokens, folder, clustered, reasons
     )
     by_group = np.bincount(subset.group, minlength=len(sizes))
     info = {
@@ -91,7 +89,6 @@ def choose(
         "by_source": by_source,
         "by_cluster": by_group.tolist() if clustered else None,
         "groups_above_quota": float((by_group < sizes).mean()),
-        "chosen": chosen,
     }
     store.write_json(info, folder, "selection.json")
     return store.commit(folder, fingerprint, parts, info)

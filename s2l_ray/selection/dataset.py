@@ -11,7 +11,7 @@ import ray.data
 from ray.data.extensions import ArrowPythonObjectArray
 
 from s2l_ray.corpus.rows import Example
-from s2l_ray.selection.exports import export_row
+from s2l_ray.selection.exports.rows import export_row
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, completed
 
@@ -58,8 +58,8 @@ def _rows(examples: pa.Table, tokens: pa.Table) -> pa.Table:
     offsets = pa.array([0, *pc.cumulative_sum(pc.list_value_length(ids)).to_pylist()], pa.int32())
     labels = pc.if_else(mask, flat, pa.scalar(NO_LABEL, flat.type))
     rows = [
-        export_row(Example(row["turns"], row["tools"]), row["source"], "messages")
-        for row in examples.select(["turns", "tools", "source"]).to_pylist()
+        export_row(Example(row["turns"], row["tools"]), "messages")
+        for row in examples.select(["turns", "tools"]).to_pylist()
     ]
     return pa.table(
         {

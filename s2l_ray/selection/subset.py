@@ -17,10 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from s2l_ray.config import SelectionConfig
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.execution.remote import get
-from s2l_ray.selection.export_lines import export_lines
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
 from s2l_ray.store.views import CorpusView
@@ -39,7 +37,6 @@ class Chosen:
 
 def write_subset(
     store: Store,
-    config: SelectionConfig,
     chosen: Chosen,
     corpus: Manifest,
     tokens: Manifest,
@@ -64,7 +61,7 @@ def write_subset(
     if num_subset_parts == 1:
         pieces = [[piece] for piece in pieces]
     written = [
-        _write_part.remote(store, folder, number, config.export, *mine)
+        _write_part.remote(store, folder, number, *mine)
         for number, mine in enumerate(zip(*pieces, strict=True))
     ]
     parts, by_source = [], Counter[str]()
@@ -113,13 +110,10 @@ def _pieces(table: pa.Table, owner: np.ndarray, num_parts: int) -> list[pa.Table
 
 @ray.remote(num_cpus=1)
 def _write_part(
-    store: Store, folder: str, number: int, shapes: list[Any], *pieces: pa.Table
+    store: Store, folder: str, number: int, *pieces: pa.Table
 ) -> tuple[Part, dict[str, int]]:
     table = pa.concat_tables(pieces).sort_by("rank").combine_chunks()
     part = store.write_part(table, folder, f"subset/part-{number:05d}", suffix="parquet")
-    for shape in shapes:
-        data = export_lines(table, shape)
-        store.write_bytes(data, folder, "export", f"{shape}-{number:05d}.jsonl")
     return part, Counter(table["source"].to_pylist())
 
 

@@ -121,9 +121,10 @@ class Store:
         suffix: str = "arrow",
         stats: dict[str, Any] | None = None,
     ) -> Part:
-        """Write one part of a stage, `<unit>-<checksum>.<suffix>` (arrow or parquet).
+        """Write one part of a stage, `<unit>-<checksum>.<suffix>` (see tables.py).
 
-        The stats also go into the file, so that a restart finds them with the part.
+        The stats also go into the file, so that a restart finds them with the part. A text file
+        has none.
         """
         stats = stats or {}
         data = tables.encode(table, suffix, stats)
@@ -288,7 +289,7 @@ class Store:
 
 def part_unit(name: str) -> str | None:
     """Return the unit that a file's name says it is the part of; None if it is no part."""
-    match = re.fullmatch(r"(.+)-[0-9a-f]{16}\.(?:arrow|parquet)", name)
+    match = re.fullmatch(r"(.+)-[0-9a-f]{16}\.(?:arrow|parquet|jsonl)", name)
     return match[1] if match else None
 
 

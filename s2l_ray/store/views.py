@@ -186,7 +186,6 @@ class SelectionView(View):
     by_source = _Key[dict[str, int]]()
     by_cluster = _Key[list[int] | None]()  # by cluster id; None if it draws from no clusters
     groups_above_quota = _Key[float]()  # share
-    chosen = _Key[str]("")  # fingerprint of the chosen examples, whatever they are exported as
 
 
 class AnswersView(View):

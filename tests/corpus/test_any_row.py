@@ -10,7 +10,7 @@ from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.identity import content_of
 from s2l_ray.corpus.rows import BadRow
 from s2l_ray.corpus.shapes import parse, row_settings_of
-from s2l_ray.selection.exports import export_row
+from s2l_ray.selection.exports.rows import export_row
 
 ROWS = row_settings_of(CorpusConfig(path="-"))
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
@@ -92,7 +92,7 @@ def test_a_chat_comes_back_from_its_export(row):
 def check_export(source, example):
     if any(turn["role"] == "input" for turn in example.turns):
         return  # it becomes part of the prompt
-    exported = json.loads(json.dumps(export_row(example, source, "messages")))
+    exported = json.loads(json.dumps(export_row(example, "messages") | {"source": source}))
     back, again = parse(exported, ROWS)
     assert content_of(again) == content_of(example)
     assert back == source

@@ -1,4 +1,4 @@
-"""Chosen examples in the shapes that other programs read."""
+"""Rows for people and programs at large: Alpaca's, pairs, and OpenAI's messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from s2l_ray.corpus.rows import Example, Turn
 
 
-def export_row(example: Example, source: str, shape: str) -> dict[str, Any]:
+def export_row(example: Example, shape: str) -> dict[str, Any]:
     """Return an example as a row for other programs: "alpaca", "prompt_response" or "messages".
 
     In alpaca an input stays a field of its own; elsewhere it follows the prompt after an empty
@@ -20,23 +20,27 @@ def export_row(example: Example, source: str, shape: str) -> dict[str, Any]:
         row: dict[str, Any] = {"messages": _messages(example.turns)}
         if example.tools is not None:
             row["tools"] = json.loads(example.tools)
-        return row | {"source": source}
-    if shape not in ("alpaca", "prompt_response"):
-        raise ValueError(f"shape: found {shape!r}, expected alpaca, prompt_response or messages")
+        return row
+    assert shape in ("alpaca", "prompt_response"), shape
     roles = [turn["role"] for turn in example.turns]
     if roles not in (["user", "assistant"], ["user", "input", "assistant"]):
         raise ValueError(f"a chat with turns {', '.join(roles)} does not fit {shape}; use messages")
+    refuse_more_than_text(example, shape, use="messages")
+    texts = [turn["text"] for turn in example.turns]
+    if shape == "alpaca":
+        extra = texts[1] if len(texts) == 3 else ""
+        return {"instruction": texts[0], "input": extra, "output": texts[-1]}
+    return {"prompt": "\n\n".join(texts[:-1]), "response": texts[-1]}
+
+
+def refuse_more_than_text(example: Example, name: str, *, use: str) -> None:
+    """Raise ValueError if an example has more than roles and texts. use: formats that take it."""
     more = {name for turn in example.turns for name, value in turn.items() if value is not None}
     more -= {"role", "text"}
     if example.tools is not None:
         more.add("tools")
     if more:
-        raise ValueError(f"{', '.join(sorted(more))}: {shape} has no place for it; use messages")
-    texts = [turn["text"] for turn in example.turns]
-    if shape == "alpaca":
-        extra = texts[1] if len(texts) == 3 else ""
-        return {"instruction": texts[0], "input": extra, "output": texts[-1], "source": source}
-    return {"prompt": "\n\n".join(texts[:-1]), "response": texts[-1], "source": source}
+        raise ValueError(f"{', '.join(sorted(more))}: {name} has no place for it; use {use}")
 
 
 def _messages(turns: list[Turn]) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""The chosen examples in the formats of other programs."""

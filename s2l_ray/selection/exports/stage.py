@@ -1,0 +1,128 @@
+"""Exports as stages, and the check of every example before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from s2l_ray.corpus.messages import conversation_of
+from s2l_ray.corpus.rows import Example
+from s2l_ray.execution.parts import StageParts, fold_parts, make_parts
+from s2l_ray.selection.exports.formats import FORMATS, formatted, table_of
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.checksums import checksum_of
+from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
+
+DATA = "data"  # the folder of the data files alone, for programs that read all of a folder
+README = """\
+---
+configs:
+- config_name: default
+  data_files: {data}
+---
+# {name}
+
+{rows:,} examples chosen by {selector}, in the order of their ranks.
+
+- Read by {reader}.
+- `datasets.load_dataset` reads this folder.
+- `example_id` is the run's id of the example; `source`, `file` and `row` say where it comes from.
+"""
+
+
+class Unfit(NamedTuple):
+    """Examples that an export has no form for: how many, and the first by file and row."""
+
+    number: int
+    file: str
+    row: int
+    why: str
+
+
+def export(store: Store, subset: Manifest, name: str, *, folder: str, fingerprint: str) -> Manifest:
+    """Write a subset in the format of that name: a data file per part of the subset, in data/, and
+    beside it README.md and what the format's reader wants. All are parts of the stage.
+
+    ValueError for an example that does not fit, with its file and row.
+    """
+    form = FORMATS[name]
+    units = [
+        {"unit": f"{DATA}/{part.unit.rpartition('/')[2]}", "part": part} for part in subset.parts
+    ]
+    stage = StageParts(folder, fingerprint, units, {})
+    args = (store, subset.folder, name)
+    made = make_parts(store, [stage], _Export, args, label=f"export {name}", suffix=form.suffix)
+    parts = made[folder]
+    beside = form.beside(store.address(folder)) | {
+        "README.md": README.format(
+            data=f"{DATA}/*.{form.suffix}", name=name, rows=subset.rows, reader=form.reader,
+            selector=subset.info["selector"],
+        )
+    }  # fmt: skip
+    manifest = store.commit(
+        folder,
+        fingerprint,
+        [*parts, *(_write(store, folder, file, text) for file, text in beside.items())],
+        {"format": name, "examples": subset.rows},
+    )
+    # Other programs read the folder, not the manifest.
+    listed = {part.file.removeprefix(f"{DATA}/") for part in manifest.parts}
+    for file in store.names(folder, DATA):
+        if file not in listed:
+            store.remove(folder, DATA, file)
+    return manifest
+
+
+def _write(store: Store, folder: str, name: str, text: str) -> Part:
+    data = text.encode()
+    store.write_bytes(data, folder, name)
+    return Part(name, name, 0, len(data), checksum_of(data))
+
+
+class _Export:
+    def __init__(self, store: Store, folder: str, name: str) -> None:
+        self.store, self.folder, self.name = store, folder, name
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        examples = completed(self.store.read_part(self.folder, unit["part"]), SUBSET)
+        try:
+            return table_of(examples, self.name), {}
+        except ValueError as error:
+            raise ValueError(f"selection.export: {error}") from None
+
+
+def check_exports(store: Store, examples: Manifest, names: Sequence[str]) -> None:
+    """Raise ValueError if an example does not fit one of the formats, with its file and row.
+
+    Examples without a turn that has labels are never chosen, and may have any form.
+    """
+    found: dict[str, Unfit] = {}
+    args = store, examples.folder, names
+    for unfit in fold_parts(_unfit, examples.parts, *args, label="check exports"):
+        for name, mine in unfit.items():
+            _add(found, name, mine)
+    for name, (number, file, row, why) in found.items():
+        raise ValueError(
+            f"selection.export: {file}:{row}: {why} ({number:,} of {examples.rows:,} examples "
+            f"cannot be written as {name})"
+        )
+
+
+def _unfit(part: Part, store: Store, folder: str, names: Sequence[str]) -> dict[str, Unfit]:
+    found: dict[str, Unfit] = {}
+    for row in completed(store.read_part(folder, part), EXAMPLES).to_pylist():
+        for name in names:
+            try:
+                formatted(row, name)
+            except ValueError as error:
+                if conversation_of(Example(row["turns"], row["tools"])).trained:
+                    _add(found, name, Unfit(1, row["file"], row["row"], str(error)))
+    return found
+
+
+def _add(found: dict[str, Unfit], name: str, more: Unfit) -> None:
+    had = found.get(name, more._replace(number=0))
+    first = min(had, more, key=lambda each: (each.file, each.row))
+    found[name] = first._replace(number=had.number + more.number)
