@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     from s2l_ray.clustering.kmeans import KMeans
     from s2l_ray.config import load
     from s2l_ray.execution.connect import connect
-    from s2l_ray.pipeline.subset import Selection, select
+    from s2l_ray.pipeline.selection import Selection
+    from s2l_ray.pipeline.subset import select
+    from s2l_ray.selection.order import rank
 
-__all__ = ["KMeans", "Selection", "connect", "load", "select"]
+__all__ = ["KMeans", "Selection", "connect", "load", "rank", "select"]
 __version__ = "0.1.0"
 
 _HOME = {
     "KMeans": "s2l_ray.clustering.kmeans",
-    "Selection": "s2l_ray.pipeline.subset",
+    "Selection": "s2l_ray.pipeline.selection",
     "connect": "s2l_ray.execution.connect",
     "load": "s2l_ray.config",
+    "rank": "s2l_ray.selection.order",
     "select": "s2l_ray.pipeline.subset",
 }
 

@@ -80,7 +80,9 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
     if command.takes == "path":
         parser.usage = "%(prog)s PATH.jsonl"
         parser.add_argument("paths", nargs="*", metavar="PATH.jsonl", help="the file to write")
-    if command.takes in ("run", "plan", "pilot", "settings", "examples"):
+    if command.takes == "push":
+        parser.add_argument("target", metavar="hf://OWNER/NAME", help="the dataset to write")
+    if command.takes in ("run", "plan", "pilot", "settings", "examples", "push"):
         parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration of the run")
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value",
@@ -139,6 +141,8 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
     output.add_argument(
         "--json-logs", action="store_true", help="write each line of stderr as a JSON object"
     )
+    if command.takes == "push":
+        parser.add_argument("--public", action="store_true", help="let everyone read the examples")
     parser.set_defaults(command=command, parser=parser)
 
 
@@ -265,6 +269,8 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
     if command.takes == "plan":
         rate = arguments.tokens_per_second
         return config, Planning(arguments.gpu_memory, arguments.gpu, rate, arguments.json)
+    if command.takes == "push":
+        return config, arguments.target, arguments.public
     return (config, arguments.n) if command.takes == "examples" else (config,)
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Takes = Literal["run", "plan", "pilot", "run_dir", "settings", "examples", "path", "nothing"]
+Takes = Literal[
+    "run", "plan", "pilot", "run_dir", "settings", "examples", "push", "path", "nothing"
+]
 
 
 class Planning(NamedTuple):
@@ -37,9 +39,9 @@ class Planning(NamedTuple):
 class Command:
     """work gets what the command takes: run, a RunConfig; plan, a RunConfig and a Planning;
     pilot, these and a Limit; run_dir, a string, a list of overrides, and whether to watch it and
-    to print JSON; settings, a RunConfig and a list of each Setting; examples, a
-    RunConfig and a number; path, a string; nothing, no argument. then: the commands that may
-    follow."""
+    to print JSON; settings, a RunConfig and a list of each Setting; examples, a RunConfig and a
+    number; push, a RunConfig, the target and whether all may read it; path, a string; nothing, no
+    argument. then: the commands that may follow."""
 
     name: str
     work: Callable[..., None]
@@ -81,7 +83,7 @@ def select(config: RunConfig) -> None:
     Writes:   corpus, tokens, proxy, losses, trajectories, what the selector draws
               from, selections/NAME, exports/NAME, report/index.html and run.json
               in run_dir
-    Prints:   the folders of the selection and of its exports, the path of the report
+    Prints:   the folders of the selection and its exports, the path of the report
     Example:  %(prog)s my.yaml selection.budget=0.05
     """
     from s2l_ray.pipeline import subset as pipeline
@@ -383,6 +385,28 @@ def inspect(config: RunConfig, count: int) -> None:
         run.plan = Plan(config, corpus_stage(config))
         run.expect()
         print(run.finish(lambda run: as_text(labelled_examples(run, count))))
+
+
+@command("push", takes="push")
+def push(config: RunConfig, target: str, public: bool) -> None:
+    """Upload the subset to a Hugging Face hub as a dataset, private unless --public.
+
+    The dataset's card says how the examples were chosen. The token comes from
+    HF_TOKEN or `hf auth login`.
+
+    Reads:    run.json, the selection and report/comparison.json in run_dir
+    Writes:   the repository owner/name on the hub; nothing in run_dir
+    Prints:   the address of the dataset
+    Example:  %(prog)s hf://owner/name my.yaml
+    """
+    from s2l_ray.report import card
+    from s2l_ray.selection.exports import push as hub
+    from s2l_ray.store import Store
+
+    store = Store(config.run_dir, config.storage)
+    subset = card.chosen(store, config)
+    text = card.card(store, config, subset, target)
+    print(f"dataset: {hub.push(store, subset, target, card=text, public=public)}")
 
 
 @command("demo-corpus", takes="path")

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.clustering.nearest import assign, nearest, one_thread, tile_rows, with_ones
-from s2l_ray.clustering.rows import decode
+from s2l_ray.clustering.rows import Chunk, decode
 
+CHUNK_ROWS = 65536  # of a chunk, unless another number is asked for
 _TILE_ROWS = 4096  # rows converted to float64 at a time
 
 
@@ -166,6 +167,21 @@ class ChunkActor:
                 ]
                 row += len(x_NT)
         return farthest_of(found, count)
+
+
+class HeldChunks(ChunkActor):
+    """The chunks of an array, worked on in this process: each_chunk for `fit`, without Ray."""
+
+    def __init__(self, losses_NT: np.ndarray, chunk_rows: int) -> None:
+        super().__init__()
+        firsts = range(0, len(losses_NT), chunk_rows)
+        self.chunks: list[Chunk] = [
+            (first, min(first + chunk_rows, len(losses_NT)), []) for first in firsts
+        ]
+        self._loaded = {first: losses_NT[first:end] for first, end, _ in self.chunks}
+
+    def each_chunk(self, method: str, *args) -> list:
+        return [getattr(self, method)(chunk, *args) for chunk in self.chunks]
 
 
 def farthest_of(found, count: int) -> list:

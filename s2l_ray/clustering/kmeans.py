@@ -10,24 +10,16 @@ N examples, T checkpoints (losses per trajectory), K clusters.
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral
 
 import numpy as np
 import pyarrow as pa
 import ray
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from s2l_ray.clustering.chunks import ChunkActor
-from s2l_ray.clustering.lloyd import (
-    check_distinct,
-    check_rows,
-    initial_centers,
-    lloyd,
-    samples_of,
-)
+from s2l_ray.clustering.chunks import CHUNK_ROWS, ChunkActor
+from s2l_ray.clustering.fit import fit
 from s2l_ray.clustering.nearest import assign
 from s2l_ray.clustering.rows import as_float_array, check_column, cut_into_chunks, decode
 from s2l_ray.execution.actors import ActorPool
@@ -59,7 +51,7 @@ class KMeans(ClusterMixin, BaseEstimator):
         tol=1e-4,
         random_state=None,
         num_actors=None,
-        chunk_rows=65536,
+        chunk_rows=CHUNK_ROWS,
     ):
         self.n_clusters = n_clusters
         self.init = init
@@ -85,38 +77,19 @@ class KMeans(ClusterMixin, BaseEstimator):
         if self.n_clusters > num_rows:
             raise ValueError(f"n_clusters={self.n_clusters} needs as many rows, got {num_rows}")
         with ActorPool(ray.remote(num_cpus=1)(ChunkActor), chunks, self.num_actors) as pool:
-            each_chunk = pool.each_chunk
-            mean_T = check_rows(each_chunk, num_rows)
-            init_KT = self._check_init(len(mean_T))
-            check_distinct(each_chunk, num_rows, self.n_clusters)
-            variance_T = sum(each_chunk("squared_deviations", mean_T)) / num_rows
-            tolerance = self.tol * float(variance_T.mean())
-            random_state = check_random_state(self.random_state)
-            inertia = float(variance_T.sum()) * num_rows
-            samples = samples_of(inertia, num_rows, self.n_clusters, random_state)
-            phases = samples[1:] if init_KT is None else []
-            if state is not None:
-                begin, done, before, centers_KT = state
-            elif init_KT is not None:
-                begin, done, before, centers_KT = 0, 0, np.inf, init_KT - mean_T
-            else:
-                begin, done, before = 0, 0, np.inf
-                centers_KT = initial_centers(
-                    each_chunk, mean_T, samples[0], self.n_clusters, random_state
-                )
-            for phase, sample in list(enumerate([*phases, None]))[begin:]:
-                iterations = range(done + 1, self.max_iter + 1)
-                least = 0.0  # only scikit-learn's rule
-                if phases:  # stop sooner the more rows there are
-                    least = self.tol * (sample.rows / num_rows if sample else 1.0)
-                centers_KT, self.n_iter_ = lloyd(
-                    each_chunk, mean_T, centers_KT, sample, iterations, tolerance, inertia=inertia,
-                    least=least, before=before, keep=keep and partial(_keep, keep, phase),
-                )  # fmt: skip
-                done, before = 0, np.inf
-            self.inertia_ = sum(each_chunk("inertia", mean_T, centers_KT))
-        self.cluster_centers_ = centers_KT + mean_T
-        self.n_features_in_ = len(mean_T)
+            found = fit(
+                pool.each_chunk,
+                num_rows,
+                self.n_clusters,
+                check_init=self._check_init,
+                max_iter=self.max_iter,
+                tol=self.tol,
+                random_state=self.random_state,
+                state=state,
+                keep=keep,
+            )
+        self.cluster_centers_, self.inertia_, self.n_iter_ = found
+        self.n_features_in_ = self.cluster_centers_.shape[1]
         return self
 
     def predict(self, X):
@@ -172,7 +145,3 @@ class KMeans(ClusterMixin, BaseEstimator):
         if not np.isfinite(init_KT).all():
             raise ValueError("init holds NaN or inf, expected finite centers")
         return init_KT
-
-
-def _keep(keep, phase, *state) -> None:
-    keep((phase, *state))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray.data
 
-from s2l_ray.config import RunConfig, SelectionConfig
-from s2l_ray.corpus.ingest import read_examples
+from s2l_ray.config import CorpusConfig, RunConfig, SelectionConfig
+from s2l_ray.corpus.given import check_given, dataset_of
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.selection import Selection
 from s2l_ray.pipeline.to_do import announce
 from s2l_ray.pipeline.told import budget_told, corpus_told, tokens_told
 from s2l_ray.selection.choose import examples_for
@@ -25,53 +26,36 @@ from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import CorpusView, TokensView
 from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
 
+if TYPE_CHECKING:
+    import datasets
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """A finished selection. `dataset()` goes into any Ray Data or Ray Train program."""
-
-    store: Store
-    manifest: Manifest
-    exports: Mapping[str, str] = field(default_factory=dict)  # format -> folder or URI
-
-    @property
-    def path(self) -> str:
-        """The folder of the subset: a local path or a URI."""
-        return self.store.address(self.manifest.folder)
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """selector, budget, seed, examples, tokens, by_source, by_cluster."""
-        return self.manifest.info
-
-    def dataset(self) -> ray.data.Dataset:
-        """Return the chosen examples in rank order: example_id, source, turns, tools, file, row,
-        rank, cluster_id, reason.
-
-        Ray Train splits a dataset into equal shards and drops a remainder: with W workers, up to
-        W - 1 examples per epoch, unless the budget is a multiple of W.
-        """
-        dataset = read_examples(self.store, self.manifest)
-        dataset.context.execution_options.preserve_order = True  # for this dataset alone
-        return dataset
-
-
 def select(
-    dataset: ray.data.Dataset | None, config: RunConfig, *, run: Run | None = None
+    dataset: ray.data.Dataset | datasets.Dataset | str | Path | list[str] | None,
+    config: RunConfig,
+    *,
+    run: Run | None = None,
 ) -> Selection:
-    """Select a subset of a corpus: of `dataset`, or of what config.corpus.path names if it is None.
+    """Select a subset of a corpus: of a Ray Dataset, of a Dataset of the library `datasets`, of the
+    files of a path (in place of config.corpus.path), or of config.corpus.path itself if it is None.
 
-    Rows of a dataset have the shapes that corpus files have (instruction/output, messages, …). It
-    is read twice, so it should be quick to read and the same each time: materialize() it otherwise.
+    Rows of a dataset have the shapes that corpus files have (instruction/output, messages, …). A
+    Ray Dataset is read twice, so it should be quick to read and the same each time: materialize()
+    it otherwise. One of `datasets` is copied into Ray's object store.
     """
+    if isinstance(dataset, str | Path | list):
+        paths = [str(path) for path in dataset] if isinstance(dataset, list) else str(dataset)
+        corpus = CorpusConfig.model_validate(config.corpus.model_dump() | {"path": paths})
+        config, dataset = config.model_copy(update={"corpus": corpus}), None
     if run is None:
+        check_given(dataset)
         preflight.check(config, corpus=dataset is None)
         with Run.start(config) as run:
             return run.finish(lambda run: select(dataset, config, run=run))
     if dataset is not None or not run.done:
-        prepare(run, dataset)
+        prepare(run, dataset_of(dataset))
     check_reachable(config, run.store, run.get(run.plan.tokens))
     _check_export(run)
     selection = choose_subset(run, config.selection)

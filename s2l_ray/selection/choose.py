@@ -15,10 +15,10 @@ import numpy as np
 from s2l_ray.config import SelectionConfig, parse_budget
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.parts import fold_parts
-from s2l_ray.selection.cut import cut, keys
+from s2l_ray.selection.cut import Chosen, cut, keys
 from s2l_ray.selection.kinds import BINS, Cluster
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.selection.subset import Chosen, lengths_of, write_subset
+from s2l_ray.selection.subset import lengths_of, write_subset
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.views import CorpusView, GroupsView, SelectionView, TokensView
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from s2l_ray.selection.subset import Chosen
+
+@dataclass(frozen=True)
+class Chosen:
+    """The chosen examples in rank order: by place within their group, then by group. [B] each."""
+
+    example_id: np.ndarray  # int64
+    group: np.ndarray  # int32
+    place: np.ndarray  # int64, 0 for the first drawn of a group
 
 
 def keys(example_id: np.ndarray, seed: int) -> np.ndarray:

@@ -5,17 +5,63 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 from ray.data.extensions import ArrowPythonObjectArray
 
 from s2l_ray.corpus.rows import Example
+from s2l_ray.execution.parts import fold_parts
+from s2l_ray.selection.exports.formats import FORMATS, rows_of, typed
 from s2l_ray.selection.exports.rows import export_row
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.schemas import EXAMPLES, completed
+from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
 
 NO_LABEL = -100  # the label of a token that is not learned, in torch and in trainers
+
+
+def chosen_dataset(store: Store, subset: Manifest) -> ray.data.Dataset:
+    """Return the chosen examples lazily, with one block per part: the columns of a subset, but
+    messages and tools (see training_dataset) in place of turns and tools."""
+    items = [{"part": json.dumps(part.to_json())} for part in subset.parts]
+    return ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
+        _read_chosen,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=0,
+        fn_args=(store, subset.folder),
+    )
+
+
+def chosen_ids(store: Store, subset: Manifest) -> np.ndarray:
+    """Return the ids of the chosen examples in rank order: int64 [B]."""
+    found = fold_parts(_ids, subset.parts, store, subset.folder)
+    return np.concatenate([*found, np.empty(0, np.int64)])
+
+
+def chosen_table(store: Store, subset: Manifest, export: str) -> pa.Table:
+    """Return the chosen examples in rank order in a format of exports, with types for the library
+    `datasets`."""
+    if export not in FORMATS:
+        raise ValueError(f"export: found {export!r}, expected one of {', '.join(FORMATS)}")
+    return pa.concat_tables(fold_parts(_typed, subset.parts, store, subset.folder, export))
+
+
+def _ids(part: Part, store: Store, folder: str) -> np.ndarray:
+    return store.read_part(folder, part, ["example_id"])["example_id"].to_numpy()
+
+
+def _typed(part: Part, store: Store, folder: str, export: str) -> pa.Table:
+    return typed(rows_of(completed(store.read_part(folder, part), SUBSET), export), export)
+
+
+def _read_chosen(batch: pa.Table, store: Store, folder: str) -> Iterator[pa.Table]:
+    for text in batch["part"].to_pylist():
+        table = completed(store.read_part(folder, Part.from_json(json.loads(text))), SUBSET)
+        said = _messages(table)
+        kept = {name: table[name] for name in table.column_names if name not in ("turns", "tools")}
+        yield pa.table(kept | said)
 
 
 def training_dataset(store: Store, examples: Manifest, tokens: Manifest) -> ray.data.Dataset:
@@ -57,18 +103,24 @@ def _rows(examples: pa.Table, tokens: pa.Table) -> pa.Table:
     flat, mask = pc.list_flatten(ids), pc.list_flatten(tokens["loss_mask"].combine_chunks())
     offsets = pa.array([0, *pc.cumulative_sum(pc.list_value_length(ids)).to_pylist()], pa.int32())
     labels = pc.if_else(mask, flat, pa.scalar(NO_LABEL, flat.type))
-    rows = [
-        export_row(Example(row["turns"], row["tools"]), "messages")
-        for row in examples.select(["turns", "tools"]).to_pylist()
-    ]
     return pa.table(
         {
             "example_id": examples["example_id"],
             "source": examples["source"],
             "input_ids": pa.ListArray.from_arrays(offsets, flat),
             "labels": pa.ListArray.from_arrays(offsets, labels),
-            # As Python's objects: a struct of Arrow would add to a call what other calls have.
-            "messages": ArrowPythonObjectArray.from_objects([row["messages"] for row in rows]),
-            "tools": ArrowPythonObjectArray.from_objects([row.get("tools") for row in rows]),
+            **_messages(examples),
         }
     )
+
+
+def _messages(examples: pa.Table) -> dict[str, pa.Array]:
+    rows = [
+        export_row(Example(row["turns"], row["tools"]), "messages")
+        for row in examples.select(["turns", "tools"]).to_pylist()
+    ]
+    # As Python's objects: a struct of Arrow would add to a call what other calls have.
+    return {
+        "messages": ArrowPythonObjectArray.from_objects([row["messages"] for row in rows]),
+        "tools": ArrowPythonObjectArray.from_objects([row.get("tools") for row in rows]),
+    }

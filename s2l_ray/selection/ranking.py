@@ -13,6 +13,7 @@ from s2l_ray.errors import TooFew
 from s2l_ray.execution.parts import map_parts, units_of
 from s2l_ray.scoring.trajectories import SAMPLE_ROWS, losses_array, sampled, sources_of
 from s2l_ray.selection.kinds import BINS, Draw, Known, Rank
+from s2l_ray.selection.order import place_of, stratum_of
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import GROUPS, RANKING
@@ -141,9 +142,7 @@ class _Rank:
                     f"{table['example_id'][bad[0]]} is {score_N[bad[0]]}, expected a finite number"
                 )
             if strata:
-                place_N = _place_of(score_N, self.sample_N) * len(self.sources)
-                place_N //= 2 * len(self.sample_N)
-                groups = np.minimum(place_N, len(self.sources) - 1).astype(np.int32)
+                groups = stratum_of(score_N, self.sample_N, len(self.sources))
             elif isinstance(self.selector, Rank) and self.selector.order == "middle":
                 score_N = _from_the_median(score_N, self.sample_N)
             if isinstance(self.selector, Rank):
@@ -242,11 +241,5 @@ def _is_scored(selector: Draw | Rank) -> bool:
     return isinstance(selector, Rank) or selector.groups == "strata"
 
 
-def _place_of(score_N: np.ndarray, sorted_N: np.ndarray) -> np.ndarray:
-    """Return twice the number of a sorted sample that come before: exact, in the middle of ties."""
-    left, right = (np.searchsorted(sorted_N, score_N, side) for side in ("left", "right"))
-    return left + right
-
-
 def _from_the_median(score_N: np.ndarray, sorted_N: np.ndarray) -> np.ndarray:
-    return np.abs(_place_of(score_N, sorted_N) - len(sorted_N)).astype(np.float64)
+    return np.abs(place_of(score_N, sorted_N) - len(sorted_N)).astype(np.float64)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,20 +18,12 @@ import ray
 
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.execution.remote import get
+from s2l_ray.selection.cut import Chosen
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
 from s2l_ray.store.views import CorpusView
 
 SUBSET_ROWS = 50_000  # examples in one part of the subset
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The chosen examples in rank order: by place within their group, then by group. [B] each."""
-
-    example_id: np.ndarray  # int64
-    group: np.ndarray  # int32
-    place: np.ndarray  # int64, 0 for the first drawn of a group
 
 
 def write_subset(

@@ -135,6 +135,7 @@ def test_the_public_names_are_the_same(golden):
             "names": sorted(s2l_ray.__all__),
             "commands": sorted(path.name for path in (REPOSITORY / "jobs").glob("*.py")),
             "select": str(inspect.signature(s2l_ray.select)),
+            "rank": str(inspect.signature(s2l_ray.rank)),
             "Selection": sorted(public),
             "KMeans": str(inspect.signature(s2l_ray.KMeans)),
             "KMeans public": sorted(n for n in vars(s2l_ray.KMeans) if not n.startswith("_")),

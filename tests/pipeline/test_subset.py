@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 from support.runs import corpus, files_of, ids_of, rows, settings, stages_run
 
@@ -50,8 +51,54 @@ def test_selected_rows_are_the_given_rows(finished):
     given = {(row["instruction"], row["output"], row["source"]) for row in rows()}
     chosen = selection.dataset().take_all()
     assert [row["rank"] for row in chosen] == list(range(40))
-    texts = [(*(turn["text"] for turn in row["turns"]), row["source"]) for row in chosen]
+    texts = [(*(said["content"] for said in row["messages"]), row["source"]) for row in chosen]
     assert len(set(texts)) == 40 and set(texts) <= given
+    assert all(row["tools"] is None and row["reason"].startswith("cluster") for row in chosen)
+    ids = [row["example_id"] for row in chosen]
+    assert selection.ids().tolist() == ids
+    found = selection.to_hf()
+    assert found["example_id"] == [str(each) for each in ids]
+    assert found["messages"] == [row["messages"] for row in chosen]
+    pairs = selection.to_hf("prompt_response")
+    assert [(row["prompt"], row["response"], row["source"]) for row in pairs] == texts
+    with pytest.raises(ValueError, match=r"^export: found 'trl', expected one of alpaca, "):
+        selection.to_hf("trl")
+
+
+def test_a_selection_is_shown_on_one_line(finished):
+    _, selection = finished
+    shown = repr(selection)
+    assert shown.startswith("Selection(s2l: 40 of ") and shown.endswith(f"; {selection.path})")
+    assert "3 sources, " in shown and "\n" not in shown
+
+
+def test_the_export_is_a_stage_of_its_own(finished):
+    _, selection = finished
+    folder = Path(selection.exports["alpaca"])
+    assert folder.parent == Path(selection.store.uri) / "exports/s2l-seed0/alpaca"
+    [file] = (folder / "data").iterdir()
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [int(row["example_id"]) for row in found] == selection.ids().tolist()
+
+
+def test_another_export_selects_nothing_again(finished, copy):
+    config = settings(copy, selection__export=["alpaca", "axolotl"])
+    again = s2l_ray.select(corpus(), config)
+    assert stages_run(copy)[0] == ["exports/s2l-seed0/axolotl"]
+    assert again.manifest == finished[1].manifest and [*again.exports] == ["alpaca", "axolotl"]
+
+
+def test_rows_of_datasets_of_hugging_face_and_of_files_are_the_same_corpus(
+    finished, copy, tmp_path
+):
+    given = datasets.Dataset.from_list(rows()).shuffle(seed=1)
+    again = s2l_ray.select(given, settings(copy))
+    assert stages_run(copy)[0] == [] and again.manifest == finished[1].manifest
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    found = s2l_ray.select(file, settings(tmp_path / "run", selection__selector="random"))
+    other = s2l_ray.select(given, settings(copy, selection__selector="random"))
+    assert found.ids().tolist() == other.ids().tolist()
 
 
 def test_dataset_keeps_the_rank_order_over_many_parts(finished, tmp_path):
@@ -72,7 +119,7 @@ def test_second_run_reuses_every_stage(finished, copy):
     made, found = stages_run(copy)
     assert made == []
     assert found == ["corpus", "tokens", "proxy", "losses", "trajectories", "clusters",
-                     "selections/s2l-seed0"]  # fmt: skip
+                     "selections/s2l-seed0", "exports/s2l-seed0/alpaca"]  # fmt: skip
     assert files_of(copy) == before
     assert again.manifest == finished[1].manifest
 
@@ -83,12 +130,14 @@ def test_changed_settings_rerun_what_depends_on_them_and_keep_the_rest(finished,
                       proxy__micro_batch_size=16, proxy__max_failures=0,
                       trajectories__workers={"num_workers": 2})  # fmt: skip
     smaller = s2l_ray.select(corpus(), config)
-    assert stages_run(copy)[0] == ["selections/s2l-seed0"]
+    assert stages_run(copy)[0] == ["selections/s2l-seed0", "exports/s2l-seed0/alpaca"]
     chosen = ids_of(finished[1].store, finished[1].manifest)
     assert ids_of(smaller.store, smaller.manifest) == chosen[:30]  # nested
 
     s2l_ray.select(corpus(), settings(copy, clusters__n_clusters=4))
-    assert stages_run(copy)[0] == ["clusters", "selections/s2l-seed0"]
+    assert stages_run(copy)[0] == [
+        "clusters", "selections/s2l-seed0", "exports/s2l-seed0/alpaca",
+    ]  # fmt: skip
     after = files_of(copy)
     assert {path: after[path] for path in before} == before
     assert len(list((copy / "clusters").iterdir())) == 2

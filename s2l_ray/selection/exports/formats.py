@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -25,20 +25,17 @@ class Format:
     """A format of chosen examples.
 
     row: an example's columns; ValueError if the format has no place for something. objects: columns
-    that are lists of JSON objects; such a format is written as Parquet, because `datasets` guesses
-    the types of JSON lines from the first rows of the first file and fails at a later one that has
-    more keys. reader: for README.md, what reads it and how. beside: more files, by name, from the
-    export's address.
+    that are lists of JSON objects. suffix: of the data files; parquet for objects that `datasets`
+    is to read, because it guesses the types of JSON lines from the first rows of the first file and
+    fails at a later one that has more keys. reader: for README.md, what reads it and how. beside:
+    more files, by name, from the export's address.
     """
 
     row: Callable[[Example], dict[str, Any]]
     reader: str
     objects: tuple[str, ...] = ()
+    suffix: Literal["jsonl", "parquet"] = "jsonl"
     beside: Callable[[str], dict[str, str]] = lambda address: {}
-
-    @property
-    def suffix(self) -> str:
-        return "parquet" if self.objects else "jsonl"
 
 
 def _info(name: str) -> Callable[[str], dict[str, str]]:
@@ -52,13 +49,16 @@ FORMATS = {
         partial(rows.export_row, shape="prompt_response"), "programs that read pairs"
     ),
     "messages": Format(
-        partial(rows.export_row, shape="messages"), "programs that read OpenAI's messages"
+        partial(rows.export_row, shape="messages"),
+        "programs that read OpenAI's messages",
+        ("messages", "tools"),
     ),
     "trl_messages": Format(
         trl.messages,
         "TRL: `SFTTrainer` with `SFTConfig(assistant_only_loss=True)`; without it, questions are "
         "learned too",
         ("messages", "tools"),
+        "parquet",
     ),
     "trl_prompt_completion": Format(
         trl.prompt_completion, "TRL: `SFTTrainer`; it learns the completion"
@@ -67,6 +67,7 @@ FORMATS = {
         trl.prompt_completion_messages,
         "TRL: `SFTTrainer`; it learns the completion",
         ("prompt", "completion", "tools"),
+        "parquet",
     ),
     "llamafactory_alpaca": Format(
         llamafactory.alpaca, FACTORY, beside=_info("llamafactory_alpaca")
@@ -92,39 +93,40 @@ def formatted(row: dict[str, Any], name: str) -> dict[str, Any]:
     return found | origin
 
 
-def table_of(examples: pa.Table, name: str) -> pa.Table:
-    """Return chosen examples as a table of a format.
-
-    ValueError for an example that does not fit, with its file and row.
-    """
+def rows_of(examples: pa.Table, name: str) -> list[dict[str, Any]]:
+    """Return chosen examples as rows of a format; ValueError, with its file and row, for one that
+    does not fit."""
     found = []
     for row in examples.to_pylist():
         try:
             found.append(formatted(row, name))
         except ValueError as error:
             raise ValueError(f"{row['file']}:{row['row']}: {error}") from None
+    return found
+
+
+def table_of(examples: pa.Table, name: str) -> pa.Table:
+    """Return chosen examples as the table of a data file: typed columns, or lines of text."""
+    if FORMATS[name].suffix == "parquet":
+        return typed(rows_of(examples, name), name)
+    texts = (json.dumps(row, ensure_ascii=False) for row in rows_of(examples, name))
+    return pa.table([[text.translate(LINE_ENDS) + "\n" for text in texts]], schema=LINES)
+
+
+def typed(rows: list[dict[str, Any]], name: str) -> pa.Table:
+    """Return rows of a format as a table. In it `datasets` (4.7 or newer) finds JSON objects, each
+    with its own keys."""
     objects = FORMATS[name].objects
-    for row in found:
-        for column in objects:
-            if row[column] is not None:
-                row[column] = [json.dumps(each, ensure_ascii=False) for each in row[column]]
-    if not objects:
-        return _lines(found)
-    # For `datasets` (4.7 or newer) each object then keeps its own keys.
-    table = pa.Table.from_pylist(found, schema=_schema(objects, pa.string()))
-    return table.cast(_schema(objects, pa.json_()))
-
-
-def _lines(found: list[dict[str, Any]]) -> pa.Table:
-    lines = [json.dumps(row, ensure_ascii=False).translate(LINE_ENDS) + "\n" for row in found]
-    return pa.table([lines], schema=LINES)
-
-
-def _schema(objects: tuple[str, ...], item: pa.DataType) -> pa.Schema:
-    types = {column: pa.list_(item) for column in objects}
-    types |= {"example_id": pa.string(), "source": pa.string(), "file": pa.string()}
+    columns = {}
+    for column in dict.fromkeys([*objects, *(key for row in rows for key in row)]):
+        values = [row.get(column) for row in rows]
+        if column in objects:
+            texts = [each and [json.dumps(o, ensure_ascii=False) for o in each] for each in values]
+            columns[column] = pa.array(texts, pa.list_(pa.string())).cast(pa.list_(pa.json_()))
+        else:
+            columns[column] = pa.array(values)
     features: dict[str, Any] = {
         column: {"feature": {"_type": "Json"}, "_type": "List"} for column in objects
     }
     told = json.dumps({"info": {"features": features}})
-    return pa.schema({**types, "row": pa.int64()}, metadata={FEATURES: told})
+    return pa.table(columns).replace_schema_metadata({FEATURES: told})

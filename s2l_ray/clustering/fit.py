@@ -1,0 +1,74 @@
+"""k-means over chunks, from the first pass to the last; without Ray.
+
+N examples, T checkpoints (losses per trajectory), K clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from s2l_ray.clustering.lloyd import (
+    check_distinct,
+    check_rows,
+    initial_centers,
+    lloyd,
+    samples_of,
+)
+
+EachChunk = Callable[..., list[Any]]  # (method of ChunkActor, *args): a result per chunk, in order
+
+
+def fit(
+    each_chunk: EachChunk,
+    num_rows: int,
+    n_clusters: int,
+    *,
+    max_iter: int,
+    tol: float,
+    random_state: Any,
+    check_init: Callable[[int], np.ndarray | None] = lambda num_losses: None,
+    state: tuple[int, int, float, np.ndarray] | None = None,
+    keep: Callable[[tuple[int, int, float, np.ndarray]], None] | None = None,
+) -> tuple[np.ndarray, float, int]:
+    """Return the centers [K, T] in the unit of the rows, the inertia, and the iterations over all
+    rows. See KMeans.fit.
+
+    check_init: from T to the initial centers that are given; None: k-means++.
+    """
+    mean_T = check_rows(each_chunk, num_rows)
+    init_KT = check_init(len(mean_T))
+    check_distinct(each_chunk, num_rows, n_clusters)
+    variance_T: Any = sum(each_chunk("squared_deviations", mean_T)) / num_rows
+    tolerance = tol * float(variance_T.mean())
+    random_state = check_random_state(random_state)
+    inertia = float(variance_T.sum()) * num_rows
+    samples = samples_of(inertia, num_rows, n_clusters, random_state)
+    phases = samples[1:] if init_KT is None else []
+    begin, done, before = 0, 0, np.inf
+    if state is not None:
+        begin, done, before, centers_KT = state
+    elif init_KT is not None:
+        centers_KT = init_KT - mean_T
+    else:
+        centers_KT = initial_centers(each_chunk, mean_T, samples[0], n_clusters, random_state)
+    n_iter = 0
+    for phase, sample in list(enumerate([*phases, None]))[begin:]:
+        iterations = range(done + 1, max_iter + 1)
+        least = 0.0  # only scikit-learn's rule
+        if phases:  # stop sooner the more rows there are
+            least = tol * (sample.rows / num_rows if sample else 1.0)
+        centers_KT, n_iter = lloyd(
+            each_chunk, mean_T, centers_KT, sample, iterations, tolerance, inertia=inertia,
+            least=least, before=before, keep=keep and partial(_keep, keep, phase),
+        )  # fmt: skip
+        done, before = 0, np.inf
+    return centers_KT + mean_T, sum(each_chunk("inertia", mean_T, centers_KT)), n_iter
+
+
+def _keep(keep: Callable[[Any], None], phase: int, *state: Any) -> None:
+    keep((phase, *state))
