@@ -1,0 +1,15 @@
+"""Push the subset to a hub: python jobs/push.py hf://OWNER/NAME CONFIG [key=value …]
+
+The same as `s2l-ray push`. `--help` says what it reads and writes.
+"""
+
+import sys
+from pathlib import Path
+
+# In place of this folder, whose select.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from s2l_ray import cli
+
+if __name__ == "__main__":
+    cli.job("push")
