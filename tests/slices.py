@@ -58,6 +58,16 @@ SLICES = {
             "benchmarks/gpu_checks",
         ),
     ),
+    "exports": Slice(  # makes environments with LLaMA-Factory and Axolotl from the package index
+        8,
+        (
+            "selection/test_other_trainers.py",
+            "selection/test_trainers.py",
+            "examples",
+            "jobs/test_push.py",
+        ),
+        ("s2l_ray/selection/exports", "s2l_ray/report/card.py", "examples"),
+    ),
     "commands": Slice(
         14,
         ("jobs", "execution", "cluster", "config", "store", "golden", "pipeline/test_status.py"),

@@ -12,6 +12,7 @@ from support.chat_families import tokenizer_of
 from support.exports import ROWS, exported, labels_of
 from transformers import AutoConfig
 
+SETTINGS = Path(__file__).parents[2] / "examples/llamafactory/sft.yaml"
 READERS = Path(__file__).parents[1] / "support/readers"
 # Their own pins where ours are newer, and what their loaders import beside ours; all without
 # dependencies, so that nothing large is fetched twice.
@@ -49,7 +50,7 @@ def read(python, reader, *arguments, out, home):
                           "AXOLOTL_DO_NOT_TRACK": "1", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
     done = subprocess.run(
         [python, READERS / reader, *arguments, out],
-        env=given, cwd=home, text=True, capture_output=True, timeout=120,
+        env=given, cwd=home, text=True, capture_output=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
     return json.loads(Path(out).read_text())
@@ -82,7 +83,7 @@ def test_llama_factory_reads_its_exports(store, tmp_path, model):
     for name, rows in kinds.items():
         written = exported(store, name, [ROWS[row] for row in rows])
         found = read(
-            python, "llamafactory_reader.py", store.address(written.folder),
+            python, "llamafactory_reader.py", SETTINGS, store.address(written.folder),
             name.replace("llamafactory", "s2l"), folder,
             out=str(tmp_path / f"{name}.json"), home=tmp_path,
         )  # fmt: skip
