@@ -27,7 +27,8 @@ def agenda(config: RunConfig, plan: Plan, command: str) -> list[Item]:
     if command == "pipeline":
         chosen = comparison.choices_of(config, own.budget)
         trained = [each for by_seed in chosen.values() for each in by_seed.values()]
-    found = _items(plan.selection(each) for each in (own, *trained))
+    exports = plan.exports(own).values()
+    found = _items([plan.selection(own), *exports, *(plan.selection(each) for each in trained)])
     # With a budget in tokens, the others get as many examples as the own selection turns out to
     # have: their folders are not known.
     known = [each for each in trained if each is own or parse_budget(own.budget)[0] != "tokens"]

@@ -110,11 +110,12 @@ def _targets(config: RunConfig, store: Store, stages: list[Stage], unknown: str)
 def stages_of(
     config: RunConfig, corpus: Stage | None = None, store: Store | None = None
 ) -> list[Stage]:
-    """Declare the stages up to the selections: those of `pipeline`, or of `select` if there is no
-    target. store: see _choices."""
+    """Declare the stages up to the selections and exports: those of `pipeline`, or of `select` if
+    there is no target. store: see _choices."""
     plan = Plan(config, corpus or corpus_stage(config))
     choices = [config.selection, *_choices(plan, store)]
-    return list(walk(plan.selection(choice) for choice in choices))
+    exports = plan.exports(config.selection).values()
+    return list(walk([*(plan.selection(choice) for choice in choices), *exports]))
 
 
 def _evaluates(config: RunConfig) -> bool:

@@ -100,6 +100,7 @@ class Pricing:
             "details": self._one_pass,
             "trajectories": self._trajectories,
             "selections": self._selection,
+            "exports": self._export,
             "targets": self._target,
             "evaluations": self._evaluations,
         }.get(kind, self._groups)(stage)
@@ -158,13 +159,18 @@ class Pricing:
         return self._tasks(stage, each * examples, stored)
 
     def _selection(self, stage: Forecast) -> Price:
+        return self._copied(stage, timing.DRAWING * self.work.proxy.examples)
+
+    def _export(self, stage: Forecast) -> Price:
+        return self._copied(stage, timing.WRITING * self.work.chosen(self.config.selection.budget))
+
+    def _copied(self, stage: Forecast, cpu_seconds: float) -> Price:
+        """The chosen examples, written once more."""
         work = self.work
         chosen = work.chosen(self.config.selection.budget)
         share = chosen / max(1, work.proxy.examples)
-        own = stage.stage.endswith(f"seed{self.config.selection.seed}")
-        copies = 1 + (len(self.config.selection.export) if own else 0)
-        stored = Stored(work.corpus_bytes * share * copies, 2 + copies, 2 * work.num_parts)
-        made = self._tasks(stage, timing.DRAWING * work.proxy.examples, stored, start=0.1)
+        stored = Stored(work.corpus_bytes * share, 3, 2 * work.num_parts)
+        made = self._tasks(stage, cpu_seconds, stored, start=0.1)
         return made._replace(examples=chosen, tokens=chosen * work.proxy.tokens_each)
 
     # -- passes through a model

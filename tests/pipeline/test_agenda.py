@@ -7,6 +7,7 @@ from s2l_ray.pipeline.agenda import agenda
 
 SELECTED = ["corpus", "tokens", "proxy", "losses", "trajectories", "clusters",
             "selections/s2l-seed0"]  # fmt: skip
+EXPORT = ["exports/s2l-seed0/alpaca"]
 HELDOUT = ["evaluations/tokens/heldout"]
 
 
@@ -18,11 +19,11 @@ def names(command, **changes):
 @pytest.mark.parametrize("command, expected", [
     ("inspect", SELECTED[:2]),
     ("import-losses", SELECTED[:5]),
-    ("select", SELECTED),
-    ("finetune", [*SELECTED, "targets/s2l-seed0"]),
-    ("evaluate", [*SELECTED[:2], *HELDOUT, *SELECTED[2:], "targets/s2l-seed0",
+    ("select", [*SELECTED, *EXPORT]),
+    ("finetune", [*SELECTED, *EXPORT, "targets/s2l-seed0"]),
+    ("evaluate", [*SELECTED[:2], *HELDOUT, *SELECTED[2:], *EXPORT, "targets/s2l-seed0",
                   "evaluations/s2l-seed0/heldout"]),
-    ("pipeline", [*SELECTED[:2], *HELDOUT, *SELECTED[2:], "selections/s2l-seed1",
+    ("pipeline", [*SELECTED[:2], *HELDOUT, *SELECTED[2:], *EXPORT, "selections/s2l-seed1",
                   "selections/random-seed0", "selections/random-seed1",
                   "targets/s2l-seed0", "targets/s2l-seed1",
                   "targets/random-seed0", "targets/random-seed1",

@@ -45,7 +45,8 @@ def test_it_lists_stages_and_memory_and_leaves_no_trace(config, capsys, monkeypa
     assert status == 0 and sorted(config.parent.rglob("*")) == before
     stages = text.partition("memory, estimated")[0]
     for name in ("corpus", "tokens", "proxy", "losses", "trajectories", "clusters",
-                 "selections/s2l-seed0", "selections/random-seed1", "targets/s2l-seed0",
+                 "selections/s2l-seed0", "selections/random-seed1",
+                 "exports/s2l-seed0/alpaca", "targets/s2l-seed0",
                  "targets/random-seed1", "evaluations"):  # fmt: skip
         assert f"  {name} " in stages, name
     assert "corpus: 20 rows, " in text and "a sample of 20 rows" in text

@@ -7,6 +7,7 @@ from s2l_ray.pipeline.agenda import agenda
 from s2l_ray.pipeline.to_do import announce
 from s2l_ray.store import Store
 
+EXPORT = "exports/s2l-seed0/alpaca"
 UP_TO_CLUSTERS = "corpus, tokens, proxy, losses, trajectories, clusters"
 
 
@@ -32,13 +33,13 @@ def told(tmp_path, caplog):
 
 
 def test_all_that_a_command_makes_is_named(told):
-    assert told("select") == [f"to do: {UP_TO_CLUSTERS}, selections/s2l-seed0"]
+    assert told("select") == [f"to do: {UP_TO_CLUSTERS}, selections/s2l-seed0, {EXPORT}"]
     [line] = told("pipeline")
     first, _, rest = line.partition(" tokens, ")
     four = [f"{name}-seed{seed}" for name in ("s2l", "random") for seed in (0, 1)]
     assert first == "to do: corpus," and rest == ", ".join(
         ["evaluations/tokens/heldout", *UP_TO_CLUSTERS.split(", ")[2:]]
-        + [f"selections/{name}" for name in four]
+        + [f"selections/{four[0]}", EXPORT, *(f"selections/{name}" for name in four[1:])]
         + [f"targets/{name}" for name in four]
         + [f"evaluations/{name}/heldout" for name in four]
     )
@@ -48,7 +49,7 @@ def test_many_of_a_kind_are_counted(told):
     [line] = told("pipeline", evaluation__seeds=[*range(5)])
     assert line == (
         "to do: corpus, tokens, 11 evaluations, proxy, losses, trajectories, clusters, "
-        "10 selections, 10 targets"
+        "10 selections, exports/s2l-seed0/alpaca, 10 targets"
     )
     [line] = told("compare", compare__seeds=[0, 1], compare__selectors=["random"])
     assert "proxy (seed 0), losses (seed 0), trajectories (seed 0), proxy (seed 1), " in line
