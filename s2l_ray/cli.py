@@ -184,7 +184,7 @@ def _run(parser: argparse.ArgumentParser, given: Sequence[str] | None, program: 
         arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")
     if more:  # overrides that follow an option
         arguments.overrides += more
-    arguments.program = program
+    arguments.program, arguments.connected = program, _connected()
     # Otherwise a thread that goes on for a moment after Ray has stopped would start it again.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     screen.set_mode("quiet" if arguments.quiet else "json" if arguments.json_logs else "lines")
@@ -214,7 +214,7 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
                 diagnosis=command.name == "diagnose",
             )
         command.work(*given)
-        _disconnect()  # takes seconds, so before the last lines
+        _disconnect(arguments)  # takes seconds, so before the last lines
         if command.takes == "run":
             _say_next(arguments, given[0], time.monotonic() - began)
     # What a user can fix. Anything else is a bug and keeps its trace.
@@ -225,18 +225,22 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         screen.end_all()
         screen.write_line("stopping", "warning")
-        _disconnect()
+        _disconnect(arguments)
         screen.write_line(_stopped(arguments), "warning")
         sys.exit(stopping.status())
     finally:
-        _disconnect()
+        _disconnect(arguments)
 
 
-def _disconnect() -> None:
-    if "ray" in sys.modules:
-        from s2l_ray.execution.connect import disconnect
+def _connected() -> bool:
+    # Not there if Ray is not imported, or was being imported when a signal came.
+    return getattr(sys.modules.get("ray"), "is_initialized", bool)()
 
-        disconnect()
+
+def _disconnect(arguments: argparse.Namespace) -> None:
+    """Disconnect from Ray, and stop a local one, if the command has connected."""
+    if _connected() and not arguments.connected:
+        sys.modules["ray"].shutdown()
 
 
 def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:

@@ -44,7 +44,6 @@ DRIVER_ENVIRONMENT = {
 }
 
 _started: list[str] = []  # ids of the nodes of local Rays that `connect` started
-_connected = False  # by `connect`
 
 
 def connect(storage: StorageConfig | None = None) -> None:
@@ -52,7 +51,6 @@ def connect(storage: StorageConfig | None = None) -> None:
 
     Does nothing if the program has connected already; its settings stay.
     """
-    global _connected
     if ray.is_initialized():
         return
     quiet()
@@ -89,15 +87,6 @@ def connect(storage: StorageConfig | None = None) -> None:
             _started.append(ray.get_runtime_context().get_node_id())
         else:
             ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
-    _connected = True
-
-
-def disconnect() -> None:
-    """Disconnect from Ray, and stop a local one, if `connect` has connected."""
-    global _connected
-    if _connected:
-        _connected = False
-        ray.shutdown()
 
 
 @contextmanager

@@ -58,7 +58,8 @@ def test_select_without_a_cluster(selected, place):
     # Off the terminal a run says what it did, a few lines a stage, and nothing of Ray's.
     assert len(selected.stdout.splitlines()) == 2, selected.stdout
     told = selected.stderr.splitlines()
-    assert {line.split("]")[0] for line in told if line.startswith("[")} >= {"[tokenize", "[score"}
+    stages = {line.split("]")[0] for line in told if line.startswith("[")}
+    assert stages >= {"[tokenize for the proxy", "[score"}
     assert all(line.startswith("[") for line in told), selected.stderr
     assert len(told) < 40
     assert told[0].startswith("[run] ") and "ray_current_cluster: no Ray answers at" in told[0]
