@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -54,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             inner = groups[""].add_parser(group, help=GROUPS[group], description=GROUPS[group])
             groups[group] = inner.add_subparsers(metavar="COMMAND", required=True)
         _fill(groups[group].add_parser(name, help=_summary(command)), command)
-    program = "python -m s2l_ray.cli" if sys.argv[0].endswith(".py") else "s2l-ray"
-    _run(parser, arguments, program + " {}")
+    program = f"{_python()} -m s2l_ray.cli" if sys.argv[0].endswith(".py") else "s2l-ray"
+    _run(parser, arguments, f"{program} COMMAND")
 
 
 def job(name: str) -> None:
@@ -63,7 +64,8 @@ def job(name: str) -> None:
     command = COMMANDS[name]
     parser = argparse.ArgumentParser(prog=f"python jobs/{name.replace('-', '_')}.py")
     _fill(parser, command)
-    _run(parser, None, "python jobs/{}.py")
+    folder = os.path.dirname(sys.argv[0])
+    _run(parser, None, f"{_python()} {shlex.quote(os.path.join(folder, 'JOB.py'))}")
 
 
 def _help_of(command: Command) -> str:
@@ -178,7 +180,7 @@ def _amount(text: str) -> float:
 
 
 def _run(parser: argparse.ArgumentParser, given: Sequence[str] | None, program: str) -> None:
-    """program: of any command, with {} for its name."""
+    """program: what runs a command, with its name for COMMAND, or that of its job for JOB."""
     arguments, more = parser.parse_known_args(given)
     if more and (any(text.startswith("-") for text in more) or "overrides" not in arguments):
         arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -305,12 +307,20 @@ def _stopped(arguments: argparse.Namespace) -> str:
     return f"stopped; to continue, run: {_typed(arguments.command, arguments)}"
 
 
+def _python() -> str:
+    """Return this Python as one would type it: it need not be the one that `python` starts."""
+    if in_job() or shutil.which("python") == sys.executable:
+        return "python"
+    relative = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if relative.startswith("..") else relative)
+
+
 def _typed(command: Command, arguments: argparse.Namespace) -> str:
     """Return a command with the same configuration, as one would type it."""
-    name = command.name.replace("-", "_") if arguments.program.endswith(".py") else command.name
+    program = arguments.program.replace("JOB.py", command.name.replace("-", "_") + ".py")
     more = ["-n", str(arguments.n)] if command.takes == "examples" else []
-    text = f"{arguments.program.format(name)} "
-    text += shlex.join([arguments.config, *arguments.overrides, *more])
+    text = program.replace("COMMAND", command.name)
+    text += f" {shlex.join([arguments.config, *arguments.overrides, *more])}"
     return f"ray job submit --working-dir . -- {text}" if in_job() else text
 
 

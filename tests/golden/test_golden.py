@@ -364,6 +364,7 @@ def told_by(done, folder):
     lines = {"stdout": done.stdout.splitlines(), "stderr": done.stderr.splitlines()}
     for name, found in lines.items():
         found = [line.replace(str(folder), "FOLDER") for line in found]
+        found = [re.sub(rf"\S*python {REPOSITORY}", "python REPOSITORY", line) for line in found]
         if not done.returncode:
             found = [plain_line(line) for line in found]
         lines[name] = found

@@ -6,6 +6,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -204,18 +205,28 @@ def test_an_error_that_a_user_can_fix_has_no_traceback(monkeypatch, s2l_ray, err
     assert found == status and text.startswith(said)
 
 
-def test_a_stopped_run_says_how_to_continue(monkeypatch, s2l_ray, config):
+@pytest.fixture
+def activated(monkeypatch):
+    """`python` is this one."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+
+
+def test_a_stopped_run_says_how_to_continue(monkeypatch, s2l_ray, config, activated):
     monkeypatch.setitem(COMMANDS, "broken", raises(KeyboardInterrupt(), takes="run"))
     status, _, text = s2l_ray("broken", config, "seed=7", "--quiet", "selection.budget=2M tokens")
     assert status == 130
     typed = f"python -m s2l_ray.cli broken {config} seed=7 'selection.budget=2M tokens'"
     assert text == f"stopping\nstopped; to continue, run: {typed}\n"
+    monkeypatch.chdir(config.parent)
+    monkeypatch.setattr(sys, "executable", str(config.parent / "env/bin/python"))
+    _, _, text = s2l_ray("broken", config)
+    assert f"run: env/bin/python -m s2l_ray.cli broken {config}\n" in text
     monkeypatch.setenv(JOB_CONFIG, "{}")
     _, _, text = s2l_ray("broken", config)
     assert text.endswith(f"run: ray job submit --working-dir . -- {typed.partition(' seed')[0]}\n")
 
 
-def test_a_finished_run_says_how_long_it_took_and_what_may_follow(monkeypatch, s2l_ray, config):
+def test_a_finished_run_says_its_time_and_what_may_follow(monkeypatch, s2l_ray, config, activated):
     then = ("finetune", "evaluate", "diagnose")
 
     def work(config):
