@@ -7,12 +7,10 @@ command line; 130 after Ctrl-C, 143 after SIGTERM.
 from __future__ import annotations
 
 import argparse
-import inspect
 import logging
 import os
 import re
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray import __version__
 from s2l_ray.commands import COMMANDS, Command, Planning
+from s2l_ray.ending import RUNNING, help_of, lack_of, python, say_next, stopped, summary
 from s2l_ray.errors import ConfigError
 from s2l_ray.execution import screen, stopping
-from s2l_ray.execution.job import in_job
-from s2l_ray.formatting import duration
 
 if TYPE_CHECKING:
-    from s2l_ray.config import RunConfig
+    pass
 
 logger = logging.getLogger("s2l_ray")
 
@@ -54,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if group not in groups:
             inner = groups[""].add_parser(group, help=GROUPS[group], description=GROUPS[group])
             groups[group] = inner.add_subparsers(metavar="COMMAND", required=True)
-        _fill(groups[group].add_parser(name, help=_summary(command)), command)
-    program = f"{_python()} -m s2l_ray.cli" if sys.argv[0].endswith(".py") else "s2l-ray"
+        _fill(groups[group].add_parser(name, help=summary(command)), command)
+    program = f"{python()} -m s2l_ray.cli" if sys.argv[0].endswith(".py") else "s2l-ray"
     _run(parser, arguments, f"{program} COMMAND")
 
 
@@ -65,19 +62,11 @@ def job(name: str) -> None:
     parser = argparse.ArgumentParser(prog=f"python jobs/{name.replace('-', '_')}.py")
     _fill(parser, command)
     folder = os.path.dirname(sys.argv[0])
-    _run(parser, None, f"{_python()} {shlex.quote(os.path.join(folder, 'JOB.py'))}")
-
-
-def _help_of(command: Command) -> str:
-    return inspect.getdoc(command.work) or ""
-
-
-def _summary(command: Command) -> str:
-    return _help_of(command).splitlines()[0]
+    _run(parser, None, f"{python()} {shlex.quote(os.path.join(folder, 'JOB.py'))}")
 
 
 def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
-    parser.description = _help_of(command)
+    parser.description = help_of(command)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     if command.takes == "path":
         parser.usage = "%(prog)s PATH.jsonl"
@@ -187,6 +176,7 @@ def _run(parser: argparse.ArgumentParser, given: Sequence[str] | None, program: 
     if more:  # overrides that follow an option
         arguments.overrides += more
     arguments.program, arguments.connected = program, _connected()
+    arguments.given = sys.argv[1:] if given is None else given
     # Otherwise a thread that goes on for a moment after Ray has stopped would start it again.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     screen.set_mode("quiet" if arguments.quiet else "json" if arguments.json_logs else "lines")
@@ -206,7 +196,7 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     try:
         given = _given(command, arguments)
-        if command.takes in ("run", "examples", "pilot"):
+        if command.takes in RUNNING:
             from s2l_ray.pipeline import preflight
 
             preflight.check(
@@ -217,8 +207,8 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
             )
         command.work(*given)
         _disconnect(arguments)  # takes seconds, so before the last lines
-        if command.takes == "run":
-            _say_next(arguments, given[0], time.monotonic() - began)
+        if command.takes in ("run", "pilot"):
+            say_next(arguments, given[0], time.monotonic() - began)
     # What a user can fix. Anything else is a bug and keeps its trace.
     except (ValueError, OSError) as error:
         # Ray gives an error of a task the task's whole trace; the error itself is its cause.
@@ -228,7 +218,7 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
         screen.end_all()
         screen.write_line("stopping", "warning")
         _disconnect(arguments)
-        screen.write_line(_stopped(arguments), "warning")
+        screen.write_line(stopped(arguments), "warning")
         sys.exit(stopping.status())
     finally:
         _disconnect(arguments)
@@ -262,7 +252,7 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
         config = load(arguments.config, arguments.overrides)
         if command.takes == "settings":
             return config, resolve(arguments.config, arguments.overrides)
-        if lack := _lack(command, config):
+        if lack := lack_of(command, config):
             raise ConfigError(f"{arguments.config}: {lack}")
     except ConfigError as error:
         screen.write_line(str(error), "error")
@@ -278,50 +268,6 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
     if command.takes == "push":
         return config, arguments.target, arguments.public
     return (config, arguments.n) if command.takes == "examples" else (config,)
-
-
-def _lack(command: Command, config: RunConfig) -> str | None:
-    """Say what a configuration lacks for a command."""
-    if command.needs_target and config.target is None:
-        return "target: missing; this command fine-tunes the target"
-    if command.needs_heldout and not (config.corpus.heldout_share or config.evaluation.files):
-        return (
-            "corpus.heldout_share: found 0, and evaluation.files is empty; set one of them: this "
-            "command evaluates on held-out examples"
-        )
-    return None
-
-
-def _say_next(arguments: argparse.Namespace, config: RunConfig, seconds: float) -> None:
-    """Log the time taken, and the commands that may follow."""
-    logger.info(f"finished in {duration(seconds)}")
-    for name in arguments.command.then:
-        command = COMMANDS[name]
-        if not _lack(command, config) and (config.trains_proxy or name != "diagnose"):
-            logger.info(f"next: {_typed(command, arguments)}  # {_summary(command)}")
-
-
-def _stopped(arguments: argparse.Namespace) -> str:
-    if arguments.command.takes not in ("run", "examples"):
-        return "stopped"
-    return f"stopped; to continue, run: {_typed(arguments.command, arguments)}"
-
-
-def _python() -> str:
-    """Return this Python as one would type it: it need not be the one that `python` starts."""
-    if in_job() or shutil.which("python") == sys.executable:
-        return "python"
-    relative = os.path.relpath(sys.executable)
-    return shlex.quote(sys.executable if relative.startswith("..") else relative)
-
-
-def _typed(command: Command, arguments: argparse.Namespace) -> str:
-    """Return a command with the same configuration, as one would type it."""
-    program = arguments.program.replace("JOB.py", command.name.replace("-", "_") + ".py")
-    more = ["-n", str(arguments.n)] if command.takes == "examples" else []
-    text = program.replace("COMMAND", command.name)
-    text += f" {shlex.join([arguments.config, *arguments.overrides, *more])}"
-    return f"ray job submit --working-dir . -- {text}" if in_job() else text
 
 
 if __name__ == "__main__":

@@ -215,7 +215,8 @@ def test_a_stopped_run_says_how_to_continue(monkeypatch, s2l_ray, config, activa
     monkeypatch.setitem(COMMANDS, "broken", raises(KeyboardInterrupt(), takes="run"))
     status, _, text = s2l_ray("broken", config, "seed=7", "--quiet", "selection.budget=2M tokens")
     assert status == 130
-    typed = f"python -m s2l_ray.cli broken {config} seed=7 'selection.budget=2M tokens'"
+    typed = f"broken {config} seed=7 --quiet 'selection.budget=2M tokens'"
+    typed = f"python -m s2l_ray.cli {typed}"
     assert text == f"stopping\nstopped; to continue, run: {typed}\n"
     monkeypatch.chdir(config.parent)
     monkeypatch.setattr(sys, "executable", str(config.parent / "env/bin/python"))
