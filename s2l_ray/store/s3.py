@@ -184,7 +184,9 @@ class S3Objects:
             except (failures.BotoCoreError, failures.ClientError, HTTPError) as error:
                 if not is_passing(error) or time.monotonic() - began > self.patience:
                     raise self._refusal(what, error) from error
-                if attempt == 2:  # some ten requests, with the client's own attempts
+                # After some ten requests, with the client's own attempts. A check of a second or
+                # two says nothing but its result.
+                if attempt == 2 and self.patience > 10:
                     logger.warning(f"{self._refusal(what, error)}; retrying")
                 time.sleep(random.random() * min(2**attempt, 20))
         raise AssertionError

@@ -40,7 +40,7 @@ AGENDA = [
 TABLE = pa.table({"example_id": [3, 5, 8]})
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def uri(request, tmp_path):
     return request.getfixturevalue("s3_uri") if request.param == "s3" else str(tmp_path / "run")
 
@@ -282,6 +282,7 @@ def test_what_is_no_run_directory_is_one_sentence(refused, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_s3_run_that_cannot_be_read_is_one_sentence(refused, s3_uri, monkeypatch):
     assert refused(s3_uri) == f"{s3_uri}: there is nothing: no run has begun there, or just now"
     assert "there is no bucket 'no-such-bucket'" in refused("s3://no-such-bucket/run")
