@@ -81,6 +81,8 @@ def next_steps(data: ReportData) -> list[NextStep]:
         step("Train the target on the subset", "finetune")
     else:
         step("Compare other selectors", "compare")
+    if not data.exports:
+        step("Write the subset for another trainer", "select", "selection.export=[messages]")
     step("Learn how much of the selection is noise", "diagnose")
     step("Choose another budget, from the same proxy", "select", "selection.budget=0.05")
     return commands.steps

@@ -121,6 +121,9 @@ def test_the_next_step_follows_from_what_is_known() -> None:
     )
     assert first(has_heldout=False)[1].endswith("corpus.heldout_share=0.02")
     assert next_steps(data_of(settings_path="")) == []
+    commands = [step.command for step in next_steps(data_of(exports={}))]
+    assert sum(command.endswith("'selection.export=[messages]'") for command in commands) == 1
+    assert not any("selection.export" in step.command for step in next_steps(data_of()))
 
 
 def test_every_command_is_one_that_the_program_takes(tmp_path) -> None:
