@@ -46,8 +46,6 @@ TITLES = {  # of the tables, in their order
     "scale": "Clustering and selection at scale",
     "selection": "Selection by coverage",
     "plan-demo": "Plan beside run: the demo",
-    "plan-pool": "Plan beside run: math problems, one epoch and six checkpoints",
-    "plan-250k": "Plan beside run: 250,000 rows, a tenth run and extrapolated",
     "gpu": "Checks on one GPU",  # no result yet: it needs a GPU
 }
 
