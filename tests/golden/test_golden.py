@@ -27,6 +27,7 @@ from support.head import REPOSITORY, environment
 
 import s2l_ray
 from s2l_ray.corpus import demo
+from s2l_ray.selection.exports.formats import FORMATS
 
 # -- fingerprints
 
@@ -216,7 +217,7 @@ def run_here(local_ray, tmp_path_factory):
     return folder
 
 
-HERE = {"selection.export": ["alpaca", "prompt_response", "messages"]}
+HERE = {"selection.export": [*FORMATS]}
 # With "s2l" one of each kind of groups, of scores and of details.
 KINDS = (
     "s2l_official", "prune_then_cluster", "embedding_clusters", "loss_strata", "random_balanced",

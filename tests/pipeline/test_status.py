@@ -396,8 +396,7 @@ def test_pipeline_killed_in_training_and_run_again(uri, request, tmp_path, tmp_r
     # The whole rest: targets and evaluations of the command that ran, for both selectors.
     rest = [name for name, state in states(dead).items() if state == "to do"]
     assert rest == [
-        "losses", "trajectories", "clusters", "selections/s2l-seed0", "exports/s2l-seed0/alpaca",
-        "selections/random-seed0",
+        "losses", "trajectories", "clusters", "selections/s2l-seed0", "selections/random-seed0",
         "targets/s2l-seed0", "targets/random-seed0",
         "evaluations/s2l-seed0/heldout", "evaluations/random-seed0/heldout",
     ]  # fmt: skip
