@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from s2l_ray.config import RunConfig, Setting
     from s2l_ray.pipeline.pilot import Limit
     from s2l_ray.pipeline.run import Run
+    from s2l_ray.pipeline.selection import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -94,11 +95,15 @@ def select(config: RunConfig) -> None:
         selection = pipeline.select(None, config, run=run)
         logger.info("writing the report")
         page = gather.write(run, selection)
-        exports = [f"{name}: {folder}" for name, folder in selection.exports.items()]
-        return "\n".join([f"selection: {selection.path}", *exports, f"report: {page}"])
+        return "\n".join([*_folders(selection), f"report: {page}"])
 
     with Run.start(config, "select") as run:
         print(run.finish(selected))
+
+
+def _folders(selection: Selection) -> list[str]:
+    exports = [f"{name}: {folder}" for name, folder in selection.exports.items()]
+    return [f"selection: {selection.path}", *exports]
 
 
 @command("import-losses", then=("select",))
@@ -232,7 +237,7 @@ def pipeline(config: RunConfig) -> None:
         shown = gather.arms_of(arms)
         told, notes = verdict(shown, main=config.selection.selector)
         said = [" ".join([told, *notes]), *other_measures(shown)]
-        return "\n".join([*said, f"selection: {selection.path}", f"report: {page}"])
+        return "\n".join([*said, *_folders(selection), f"report: {page}"])
 
     with Run.start(config, "pipeline") as run:
         print(run.finish(compared))

@@ -100,7 +100,8 @@ def baselines(run: Run) -> list[Record]:
                 )
             )
     found = _measure(run, arms) + short
-    return records.keep(run.store, records.BASELINES, found, records.settings_of_baselines(run))
+    settings = records.settings_of_baselines(config, main.manifest.fingerprint)
+    return records.keep(run.store, records.BASELINES, found, settings)
 
 
 def choices_of(

@@ -9,16 +9,13 @@ after the seeds. settings: the fingerprint of what a record depends on beside it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s2l_ray.config import PromptConfig, RunConfig, fingerprint
 from s2l_ray.corpus.families import template_text
 from s2l_ray.pipeline.identity import prompt_settings, settings_of
-from s2l_ray.store import Store
-
-if TYPE_CHECKING:
-    from s2l_ray.pipeline.run import Run
 from s2l_ray.scoring.loss_files import find
+from s2l_ray.store import Store
 
 Record = dict[str, Any]
 
@@ -76,11 +73,9 @@ def settings_of_comparison(config: RunConfig) -> str:
     )
 
 
-def settings_of_baselines(run: Run) -> str:
+def settings_of_baselines(config: RunConfig, chosen: str) -> str:
     """Return the fingerprint of what a record of `baselines` depends on beside its arm: the run's
-    own subset, with its proxy and corpus, the target and the evaluation."""
-    config = run.config
-    chosen = run.plan.selection(config.selection).identity
+    own subset (its fingerprint), with its proxy and corpus, the target and the evaluation."""
     target = [] if config.target is None else settings_of(config.target)
     return fingerprint(FORMAT, chosen, *target, _prompt(config.target_prompt), _evaluation(config))
 

@@ -10,6 +10,8 @@ from s2l_ray.formatting import percent
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.report import comparison_text
+from s2l_ray.report.gather import arms_of
+from s2l_ray.report.verdict import verdict
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
@@ -58,7 +60,7 @@ are the subset of n examples.
 | `rank`, `reason` | its place, and the group that it was drawn from |
 """
 SECTIONS = ("corpus", "prompt", "proxy", "trajectories", "losses", "clusters", "selection")
-NONE = "Not measured: the run has no result of `s2l-ray compare` with these settings."
+NONE = "Not measured: the run has no comparison with these settings."
 
 
 def chosen(store: Store, config: RunConfig) -> Manifest:
@@ -115,7 +117,7 @@ def card(store: Store, config: RunConfig, subset: Manifest, target: str) -> str:
         tokens=view.tokens,
         how="\n".join(f"| {key} | {value} |" for key, value in how.items() if value != ""),
         sources="\n".join(f"| {_cell(key)} | {n:,} |" for key, n in view.by_source.items()),
-        verdict=_verdict(store, config),
+        verdict=_verdict(store, config, subset),
         command=f"s2l-ray select CONFIG.yaml selection.selector={view.selector} "
         f"selection.budget={view.budget!r} selection.seed={view.seed}",
     )
@@ -132,10 +134,15 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _verdict(store: Store, config: RunConfig) -> str:
+def _verdict(store: Store, config: RunConfig, subset: Manifest) -> str:
+    """Return what `compare` found, or else `pipeline`."""
     if config.target is None:
         return NONE
     found = records.known(store, records.COMPARISON, records.settings_of_comparison(config))
-    if not found:
-        return NONE
-    return f"```text\n{comparison_text.as_text(found)}\n```"
+    if found:
+        return f"```text\n{comparison_text.as_text(found)}\n```"
+    settings = records.settings_of_baselines(config, subset.fingerprint)
+    if arms := arms_of(records.known(store, records.BASELINES, settings)):
+        told, notes = verdict(arms, main=config.selection.selector)
+        return " ".join([told, *notes])
+    return NONE

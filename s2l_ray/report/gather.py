@@ -47,7 +47,8 @@ def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) 
     left for this selection.
     """
     if arms is None:
-        arms = records.known(run.store, records.BASELINES, records.settings_of_baselines(run))
+        settings = records.settings_of_baselines(run.config, selection.manifest.fingerprint)
+        arms = records.known(run.store, records.BASELINES, settings)
     data = gather(run, selection, arms)
     write_settings(run)
     run.store.write_bytes(render(data).encode(), "report", "index.html")

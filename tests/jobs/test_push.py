@@ -14,6 +14,8 @@ from support.runs import settings
 from support.writable_hub import WritableHub
 
 from s2l_ray import cli
+from s2l_ray.config import load
+from s2l_ray.pipeline.records import settings_of_baselines
 from s2l_ray.store import Store
 
 INFO = {
@@ -64,6 +66,24 @@ def push(run, monkeypatch, capsys, tmp_path):
     return run_it
 
 
+def test_the_card_tells_the_verdict_of_a_comparison(run, push):
+    """Two pairs of targets, of which each selected one is 0.5 better."""
+    store, config = Store(run.parent / "run"), load(run)
+    records = [
+        {"method": method, "budget": "5", "match": "examples", "selection_seed": seed,
+         "training_seed": seed, "examples": 5, "steps": 1, "tokens": 9, "by_source": {"s": loss},
+         "loss": loss + seed, "examples_by_source": {"s": 9},
+         "settings": settings_of_baselines(config, "f")}
+        for method, loss in (("s2l", 2.0), ("random", 2.5)) for seed in (0, 1)
+    ]  # fmt: skip
+    store.write_json(records, "report", "baselines.json")
+    with WritableHub() as hub:
+        assert push(hub)[0] == 0
+        card = hub.main("owner/math")["README.md"].decode()
+    assert "held-out loss of s2l is 0.5" in " ".join(card.split()) and "2 pairs" in card
+    assert "Not measured" not in card
+
+
 READ = """
 import json, datasets
 found = datasets.load_dataset("owner/math", split="train")
@@ -86,7 +106,7 @@ def test_a_subset_is_pushed_privately_and_read_back(run, push):
         for told in ("# math", "5 of 40 examples (12.5%), 1,234 tokens", "| budget | 5 |",
                      "evenly over k-means clusters", "| seed of the clusters | 42 |", "| s | 5 |",
                      "a gpt_neox from scratch", "selection.selector=s2l selection.budget=5",
-                     "no result of `s2l-ray compare`"):  # fmt: skip
+                     "Not measured: the run has no comparison"):  # fmt: skip
             assert told in card
         # Nothing of this machine, and no token in what is written or said.
         everything = b"".join([*files.values(), *hub.sent]) + out.encode()
