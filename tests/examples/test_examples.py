@@ -76,5 +76,5 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=240, resources={"metadata": {"path": tmp_path}}).execute()
     shown = [cell.outputs[-1] for cell in notebook.cells if cell.cell_type == "code"]
     assert shown[1]["data"]["text/plain"].startswith("Selection(s2l: ")
-    [folder] = (tmp_path / "runs/notebook/run/exports/s2l-seed0/trl_messages").iterdir()
+    [folder] = (tmp_path / "runs/notebook/exports/s2l-seed0/trl_messages").iterdir()
     assert list((folder / "data").glob("*.parquet"))
