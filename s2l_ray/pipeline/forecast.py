@@ -147,7 +147,7 @@ def longest_of(config: RunConfig, section: str) -> int:
 
 def _training(section: str, config: RunConfig, training: TrainingConfig, gpu: float | None) -> Need:
     workers, name = training.workers, name_of(training.model)
-    what = f"{plural(workers.num_workers, 'worker')} train {name}"
+    what = f"{_subject(workers.num_workers, 'worker', 'train')} {name}"
     if training.train is not None:
         return Need(section, section, what, None, why=f"{training.train} trains as it likes")
     try:
@@ -165,7 +165,7 @@ def _scoring(section: str, config: RunConfig, model: ModelConfig, gpu: float | N
     settings, name = config.trajectories, name_of(model)
     own = config.evaluation.workers if section == "target" else None
     workers = own or settings.workers
-    what = f"{plural(workers.num_workers, 'actor')} score {name}"
+    what = f"{_subject(workers.num_workers, 'actor', 'score')} {name}"
     on_gpu = workers.gpus_per_worker > 0
     default = GPU_TOKENS_PER_BATCH if on_gpu else CPU_TOKENS_PER_BATCH
     length = longest_of(config, section)
@@ -224,3 +224,8 @@ def _choices(plan: Plan, store: Store | None) -> list[SelectionConfig]:
         budget = SelectionView(own).examples if own is not None else budget
     chosen = choices_of(config, budget)
     return [by_seed[seed] for seed in config.evaluation.seeds for by_seed in chosen.values()]
+
+
+def _subject(count: int, noun: str, verb: str) -> str:
+    """Return such as "1 worker trains" or "2 workers train"."""
+    return f"{plural(count, noun)} {verb}{'s' if count == 1 else ''}"

@@ -134,7 +134,7 @@ def _crowded(name: str, workers: WorkersConfig) -> str:
     if workers.gpus_per_worker or wanted <= cpus:
         return ""
     return (
-        f"{name}: {plural(workers.num_workers, 'worker')} reserve {wanted:g} CPUs, and this "
+        f"{name}: {plural(workers.num_workers, 'worker')} would reserve {wanted:g} CPUs, and this "
         f"machine has {cpus}: lower num_workers, or run on a cluster"
     )
 

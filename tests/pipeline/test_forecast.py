@@ -51,7 +51,7 @@ def test_it_lists_stages_and_memory_and_leaves_no_trace(config, capsys, monkeypa
         assert f"  {name} " in stages, name
     assert "corpus: 20 rows, " in text and "a sample of 20 rows" in text
     assert "48 tokens (proxy), 48 tokens (target)" in text
-    assert "  proxy: 1 worker train a gpt_neox from scratch\n    host memory of each: " in text
+    assert "  proxy: 1 worker trains a gpt_neox from scratch\n    host memory of each: " in text
 
 
 def test_a_stage_that_exists_is_told(config, capsys, tmp_path):
@@ -96,7 +96,7 @@ def test_what_is_out_of_reach_is_unknown_and_no_error(config, capsys, tmp_path):
     )
     assert status == 0
     assert "which stages exist already is unknown: corpus.path: 'nowhere.jsonl'" in text
-    assert f"target: 1 worker train {tmp_path}/none\n    unknown: " in text
+    assert f"target: 1 worker trains {tmp_path}/none\n    unknown: " in text
 
 
 @pytest.mark.parametrize("text", ["80", "eighty GB", "0GB", "1.2.3GB"])
@@ -223,7 +223,7 @@ def test_what_does_not_fit_is_told_with_what_to_change(config, capsys):
     fields = [each.partition(":")[0] for each in told["unfit"]]
     assert fields == ["prompt.max_length", "selection.budget", "clusters.n_clusters",
                       "proxy", "trajectories.workers"]  # fmt: skip
-    assert "16 workers reserve 1024 CPUs" in told["unfit"][-1]
+    assert "16 workers would reserve 1024 CPUs" in told["unfit"][-1]
 
 
 def test_a_faulty_rate_or_gpu_is_refused(config, capsys):
