@@ -60,11 +60,11 @@ def test_table_and_its_sentences() -> None:
     assert math.isnan(rows["broken"].mean) and rows["random"].difference == Interval()
 
     text = "\n".join([*conclusions([*rows.values()]), *caveats([*rows.values()])])
-    low, high = (f"{x:.4f}".replace("-", "−") for x in s2l.difference[2:4])
-    assert f"Better than random: s2l −0.1000 [{low}, {high}] (6 pairs, p " in text
-    assert "; broken −0.0990 [" in text and "Worse than random: longest +0.1000 [" in text
+    low, high = (f"{x:.3f}".replace("-", "−") for x in s2l.difference[2:4])
+    assert f"Better than random: s2l −0.100 [{low}, {high}] (6 pairs, p " in text
+    assert "; broken −0.099 [" in text and "Worse than random: longest +0.100 [" in text
     assert "Not distinguishable from random: strata +0.0010 [" in text
-    assert "No verdict: early −0." in text and "copies −0.2500 (6 pairs). A verdict needs" in text
+    assert "No verdict: early −0." in text and "copies −0.250 (6 pairs). A verdict needs" in text
     assert "at least 5 selection seeds" in text and "correction for 4 comparisons" in text
     assert "because a value is not finite: 1 pair of broken and random." in text
 
