@@ -310,7 +310,7 @@ def test_examples_that_the_template_refuses_are_left_out_and_named(local_ray, st
         config = SimpleNamespace(corpus=CorpusConfig.model_validate(rules))
         run = SimpleNamespace(config=config, store=store)
         plan, prompt = Plan(config, Stage.given(corpus)), PromptConfig(template="chat")
-        stage = plan.tokens_of("tokens", plan.corpus, ModelConfig(name="m"), prompt)
+        stage = plan.tokens_of("tokens", plan.corpus, ModelConfig(name="m"), prompt, "")
         stage.check(run, Manifest("t", "t", [Part("p", "f", 20, 1, "c", stats)], {}))
 
     tokens_of(0.05)

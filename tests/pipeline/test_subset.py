@@ -88,6 +88,7 @@ def test_another_export_selects_nothing_again(finished, copy):
     assert again.manifest == finished[1].manifest and [*again.exports] == ["alpaca", "axolotl"]
 
 
+@pytest.mark.slow
 def test_rows_of_datasets_of_hugging_face_and_of_files_are_the_same_corpus(
     finished, copy, tmp_path
 ):

@@ -41,8 +41,8 @@ def test_groups_are_one_unless_the_stage_has_several():
 
 def test_a_view_has_the_keys_of_the_info_that_it_is_written_from():
     info = {"selector": "s2l", "budget": 0.5, "seed": 0, "examples": 2, "candidates": 4,
-            "tokens": 9, "by_source": {"a": 2}, "by_cluster": [2], "groups_above_quota": 1.0,
-            "chosen": "c"}  # fmt: skip
+            "tokens": 9, "by_source": {"a": 2}, "by_cluster": [2],
+            "groups_above_quota": 1.0}  # fmt: skip
     selection = SelectionView(Manifest("selections/s2l-seed0/f", "f", [], info))
     assert {name: getattr(selection, name) for name in info} == info
 
