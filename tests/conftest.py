@@ -12,6 +12,7 @@ import boto3
 import pytest
 import ray
 import slices
+import torch
 from support.ceph import PACKAGES, Ceph
 from support.golden import compare
 from support.runs import corpus, settings
@@ -36,6 +37,12 @@ def driver_environment():
     """This process has what a run's driver has."""
     for name, value in driver.DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Models of tests are small: with more threads, torch spends its time waiting for them."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
