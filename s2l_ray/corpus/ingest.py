@@ -7,10 +7,9 @@ part holds does not depend on how files and parts were grouped.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,14 +108,6 @@ def ingest_once(store: Store, config: CorpusConfig, folder: str) -> Manifest:
     fingerprint, name = fingerprint_of(config), folder.rpartition("/")[2]
     where = f"{folder}/{fingerprint}"
     return ingest(store, config, folder=where, fingerprint=fingerprint, label=name)
-
-
-def read_examples(store: Store, manifest: Manifest) -> ray.data.Dataset:
-    """Read the rows of a manifest's parts lazily, with one task and block per part."""
-    items = [{"part": json.dumps(part.to_json())} for part in manifest.parts]
-    return ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
-        _read_part, batch_size=1, batch_format="pyarrow", fn_args=(store, manifest.folder)
-    )
 
 
 def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> None:
@@ -273,8 +264,3 @@ def _write(
         reasons = dict(most[:REASONS])
     files = accounts.accounts_of(table, bad)
     return {"parts": parts, "counts": counts, "reasons": reasons, "files": files}
-
-
-def _read_part(batch: pa.Table, store: Store, folder: str) -> Iterator[pa.Table]:
-    for text in batch["part"].to_pylist():
-        yield store.read_part(folder, Part.from_json(json.loads(text)))

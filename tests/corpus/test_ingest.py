@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from support.runs import ids_of
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.identity import content_of, example_id_of
-from s2l_ray.corpus.ingest import ingest, read_examples
+from s2l_ray.corpus.ingest import ingest
 from s2l_ray.corpus.parsing import digest_of
 from s2l_ray.corpus.rows import Example
 from s2l_ray.corpus.sources import fingerprint_of
@@ -129,7 +130,7 @@ def test_parts_are_ranges_of_ids_in_order(mixed):
         low, high = (int(part.unit[5:]) + k for k in (0, 1))
         assert all(low / 4 <= i / 2**63 < high / 4 for i in table["example_id"].to_pylist())
     assert len({part.unit for part in manifest.parts}) == len(manifest.parts) <= 4
-    assert sorted(row["example_id"] for row in read_examples(store, manifest).take_all()) == ids
+    assert sorted(ids_of(store, manifest)) == ids
 
 
 def test_rejected_rows_say_what_where_and_why(mixed):

@@ -88,5 +88,5 @@ def test_select_takes_the_dataset_that_it_is_given_in_a_run_that_has_tokens(copy
     second = select(corpus(others), run.config, run=run)
     given = {(row["instruction"], row["output"]) for row in others}
     chosen = second.dataset().take_all()
-    assert {tuple(turn["text"] for turn in row["turns"]) for row in chosen} <= given
+    assert {tuple(said["content"] for said in row["messages"]) for row in chosen} <= given
     assert select(corpus(), run.config, run=run).manifest == first.manifest

@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from support.runs import MARK, contents_of, corpus, files_of, ids_of, settings
+from support.runs import MARK, contents_of, corpus, files_of, ids_of, rows_of, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from s2l_ray.corpus.ingest import read_examples
 from s2l_ray.evaluation.answers import extract
 from s2l_ray.execution import stopping
 from s2l_ray.pipeline import subset as pipeline
@@ -49,7 +48,7 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     )
     total = count = without = 0
     heldout = run.store.manifest(f"{run.done['corpus'].folder}/heldout")
-    for row in read_examples(run.store, heldout).take_all():
+    for row in rows_of(run.store, heldout):
         prompt, response = (turn["text"] for turn in row["turns"])
         if f"{MARK}1" not in response:
             without += 1
@@ -75,7 +74,7 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     folder = next((copy / "evaluations" / "corpora" / "exam").iterdir())
     questions = run.store.manifest(str(folder.relative_to(copy)))
     again = []
-    for row in read_examples(run.store, questions).take_all():
+    for row in rows_of(run.store, questions):
         question = row["turns"][0]["text"]
         ids = torch.tensor([tokenizer(f"{question}\n")["input_ids"]])
         text = ""

@@ -8,7 +8,6 @@ import pytest
 from support.corpora import random_examples, write_corpus
 
 from s2l_ray.config import SelectionConfig
-from s2l_ray.corpus.ingest import read_examples
 from s2l_ray.errors import TooFew
 from s2l_ray.selection import subset
 from s2l_ray.selection.choose import choose
@@ -223,10 +222,3 @@ def test_a_subset_of_several_parts_is_dealt_anew(local_ray, store, monkeypatch):
         ids = share["example_id"].to_pylist()
         assert ids == sorted(ids) and {i * 5 >> 63 for i in ids} == {number}
     assert pa.concat_tables(shares).sort_by("rank").equals(pa.concat_tables(tables))
-
-
-def test_read_examples_gives_the_subset_in_rank_order(local_ray, store):
-    given = stages(store, 50)
-    manifest = run(store, given, selector="s2l", budget=20)
-    rows = read_examples(store, manifest).take_all()
-    assert [row["rank"] for row in rows] == list(range(20))

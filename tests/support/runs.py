@@ -110,6 +110,12 @@ def ids_of(store, manifest):
     return pa.concat_tables(tables)["example_id"].to_pylist()
 
 
+def rows_of(store, manifest):
+    """The rows of a stage, part after part."""
+    parts = [store.read_part(manifest.folder, part) for part in manifest.parts]
+    return [row for part in parts for row in part.to_pylist()]
+
+
 def plan_of(config, origin="origin"):
     """The plan of a run whose corpus comes from `origin`; nothing is read."""
     return Plan(config, Stage("corpus", lambda *_: [], settings=(origin,)))
