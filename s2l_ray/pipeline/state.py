@@ -69,11 +69,12 @@ class RunState(Listener):
 
     def progressed(self, progress: Progress) -> None:
         with self.lock:
+            begun = progress.state == "running" and progress not in self.moving
             if progress.state != "running":
                 self.moving.pop(progress, None)
-            elif progress not in self.moving:
+            elif begun:
                 self.moving[progress] = events.here()  # it begins in the thread of its stages
-            if time.monotonic() - self.told >= EVERY:
+            if begun or time.monotonic() - self.told >= EVERY:
                 self._tell()
 
     def ended(self, error: BaseException | None) -> None:

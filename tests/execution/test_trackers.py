@@ -49,6 +49,8 @@ def track(kind, store, points, error=None, seconds=12.5):
     run.trained("proxy/p1", points)
     run.trained("proxy/p2", [Point(1, 9.0)])
     run.stage_ended(Manifest("proxy/p1", "p1", []), seconds, reused=False)
+    for name in ("targets/s2l-seed0/tokens", "targets/s2l-seed0"):
+        run.stage_ended(Manifest(f"{name}/t1", "t1", []), 1.0, reused=False)
     run.stage_ended(Manifest("selections/s2l-seed0/f1", "f1", [], SUBSET), 1.0, reused=False)
     run.stage_ended(Manifest("selections/s2l-seed0/f2", "f2", [], SUBSET), 1.0, reused=True)
     run.reported("index.html", "<html>the page</html>")
@@ -118,6 +120,8 @@ def test_mlflow_has_curves_times_selections_and_the_page(store, tmp_path):
     assert history("proxy/tokens_per_second") == [(1, 1000.0), (3, 1200.0)]
     assert history("proxy seed 1/loss") == [(1, 9.0)]
     assert history("seconds/proxy") == [(0, 12.5), (0, 7.0)]
+    assert history("seconds/targets.s2l-seed0.tokens") == [(0, 1.0), (0, 1.0)]
+    assert history("seconds/targets.s2l-seed0") == [(0, 1.0), (0, 1.0)]
     assert run.data.metrics["selections/s2l-seed0/examples"] == 7
     place = client.download_artifacts(run.info.run_id, "", str(tmp_path))
     summary = json.loads(Path(place, "selections/s2l-seed0.json").read_text())
@@ -260,7 +264,7 @@ def test_a_run_tells_all_trackers_and_no_text_of_an_example(local_ray, tmp_path)
     history = client.get_metric_history(found.info.run_id, "proxy/loss")
     assert [(each.step, each.value) for each in history] == curve
     made = {each["stage"] for each in run.times if not each["reused"]}
-    assert {f"seconds/{name}" for name in made} <= found.data.metrics.keys()
+    assert {f"seconds/{name.replace('/', '.')}" for name in made} <= found.data.metrics.keys()
     place = tmp_path / "artifacts"
     place.mkdir()
     client.download_artifacts(found.info.run_id, "", str(place))

@@ -116,6 +116,18 @@ def test_a_run_under_way_says_what_is_done_running_and_to_do(owner, monkeypatch)
     assert text.index("\ndone\n") < text.index("\nrunning\n") < text.index("\nto do\n")
 
 
+def test_what_begins_is_told_at_once(owner):
+    store, state = owner
+    state.expected("f", AGENDA)
+    with (
+        events.making(["corpus/c1"]),
+        Progress("proxy", total=40, unit="steps", note="starting 2 workers"),
+    ):
+        status = read(store, lambda status: status.stages[0].progress)
+    assert status.stages[0].progress[0]["note"] == "starting 2 workers"
+    assert "proxy: 0 of 40 steps, starting 2 workers" in as_text(status)
+
+
 def test_stages_made_at_once_have_their_own_progress(owner):
     store, state = owner
     state.expected("f", [Item("targets", pattern="targets/[^/]+", count=2)])

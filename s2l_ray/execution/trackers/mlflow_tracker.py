@@ -43,7 +43,10 @@ class Tracker:
             self.reached[series] = new[-1].step
 
     def seconds(self, stage: str, seconds: float) -> None:
-        self.client.log_metric(self.run_id, f"seconds/{_key(stage)}", seconds)
+        # A stage may be below another, as targets/NAME/tokens is. Names of metrics may not: the
+        # file store makes folders of them.
+        name = _key(stage).replace("/", ".")
+        self.client.log_metric(self.run_id, f"seconds/{name}", seconds)
 
     def selection(
         self, name: str, summary: dict[str, Any], tables: dict[str, dict[str, int]]
