@@ -46,6 +46,7 @@ TITLES = {  # of the tables, in their order
     "scale": "Clustering and selection at scale",
     "selection": "Selection by coverage",
     "plan-demo": "Plan beside run: the demo",
+    "plan-pool": "Plan beside run: math problems, half an epoch and three checkpoints",
     "gpu": "Checks on one GPU",  # no result yet: it needs a GPU
 }
 

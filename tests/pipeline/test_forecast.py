@@ -236,8 +236,9 @@ def test_a_faulty_rate_or_gpu_is_refused(config, capsys):
 @pytest.mark.slow
 def test_the_rate_is_measured_by_processes_like_the_runs(config, capsys):
     told, stages = numbers(
-        capsys, config, "target.zero_stage=2", "target.workers={num_workers: 2}", rate=None
-    )
+        capsys, config, "target.zero_stage=2", "target.workers={num_workers: 2}",
+        "target.micro_batch_size=10", rate=None,
+    )  # fmt: skip
     for section, count in (("proxy", 1), ("target", 2)):
         speed = told["speed"][section]
         assert 100 < speed["training"] < 1e6 and 100 < speed["scoring"] < 1e7
