@@ -36,7 +36,7 @@ WARM_UP = 2  # steps; the second is timed
 LONGEST = 6.0  # seconds that a step may probably take; longer ones are measured in part
 SLOW = 1e10  # operations/s that any process makes, to tell how long a step may take
 SCORED = 256  # examples that are scored together
-PATIENCE = 120.0  # seconds for processes to start and to measure
+PATIENCE = 300.0  # seconds for processes to start and to measure
 
 
 class Speed(NamedTuple):
@@ -126,6 +126,9 @@ def _result(results: Any, processes: list[Any]) -> tuple[float, ...]:
 def _work(
     trial: Trial, rank: int, world: int, place: str, began: float, barrier: Any, results: Any
 ) -> None:
+    with open(os.devnull, "w") as nowhere:  # libraries warn and log; errors go through `results`
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     try:
         results.put(_measured(trial, rank, world, place, began, barrier))

@@ -243,7 +243,7 @@ def test_the_rate_is_measured_by_processes_like_the_runs(config, capsys):
         speed = told["speed"][section]
         assert 100 < speed["training"] < 1e6 and 100 < speed["scoring"] < 1e7
         assert f"{count} worker" in speed["how"] and "measured here" in speed["how"]
-        assert 0.5 < speed["start"] < 90
+        assert 0.5 < speed["start"] < 300
     assert stages["targets/s2l-seed0"]["seconds"] > stages["targets/s2l-seed0"]["tokens"] / (
         2 * told["speed"]["target"]["training"]
     )
