@@ -1,9 +1,10 @@
-"""Training compared with bare torch and the `deepspeed` launcher, on the same batches.
+"""Training compared with bare torch, TRL's SFTTrainer and the `deepspeed` launcher, on the same
+batches.
 
     python benchmarks/training.py math_pool.jsonl
 
-Our loop runs under Ray Train. Its peers are a bare torch loop and, for our DeepSpeed job, a script
-under the `deepspeed` launcher.
+Our loop runs under Ray Train. Its peers are a bare torch loop, SFTTrainer on tokens in our order,
+and for our DeepSpeed job a script under the `deepspeed` launcher.
 
 The peers get the C library settings that a run gives its workers. A single worker trains without
 DDP. `seconds` cover the steps, from before the first batch to the end of the last update.
@@ -149,6 +150,76 @@ def bare(folder: Path, config: TrainingConfig, loss: str) -> dict[str, Any]:
     return {"seconds": seconds, "loss": float(total) / int(mask.sum())}
 
 
+def sft(folder: Path, config: TrainingConfig) -> dict[str, Any]:
+    """TRL's SFTTrainer on the same micro-batches."""
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    torch.set_num_threads(int(config.workers.cpus_per_worker))
+    batches: list[list[Example]] = pickle.loads((folder / "batches").read_bytes())
+    rows = [each for batch in batches for each in sorted(batch, key=lambda each: len(each[0]))]
+    dataset = Dataset.from_list(
+        [
+            {"input_ids": ids.tolist(), "labels": torch.where(mask, ids, -100).tolist()}
+            for ids, mask in ((torch.as_tensor(ids), torch.as_tensor(mask)) for ids, mask in rows)
+        ]
+    )
+
+    class Clock(TrainerCallback):
+        began = ended = 0.0
+
+        def on_train_begin(self, *event: Any, **about: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *event: Any, **about: Any) -> None:
+            self.ended = time.perf_counter()
+
+    class InOrder(SFTTrainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return SequentialSampler(train_dataset or self.train_dataset)
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(each["input_ids"]) for each in examples)
+        filled = {
+            name: torch.tensor(
+                [each[name] + [fill] * (longest - len(each[name])) for each in examples]
+            )
+            for name, fill in (("input_ids", 0), ("labels", -100))
+        }
+        lengths = torch.tensor([len(each["input_ids"]) for each in examples])
+        return filled | {"attention_mask": (torch.arange(longest) < lengths[:, None]).long()}
+
+    clock = Clock()
+    trainer = InOrder(
+        str(folder / "model"),
+        SFTConfig(
+            output_dir=str(folder / "sft"),
+            per_device_train_batch_size=config.micro_batch_size,
+            gradient_accumulation_steps=config.global_batch_size // config.micro_batch_size,
+            num_train_epochs=1,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=dataset,
+        data_collator=collate,
+        callbacks=[clock],
+    )
+    trainer.train()
+    assert trainer.state.global_step == len(batches)
+    return {"seconds": clock.ended - clock.began}
+
+
 def run_bare(folder: Path, config: TrainingConfig, loss: str) -> float:
     """Seconds of the bare loop in its own process (with DeepSpeed, two processes)."""
     (folder / "config.json").write_text(config.model_dump_json())
@@ -174,13 +245,16 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
-    parser.add_argument("--bare", choices=["label tokens", "all tokens"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--bare", choices=["label tokens", "all tokens", "SFTTrainer"], help=argparse.SUPPRESS
+    )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # of DeepSpeed's launcher
     arguments = parser.parse_args()
     if arguments.bare:
         folder = Path(arguments.corpus)
         config = TrainingConfig.model_validate_json((folder / "config.json").read_text())
-        result = bare(folder, config, arguments.bare)
+        sft_wanted = arguments.bare == "SFTTrainer"
+        result = sft(folder, config) if sft_wanted else bare(folder, config, arguments.bare)
         if os.environ.get("RANK", "0") == "0":
             (folder / "result.json").write_text(json.dumps(result))
         return
@@ -200,13 +274,15 @@ def main() -> None:
         tokenizer = load_tokenizer(store, "tokenizer")
         model = initial_model(plain.model, tokenizer, seed=SEED)
         model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")  # SFTTrainer wants one
         print(f"{len(batches)} batches, {count:,} tokens, {model.num_parameters():,} parameters")
         for zero_stage in (None, 2):
             config = settings(arguments.steps, zero_stage)
             peer = "bare torch" if zero_stage is None else "deepspeed launcher"
-            seconds: dict[str, list[float]] = {
-                "ours": [], f"{peer}, our loss": [], f"{peer}, the model's loss": [],
-            }  # fmt: skip
+            ways = {f"{peer}, our loss": "label tokens", f"{peer}, the model's loss": "all tokens"}
+            if zero_stage is None:
+                ways["TRL's SFTTrainer"] = "SFTTrainer"
+            seconds: dict[str, list[float]] = {name: [] for name in ("ours", *ways)}
             infos = []
             for number in range(arguments.rounds):
                 stage = {"folder": f"{peer}-{number}", "fingerprint": "f", "label": peer}
@@ -215,9 +291,7 @@ def main() -> None:
                 assert info["tokens"] == count
                 infos.append(info)
                 seconds["ours"].append(info["seconds"])
-                for way, loss in zip(
-                    list(seconds)[1:], ("label tokens", "all tokens"), strict=True
-                ):
+                for way, loss in ways.items():
                     seconds[way].append(run_bare(folder, config, loss))
             ours = statistics.median(seconds["ours"])
             for way, taken in seconds.items():
