@@ -199,7 +199,8 @@ def test_the_other_commands_on_that_cluster_by_its_address(selected, place, head
     stages = {each["stage"]: each for each in told["stages"]}
     done = {name for name, each in stages.items() if each["state"] == "done"}
     assert done == {"corpus", "tokens", "proxy", "losses", "trajectories", "clusters",
-                    "selections/s2l-seed0", "targets/s2l-seed0"}  # fmt: skip
+                    "selections/s2l-seed0", "exports/s2l-seed0/alpaca",
+                    "targets/s2l-seed0"}  # fmt: skip
     assert {each["state"] for each in stages.values()} == {"done", "to do"}
     assert stages["proxy"]["seconds"] == 0 < stages["targets/random-seed0"]["seconds"]
     assert told["corpus"]["sampled"] == 0  # counts, no estimates

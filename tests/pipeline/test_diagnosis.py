@@ -86,7 +86,7 @@ def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
     store = Store(folder)
 
     def selected(**changes):
-        config = settings(folder, corpus__path=str(corpus), **changes)
+        config = settings(folder, corpus__path=str(corpus), selection__export=[], **changes)
         selection = pipeline.select(None, config)
         assert stages_run(folder)[0] == []
         current = json.loads((folder / "run.json").read_text())["current"]
@@ -94,7 +94,7 @@ def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
         return labels, set(table_of(store, selection.manifest, ["example_id"]).index)
 
     labels, chosen = selected()
-    other = {"clusters__stability": False, "selection__seed": 1, "selection__export": []}
+    other = {"clusters__stability": False, "selection__seed": 1}
     for variant, changes in (
         (("n_clusters", "10"), {"clusters__n_clusters": 10}),
         (("proxy", "wide"), {"proxy__model": WIDE}),

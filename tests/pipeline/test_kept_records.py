@@ -45,7 +45,7 @@ def test_run_json_keeps_the_stages_that_a_later_command_does_not_need(copy):
     s2l_ray.select(corpus(), settings(copy, clusters__n_clusters=4))
     last = current(copy)
     assert {name for name in after if after[name] != last[name]} == {
-        "clusters", "selections/s2l-seed0",
+        "clusters", "selections/s2l-seed0", "exports/s2l-seed0/alpaca",
     }  # fmt: skip
 
 

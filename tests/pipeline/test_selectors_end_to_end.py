@@ -20,7 +20,9 @@ from s2l_ray.store import Store
 @pytest.mark.slow
 def test_the_other_selectors_and_budgets(finished, copy):
     store = Store(copy)
-    official = s2l_ray.select(corpus(), settings(copy, selection__selector="s2l_official"))
+    official = s2l_ray.select(
+        corpus(), settings(copy, selection__selector="s2l_official", selection__export=[])
+    )
     assert stages_run(copy)[0] == ["clusters_by_source", "selections/s2l_official-seed0"]
     # Equal budgets by source: 40 = 13 + 13 + 14, the largest source last.
     assert sorted(official.info["by_source"].values()) == [13, 13, 14]
@@ -36,7 +38,9 @@ def test_the_other_selectors_and_budgets(finished, copy):
 
     paid = s2l_ray.select(corpus(), settings(copy, selection__budget="500 tokens"))
     assert 400 < paid.info["tokens"] <= 500
-    drawn = s2l_ray.select(corpus(), settings(copy, selection__selector="random"))
+    drawn = s2l_ray.select(
+        corpus(), settings(copy, selection__selector="random", selection__export=[])
+    )
     assert stages_run(copy)[0] == ["selections/random-seed0"]
     assert drawn.info["by_cluster"] is None and drawn.info["examples"] == 40
     assert {row["cluster_id"] for row in drawn.dataset().take_all()} == {None}
@@ -55,6 +59,7 @@ def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, cop
     config = settings(
         copy,
         selection__selector="el2n",
+        selection__export=[],
         evaluation__baselines=["random", "random_tokens", "least_confidence", "grand"],
     )
     run = start(config)

@@ -110,7 +110,11 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
 def test_a_target_is_trained_on_a_subset_of_several_parts(finished, copy, start, monkeypatch):
     monkeypatch.setattr(subset, "SUBSET_ROWS", 15)
     config = settings(
-        copy, selection__budget=45, target__global_batch_size=15, target__micro_batch_size=15
+        copy,
+        selection__budget=45,
+        selection__export=[],
+        target__global_batch_size=15,
+        target__micro_batch_size=15,
     )
 
     def tune():
