@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 IGNORED = -100  # the label of a token without a loss
 
-LOGITS_AT_ONCE = 1 << 26  # 256 MB in fp32
+GPU_LOGITS, CPU_LOGITS = 1 << 26, 1 << 20  # at once: 256 MB in fp32; what a CPU's cache holds
 
 _SEED = 20240315  # of the hash; part of the format of recorded losses
 
@@ -103,7 +103,8 @@ def losses_of(outputs: Any, labels_BL: Tensor, documents: Documents) -> tuple[Te
 
 def _cross_entropy(logits_BLV: Tensor, picked_BL: Tensor, targets_M: Tensor) -> Tensor:
     rows, columns = picked_BL.nonzero(as_tuple=True)
-    block = max(1, LOGITS_AT_ONCE // logits_BLV.shape[-1])
+    at_once = GPU_LOGITS if logits_BLV.is_cuda else CPU_LOGITS
+    block = max(1, at_once // logits_BLV.shape[-1])
     losses = [
         F.cross_entropy(logits_BLV[row, column].float(), targets, reduction="none")
         for row, column, targets in zip(
