@@ -134,7 +134,7 @@ def cpu_work(full: Mapping[str, NodeFull | GPUFailed] = MappingProxyType({})) ->
     to nodes with GPUs if the others have half of all CPUs or more.
 
     So these stay free for work that needs them, and an autoscaler can stop them. If the other nodes
-    are gone when Ray schedules the work, it goes to any.
+    are gone or have no CPU free when Ray schedules the work, it may go to any.
     """
     away = away_from(full, None)
     with_gpus = _set_aside()

@@ -67,7 +67,7 @@ def noted():
 
 def mapped():
     with tempfile.TemporaryDirectory() as folder:
-        stage = StageParts("made/f", "f", [{"unit": f"part-{n}"} for n in range(8)], {})
+        stage = StageParts("made/f", "f", [{"unit": f"part-{n}"} for n in range(4)], {})
         made = parts.make_parts(Store(folder), [stage], noted, label="mapped")
         return [part.stats["node"] for part in made["made/f"]]
 
@@ -75,6 +75,15 @@ def mapped():
 def wait_for_cpus(count):
     until = time.monotonic() + 60
     while ray.cluster_resources().get("CPU") != count:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def free_cpus(count):
+    """Wait until they are free: Ray lets work overflow to other nodes while the nodes that it
+    prefers have no CPU free."""
+    until = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != count:
         assert time.monotonic() < until
         time.sleep(0.2)
 
@@ -113,14 +122,18 @@ def main():
 
     wait_for_cpus(8)
     found = {"folded": told(parts.fold_parts(where, range(4), 0.5))}
+    free_cpus(8)
     found["mapped"] = told(mapped())
-    scattered = scatter(pieces, range(10), 1, 0.5)
+    free_cpus(8)
+    scattered = scatter(pieces, range(4), 1, 0.5)
     groups, readers = [], []
     for tables, reader in scattered:
         groups.append(tables[0])
         readers.append(reader)
+    free_cpus(8)
     writers = [node for nodes in gather(nodes_of, groups, 0.5) for node in nodes]
     found["shuffled"] = told([*readers, *writers])
+    free_cpus(8)
     with ActorPool(Told, range(20), None) as pool:
         found["actors"] = told(pool.each_chunk("told"))
     found["failing GPU"] = failing_gpu(names, with_gpu[0].node_id)
