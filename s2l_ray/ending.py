@@ -35,7 +35,7 @@ def lack_of(command: Command, config: RunConfig) -> str | None:
     """Say what a configuration lacks for a command."""
     if command.needs_target and config.target is None:
         return "target: missing; this command fine-tunes the target"
-    if command.needs_heldout and not (config.corpus.heldout_share or config.evaluation.files):
+    if command.needs_heldout and not config.has_heldout:
         return (
             "corpus.heldout_share: found 0, and evaluation.files is empty; set one of them: this "
             "command evaluates on held-out examples"

@@ -104,6 +104,11 @@ class RunConfig(Section):
         """Whether the run trains its proxy: it has neither its losses nor its checkpoints."""
         return self.losses is None and self.proxy.checkpoints is None
 
+    @property
+    def has_heldout(self) -> bool:
+        """Whether the run has examples to evaluate on."""
+        return bool(self.corpus.heldout_share or self.evaluation.files)
+
     @field_validator("proxy", mode="before")
     @classmethod
     def _built_in(cls, value: Any) -> Any:

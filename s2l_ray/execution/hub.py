@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,14 @@ HOLDS = 60.0  # seconds that its silence is taken for granted
 
 _silent: dict[str, tuple[float, str]] = {}  # host -> since when, and why
 _told = set[str]()
+
+
+@cache
+def http_error() -> type[Exception]:
+    """Return the base of all errors of the HTTP library under huggingface_hub (httpx or httpx2)."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(each for each in HfHubHTTPError.__mro__ if each.__name__ == "HTTPError")
 
 
 def silence(url: str) -> str | None:
@@ -36,11 +45,8 @@ def silence(url: str) -> str | None:
         return why
     try:
         get_session().head(url, timeout=SECONDS)
-    except Exception as error:
-        kinds = {base.__name__ for base in type(error).__mro__}
-        if "TransportError" not in kinds:  # of one of several HTTP libraries
-            raise
-        late = "TimeoutException" in kinds
+    except http_error() as error:
+        late = any(base.__name__ == "TimeoutException" for base in type(error).__mro__)
         why = f"no answer within {SECONDS:g} s" if late else str(error) or type(error).__name__
         _silent[host] = time.monotonic(), why
         return why

@@ -115,7 +115,7 @@ def hub_fault(name: str, revision: str | None, *, weights: bool) -> str | None:
         return f"the hub has no revision {revision!r} of it"
     except EntryNotFoundError:
         return f"on the hub it has no {file}{at}" if weights else None
-    except Exception:  # of one of several HTTP libraries
+    except (hub.http_error(), OSError):  # no clear answer
         return None
     return None
 

@@ -12,6 +12,7 @@ from s2l_ray.config import (
     WorkersConfig,
     parse_budget,
 )
+from s2l_ray.execution.hub import http_error
 from s2l_ray.formatting import plural
 from s2l_ray.models.fitting import judge_scoring, judge_training
 from s2l_ray.models.memory import Memory, config_of, scoring_memory, training_memory
@@ -60,9 +61,7 @@ def forecasts(config: RunConfig) -> tuple[list[Forecast], str]:
     store, unknown, found = Store(config.run_dir, config.storage), "", list[Forecast]()
     try:
         stages = stages_of(config, store=store)
-    except Exception as error:  # an HTTP library has its own, for a hub that is out of reach
-        if not isinstance(error, ValueError | OSError) and "http" not in type(error).__module__:
-            raise
+    except (ValueError, OSError, http_error()) as error:
         unknown = _first_line(error)
         stages = stages_of(config, Stage("corpus", _never, settings=(UNKNOWN,)))
     for stage in stages:
@@ -96,7 +95,7 @@ def _targets(config: RunConfig, store: Store, stages: list[Stage], unknown: str)
             folders.add(stage.folder)
             state = _state(store, stage)
         found.append(Forecast(f"targets/{name}", state, target.workers, "training"))
-    if _evaluates(config):
+    if config.has_heldout:
         record, state = ("report", records.BASELINES), UNKNOWN if unknown else TO_DO
         if not unknown and store.exists(*record):
             measured = {each.get("target") for each in store.read_json(*record)}
@@ -118,10 +117,6 @@ def stages_of(
     return list(walk([*(plan.selection(choice) for choice in choices), *exports]))
 
 
-def _evaluates(config: RunConfig) -> bool:
-    return bool(config.corpus.heldout_share or config.evaluation.files)
-
-
 def needs(config: RunConfig, gpu: float | None = None) -> list[Need]:
     """Estimate the memory of each training and scoring, with the longest examples that
     prompt.max_length allows.
@@ -134,7 +129,7 @@ def needs(config: RunConfig, gpu: float | None = None) -> list[Need]:
     models = {"proxy": config.proxy.model}
     if config.target is not None:
         found.append(_training("target", config, config.target, gpu))
-        if _evaluates(config):
+        if config.has_heldout:
             models["target"] = config.target.model
     return found + [_scoring(section, config, model, gpu) for section, model in models.items()]
 

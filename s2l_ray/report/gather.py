@@ -103,7 +103,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         exports=selection.exports,
         endpoint=config.storage.endpoint,
         has_target=config.target is not None,
-        has_heldout=bool(config.corpus.heldout_share or config.evaluation.files),
+        has_heldout=config.has_heldout,
         corpus_by_source=corpus.by_source,
         n_duplicates=corpus.duplicates,
         duplicates_kept=config.corpus.duplicates == "number",

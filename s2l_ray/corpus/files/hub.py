@@ -25,7 +25,7 @@ from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.matching import matches
 from s2l_ray.corpus.files.source import Found, SourceFile
 from s2l_ray.corpus.files.splits import split_of
-from s2l_ray.execution.hub import SECONDS, silence
+from s2l_ray.execution.hub import SECONDS, http_error, silence
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ def dataset_fault(path: str) -> str | None:
             return f"corpus.path: {path}: {_explained(error)}"
     except (HFValidationError, OfflineModeIsEnabled) as error:
         return f"corpus.path: {path}: {error}"
-    except Exception:  # of one of several HTTP libraries
+    except (http_error(), OSError, ValueError):  # no clear answer, or one that is no JSON
         return None
     return None
 

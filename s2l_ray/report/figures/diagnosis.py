@@ -29,7 +29,7 @@ def overlaps(rows: Sequence[Variant]) -> Chart:
         title = f"The subset changes most with {_named(worst)}: overlap {measured(worst.jaccard)}"
     return Chart(
         title=title,
-        caption="Jaccard index of each variant’s subset with the run’s. Each also draws anew, so "
+        caption="Jaccard index of each variant’s subset with the run’s. Each also draws again, so "
         "“draw” is the most that can be expected. Kept: its share beyond chance.",
         names="Changed",
         axis="overlap (Jaccard index)",

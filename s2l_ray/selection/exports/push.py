@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from s2l_ray.execution.hub import http_error
 from s2l_ray.selection.exports.formats import rows_of, typed
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import SUBSET, completed
@@ -29,10 +30,6 @@ from s2l_ray.store.schemas import SUBSET, completed
 TARGET = re.compile(r"hf://([\w.-]+/[\w.-]+)")
 RECORD = "selection.json"  # in the repository; its mark, too
 PRIVATE = ("file", "row")  # columns that tell of this machine
-# The base of connection errors, in the HTTP library that huggingface_hub uses (httpx or httpx2).
-HTTP_ERROR: type[Exception] = next(
-    each for each in HfHubHTTPError.__mro__ if each.__name__ == "HTTPError"
-)
 OWN = re.compile(r"data/part-\d{5}\.parquet")
 
 
@@ -120,7 +117,7 @@ def _explained(target: str) -> Iterator[None]:
         raise ValueError(f"{target}: not the name of a repository: {error}") from None
     except HfHubHTTPError as error:
         raise ValueError(f"{target}: {_refusal(target, error)}; nothing was pushed") from None
-    except HTTP_ERROR as error:
+    except http_error() as error:
         endpoint = HfApi().endpoint
         raise ValueError(
             f"{target}: {endpoint} cannot be reached ({error}); nothing was pushed"
