@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from s2l_ray.execution.progress import Progress, watchers
-
 if TYPE_CHECKING:
+    from s2l_ray.execution.progress import Progress
     from s2l_ray.store import Manifest
 
 
@@ -73,16 +72,6 @@ class Listener:
 listeners: list[Listener] = []
 
 _making = threading.local()
-
-
-def listen(listener: Listener) -> None:
-    listeners.append(listener)
-    watchers.append(listener.progressed)
-
-
-def leave(listener: Listener) -> None:
-    listeners.remove(listener)
-    watchers.remove(listener.progressed)
 
 
 def tell(event: Callable[[Listener], None]) -> None:

@@ -1,18 +1,18 @@
 """What stages tell of their progress: how many units there are, how many are done, and a note.
 
-It is shown on stderr (screen.py). Each of `watchers` hears of it too.
+It is shown on stderr (screen.py) and told to the listeners of events.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
-from s2l_ray.execution import screen
+from s2l_ray.execution import events, screen
 from s2l_ray.execution.rate import Rate
 from s2l_ray.formatting import duration, moving
 
@@ -106,8 +106,7 @@ class Progress:
         }
 
     def _tell(self) -> None:
-        for watcher in list(watchers):
-            watcher(self)
+        events.tell(lambda each: each.progressed(self))
 
 
 @contextmanager
@@ -121,6 +120,3 @@ def about(what: str) -> Iterator[None]:
 
 
 _about = ContextVar("about", default="")
-
-# Called when a stage begins, has got on, and ends, from the thread that does it. Must be quick.
-watchers: list[Callable[[Progress], None]] = []

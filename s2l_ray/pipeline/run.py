@@ -97,7 +97,7 @@ class Run:
 
     def __enter__(self) -> Run:
         for each in self.listeners:
-            events.listen(each)
+            events.listeners.append(each)
         return self
 
     def __exit__(
@@ -108,7 +108,7 @@ class Run:
     ) -> None:
         events.tell(lambda each: each.ended(error))
         for each in self.listeners:
-            events.leave(each)
+            events.listeners.remove(each)
         self.lease.release()
 
     def finish(self, work: Callable[[Run], Result]) -> Result:

@@ -39,7 +39,7 @@ def once(wanted):
 @pytest.mark.slow
 def test_gauges_come_out_of_rays_prometheus_endpoint(local_ray):
     gauges = Gauges("my-run")
-    events.listen(gauges)
+    events.listeners.append(gauges)
     try:
         with events.making(["proxy/p1"]), Progress("proxy", total=40, unit="steps") as progress:
             progress.set(7)
@@ -54,4 +54,4 @@ def test_gauges_come_out_of_rays_prometheus_endpoint(local_ray):
         once(moving | {"stage_running": {("proxy",): 0},
                        "tokens_per_second": {("proxy",): 0}})  # fmt: skip
     finally:
-        events.leave(gauges)
+        events.listeners.remove(gauges)

@@ -8,7 +8,7 @@ import time
 import pytest
 from support.terminal import python
 
-from s2l_ray.execution import progress, rate, screen
+from s2l_ray.execution import events, progress, rate, screen
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.screen import LogHandler
 
@@ -128,11 +128,14 @@ def test_log_lines_off_the_terminal_are_plain(out, logged):
     assert out() == "[run] a node joined\n"
 
 
-def test_watchers_hear_of_begin_change_and_end(clocked, out, monkeypatch):
+def test_listeners_hear_of_begin_change_and_end(clocked, out, monkeypatch):
     heard = []
-    monkeypatch.setattr(
-        progress, "watchers", [lambda each: heard.append((each.state, each.done, each.note))]
-    )
+
+    class Ears(events.Listener):
+        def progressed(self, shown):
+            heard.append((shown.state, shown.done, shown.note))
+
+    monkeypatch.setattr(events, "listeners", [Ears()])
     with Progress("score", total=2, unit="parts", note="starting 1 worker") as shown:
         shown.advance(1)
         shown.set(2, "nearly")

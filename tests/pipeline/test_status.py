@@ -53,9 +53,9 @@ def owner(uri, monkeypatch):
     taken = Lease(store, seconds=60, job="raysubmit_7")
     state = RunState(taken, "pipeline")
     taken.take()
-    events.listen(state)
+    events.listeners.append(state)
     yield store, state
-    events.leave(state)
+    events.listeners.remove(state)
     if not taken.over.is_set():
         taken.release()
 
