@@ -304,10 +304,10 @@ def main() -> None:
                     waiting = [info["waiting"] / info["seconds"] for info in infos]
                     row["waiting"] = statistics.median(waiting)
                 rows.append(row)
+            machine.write(arguments.json, vars(arguments) | {"tokens": count}, rows)
     ray.shutdown()
     columns = ["training", "way", "seconds", "tokens/s", "speedup of ours", "padding", "waiting"]
     print(machine.table(rows, columns))
-    machine.write(arguments.json, vars(arguments) | {"tokens": count}, rows)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
 """The actors of k-means: they hold chunks of trajectories and make passes over them.
 
-N examples, T checkpoints (losses per trajectory), K clusters.
+N examples, n of a chunk, T checkpoints (losses per trajectory), K clusters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import csc_array
 
-from s2l_ray.clustering.nearest import assign, nearest, one_thread, tile_rows, with_ones
-from s2l_ray.clustering.rows import Chunk, decode
+from s2l_ray.clustering.nearest import assign, nearest, with_ones
+from s2l_ray.clustering.rows import Rows, decode
+from s2l_ray.execution.tree import Node, Tree
 
-CHUNK_ROWS = 65536  # of a chunk, unless another number is asked for
-_TILE_ROWS = 4096  # rows converted to float64 at a time
+CHUNK_ROWS = 2**14  # of a chunk, unless another number is asked for
 
 
 class Sample(NamedTuple):
@@ -28,166 +29,134 @@ class Sample(NamedTuple):
 
 
 class ChunkActor:
-    """Works on chunks (rows.Chunk). `run` is a pure function of its arguments, whatever the actor.
+    """Works on chunks (rows.Chunk). Its results are functions of the arguments, whatever the actor.
 
-    Below `run` there is one method per kind of pass. In their arguments and results, rows and
-    `centers_KT` are float64 and have `mean_T` subtracted, against cancellation.
+    Below `total` there is one method per kind of pass over a chunk. In their arguments and results,
+    rows and `centers_KT` are float64 and have `mean_T` subtracted, against cancellation.
     """
 
     def __init__(self):
-        self._loaded = {}  # by first row
-        self._sampled = {}  # by first row and size of the whole sample; one size at a time
+        self._loaded = {}  # Rows by first row
+        self._sampled = {}  # (size of the whole sample, places, weights) by first row
 
-    def run(self, chunks, method, *args) -> list:
-        for first_row in self._loaded.keys() - {chunk[0] for chunk in chunks}:
+    def run(self, numbered, method, *args) -> list:
+        """See ActorPool."""
+        self._forget_others(numbered)
+        return [getattr(self, method)(chunk, *args) for _, chunk in numbered]
+
+    def total(self, numbered, leaves, combine, method, *args) -> list[Node]:
+        """See ActorPool."""
+        self._forget_others(numbered)
+        tree = Tree(leaves, combine)
+        for number, chunk in numbered:
+            tree.add(0, number, getattr(self, method)(chunk, *args))
+        return tree.nodes()
+
+    def _forget_others(self, numbered) -> None:
+        for first_row in self._loaded.keys() - {chunk[0] for _, chunk in numbered}:
             del self._loaded[first_row]  # another actor has it now
-            self._sampled = {k: v for k, v in self._sampled.items() if k[0] != first_row}
-        return [getattr(self, method)(chunk, *args) for chunk in chunks]
+            self._sampled.pop(first_row, None)
 
-    def _rows(self, chunk) -> np.ndarray:
+    def _rows(self, chunk) -> Rows:
         first_row, _, slices = chunk
         if first_row not in self._loaded:
             import ray
 
-            blocks = ray.get([ref for ref, _, _ in slices])
-            if isinstance(blocks[0], np.ndarray):  # one object per chunk
-                self._loaded[first_row] = blocks[0]
-            else:
-                pieces, whole = [], True
-                for block, (_, start, stop) in zip(blocks, slices, strict=True):
-                    if not isinstance(block, pa.Table):
-                        block = pa.Table.from_pandas(block, preserve_index=False)
-                    whole = whole and stop - start == block.num_rows
-                    pieces += block["losses"].slice(start, stop - start).chunks
-                losses_NT = decode(pieces, first_row)
-                # A view of part of a block would keep the whole block in every node's object store.
-                self._loaded[first_row] = losses_NT if whole else losses_NT.copy()
+            pieces, blocks = [], ray.get([ref for ref, _, _ in slices])
+            for block, (_, start, stop) in zip(blocks, slices, strict=True):
+                if isinstance(block, np.ndarray):  # of an array
+                    pieces.append(block[start:stop])
+                    continue
+                if not isinstance(block, pa.Table):
+                    block = pa.Table.from_pandas(block, preserve_index=False)
+                pieces += decode(block["losses"].slice(start, stop - start).chunks, first_row)
+            self._loaded[first_row] = Rows(pieces)
         return self._loaded[first_row]
 
-    def _tiles(self, chunk, mean_T) -> Iterator[np.ndarray]:
-        losses_NT = self._rows(chunk)
-        for tile in _tiles_of(losses_NT):
-            yield losses_NT[tile].astype(np.float64, order="C") - mean_T
+    def _members(self, chunk, mean_T, sample):
+        """Return the rows with a last column of ones [n, T + 1], and weights [n], or None if all
+        are 1. sample: None for all rows of the chunk."""
+        if sample is None:
+            return with_ones(self._rows(chunk).all(), mean_T), None
+        places_n, weight_n = self._sample_places(chunk, mean_T, sample)
+        return with_ones(self._rows(chunk).at(places_n), mean_T), weight_n
 
     def sample(self, chunk, mean_T, sample):
-        """Sample the chunk. Return rows [N, T], and weights [N] that stand for the other rows.
+        """Sample the chunk. Return rows [n, T], and weights [n] that stand for the other rows.
 
         One half of a row's probability is uniform. The other half is proportional to its squared
         distance from the mean, so that the sample has the far rows, which decide k-means
         (lightweight coresets: Bachem, Lucic, Krause 2018).
         """
-        key = chunk[0], sample.rows
-        if key not in self._sampled:
-            squared = np.concatenate(
-                [np.einsum("nt,nt->n", tile, tile) for tile in self._tiles(chunk, mean_T)]
-            )
+        x1_nT, weight_n = self._members(chunk, mean_T, sample)
+        return x1_nT[:, :-1], weight_n
+
+    def _sample_places(self, chunk, mean_T, sample):
+        kept, *found = self._sampled.get(chunk[0], (None,))
+        if kept != sample.rows:
+            x_nT = self._rows(chunk).all() - mean_T
+            squared = np.einsum("nt,nt->n", x_nT, x_nT)
             chance = (
                 sample.rows * 0.5 * (1 / sample.of_rows + squared / max(sample.inertia, 1e-300))
             )
             chance = np.minimum(chance, 1.0)
             draws = np.random.default_rng([sample.seed, sample.rows, chunk[0]])
             drawn = np.flatnonzero(draws.random(len(chance)) < chance)
-            x1_NT = np.ones((len(drawn), len(mean_T) + 1))
-            np.subtract(self._rows(chunk)[drawn], mean_T, out=x1_NT[:, :-1])
-            self._sampled = {k: v for k, v in self._sampled.items() if k[1] == sample.rows}
-            self._sampled[key] = x1_NT, 1 / chance[drawn]
-        x1_NT, weight_N = self._sampled[key]
-        return x1_NT[:, :-1], weight_N
-
-    def _members(self, chunk, mean_T, centers_KT, sample):
-        """Yield what `nearest` yields for the rows or the sample, and weights (None: all are 1)."""
-        if sample is None:
-            tiles = with_ones(self._rows(chunk), mean_T, len(centers_KT))
-            for members in nearest(tiles, centers_KT):
-                yield *members, None
-        else:
-            _, weight_N = self.sample(chunk, mean_T, sample)
-            x1_NT, _ = self._sampled[chunk[0], sample.rows]
-            rows = tile_rows(len(centers_KT))
-            tiles = (x1_NT[first : first + rows] for first in range(0, len(x1_NT), rows))
-            first = 0
-            for members in nearest(tiles, centers_KT):
-                count = len(members[0])
-                yield *members, weight_N[first : first + count]
-                first += count
+            found = [drawn.astype(np.int32), 1 / chance[drawn]]
+            self._sampled[chunk[0]] = sample.rows, *found
+        return found
 
     def inspect(self, chunk):
         """Return (losses per row, rows with NaN or inf, the first such row, sum of rows [T])."""
-        losses_NT = self._rows(chunk)
-        bad = np.flatnonzero(~np.isfinite(losses_NT).all(axis=1))
+        losses_nT = self._rows(chunk).all()
+        bad = np.flatnonzero(~np.isfinite(losses_nT).all(axis=1))
         if bad.size:
-            return losses_NT.shape[1], bad.size, chunk[0] + int(bad[0]), None
-        sum_T = sum(tile_NT.sum(axis=0) for tile_NT in self._tiles(chunk, 0.0))
-        return losses_NT.shape[1], 0, None, sum_T
+            return losses_nT.shape[1], bad.size, chunk[0] + int(bad[0]), None
+        return losses_nT.shape[1], 0, None, losses_nT.sum(axis=0, dtype=np.float64)
 
     def distinct(self, chunk, limit):
         """Return up to `limit` distinct rows, as bytes."""
         seen: set[bytes] = set()
-        for tile_NT in self._tiles(chunk, 0.0):
-            seen.update(map(bytes, tile_NT + 0.0))  # -0.0 equals 0.0 but has other bytes
+        for row_T in self._rows(chunk).all():
+            seen.add((row_T + 0.0).tobytes())  # -0.0 equals 0.0 but has other bytes
             if len(seen) >= limit:
                 break
-        return list(seen)[:limit]
+        return list(seen)
 
     def squared_deviations(self, chunk, mean_T):
-        return sum((tile_NT**2).sum(axis=0) for tile_NT in self._tiles(chunk, mean_T))
+        return ((self._rows(chunk).all() - mean_T) ** 2).sum(axis=0)
 
     def partials(self, chunk, mean_T, centers_KT, sample):
-        """Return (sums of the clusters' members [K, T], their weights [K], gain).
+        """Return (sums of the clusters' members, and in the last column their weights [K, T + 1],
+        gain).
 
         gain: the inertia minus the inertia about the mean.
         """
-        K, T = centers_KT.shape
-        sum_KT, weight_K, gain = np.zeros((K, T)), np.zeros(K), 0.0
-        with one_thread():
-            for x_NT, cluster_id, score, weight in self._members(chunk, mean_T, centers_KT, sample):
-                for t in range(T):
-                    x_N = x_NT[:, t] if weight is None else x_NT[:, t] * weight
-                    sum_KT[:, t] += np.bincount(cluster_id, x_N, minlength=K)
-                weight_K += np.bincount(cluster_id, weight, minlength=K)
-                gain += float(score.sum() if weight is None else score @ weight)
-        return sum_KT, weight_K, gain
+        x1_nT, weight_n = self._members(chunk, mean_T, sample)
+        cluster_id, score_n = nearest(x1_nT, centers_KT)
+        ones, first = np.ones(len(x1_nT)), np.arange(len(x1_nT) + 1)
+        weight_n = ones if weight_n is None else weight_n
+        member_Kn = csc_array((weight_n, cluster_id, first), shape=(len(centers_KT), len(x1_nT)))
+        return member_Kn @ x1_nT, float(score_n @ weight_n)
 
     def inertia(self, chunk, mean_T, centers_KT):
-        return sum(float(assign(x_NT, centers_KT)[1].sum()) for x_NT in self._tiles(chunk, mean_T))
+        return float(assign(self._rows(chunk).all() - mean_T, centers_KT)[1].sum())
 
     def farthest(self, chunk, mean_T, centers_KT, sample, count):
         """Return the `count` rows farthest from their centers.
 
-        Each is (squared distance, number in row order, cluster, row [T], weight).
+        Each is (squared distance, number in row order, cluster, row and 1 [T + 1], weight).
         """
-        found, row = [], chunk[0]
-        with one_thread():
-            for x_NT, cluster_id, _, weight in self._members(chunk, mean_T, centers_KT, sample):
-                squared = ((x_NT - centers_KT[cluster_id]) ** 2).sum(axis=1)
-                top = np.argsort(-squared, kind="stable")[:count]
-                weight = np.ones(len(x_NT)) if weight is None else weight
-                found += [
-                    (squared[n], row + n, cluster_id[n], x_NT[n].copy(), weight[n]) for n in top
-                ]
-                row += len(x_NT)
-        return farthest_of(found, count)
-
-
-class HeldChunks(ChunkActor):
-    """The chunks of an array, worked on in this process: each_chunk for `fit`, without Ray."""
-
-    def __init__(self, losses_NT: np.ndarray, chunk_rows: int) -> None:
-        super().__init__()
-        firsts = range(0, len(losses_NT), chunk_rows)
-        self.chunks: list[Chunk] = [
-            (first, min(first + chunk_rows, len(losses_NT)), []) for first in firsts
+        x1_nT, weight_n = self._members(chunk, mean_T, sample)
+        cluster_id, _ = nearest(x1_nT, centers_KT)
+        squared = ((x1_nT[:, :-1] - centers_KT[cluster_id]) ** 2).sum(axis=1)
+        weight_n = np.ones(len(x1_nT)) if weight_n is None else weight_n
+        return [
+            (squared[n], chunk[0] + n, cluster_id[n], x1_nT[n], weight_n[n])
+            for n in np.argsort(-squared, kind="stable")[:count]
         ]
-        self._loaded = {first: losses_NT[first:end] for first, end, _ in self.chunks}
-
-    def each_chunk(self, method: str, *args) -> list:
-        return [getattr(self, method)(chunk, *args) for chunk in self.chunks]
 
 
-def farthest_of(found, count: int) -> list:
+def farthest_of(count: int, *found: list) -> list:
     """Return the `count` farthest of (squared distance, row, ...). Ties go to the lowest row."""
-    return sorted(found, key=lambda item: (-item[0], item[1]))[:count]
-
-
-def _tiles_of(losses_NT: np.ndarray) -> Iterator[slice]:
-    return (slice(i, i + _TILE_ROWS) for i in range(0, len(losses_NT), _TILE_ROWS))
+    return sorted(chain(*found), key=lambda item: (-item[0], item[1]))[:count]

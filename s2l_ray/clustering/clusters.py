@@ -5,6 +5,7 @@ N examples, T checkpoints, K clusters.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute
 import ray
 
+from s2l_ray.clustering.held import HELD_BYTES
 from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.clustering.nearest import assign
 from s2l_ray.config import ClustersConfig
@@ -23,7 +25,7 @@ from s2l_ray.execution.remote import plain_errors
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sources_of
 from s2l_ray.store import Manifest, Part, Store, schemas
 from s2l_ray.store.checksums import checksum_of
-from s2l_ray.store.views import ClustersView
+from s2l_ray.store.views import ClustersView, StepsView
 
 State = tuple[int, int, float, np.ndarray]  # of k-means, see KMeans.fit
 
@@ -48,13 +50,15 @@ def cluster(
             f"clusters.n_clusters: {config.n_clusters:,}, but there are only "
             f"{trajectories.rows:,} examples to cluster"
         )
-    sources = sources_of(store, trajectories) if by_source else [None]
+    rows = _Trajectories(store, trajectories, in_process=config.num_actors is None)
+    sources = rows.sources() if by_source else [None]
+    note = "starting actors" if rows.held is None else "initial centers"
     fits = []
-    with Progress("k-means", total=len(sources), unit="fits", note="starting actors") as progress:
+    with Progress("k-means", total=len(sources), unit="fits", note=note) as progress:
         for number, source in enumerate(sources):
             n_clusters = config.n_clusters
             if by_source:
-                n_clusters = min(n_clusters, _distinct(store, trajectories, source, n_clusters))
+                n_clusters = rows.distinct(source, n_clusters)
             kmeans = KMeans(
                 n_clusters,
                 max_iter=config.max_iter,
@@ -69,8 +73,7 @@ def cluster(
                 resume.keep(state)
 
             with plain_errors():  # of the tasks that read the losses
-                X = _dataset(store, trajectories, source)
-                fits.append(kmeans.fit(X, state=resume.read(), keep=keep))
+                fits.append(kmeans.fit(rows.of(source), state=resume.read(), keep=keep))
             progress.advance(1)
     centers = [(s, fit.cluster_centers_) for s, fit in zip(sources, fits, strict=True)]
     info = {
@@ -142,14 +145,46 @@ def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
     return np.stack(table["center"].to_numpy())
 
 
-def _dataset(store: Store, trajectories: Manifest, source: str | None) -> ray.data.Dataset:
-    read = ray.remote(num_cpus=1)(_read_losses)
-    parts = trajectories.parts
-    refs = [read.remote(part, store, trajectories.folder, source) for part in parts]
-    return ray.data.from_arrow_refs(refs)
+class _Trajectories:
+    """The trajectories of all sources, or of one: read by tasks into a Dataset, or, if there are
+    few, here."""
+
+    def __init__(self, store: Store, trajectories: Manifest, *, in_process: bool) -> None:
+        self.store, self.manifest = store, trajectories
+        size = trajectories.rows * len(StepsView(trajectories).steps) * np.float32().nbytes
+        self.held: pa.Table | None = None
+        if in_process and size <= HELD_BYTES:
+            folder, parts = trajectories.folder, trajectories.parts
+            self.held = pa.concat_tables([_read_losses(part, store, folder) for part in parts])
+
+    def sources(self) -> list[str | None]:
+        if self.held is None:
+            return sources_of(self.store, self.manifest)
+        return [*sorted(self.held["source"].unique().to_pylist())]
+
+    def of(self, source: str | None) -> ray.data.Dataset | np.ndarray:
+        if self.held is not None:
+            return losses_array(_only(self.held, source))
+        read, parts = ray.remote(num_cpus=1)(_losses_alone), self.manifest.parts
+        args = self.store, self.manifest.folder, source
+        return ray.data.from_arrow_refs([read.remote(part, *args) for part in parts])
+
+    def distinct(self, source: str | None, at_most: int) -> int:
+        """Return how many distinct trajectories a source has, or `at_most` if there are more."""
+        found: np.ndarray | None = None
+        for rows_NT in self._distinct(source, at_most):
+            both_NT = rows_NT if found is None else np.concatenate([found, rows_NT])
+            found = np.unique(both_NT, axis=0)[:at_most]
+        return 0 if found is None else len(found)
+
+    def _distinct(self, source: str | None, at_most: int) -> Iterator[np.ndarray]:
+        if self.held is not None:
+            return iter([losses_array(_only(self.held, source))])
+        args = self.store, self.manifest.folder, source, at_most
+        return fold_parts(_distinct_rows, self.manifest.parts, *args)
 
 
-def _read_losses(part: Part, store: Store, folder: str, source: str | None) -> pa.Table:
+def _read_losses(part: Part, store: Store, folder: str, source: str | None = None) -> pa.Table:
     table = store.read_part(folder, part, ["source", "losses"])
     bad = np.flatnonzero(~np.isfinite(losses_array(table)).all(axis=1))
     if len(bad):
@@ -157,19 +192,17 @@ def _read_losses(part: Part, store: Store, folder: str, source: str | None) -> p
             f"{store.address(folder, part.file)}: a loss of row {bad[0] + 1} is not finite "
             f"({len(bad)} such rows)"
         )
+    return _only(table, source)
+
+
+def _losses_alone(part: Part, store: Store, folder: str, source: str | None) -> pa.Table:
+    return _read_losses(part, store, folder, source).select(["losses"])
+
+
+def _only(table: pa.Table, source: str | None) -> pa.Table:
     if source is not None:
         table = table.filter(pa.compute.equal(table["source"], source))
-    return table.select(["losses"])
-
-
-def _distinct(store: Store, trajectories: Manifest, source: str | None, at_most: int) -> int:
-    """Return how many distinct trajectories a source has, or `at_most` if there are more."""
-    found: np.ndarray | None = None
-    args = store, trajectories.folder, source, at_most
-    for rows_NT in fold_parts(_distinct_rows, trajectories.parts, *args):
-        both_NT = rows_NT if found is None else np.concatenate([found, rows_NT])
-        found = np.unique(both_NT, axis=0)[:at_most]
-    return 0 if found is None else len(found)
+    return table
 
 
 def _distinct_rows(

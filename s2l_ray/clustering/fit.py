@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from s2l_ray.clustering.lloyd import (
+    Chunks,
     check_distinct,
     check_rows,
     initial_centers,
@@ -20,11 +21,9 @@ from s2l_ray.clustering.lloyd import (
     samples_of,
 )
 
-EachChunk = Callable[..., list[Any]]  # (method of ChunkActor, *args): a result per chunk, in order
-
 
 def fit(
-    each_chunk: EachChunk,
+    chunks: Chunks,
     num_rows: int,
     n_clusters: int,
     *,
@@ -40,10 +39,10 @@ def fit(
 
     check_init: from T to the initial centers that are given; None: k-means++.
     """
-    mean_T = check_rows(each_chunk, num_rows)
+    mean_T = check_rows(chunks, num_rows)
     init_KT = check_init(len(mean_T))
-    check_distinct(each_chunk, num_rows, n_clusters)
-    variance_T: Any = sum(each_chunk("squared_deviations", mean_T)) / num_rows
+    check_distinct(chunks, num_rows, n_clusters)
+    variance_T: Any = sum(chunks.each_chunk("squared_deviations", mean_T)) / num_rows
     tolerance = tol * float(variance_T.mean())
     random_state = check_random_state(random_state)
     inertia = float(variance_T.sum()) * num_rows
@@ -55,7 +54,7 @@ def fit(
     elif init_KT is not None:
         centers_KT = init_KT - mean_T
     else:
-        centers_KT = initial_centers(each_chunk, mean_T, samples[0], n_clusters, random_state)
+        centers_KT = initial_centers(chunks, mean_T, samples[0], n_clusters, random_state)
     n_iter = 0
     for phase, sample in list(enumerate([*phases, None]))[begin:]:
         iterations = range(done + 1, max_iter + 1)
@@ -63,11 +62,11 @@ def fit(
         if phases:  # stop sooner the more rows there are
             least = tol * (sample.rows / num_rows if sample else 1.0)
         centers_KT, n_iter = lloyd(
-            each_chunk, mean_T, centers_KT, sample, iterations, tolerance, inertia=inertia,
+            chunks, mean_T, centers_KT, sample, iterations, tolerance, inertia=inertia,
             least=least, before=before, keep=keep and partial(_keep, keep, phase),
         )  # fmt: skip
         done, before = 0, np.inf
-    return centers_KT + mean_T, sum(each_chunk("inertia", mean_T, centers_KT)), n_iter
+    return centers_KT + mean_T, sum(chunks.each_chunk("inertia", mean_T, centers_KT)), n_iter
 
 
 def _keep(keep: Callable[[Any], None], phase: int, *state: Any) -> None:

@@ -1,16 +1,18 @@
 """k-means over a pool of Ray actors, with scikit-learn's interface.
 
-The rows are cut, in row order, into chunks of `chunk_rows`. Actors hold the chunks and return one
-partial result per chunk, and the driver adds these up in chunk order. So the result is the same,
-bit for bit, for any number of actors and any split of the data into blocks (on one type of CPU),
-and the driver never holds the data.
+The rows are cut, in row order, into chunks of `chunk_rows`. Actors hold the chunks, and the partial
+results of chunks are added up in a fixed tree. So the result is the same, bit for bit, for any
+number of actors and any split of the data into blocks (on one type of CPU), and the driver never
+holds the data. A small array needs no actors: threads of this process do the same.
 
 N examples, T checkpoints (losses per trajectory), K clusters.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from s2l_ray.clustering.chunks import CHUNK_ROWS, ChunkActor
 from s2l_ray.clustering.fit import fit
+from s2l_ray.clustering.held import HELD_BYTES, HeldChunks
+from s2l_ray.clustering.lloyd import Chunks
 from s2l_ray.clustering.nearest import assign
 from s2l_ray.clustering.rows import as_float_array, check_column, cut_into_chunks, decode
 from s2l_ray.execution.actors import ActorPool
@@ -30,7 +34,8 @@ class KMeans(ClusterMixin, BaseEstimator):
 
     Parameters have scikit-learn's meanings. `init` is "k-means++" or an array [K, T].
     `num_actors`, of one CPU each, defaults to one per CPU of the cluster and is at most one per
-    chunk. Actors that find no CPU at first join later, as nodes come.
+    chunk. Actors that find no CPU at first join later, as nodes come. With the default, arrays of
+    up to 64 MiB are clustered in this process; that starts no Ray.
     `chunk_rows` is the unit of work and of summation. Another value gives another rounding.
 
     With k-means++ and many rows, most iterations run on growing samples (ChunkActor.sample) and
@@ -72,13 +77,12 @@ class KMeans(ClusterMixin, BaseEstimator):
         or inf, or fewer distinct rows than clusters.
         """
         self._check_params()
-        chunks = cut_into_chunks(X, self.chunk_rows)
-        num_rows = chunks[-1][1]
-        if self.n_clusters > num_rows:
-            raise ValueError(f"n_clusters={self.n_clusters} needs as many rows, got {num_rows}")
-        with ActorPool(ray.remote(num_cpus=1)(ChunkActor), chunks, self.num_actors) as pool:
+        with self._chunks(X) as chunks:
+            num_rows = chunks.chunks[-1][1]
+            if self.n_clusters > num_rows:
+                raise ValueError(f"n_clusters={self.n_clusters} needs as many rows, got {num_rows}")
             found = fit(
-                pool.each_chunk,
+                chunks,
                 num_rows,
                 self.n_clusters,
                 check_init=self._check_init,
@@ -109,7 +113,7 @@ class KMeans(ClusterMixin, BaseEstimator):
         def add_clusters(table: pa.Table) -> pa.Table:
             losses_NT = np.empty((0, centers_KT.shape[1]))
             if table.num_rows:
-                losses_NT = decode(table["losses"].chunks)
+                losses_NT = np.concatenate(decode(table["losses"].chunks))
             cluster_id, squared = assign(losses_NT, centers_KT)
             added = {"cluster_id": cluster_id, "distance": np.sqrt(squared).astype(np.float32)}
             table = table.drop_columns([name for name in added if name in table.column_names])
@@ -122,6 +126,14 @@ class KMeans(ClusterMixin, BaseEstimator):
     def fit_predict(self, X, y=None):
         """Return `fit(X).predict(X)`. The estimator does not keep the labels of the rows."""
         return self.fit(X).predict(X)
+
+    def _chunks(self, X: Any) -> AbstractContextManager[Chunks]:
+        if self.num_actors is None and not isinstance(X, ray.data.Dataset):
+            losses_NT = as_float_array(X)
+            if losses_NT.nbytes <= HELD_BYTES:
+                return nullcontext(HeldChunks(losses_NT, self.chunk_rows))
+        chunks = cut_into_chunks(X, self.chunk_rows)
+        return ActorPool(ray.remote(num_cpus=1)(ChunkActor), chunks, self.num_actors)
 
     def _check_params(self) -> None:
         for name in ("n_clusters", "max_iter", "chunk_rows", "num_actors"):

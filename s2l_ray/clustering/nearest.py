@@ -1,6 +1,6 @@
-"""The nearest center of each trajectory, in tiles, on one thread.
+"""The nearest center of each trajectory, on one thread.
 
-N examples, n of a tile, T checkpoints, K clusters.
+N examples, n of a chunk, m of a tile, T checkpoints, K clusters.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 _SCORES = 2**17  # distances computed at a time, few enough for the cache
+_ROWS = 2**14  # rows converted to float64 at a time
 
 
 def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,51 +31,45 @@ def assign(losses_NT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, n
     centers_KT = centers_KT - offset_T
     cluster_id = np.empty(len(losses_NT), dtype=np.int32)
     squared = np.empty(len(losses_NT))
-    first = 0
-    with one_thread():
-        for x_nT, found, _ in nearest(with_ones(losses_NT, offset_T, len(centers_KT)), centers_KT):
-            tile = slice(first, first + len(found))
-            cluster_id[tile] = found
-            # From the difference, not from the product: exact even if the distance is tiny.
-            from_nT = x_nT - centers_KT[found]
-            squared[tile] = np.einsum("nt,nt->n", from_nT, from_nT)
-            first = tile.stop
+    for first in range(0, len(losses_NT), _ROWS):
+        some = slice(first, first + _ROWS)
+        x1_nT = with_ones(losses_NT[some], offset_T)
+        cluster_id[some], _ = nearest(x1_nT, centers_KT)
+        # From the difference, not from the product: exact even if the distance is tiny.
+        from_nT = x1_nT[:, :-1] - centers_KT[cluster_id[some]]
+        squared[some] = np.einsum("nt,nt->n", from_nT, from_nT)
     bad = np.flatnonzero(~np.isfinite(squared))
     if bad.size:
         raise ValueError(not_finite(bad.size, len(losses_NT), bad[0]))
     return cluster_id, squared
 
 
-def with_ones(losses_NT: np.ndarray, offset_T: np.ndarray, K: int) -> Iterator[np.ndarray]:
-    """Yield tiles [n, T + 1] of the rows minus the offset, in float64, with a last column of ones.
-
-    All tiles share one buffer.
-    """
-    rows = tile_rows(K)
-    x1_nT = np.ones((rows, losses_NT.shape[1] + 1))
-    for first in range(0, len(losses_NT), rows):
-        tile = losses_NT[first : first + rows]
-        np.subtract(tile, offset_T, out=x1_nT[: len(tile), :-1])
-        yield x1_nT[: len(tile)]
+def with_ones(losses_nT: np.ndarray, offset_T: np.ndarray) -> np.ndarray:
+    """Return the rows minus the offset in float64, with a last column of ones [n, T + 1]."""
+    x1_nT = np.ones((len(losses_nT), len(offset_T) + 1))
+    np.subtract(losses_nT, offset_T, out=x1_nT[:, :-1])
+    return x1_nT
 
 
-def nearest(tiles, centers_KT: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield, for each tile of `with_ones`, its rows, their nearest centers, and the scores.
+def nearest(x1_nT: np.ndarray, centers_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest center of each row of `with_ones`, int32 [n], and its score [n].
 
     The score of a row is its squared distance minus its square. Ties go to the lowest center.
     """
     # [x, 1] times this is |c|^2 - 2xc.
     squares_K = (centers_KT**2).sum(axis=1)
     product_TK = np.ascontiguousarray(np.vstack([-2.0 * centers_KT.T, squares_K]))
-    score_nK = np.empty((tile_rows(len(centers_KT)), len(centers_KT)))
-    for x1_nT in tiles:
-        np.matmul(x1_nT, product_TK, out=score_nK[: len(x1_nT)])
-        nearest = score_nK[: len(x1_nT)].argmin(axis=1)
-        yield x1_nT[:, :-1], nearest, score_nK[np.arange(len(x1_nT)), nearest]
-
-
-def tile_rows(K: int) -> int:
-    return max(64, min(2048, 2 ** int(np.log2(_SCORES / K))))
+    cluster_id, score_n = np.empty(len(x1_nT), np.int32), np.empty(len(x1_nT))
+    rows = max(64, min(2048, 2 ** int(np.log2(_SCORES / len(centers_KT)))))
+    score_mK = np.empty((rows, len(centers_KT)))
+    with one_thread():
+        for first in range(0, len(x1_nT), rows):
+            tile = slice(first, first + rows)
+            found_mK = score_mK[: len(x1_nT[tile])]
+            np.matmul(x1_nT[tile], product_TK, out=found_mK)
+            cluster_id[tile] = found_mK.argmin(axis=1)
+            score_n[tile] = found_mK[np.arange(len(found_mK)), cluster_id[tile]]
+    return cluster_id, score_n
 
 
 @contextmanager

@@ -11,6 +11,10 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     import ray
 
+NO_ROWS = "X has no rows, expected [N, T] with N >= n_clusters"
+
+_PIECES = 16  # arrays of a chunk; more are joined
+
 # (first row, end row, [(object ref, start, stop), ...])
 Chunk = tuple[int, int, list[tuple[Any, int, int]]]
 
@@ -26,7 +30,7 @@ def cut_into_chunks(X, chunk_rows: int) -> list[Chunk]:
     if not isinstance(X, ray.data.Dataset):
         losses_NT = as_float_array(X)
         if not len(losses_NT):
-            raise ValueError("X has no rows, expected [N, T] with N >= n_clusters")
+            raise ValueError(NO_ROWS)
         return [
             (first, first + len(part), [(ray.put(part), 0, len(part))])
             for first in range(0, len(losses_NT), chunk_rows)
@@ -73,10 +77,10 @@ def _can_be_used_as_is(X: ray.data.Dataset) -> bool:
     return most is not None and all(size is not None and size <= most for size in sizes)
 
 
-def decode(pieces: list[pa.Array], first_row: int = 0) -> np.ndarray:
-    """Return pieces of a list or Ray tensor column as one float array [N, T].
+def decode(pieces: list[pa.Array], first_row: int = 0) -> list[np.ndarray]:
+    """Return pieces of a list or Ray tensor column as float arrays [n, T], views where possible.
 
-    Copies only if there are several pieces. first_row: of the pieces, for messages.
+    first_row: of the pieces, for messages.
     """
     flats, lengths = [], []
     for piece in pieces:
@@ -101,8 +105,26 @@ def decode(pieces: list[pa.Array], first_row: int = 0) -> np.ndarray:
             f"rows of unequal length: row {first_row} has {length_N[0]} losses, "
             f"row {first_row + other[0]} has {length_N[other[0]]}"
         )
-    flat = flats[0] if len(flats) == 1 else np.concatenate(flats)
-    return as_float_array(flat.reshape(len(length_N), length_N[0]))
+    return [as_float_array(flat.reshape(-1, length_N[0])) for flat in flats]
+
+
+class Rows:
+    """The trajectories of a chunk: a few arrays [n, T] that follow one another; keeps no copies."""
+
+    def __init__(self, pieces: list[np.ndarray]) -> None:
+        self.pieces = pieces if len(pieces) <= _PIECES else [np.concatenate(pieces)]
+        self.ends = np.cumsum([len(piece) for piece in self.pieces])
+
+    def all(self) -> np.ndarray:
+        return self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
+
+    def at(self, places_n: np.ndarray) -> np.ndarray:
+        """Return the rows at ascending places."""
+        cuts, start, before, found = np.searchsorted(places_n, self.ends), 0, 0, []
+        for piece, end, cut in zip(self.pieces, self.ends, cuts, strict=True):
+            found.append(piece[places_n[before:cut] - start])
+            start, before = end, cut
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def as_float_array(X) -> np.ndarray:

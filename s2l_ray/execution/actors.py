@@ -12,7 +12,7 @@ one CPU has none to leave. It waits for a node.)
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -20,6 +20,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 
 from s2l_ray.execution.nodes import cpu_work, cpus_for_actors
 from s2l_ray.execution.remote import get
+from s2l_ray.execution.tree import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,12 @@ _MAX_DEATHS = 10  # rounds in a row in which actors died and no chunk was done
 class ActorPool:
     """Calls a method of `actor_class` on every chunk, pass after pass.
 
-    actor_class: a Ray actor class with a method run(chunks, method, *args), which returns one
-    result per chunk. num_actors: at most this many, of one CPU each, and at most one per chunk.
-    None takes one per CPU of the cluster, counted before each pass. Use the pool in a `with`; its
-    end kills the actors.
+    actor_class: a Ray actor class. run(numbered, method, *args) returns one result per chunk.
+    total(numbered, leaves, combine, method, *args) combines them and returns the nodes of a Tree
+    that are left. numbered: (number, chunk) of each chunk.
+    num_actors: at most this many, of one CPU each, and at most one per chunk. None takes one per
+    CPU of the cluster, counted before each pass. Use the pool in a `with`; its end kills the
+    actors.
     """
 
     def __init__(self, actor_class: Any, chunks: Sequence[Any], num_actors: int | None) -> None:
@@ -52,31 +55,54 @@ class ActorPool:
         for actor in [*self.ready, *self.starting.values()]:
             ray.kill(actor)
 
-    def each_chunk(self, method: str, *args: Any) -> list[Any]:
-        """Call actor.run([chunk], method, *args) for every chunk; return results in chunk order.
+    def each_chunk(self, method: str, *args: Any, only: Iterable[int] | None = None) -> list[Any]:
+        """Call `method` on every chunk, or on those with the numbers `only`; return the results in
+        this order.
 
         Raises an error that a user can fix as it was. Raises Ray's error if actors keep dying and
         nothing gets done.
         """
+        numbers = [*(range(len(self.chunks)) if only is None else only)]
+        results = dict[int, Any]()
+        for mine, found in self._each_share("run", numbers, method, *args):
+            results |= zip(mine, found, strict=True)
+        return [results[number] for number in numbers]
+
+    def total(self, combine: Callable[[Any, Any], Any], method: str, *args: Any) -> Any:
+        """Call `method` on every chunk; combine the results in a Tree. Errors as in each_chunk.
+
+        Each actor combines those of its own chunks, which are neighbours. So the driver gets a few
+        results per actor, not one per chunk.
+        """
+        tree, numbers = Tree(len(self.chunks), combine), [*range(len(self.chunks))]
+        for _, nodes in self._each_share("total", numbers, tree.leaves, combine, method, *args):
+            for node in nodes:
+                tree.add(*node)
+        return tree.total()
+
+    def _each_share(
+        self, call: str, numbers: list[int], *args: Any
+    ) -> Iterator[tuple[list[int], Any]]:
+        """Yield the numbers of some neighbouring chunks and what an actor's `call` returned for
+        them, until all are done."""
         # Large arguments are sent to each node once.
         sent = [ray.put(arg) if getattr(arg, "nbytes", 0) > _INLINE_BYTES else arg for arg in args]
-        results: list[Any] = [None] * len(self.chunks)
-        todo = list(range(len(self.chunks)))
+        todo = numbers
         while todo:
             self._join()
-            count = len(self.ready)
-            indices = [todo[n::count] for n in range(count)]
-            shares = self._shares(todo, indices)
+            count = min(len(self.ready), len(todo))
+            cuts = [len(todo) * n // count for n in range(count + 1)]
+            mines = [todo[cuts[n] : cuts[n + 1]] for n in range(count)]
             calls = {
-                actor.run.remote(share, method, *sent): (actor, mine)
-                for actor, share, mine in zip(self.ready, shares, indices, strict=True)
+                getattr(actor, call).remote(share, *sent): (actor, mine)
+                for actor, share, mine in zip(self.ready, self._shares(mines), mines, strict=False)
             }
             todo, dead, done = [], list[Exception](), False
             while calls:
-                [call], _ = ray.wait(list(calls))
-                actor, mine = calls.pop(call)
+                [ref], _ = ray.wait(list(calls))
+                actor, mine = calls.pop(ref)
                 try:
-                    found = get(call)
+                    found = get(ref)
                 except (RayActorError, OutOfMemoryError) as error:
                     if actor in self.ready:  # otherwise we killed it
                         self.ready.remove(actor)
@@ -85,17 +111,15 @@ class ActorPool:
                     todo = sorted([*todo, *mine])
                 else:
                     done = True
-                    for index, result in zip(mine, found, strict=True):
-                        results[index] = result
+                    yield mine, found
             self._count_deaths(dead, done)
-        return results
 
-    def _shares(self, todo: list[int], indices: list[list[int]]) -> list[ray.ObjectRef]:
-        count = len(indices)
-        if len(todo) == len(self.chunks) and count in self.shares:
+    def _shares(self, mines: list[list[int]]) -> list[ray.ObjectRef]:
+        count, whole = len(mines), sum(map(len, mines)) == len(self.chunks)
+        if whole and count in self.shares:
             return self.shares[count]
-        shares = [ray.put([self.chunks[index] for index in mine]) for mine in indices]
-        if len(todo) == len(self.chunks):
+        shares = [ray.put([(number, self.chunks[number]) for number in mine]) for mine in mines]
+        if whole:
             self.shares = {count: shares}
         return shares
 

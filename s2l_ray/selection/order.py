@@ -89,8 +89,9 @@ def _groups(
     tol: float,
 ) -> np.ndarray:
     """Return the cluster or stratum of each example, int32 [N]."""
-    from s2l_ray.clustering.chunks import CHUNK_ROWS, HeldChunks
+    from s2l_ray.clustering.chunks import CHUNK_ROWS
     from s2l_ray.clustering.fit import fit
+    from s2l_ray.clustering.held import HeldChunks
     from s2l_ray.clustering.nearest import assign
 
     if method == "random":
@@ -103,7 +104,7 @@ def _groups(
     if method == "prune_then_cluster":
         losses_NT = losses_NT[:, :-1] - losses_NT[:, 1:]
     centers_KT, *_ = fit(
-        HeldChunks(losses_NT, CHUNK_ROWS).each_chunk,
+        HeldChunks(losses_NT, CHUNK_ROWS),
         len(losses_NT),
         n_clusters,
         max_iter=max_iter,

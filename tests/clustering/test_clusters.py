@@ -95,6 +95,22 @@ def test_a_stopped_stage_goes_on_at_its_last_iteration(local_ray, store, by_sour
     assert "resume" not in store.names("clusters/c")
 
 
+@pytest.mark.parametrize("by_source", [False, True])
+def test_actors_and_this_process_give_the_same_bits(local_ray, store, by_source):
+    random = np.random.default_rng(3)
+    given = trajectories(store, random.normal(size=(40_000, T)), ["a", "b"] * 20_000)
+    manifests = []
+    for num_actors in (2, None):
+        manifests.append(
+            run(store, given, by_source=by_source, n_clusters=12, num_actors=num_actors)
+        )
+        centers = read_centers(store, manifests[-1])
+        for name in store.names("clusters/c"):
+            store.remove("clusters/c", name)
+    assert manifests[0] == manifests[1]  # the checksums of all files
+    assert len(centers) == (24 if by_source else 12)
+
+
 def test_labels_are_the_nearest_centers_and_centers_the_means(local_ray, store):
     losses_NT = blobs()
     manifest = run(store, trajectories(store, losses_NT, ["a"] * 300), n_clusters=4)

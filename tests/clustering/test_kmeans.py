@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -13,8 +15,9 @@ import ray
 from sklearn.base import clone
 from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from support.head import REPOSITORY
 
-from s2l_ray.clustering import chunks, lloyd
+from s2l_ray.clustering import chunks, lloyd, nearest
 from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.clustering.nearest import assign
 from s2l_ray.clustering.rows import cut_into_chunks
@@ -99,7 +102,7 @@ def test_hand_computed():
 
 
 def test_assign_against_a_naive_loop_across_tiles():
-    data = losses_like(2 * chunks._TILE_ROWS + 7, seed=3)
+    data = losses_like(2 * nearest._ROWS + 7, seed=3)
     cluster_id, squared = assign(data, INIT)
     wide = data.astype(np.float64)
     naive = np.stack([((wide - center) ** 2).sum(axis=1) for center in INIT], axis=1)
@@ -175,6 +178,22 @@ def test_samples_that_grow_lead_to_the_same_optimum_and_are_repeatable(monkeypat
     assert_same_fit(again.fit(dataset_of(X).repartition(3)), sampled)
     for state in states[:: max(1, len(states) // 4)]:
         assert_same_fit(small(**settings, random_state=5).fit(X, state=state), sampled)
+    # Without actors, in threads of this process: the same bits.
+    assert_same_fit(small(**settings, random_state=5, num_actors=None).fit(X), sampled)
+
+
+def test_a_small_array_needs_no_ray(fitted, tmp_path):
+    np.savez(tmp_path / "data.npz", X=X, INIT=INIT)
+    script = (
+        "import numpy as np, ray\n"
+        "from s2l_ray.clustering.kmeans import KMeans\n"
+        f"data = np.load({str(tmp_path / 'data.npz')!r})\n"
+        "model = KMeans(12, init=data['INIT'], chunk_rows=400, tol=1e-8).fit(data['X'])\n"
+        "assert not ray.is_initialized()\n"
+        f"np.save({str(tmp_path / 'centers.npy')!r}, model.cluster_centers_)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True)
+    assert np.array_equal(np.load(tmp_path / "centers.npy"), fitted.cluster_centers_)
 
 
 def test_a_sample_stands_for_all_rows():

@@ -12,16 +12,23 @@ from support.head import REPOSITORY, environment
 
 from s2l_ray.execution import actors as pool
 from s2l_ray.execution.actors import ActorPool
+from s2l_ray.execution.tree import Tree
 
 
 @ray.remote(num_cpus=1)
 class Doubler:
-    def run(self, chunks, method, *args):
+    def run(self, numbered, method, *args):
         if method == "die":
             os._exit(1)
         if method == "refuse":
-            raise ValueError(f"chunk {chunks[0]} is not wanted")
-        return [(2 * chunk + sum(args), os.getpid()) for chunk in chunks]
+            raise ValueError(f"chunk {numbered[0][1]} is not wanted")
+        return [(2 * chunk + sum(args), os.getpid()) for _, chunk in numbered]
+
+    def total(self, numbered, leaves, combine, method, *args):
+        tree = Tree(leaves, combine)
+        for number, chunk in numbered:
+            tree.add(0, number, f"({2 * chunk + sum(args)})")
+        return tree.nodes()
 
 
 def test_results_come_in_the_order_of_chunks(local_ray):
@@ -29,6 +36,23 @@ def test_results_come_in_the_order_of_chunks(local_ray):
         results = actors.each_chunk("double", 100)
         assert [value for value, _ in results] == [100, 102, 104, 106, 108, 110, 112]
         assert len({pid for _, pid in results}) == 3
+
+
+def test_some_chunks(local_ray):
+    with ActorPool(Doubler, range(7), 3) as actors:
+        results = actors.each_chunk("double", 100, only=[1, 2, 6])
+        assert [value for value, _ in results] == [102, 104, 112]
+
+
+def joined(left, right):
+    return "(" + "".join(sorted([left, right])) + ")"
+
+
+@pytest.mark.parametrize("num_actors", [1, 3])
+def test_a_total_has_one_order_whoever_has_the_chunks(local_ray, num_actors):
+    with ActorPool(Doubler, range(7), num_actors) as actors:
+        total = actors.total(joined, "double", 10)
+    assert total == "((((10)(12))((14)(16)))(((18)(20))(22)))"
 
 
 @pytest.mark.slow
