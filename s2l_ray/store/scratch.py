@@ -1,6 +1,7 @@
 """A node's temporary folder: copies of models shared by its processes, and working folders.
 
-The next process removes what a killed one left there.
+The next process removes what a killed one left there. The folder must be this user's alone: whoever
+else can write to it can replace weights.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -59,22 +61,35 @@ def discard(local: str) -> None:
 
 def _place() -> Path:
     found = Path(tempfile.gettempdir(), f"s2l_ray-{os.getuid()}")
-    found.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # lstat says what is there
+        found.mkdir(mode=0o700, parents=True)
+    about = os.lstat(found)  # of a link, not of what it leads to
+    what, mode = stat.filemode(about.st_mode), stat.S_IMODE(about.st_mode)
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or mode & 0o077:
+        raise ValueError(
+            f"temporary folder {found}: expected a folder of the user {os.getuid()} with mode 0700 "
+            f"(drwx------), got {what} of the user {about.st_uid}; others could replace files in "
+            "it. Remove it, or set TMPDIR to a folder of your own"
+        )
     return found
 
 
 @contextmanager
 def _locked(file: Path, how: int = 0) -> Iterator[None]:
-    with open(file, "w") as stream:
+    with open(file, "w", opener=_without_links) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | how)
         yield
+
+
+def _without_links(path: str, flags: int) -> int:
+    """Open a file; OSError for a link, which could make this process empty a file elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _drop_abandoned() -> None:
     """Remove the working folders of processes that have ended."""
     for lock in _place().glob("work-*.lock"):
-        with suppress(OSError), open(lock) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its process is alive
+        with suppress(OSError), _locked(lock, fcntl.LOCK_NB):  # refused while its process is alive
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink()
 

@@ -121,3 +121,64 @@ def test_copies_that_nobody_asks_for_go(place, monkeypatch):
     scratch.discard(str(used))
     scratch.discard(str(used))  # another process was first
     assert not used.exists() and not list(place.glob("work-*"))
+
+
+# -- other users of the machine
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o750, 0o701])
+def test_a_folder_that_others_can_enter_is_refused(place, mode):
+    place.mkdir()
+    place.chmod(mode)
+    with pytest.raises(ValueError, match=r"with mode 0700 \(drwx------\), got d.*set TMPDIR"):
+        scratch.copy_of("key", lambda folder: pytest.fail("has been fetched"))
+    place.chmod(0o700)
+    assert Path(scratch.copy_of("key", lambda folder: None)).is_dir()
+
+
+def test_a_folder_of_another_user_is_refused(place, monkeypatch):
+    place.mkdir(mode=0o700)
+    if os.getuid() == 0:
+        os.chown(place, 12345, 12345)
+    else:  # ask as if this were another user
+        owner = os.getuid()
+        monkeypatch.setattr(scratch.os, "getuid", lambda: owner + 1)
+        place.rename(place.with_name(f"s2l_ray-{owner + 1}"))
+    with pytest.raises(ValueError, match="got drwx------ of the user"), scratch.working_folder():
+        pytest.fail("has been made")
+
+
+def test_a_link_in_place_of_the_folder_is_refused(place):
+    elsewhere = place.with_name("elsewhere")
+    elsewhere.mkdir(mode=0o700)
+    place.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="got lrwxrwxrwx of the user"):
+        scratch.copy_of("key", lambda folder: pytest.fail("has been fetched"))
+    place.unlink()
+    place.write_text("a file")
+    with pytest.raises(ValueError, match="got -rw"):
+        scratch.copy_of("key", lambda folder: pytest.fail("has been fetched"))
+
+
+def test_a_lock_is_no_way_to_a_file_elsewhere(place):
+    place.mkdir(mode=0o700)
+    precious = place.with_name("precious")
+    precious.write_text("precious")
+    (place / "key.lock").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic links"):
+        scratch.copy_of("key", lambda folder: pytest.fail("has been fetched"))
+    (place / "work-1.lock").symlink_to(precious)
+    scratch._drop_abandoned()
+    assert precious.read_text() == "precious"
+
+
+def test_the_folder_is_this_users_alone_whatever_the_umask(place):
+    before = os.umask(0)
+    try:
+        with scratch.working_folder() as folder:
+            assert place.stat().st_mode & 0o777 == 0o700
+            locks = list(place.glob("*.lock"))
+            assert locks and all(lock.stat().st_mode & 0o777 == 0o600 for lock in locks)
+            assert Path(folder).is_dir()
+    finally:
+        os.umask(before)
