@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.execution.job import JOB_CONFIG, in_job
@@ -62,31 +64,78 @@ def connect(storage: StorageConfig | None = None) -> None:
     variables = WORKER_ENVIRONMENT | access
     ours = {name: value for name, value in variables.items() if name not in given}
     runtime_env: dict[str, object] = {"env_vars": ours}
-    local = False
-    # `ray start` writes its address here. If Ray is killed the file stays.
-    started = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
+    address = None  # Ray's own choice
     if not in_job():
         runtime_env["py_modules"] = [str(Path(__file__).parents[1])]  # a job ships the code itself
-        if "RAY_ADDRESS" in os.environ:
-            _check_address("RAY_ADDRESS", os.environ["RAY_ADDRESS"])
-        elif started.is_file():
-            try:
-                _check_address(str(started), started.read_text().strip())
-            except ConnectionError as error:
-                logger.warning(f"{error}; starting a local Ray")
-                local = True
-        else:
-            local = True
+        address = _address(os.environ.get("RAY_ADDRESS"))
     for name, value in DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _own_sigterm():
-        if local:
+        if address == "local":
             logger.info("starting Ray on this machine")
-            with inherited(variables):
+            with inherited(variables), on_loopback():
                 ray.init("local", log_to_driver=False, logging_level=logging.ERROR)
             _started.append(ray.get_runtime_context().get_node_id())
         else:
-            ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR
+            )
+
+
+def _address(wanted: str | None) -> str | None:
+    """Return where Ray is: host:port, "local" to start one, or None to let Ray look for one.
+
+    wanted: RAY_ADDRESS. ConnectionError if nothing answers there.
+    """
+    if wanted == "auto":
+        return _started_here()
+    if wanted:
+        _check_address("RAY_ADDRESS", wanted)
+        return wanted
+    try:
+        return _started_here() or "local"
+    except ConnectionError as error:
+        logger.warning(f"{error}; starting a local Ray")
+        return "local"
+
+
+def _started_here() -> str | None:
+    """Return the address of a Ray that `ray start` has started on this machine, if there is one.
+
+    ConnectionError if nothing answers there, or if another user has written it: code and data would
+    go to whoever listens.
+    """
+    # If Ray is killed the file stays.
+    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
+    try:
+        with open(note, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW)) as file:
+            about, address = os.fstat(file.fileno()), file.read(1000).strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:  # a link, or bytes that are no text
+        raise ConnectionError(f"{note}: cannot be read: {error}") from None
+    if about.st_uid not in (0, os.getuid()) or about.st_mode & 0o002:
+        raise ConnectionError(
+            f"{note}: expected a file that only the user {os.getuid()} or root can write, got "
+            f"{stat.filemode(about.st_mode)} of the user {about.st_uid}; to join that Ray, set "
+            "RAY_ADDRESS to its host:port"
+        )
+    _check_address(str(note), address)
+    return address
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in the block listen on 127.0.0.1 only.
+
+    Ray does so itself on systems where it supports no cluster. It replaces 127.0.0.1 as
+    `_node_ip_address` by an address that other machines reach.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -136,7 +185,7 @@ def _check_address(where: str, address: str) -> None:
             f"head's host:port; unset RAY_ADDRESS to start a local Ray"
         )
     known = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d+)", address)
-    if known is None:  # "auto" or "local"
+    if known is None:  # "local"
         return
     try:
         socket.create_connection((known[1], int(known[2])), timeout=10).close()
