@@ -11,6 +11,7 @@ from pydantic import (
     field_validator,
 )
 
+from s2l_ray.config.credentials import credentials_fault
 from s2l_ray.config.strict_yaml import SURROGATE
 from s2l_ray.config.values import shown
 
@@ -38,9 +39,13 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse booleans that pydantic would take for numbers, and what JSON cannot hold."""
+        """Refuse booleans that pydantic would take for numbers, what JSON cannot hold, and
+        credentials."""
         assert info.field_name is not None
         annotation = cls.model_fields[info.field_name].annotation
+        # The fields of a section are looked at one by one.
+        if not _holds_sections(annotation) and (fault := credentials_fault(value)):
+            raise ValueError(fault)
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, bool) and annotation is not bool:
                 expected = "a number" if _takes_numbers(annotation) else "another type"
@@ -54,3 +59,9 @@ class Section(BaseModel):
 
 def _takes_numbers(annotation: Any) -> bool:
     return annotation in (int, float) or any(map(_takes_numbers, get_args(annotation)))
+
+
+def _holds_sections(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return True
+    return any(map(_holds_sections, get_args(annotation)))

@@ -86,19 +86,20 @@ def apply_override(data: dict[str, Any], override: str) -> tuple[tuple[str, ...]
     """Set one `key.path=value` in `data`; return its path and value."""
     key, equals, value = override.partition("=")
     *parents, last = names = key.strip().split(".")
+    # Messages repeat the key alone: the value may be a secret.
     if not equals or not all(names) or len(names) > MAX_DEPTH:
-        raise ConfigError(f"override {override!r}: expected key.path=value")
+        raise ConfigError(f"override {shown(override)}: expected key.path=value")
     node = data
     for name in parents:
         if node.get(name) is None:
             node[name] = {}
         node = node[name]
         if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {name} is not a section")
+            raise ConfigError(f"override of {key.strip()!r}: {name} is not a section")
     try:
         node[last] = parse_yaml(value)
     except ValueError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+        raise ConfigError(f"override of {key.strip()!r}: the value is not YAML: {error}") from None
     return tuple(names), node[last]
 
 

@@ -15,6 +15,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from s2l_ray.config.credentials import credentials_fault
+
 # A built-in selector is a file in s2l_ray/selection/selectors. Importing them would import NumPy.
 BUILT_IN_SELECTORS = tuple(
     sorted(
@@ -70,31 +72,7 @@ Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]  # NumPy takes 32 bits; seed + 1 is used too
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # becomes part of folder names
 
-# Options after the "?" of a URI that hold no secret.
-URI_OPTIONS = (
-    "region", "scheme", "endpoint_override", "force_virtual_addressing", "tls_ca_file_path",
-    "project_id", "retry_limit_seconds", "enable_tls", "user", "replication",
-)  # fmt: skip
-
-
-def _without_credentials(value: str) -> str:
-    scheme, remote, rest = value.partition("://")
-    place, _, query = rest.partition("?")
-    owner, at, _ = place.partition("/")[0].rpartition("@")
-    container = scheme in ("abfs", "abfss") and ":" not in owner  # container@account, no secret
-    options = [option.partition("=")[0] for option in query.split("&") if option]
-    secret = "@" in query or not set(options) <= set(URI_OPTIONS)
-    if remote and (secret or (at and not container)):
-        raise ValueError(
-            "expected a path or URI without credentials (allowed after '?': "
-            f"{', '.join(URI_OPTIONS)})"
-        )
-    return value
-
-
-Location = Annotated[  # a path or URI
-    str, Field(min_length=1, pattern=r"^[^\x00]*$"), AfterValidator(_without_credentials)
-]
+Location = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # a path or URI
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -190,6 +168,8 @@ def shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, int) and abs(value) >= 2**63:  # Python may refuse to print it
         return "an integer beyond 64 bits"
-    text = re.sub(r"(\w://)[^/]*@", r"\1***@", repr(value))  # credentials
+    if credentials_fault(value):
+        return "a value with credentials"
+    text = re.sub(r"(\w://)[^/]*@", r"\1***@", repr(value))  # in the middle of a text
     text = re.sub(r"(\w://[^?'\"]*\?)[^'\"]*", r"\1***", text)
     return text if len(text) <= 80 else text[:77] + "..."

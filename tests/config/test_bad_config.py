@@ -2,31 +2,21 @@
 
 import datetime
 import math
-import types
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.config_fields import WHOLE, fields, kinds
 
-from s2l_ray.config import RunConfig, Section, fingerprint, load, parse_budget, validate
+from s2l_ray.config import RunConfig, fingerprint, load, parse_budget, validate
 from s2l_ray.config.strict_yaml import MAX_DEPTH, MAX_VALUES
 from s2l_ray.errors import ConfigError
 
 FIXED = {"derandomize": True, "deadline": None, "database": None}
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
-WHOLE = validate(
-    {
-        "run_dir": "runs/x",
-        "corpus": {"path": "a.jsonl"},
-        "proxy": {"model": {"name": "m"}, "num_checkpoints": 4},
-        "target": {"model": {"name": "m"}},
-        "target_prompt": {},
-        "evaluation": {"workers": {}},
-    }
-).model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -74,29 +64,6 @@ def test_paths_without_credentials_are_kept(path):
 
 
 # ---- every field, with every kind of value
-
-
-def fields(
-    section: type[Section], above: tuple[str, ...] = ()
-) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, annotation) of every field, sections included."""
-    found = []
-    for name, info in section.model_fields.items():
-        path = (*above, name)
-        found.append((path, info.annotation))
-        for kind in (info.annotation, *get_args(info.annotation)):
-            if isinstance(kind, type) and issubclass(kind, Section):
-                found += fields(kind, path)
-    return found
-
-
-def kinds(annotation: Any) -> set[Any]:
-    """The plain types that a field takes, by its annotation."""
-    if get_origin(annotation) is Annotated:
-        return kinds(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return set().union(*(kinds(each) for each in get_args(annotation)))
-    return {get_origin(annotation) or annotation}
 
 
 ODD = [
