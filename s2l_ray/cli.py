@@ -20,7 +20,7 @@ from s2l_ray import __version__
 from s2l_ray.commands import COMMANDS, Command, Planning
 from s2l_ray.ending import RUNNING, help_of, lack_of, python, say_next, stopped, summary
 from s2l_ray.errors import ConfigError
-from s2l_ray.execution import screen, stopping
+from s2l_ray.execution import screen, stopping, terminal
 
 if TYPE_CHECKING:
     pass
@@ -179,6 +179,9 @@ def _run(parser: argparse.ArgumentParser, given: Sequence[str] | None, program: 
     arguments.given = sys.argv[1:] if given is None else given
     # Otherwise a thread that goes on for a moment after Ray has stopped would start it again.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    # Their bars move the cursor.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    terminal.guard("stdout", "stderr")
     screen.set_mode("quiet" if arguments.quiet else "json" if arguments.json_logs else "lines")
     lines = screen.LogHandler(logging.WARNING if arguments.quiet else logging.INFO)
     lines.setFormatter(logging.Formatter("[run] %(message)s"))

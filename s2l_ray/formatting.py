@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -114,6 +115,30 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(c) if unicodedata.category(c) in RAW else c for c in text)
+
+
+_UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]")
+_JOINERS = "\u200c\u200d"  # of letters and of emoji: they change no other text
+
+
+def for_terminal(text: str) -> str:
+    """Escape what a terminal would obey or hide, such as escape sequences and controls of
+    direction. Line ends and tabs stay."""
+    return _UNUSUAL.sub(lambda found: _visible(found[0]), text)
+
+
+def for_json(text: str) -> str:
+    """Escape the same in JSON, which stays the same value."""
+    return _UNUSUAL.sub(lambda found: _visible(found[0], json=True), text)
+
+
+def _visible(character: str, *, json: bool = False) -> str:
+    if character in _JOINERS or unicodedata.category(character) not in RAW:
+        return character
+    if not json:
+        return _escaped(character)
+    units = character.encode("utf-16-be", errors="surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def _escaped(character: str) -> str:

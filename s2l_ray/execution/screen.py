@@ -2,7 +2,7 @@
 
 On a terminal the rows are redrawn in place, below the lines. Elsewhere a row becomes a line when it
 begins, now and then, and when it ends. `--quiet` leaves warnings and errors; `--json-logs` writes
-each line as a JSON object.
+each line as a JSON object. Control characters are escaped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import threading
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from s2l_ray.execution import terminal
+from s2l_ray.formatting import for_json, for_terminal
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -97,9 +100,9 @@ def write_line(text: str, level: str = "info") -> None:
         elif _live is not None:
             from rich.text import Text
 
-            _live.console.print(Text(text), soft_wrap=True)
+            _live.console.print(Text(for_terminal(text)), soft_wrap=True)
         else:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{for_terminal(text)}\n")
             sys.stderr.flush()
 
 
@@ -144,7 +147,7 @@ def _break_silence() -> None:
 
 def _dump(**fields: Any) -> None:
     record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | fields
-    sys.stderr.write(json.dumps(record, ensure_ascii=False) + "\n")
+    sys.stderr.write(for_json(json.dumps(record, ensure_ascii=False)) + "\n")
     sys.stderr.flush()
 
 
@@ -159,14 +162,17 @@ def _start_drawing() -> None:
     from rich.console import Console
     from rich.live import Live
 
+    redirect_stdout = sys.stdout.isatty()  # a file gets what is printed for it
     _live = Live(
         get_renderable=_Rows,
-        console=Console(stderr=True, force_terminal=True, force_jupyter=False),
+        console=Console(file=terminal.behind(sys.stderr), force_terminal=True, force_jupyter=False),
         refresh_per_second=PER_SECOND,
         transient=True,  # `end` leaves a line of each row
-        redirect_stdout=sys.stdout.isatty(),  # a file gets what is printed for it
+        redirect_stdout=redirect_stdout,
     )
     _live.start()
+    # What others write meanwhile. The end restores both streams.
+    terminal.guard("stderr", *(["stdout"] if redirect_stdout else []))
 
 
 class _Rows:
@@ -177,4 +183,4 @@ class _Rows:
 
         # Without the lock, which another thread may hold while it waits for this drawing.
         for row in list(_rows):
-            yield Text(row.line(), no_wrap=True, overflow="ellipsis")
+            yield Text(for_terminal(row.line()), no_wrap=True, overflow="ellipsis")

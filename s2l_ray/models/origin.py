@@ -6,6 +6,7 @@ there (`on_this_node`), one download per node; they need no access to the hub.
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from s2l_ray.store import Store
 # What transformers loads a model from. Other files of a repository may be as large again.
 SETTINGS = ("config.json", "generation_config.json")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+
+logger = logging.getLogger(__name__)
 
 _one_at_a_time = threading.Lock()  # several targets may start from one model
 
@@ -50,6 +53,7 @@ def keep_model(store: Store, model: ModelConfig) -> str | None:
     with _one_at_a_time:
         if store.manifest(origin) is None:
             store.guard()
+            logger.info(f"copying the model {model.name} from the hub into the run")
             local, matching = _download(model.name, model.revision)
             files = store.upload(local, origin, matching=matching)
             info = {"name": model.name, "revision": model.revision, "commit": local.name}

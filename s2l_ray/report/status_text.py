@@ -11,10 +11,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from s2l_ray.formatting import data_size, duration, moving, plural
+from s2l_ray.execution import terminal
+from s2l_ray.formatting import data_size, duration, for_terminal, moving, plural
 from s2l_ray.pipeline.status import Reader, StageStatus, Status, open_run
 
 EVERY = 3.0  # seconds between two looks of --watch
@@ -33,7 +35,12 @@ def show(place: str, overrides: list[str], *, watch: bool, as_json: bool) -> Non
                 return
             time.sleep(EVERY)
             status = reader.read()
-    with suppress(KeyboardInterrupt), Live(_text(status), auto_refresh=False) as live:
+    console = Console(file=terminal.behind(sys.stdout))
+    with (
+        suppress(KeyboardInterrupt),
+        Live(_text(status), console=console, auto_refresh=False) as live,
+    ):
+        terminal.guard("stdout", "stderr")  # the end restores both
         while status.state == "running":
             time.sleep(EVERY)
             status = reader.read()
@@ -63,7 +70,7 @@ def as_text(status: Status) -> str:
 
 
 def _text(status: Status) -> Text:
-    return Text(as_text(status))
+    return Text(for_terminal(as_text(status)))
 
 
 def _run(status: Status) -> list[str]:
