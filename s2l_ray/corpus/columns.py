@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -224,6 +224,7 @@ class FileColumns:
     """
 
     HEAD = 100
+    MOST = 10_000  # names that are kept, beside those of corpus.columns
 
     def __init__(self, file: str, given: Given, first: bool = True) -> None:
         self.file, self.given, self.first = file, given, first
@@ -236,7 +237,7 @@ class FileColumns:
         """Count rows that have columns of these names."""
         before, self.rows = self.rows, self.rows + rows
         if not names <= self.names:
-            self.names |= names
+            self._keep(names)
         if self.complete is None:
             self.complete = whole_columns(names, self.given)
             if self.complete or _partial(names, self.given):
@@ -246,9 +247,13 @@ class FileColumns:
 
     def merge(self, later: FileColumns) -> None:
         """Count the rows of a later range of the file too."""
-        self.names |= later.names
+        self._keep(later.names)
         self.rows += later.rows
         self.complete = self.complete or later.complete
+
+    def _keep(self, names: Set[str]) -> None:
+        full = len(self.names) > self.MOST
+        self.names |= names & {column for _, column in self.given} if full else names
 
     def check(self) -> None:
         """Raise ValueError if the rows so far lack what corpus.columns names, or a known shape."""

@@ -27,7 +27,7 @@ from s2l_ray.corpus.identity import (
 )
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
 from s2l_ray.corpus.regular import Examples, regular_examples
-from s2l_ray.corpus.rows import BadRow, Batch, SourceRow, one_by_one, text_of
+from s2l_ray.corpus.rows import BadRow, Batch, SourceRow, check_columns, one_by_one, text_of
 from s2l_ray.corpus.shapes import RowSettings, parse, row_settings_of
 from s2l_ray.corpus.trees import with_chats
 from s2l_ray.execution.remote import rows_of
@@ -124,9 +124,10 @@ def parse_rows(
             yield row
             yielded = True
             continue
-        if isinstance(row.content, dict):
-            columns.add(frozenset(row.content))
         try:
+            if isinstance(row.content, dict):
+                check_columns(row.content)
+                columns.add(frozenset(row.content))
             line, content_bytes = _example(row, file, settings, columns.complete, config, seed)
         except BadRow as bad:
             line, content_bytes = _rejected(row, file, bad)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +48,7 @@ def read_batches(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow |
             else:
                 yield _Partitioned(each, file.partitions)
     # UnicodeError: a column's name
-    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, UnicodeError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         why = fault_of(file) or printable(str(error))
         raise ValueError(f"{file.name}: cannot be read as {file.format}: {why}") from error
 

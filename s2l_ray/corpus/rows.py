@@ -123,14 +123,54 @@ class BadRow(Exception):
         self.reason = printable(f"{category}: {detail}" if detail else category)
 
 
+MAX_COLUMNS = 1000  # of a row
+MAX_DEPTH = 100  # lists and objects inside one another; what reads a row calls itself as often
+
+
+def check_columns(row: dict[str, Any]) -> None:
+    """Raise BadRow if a row has too many columns."""
+    if len(row) > MAX_COLUMNS:
+        raise BadRow("too many columns", f"{len(row):,}; the limit is {MAX_COLUMNS:,}")
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level := [
+        inner
+        for each in level
+        if isinstance(each, dict | list)
+        for inner in (each.values() if isinstance(each, dict) else each)
+    ]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise BadRow("nested too deep", f"the limit is {MAX_DEPTH} lists and objects")
+
+
+def first_repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that is there twice; None if each is there once."""
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object; refuse a repeated key: Python would silently keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = first_repeated(name for name, _ in pairs)
+        assert twice is not None
         raise BadRow("duplicate key", repr(twice[:40]))
     return found
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
+class _Decoder(json.JSONDecoder):
+    def decode(self, s: str, *args: Any) -> Any:
+        value = super().decode(s, *args)
+        _check_depth(value)
+        return value
+
+
+DECODER = _Decoder(object_pairs_hook=_unique_keys)

@@ -15,6 +15,7 @@ from s2l_ray.corpus.turns import ROLES
 Other = TypeVar("Other")
 
 KEYS = frozenset(("message_id", "parent_id", "role", "text"))
+LARGEST, LONGEST = 10_000, 1000  # messages of a tree, and of a chat
 
 
 def is_message(content: Any) -> bool:
@@ -38,7 +39,11 @@ def with_chats(
         if tree and row.content["parent_id"] is None:
             yield from _chats(tree, roles)
             tree = []
-        tree.append(row)
+        if len(tree) < LARGEST:
+            tree.append(row)
+        else:
+            detail = f"the limit is {LARGEST:,} messages"
+            yield row._replace(content=BadRow("too large a tree of messages", detail))
     yield from _chats(tree, roles)
 
 
@@ -57,8 +62,12 @@ def _chats(tree: list[SourceRow], roles: Mapping[str, str]) -> Iterator[SourceRo
         if name in parents:
             continue
         way = [row]
-        while (parent := way[-1].content["parent_id"]) is not None:
+        while len(way) <= LONGEST and (parent := way[-1].content["parent_id"]) is not None:
             way.append(found[parent])
+        if len(way) > LONGEST:
+            detail = f"the limit is {LONGEST:,} messages"
+            yield row._replace(content=BadRow("too long a chat in a tree of messages", detail))
+            continue
         answers = {each.content["message_id"] for each in way if _is_answer(each.content, roles)}
         if answers and answers <= labelled:  # a question at the end, which nothing answers
             continue

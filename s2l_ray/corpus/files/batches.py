@@ -13,7 +13,7 @@ import pyarrow as pa
 from s2l_ray.corpus.files.json_lines import MOST_BYTES, SHOWN, over_limit
 from s2l_ray.corpus.files.plain import is_plain
 from s2l_ray.corpus.files.source import MIB
-from s2l_ray.corpus.rows import BadRow, SourceRow
+from s2l_ray.corpus.rows import MAX_COLUMNS, BadRow, SourceRow, first_repeated
 
 SLICE, SLICE_BYTES = 1000, 8 * MIB  # rows that are read together, and about their size
 
@@ -27,11 +27,15 @@ def slices_of(
 ) -> Iterator[Slice]:
     """Yield the rows of batches, numbered from `first`.
 
-    limit: bytes of a row. OSError for a repeated column, for data that points outside its buffers,
-    or if there are other than num_rows rows.
+    limit: bytes of a row. OSError for a repeated column, too many of them, for data that
+    points outside its buffers, or if there are other than num_rows rows.
     """
-    if len(set(schema.names)) < len(schema):
-        twice = next(name for name in schema.names if schema.names.count(name) > 1)
+    if len(schema) > MAX_COLUMNS:
+        raise OSError(
+            f"expected at most {MAX_COLUMNS:,} columns, got {len(schema):,}; leave out those that "
+            "hold no text"
+        )
+    if (twice := first_repeated(schema.names)) is not None:
         raise OSError(f"duplicate column {twice!r}")
     number = first
     for batch in batches:

@@ -14,7 +14,7 @@ from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.foreign import foreign
 from s2l_ray.corpus.files.json_lines import BOM
 from s2l_ray.corpus.files.source import SourceFile, open_text
-from s2l_ray.corpus.rows import BadRow, SourceRow
+from s2l_ray.corpus.rows import MAX_COLUMNS, BadRow, SourceRow, first_repeated
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
@@ -33,7 +33,7 @@ def read_csv(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow]:
         names: list[str] | None = None
         while True:
             first = lines.number + 1
-            lines.text = ""
+            lines.begin()
             try:
                 values = next(records)
             except StopIteration:
@@ -55,8 +55,13 @@ class _Lines:
     def __init__(self, stream: BinaryIO, limit: int) -> None:
         self.stream, self.limit = stream, limit
         self.number = 0  # of the last line
-        self.text = ""  # of the lines of the record
+        self.texts = list[str]()  # of the lines of the record
+        self.size = 0  # of these
         self.ended = False
+
+    def begin(self) -> None:
+        """Begin a record."""
+        self.texts, self.size = [], 0
 
     def __iter__(self) -> _Lines:
         return self
@@ -71,23 +76,25 @@ class _Lines:
             line = line.removeprefix(BOM)
             if fault := foreign(line):
                 raise OSError(fault.reason)
-        if len(self.text) + len(line) > self.limit:
+        self.size += len(line)
+        if self.size > self.limit:
             raise OSError(
                 f"the record that ends on line {self.number} is longer than "
                 f"corpus.max_row_bytes {self.limit:,}; a quote before it may be open"
             )
         text = line.decode(errors="surrogateescape")
-        self.text += text
+        self.texts.append(text)
         return text
 
     def printable(self) -> str:
-        raw = self.text.rstrip("\r\n").encode(errors="surrogateescape")
+        raw = "".join(self.texts).rstrip("\r\n").encode(errors="surrogateescape")
         return raw.decode(errors="replace")
 
 
 def _names(values: list[str]) -> list[str]:
-    if len(set(values)) < len(values):
-        twice = next(name for name in values if values.count(name) > 1)
+    if len(values) > MAX_COLUMNS:
+        raise OSError(f"expected at most {MAX_COLUMNS:,} columns, got {len(values):,}")
+    if (twice := first_repeated(values)) is not None:
         raise OSError(f"duplicate column {twice!r}")
     return values
 

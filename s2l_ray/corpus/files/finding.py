@@ -21,6 +21,7 @@ from s2l_ray.formatting import printable
 
 # Files that describe a dataset.
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+STATE_BYTES = 2**26  # of a state.json, at most
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,9 @@ def _saved_split(place: _Place, split: str, listing: Listing, config: CorpusConf
 def _saved_files(place: _Place, entries: Mapping[str, Entry]) -> list[str]:
     """Return the files that the state.json of a saved dataset lists; all must be there."""
     with place.filesystem.open_input_stream(entries["state.json"].path) as stream:
-        state = stream.read()
+        state = stream.read(STATE_BYTES + 1)
+    if len(state) > STATE_BYTES:
+        raise ValueError(f"damaged: state.json is larger than {STATE_BYTES:,} bytes")
     try:
         names = [data["filename"] for data in json.loads(state)["_data_files"]]
         missing = [name for name in names if name not in entries]

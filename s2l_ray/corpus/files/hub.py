@@ -230,7 +230,8 @@ def _patterns(files: Any) -> list[tuple[str, list[str]]]:
             found.append((str(entry.get("split", "train")), paths))
         elif isinstance(entry, str):
             found.append(("train", entry))
-    return [(split, [paths] if isinstance(paths, str) else list(paths)) for split, paths in found]
+    lists = [(split, paths if isinstance(paths, list) else [paths]) for split, paths in found]
+    return [(split, [path for path in paths if isinstance(path, str)]) for split, paths in lists]
 
 
 def _of_names(repository: _Repository, config: str | None) -> Tables:

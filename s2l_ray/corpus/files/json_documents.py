@@ -84,7 +84,7 @@ def _inside(scanner: Scanner, config: CorpusConfig) -> tuple[str, str | None]:
         start = scanner.peek()
         head, _ = scanner.piece(HEAD, b",}")
         is_row = is_row or key in known
-        if start == b"[" and _is_list_of_rows(head):
+        if start == b"[" and len(lists) < 5 and _is_list_of_rows(head):
             lists.append(key)
         others += start != b"{"
     scanner.end()
@@ -92,7 +92,7 @@ def _inside(scanner: Scanner, config: CorpusConfig) -> tuple[str, str | None]:
         return "row", None
     if len(lists) > 1:
         raise OSError(
-            f"several lists of objects, {' and '.join(map(repr, lists[:5]))}; expected one; put "
+            f"several lists of objects, {' and '.join(map(repr, lists))}; expected one; put "
             "each into a file of its own"
         )
     if lists:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
@@ -16,13 +17,16 @@ from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.foreign import foreign
 from s2l_ray.corpus.files.plain import is_plain
 from s2l_ray.corpus.files.source import SourceFile, open_text
-from s2l_ray.corpus.rows import DECODER, BadRow, SourceRow
+from s2l_ray.corpus.rows import DECODER, MAX_COLUMNS, BadRow, SourceRow
 
 BOM = b"\xef\xbb\xbf"
 SHOWN = 1000  # characters that are kept of a row that is too long
 BLOCK = 2**20  # bytes of lines that are parsed together
 MOST_BYTES = 2**28  # of rows that are read by columns: pyarrow's columns of text hold 2 GiB
 DEEP = 2000  # pyarrow overflows its stack at some 10,000 nested values
+COLON = re.compile(rb'"\s*:')
+LONG_KEY = 256  # bytes of a key that count
+CELLS = 2**22  # of lines that are read by columns: a key of one line is a column of all
 
 
 def read_json_lines(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow | Lines]:
@@ -105,7 +109,7 @@ class Lines:
 
     def table(self) -> pa.RecordBatch | None:
         count = _objects(self.data) if len(self.data) <= MOST_BYTES else 0
-        if not count:
+        if not count or count * _num_keys(self.data) > CELLS:
             return None
         try:
             self.data.decode()
@@ -117,7 +121,7 @@ class Lines:
             )
         except (UnicodeDecodeError, pa.ArrowException):
             return None
-        if table.num_rows != count:
+        if table.num_rows != count or table.num_columns > MAX_COLUMNS:
             return None
         [batch] = table.combine_chunks().to_batches()
         return batch if all(is_plain(each, of_json=True) for each in batch.columns) else None
@@ -141,6 +145,12 @@ def _objects(data: bytes) -> int:
     # The codes of [ and { differ in one bit.
     opened = np.add.reduceat((found & 0xDF) == ord("["), starts, dtype=int)
     return len(ends) if (last == ord("}")).all() and opened.max() <= DEEP else 0
+
+
+def _num_keys(data: bytes) -> int:
+    """Count the distinct keys of JSON, roughly."""
+    ends = (found.start() for found in COLON.finditer(data))
+    return len({data[max(0, end - LONG_KEY) : end].rpartition(b'"')[2] for end in ends})
 
 
 def row_of(line: bytes, number: int) -> SourceRow:

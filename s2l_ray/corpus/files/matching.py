@@ -21,11 +21,25 @@ def is_visible(name: str, pattern: str) -> bool:
 
 
 def _matches(name: list[str], pattern: list[str], match: Callable[[str, str], bool]) -> bool:
-    if not name or not pattern:
-        return not name and (not pattern or pattern == ["**"])
-    if pattern[0] == "**":
-        if _matches(name, pattern[1:], match):
-            return True
-        return match(name[0], "*") and _matches(name[1:], pattern, match)
-    same = name[0] == pattern[0] or match(name[0], pattern[0])
-    return same and _matches(name[1:], pattern[1:], match)
+    """Follow all ways to match at once: with several **, there are too many to try each."""
+    ways = _passed({0}, pattern)  # places in the pattern
+    for level in name:
+        taken = set[int]()
+        for place in ways - {len(pattern)}:
+            if pattern[place] == "**":
+                taken |= {place} if match(level, "*") else set()
+            elif level == pattern[place] or match(level, pattern[place]):
+                taken.add(place + 1)
+        ways = _passed(taken, pattern)
+    return len(pattern) in ways
+
+
+def _passed(places: set[int], pattern: list[str]) -> set[int]:
+    """Add the places behind each **, which may match nothing."""
+    found = set[int]()
+    for place in places:
+        found.add(place)
+        while place < len(pattern) and pattern[place] == "**":
+            place += 1
+            found.add(place)
+    return found

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.batches import SLICE, Slice, slices_of
-from s2l_ray.corpus.files.source import MIB, SourceFile, open_file
+from s2l_ray.corpus.files.source import MIB, SourceFile, check_expansion, open_file
 
 BATCH_BYTES = 8 * MIB
 
@@ -21,6 +21,7 @@ def read_parquet(file: SourceFile, config: CorpusConfig) -> Iterator[Slice]:
         abouts = [table.metadata.row_group(group) for group in groups]
         batches = table.iter_batches(batch_size=_batch_rows(abouts), row_groups=groups)
         rows = sum(about.num_rows for about in abouts)
+        check_expansion(sum(about.total_byte_size for about in abouts), data.size())
         limit = config.max_row_bytes
         yield from slices_of(batches, table.schema_arrow, limit, rows, file.first)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,6 +21,8 @@ from s2l_ray.corpus.files.foreign import MAGIC, foreign
 
 MIB = 2**20
 HASHED = 64 * MIB  # local files up to this size are identified by content, larger ones by time
+EXPANSION, SMALL = 1000, 2**30  # times its compressed size that a file may have, above SMALL bytes
+XZ_MEMORY = 256 * MIB  # of a decoder; `xz -9` makes files that need a quarter
 DEMO = "demo"  # path and root of the built-in corpus
 
 
@@ -81,10 +84,69 @@ def open_text(file: SourceFile) -> Iterator[io.BufferedReader]:
         if not head.startswith(MAGIC[kind]):
             found = foreign(head)
             raise OSError(f"expected {kind} data, got {found.reason if found else 'other bytes'}")
-        with (
-            lzma.LZMAFile(data) if kind == "xz" else pa.CompressedInputStream(data, kind)
-        ) as stream:
-            yield io.BufferedReader(stream, MIB)
+        with _Xz(data) if kind == "xz" else pa.CompressedInputStream(data, kind) as stream:
+            yield io.BufferedReader(_Bounded(stream, data.size()), MIB)
+
+
+def check_expansion(found: int, size: int) -> None:
+    """Raise OSError if a file is larger without compression than files of its size are."""
+    if found > max(SMALL, EXPANSION * size):
+        raise OSError(
+            f"{size:,} bytes become more than {found:,} without compression, over {EXPANSION:,} "
+            "times as many; if that is no attack, decompress the file first"
+        )
+
+
+class _Bounded(io.RawIOBase):
+    """The bytes of a stream that is being decompressed. size: of the compressed file."""
+
+    def __init__(self, stream: Any, size: int) -> None:
+        self.stream, self.size, self.found = stream, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.stream.readinto(buffer)
+        self.found += count
+        check_expansion(self.found, self.size)
+        return count
+
+
+class _Xz(io.RawIOBase):
+    """The content of an xz file, of one stream or several, with little memory.
+
+    Unlike lzma.LZMAFile it refuses a file that asks for gigabytes, and what follows the streams.
+    """
+
+    def __init__(self, data: pa.NativeFile) -> None:
+        self.data, self.decoder = data, _xz_decoder()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view, given, found = memoryview(buffer), b"", b""
+        while not found:
+            if self.decoder.eof:
+                given = self.decoder.unused_data
+                while not given.strip(b"\0"):  # padding
+                    if not (given := self.data.read(MIB)):
+                        return 0
+                given, self.decoder = given.lstrip(b"\0"), _xz_decoder()
+            elif self.decoder.needs_input and not (given := self.data.read(MIB)):
+                raise EOFError("cut short: no end of stream")
+            try:
+                found = self.decoder.decompress(given, len(view))
+            except lzma.LZMAError as error:
+                raise OSError(f"xz: {error} (memory is limited to {XZ_MEMORY:,} bytes)") from None
+            given = b""
+        view[: len(found)] = found
+        return len(found)
+
+
+def _xz_decoder() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=XZ_MEMORY)
 
 
 def fault_of(file: SourceFile) -> str:

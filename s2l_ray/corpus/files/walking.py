@@ -6,10 +6,12 @@ import os
 import stat
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import PurePosixPath
 
 import pyarrow.fs as pafs
 
+MOST = 200_000  # files and folders; the driver keeps each
 HIDDEN = "hidden: a name begins with . or _"
 
 
@@ -30,6 +32,14 @@ class Listing:
     entries: dict[str, Entry] = field(default_factory=dict)
     passed: dict[str, str] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Raise ValueError if there are too many."""
+        if len(self.entries) + len(self.passed) > MOST:
+            raise ValueError(
+                f"expected at most {MOST:,} files and folders, found more; name fewer of them, or "
+                "put the rows into fewer, larger files"
+            )
+
 
 def walk(filesystem: pafs.FileSystem, top: str, *, deep: bool) -> Listing:
     """List a folder of any filesystem. deep: also what is in its folders."""
@@ -37,6 +47,7 @@ def walk(filesystem: pafs.FileSystem, top: str, *, deep: bool) -> Listing:
     found = Listing()
     for info in filesystem.get_file_info(selector):
         found.entries[info.path[len(top) + 1 :]] = entry_of(info)
+    found.check()
     return found
 
 
@@ -67,6 +78,7 @@ def walk_local(top: str, *, deep: bool, hidden: bool) -> Listing:
                 else:
                     seen.add(item.path)
                     _list(found, name, item.path, folders if deep else None)
+            found.check()
         else:  # links, now that all else is known
             name = links.popleft()
             path = os.path.join(top, name)
@@ -76,6 +88,7 @@ def walk_local(top: str, *, deep: bool, hidden: bool) -> Listing:
                 if deep and os.path.isdir(path):
                     seen.add_with_parents(path)
                 _list(found, name, path, folders if deep else None)
+            found.check()
     return found
 
 
@@ -122,6 +135,6 @@ class _Seen:
 def _scan(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as items:
-            return sorted(items, key=lambda item: item.name)
+            return sorted(islice(items, MOST + 1), key=lambda item: item.name)
     except FileNotFoundError:
         return []
