@@ -12,6 +12,7 @@ from typing import Any
 
 from s2l_ray.corpus.families import TRAINING, training_variant
 from s2l_ray.corpus.kept import check_answers, check_prompts
+from s2l_ray.corpus.limits import bounded
 from s2l_ray.corpus.messages import conversation_of
 from s2l_ray.corpus.rendering import Renderings, Span, Template
 from s2l_ray.corpus.rows import Example
@@ -43,7 +44,7 @@ class Chats:
         return self._found[tools]
 
     def segments(self, example: Example) -> list[Segment]:
-        return self.of(example).segments(example)
+        return bounded(self.of(example).segments, example)
 
     def difference(self, example: Example) -> str | None:
         """Return how the tokenizer's own template renders the example differently, if it does.
@@ -60,7 +61,7 @@ class Chats:
         if outline in self._compared:
             return None
         self._compared.add(outline)
-        return self.of(example).difference(example)
+        return bounded(self.of(example).difference, example)
 
 
 class Chat:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 TRAINING = "_training"
+MOST = 2**20 + 1  # characters that are read of a file: more than a template may have
 
 
 def training_variant(template: str) -> tuple[str, str] | None:
@@ -23,7 +24,8 @@ def template_text(given: str) -> str:
     """Return the chat template in a file, or of a family by the name of trl's file."""
     if Path(given).is_file():
         try:
-            return Path(given).read_text(encoding="utf-8")
+            with open(given, encoding="utf-8") as file:
+                return file.read(MOST)
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"prompt.chat_template: {given}: cannot be read: {error}") from None
     families = {path.stem: path for path in _files() if not path.stem.endswith(TRAINING)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,11 @@ from s2l_ray.execution.hub import only_cached
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import EXAMPLES, completed
 
-TOKENIZER_EXAMPLES = 50_000  # enough for a vocabulary; in id order, which is random
+# Enough for a vocabulary; in id order, which is random.
+TOKENIZER_EXAMPLES, TOKENIZER_CHARACTERS = 50_000, 2**28
+LONG = 256  # characters of a word. Training takes time with the square of its longest words.
+LONG_WORD = re.compile(rf"[^\W\d_]{{{LONG + 1},}}|(?:[^\w\s]|_){{{LONG + 1},}}")
+LONG_SPACE = re.compile(rf"(\s{{{LONG}}})\s+")
 END_TOKEN = "<|endoftext|>"
 
 
@@ -91,10 +96,14 @@ def load_tokenizer(store: Store, folder: str) -> Any:
 
 
 def _texts(store: Store, examples: Manifest) -> Iterator[str]:
-    seen = 0
+    seen, size = 0, 0
     for part in examples.parts:
         table = completed(store.read_part(examples.folder, part), EXAMPLES)
-        yield from texts_of_table(table)
+        for text in texts_of_table(table):
+            yield text
+            size += len(text)
+            if size >= TOKENIZER_CHARACTERS:
+                return
         seen += table.num_rows
         if seen >= TOKENIZER_EXAMPLES:
             return
@@ -106,8 +115,22 @@ def texts_of_table(examples: pa.Table) -> Iterator[str]:
         yield "\n".join(text for _, text in texts_of(Example(row["turns"], row["tools"])))
 
 
+def _with_short_words(text: str) -> str:
+    """Divide words of more than LONG letters or signs, such as base64, and cut white space."""
+
+    words = text.split()
+    if max(map(len, words), default=0) > LONG:
+        text = LONG_WORD.sub(lambda found: " ".join(_pieces(found[0])), text)
+    spaces = len(text) - sum(map(len, words))
+    return LONG_SPACE.sub(r"\1", text) if spaces >= len(words) + LONG else text
+
+
+def _pieces(word: str) -> list[str]:
+    return [word[at : at + LONG] for at in range(0, len(word), LONG)]
+
+
 def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE; it can encode any text."""
+    """Train a byte-level BPE; it can encode any text. Long words are divided."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE())
@@ -121,7 +144,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(texts, trainer)
+    bpe.train_from_iterator(map(_with_short_words, texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=END_TOKEN, pad_token=END_TOKEN, bos_token=None
     )

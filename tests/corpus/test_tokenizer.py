@@ -1,6 +1,7 @@
 """Tokenizers trained on the corpus, or copied."""
 
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,13 @@ from support.corpora import example, write_corpus
 from support.models import EXAMPLES, TINY, config_of, tiny_tokenizer
 
 from s2l_ray.config import ModelConfig
-from s2l_ray.corpus.tokenizer import load_tokenizer, prepare_tokenizer
+from s2l_ray.corpus import tokenizer as tokenizer_module
+from s2l_ray.corpus.tokenizer import (
+    _with_short_words,
+    load_tokenizer,
+    prepare_tokenizer,
+    train_tokenizer,
+)
 from s2l_ray.models.loading import initial_model
 from s2l_ray.store import Store
 
@@ -112,3 +119,40 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(s
     enough = ModelConfig(architecture={**TINY, "vocab_size": 322}, tokenizer=store.address("model"))
     prepare_tokenizer(store, enough, corpus, folder="other")
     assert len(load_tokenizer(store, "other")) == 322
+
+
+def test_words_of_any_length_take_linear_time():
+    """A megabyte of letters took 11 minutes."""
+    texts = [f"a short text, number {n}" for n in range(200)]
+    for junk in ("abcdefghij" * 100_000, " " * 10**6, "=-" * 500_000, "字" * 10**6):
+        began = time.process_time()
+        found = train_tokenizer([*texts, junk], 400)
+        assert time.process_time() - began < 15
+        assert found.decode(found("number " + junk[:50])["input_ids"]) == "number " + junk[:50]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a" * 256 + " " + "b" * 256, "a" * 256 + " " + "b" * 256),
+        ("a" * 257, "a" * 256 + " a"),
+        ("x " + "é" * 600 + "1" + "b" * 300,
+         "x " + " ".join(["é" * 256, "é" * 256, "é" * 88]) + "1" + "b" * 256 + " " + "b" * 44),
+        ("_" * 300, "_" * 256 + " " + "_" * 44),
+        ("1" * 1000, "1" * 1000),  # each digit is a word
+        (" " * 256 + "x", " " * 256 + "x"),
+        ("y" + "\n\t" * 150 + "x\n", "y" + "\n\t" * 128 + "x\n"),
+        ("def f(x):\n            return x\n" * 500, "def f(x):\n            return x\n" * 500),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_long_words_are_divided_for_the_training_of_a_tokenizer(text, expected):
+    assert _with_short_words(text) == expected
+
+
+def test_a_tokenizer_is_trained_on_so_much_text(store, monkeypatch):
+    corpus = write_corpus(store, [example(f"w{n}x", "answer") for n in range(100)])
+    every = list(tokenizer_module._texts(store, corpus))
+    assert len(every) == 100
+    monkeypatch.setattr(tokenizer_module, "TOKENIZER_CHARACTERS", sum(map(len, every[:40])))
+    assert list(tokenizer_module._texts(store, corpus)) == every[:40]
