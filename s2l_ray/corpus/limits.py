@@ -7,6 +7,7 @@ or how long a text it makes.
 from __future__ import annotations
 
 import ctypes
+import math
 import resource
 import threading
 import time
@@ -50,6 +51,7 @@ def bounded(function: Callable[P, R], *args: P.args, **more: P.kwargs) -> R:
         finally:
             _end(here)
     except _Late:
+        _end(here)  # _Late may have come in its first call; it comes once
         raise _refusal(f"more than {SECONDS:.0f} s of CPU time") from None
     except MemoryError:
         raise _refusal(f"more than {MEMORY:,} bytes of memory") from None
@@ -82,15 +84,10 @@ def _begin(thread: int) -> None:
 
 
 def _end(thread: int) -> None:
-    while True:
-        try:
-            with _lock:
-                _running.pop(thread, None)
-                if not _running and _before is not None:
-                    resource.setrlimit(resource.RLIMIT_DATA, _before)
-            return
-        except _Late:  # it was on its way, and is the last one
-            continue
+    with _lock:
+        _running.pop(thread, None)
+        if not _running and _before is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, _before)
 
 
 def _watch() -> None:
@@ -107,6 +104,7 @@ def _watch() -> None:
                 if time.clock_gettime(clock) > end:
                     number, error = ctypes.c_ulong(thread), ctypes.py_object(_Late)
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(number, error)
+                    _running[thread] = clock, math.inf
 
 
 def _data_bytes() -> int:
