@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from s2l_ray.config.base import Section
+from s2l_ray.config.model_sizes import sizes_fault
 from s2l_ray.config.values import Positive, Share
 
 
@@ -52,6 +53,8 @@ class ModelConfig(Section):
         if self.architecture is not None:
             if "model_type" not in self.architecture:
                 raise ValueError("architecture lacks model_type, such as gpt_neox or llama")
+            if fault := sizes_fault(self.architecture):
+                raise ValueError(f"architecture.{fault}")
             if (self.tokenizer is None) == (self.tokenizer_vocab is None):
                 raise ValueError("a model from scratch needs tokenizer or else tokenizer_vocab")
         elif self.tokenizer is not None or self.tokenizer_vocab is not None:

@@ -7,6 +7,7 @@ so that another task can write all parts of a group. None of this changes what a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any
@@ -28,12 +29,14 @@ from s2l_ray.corpus.trees import is_message
 from s2l_ray.execution.nodes import num_cpus
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.execution.remote import blocks_of
+from s2l_ray.execution.tries import Tries
 
 PART_BYTES = 64 * MIB
 SMALL_PACK, LARGE_PACK = 8 * MIB, 64 * MIB  # bytes that a task reads, within these bounds
 PACKS_PER_CPU = 4  # aimed at, so that all CPUs finish at about the same time
 GROUP_BYTES = 512 * MIB  # of the parts that a task writes, at most
 MANY = 500  # packs or groups; above this, they get larger: the driver has a reference for each pair
+MOST_DEATHS = 2  # of processes that read a file
 SMALL_TABLE = MIB // 4  # bytes of a pack's rows for a group, at least; see execution/shuffle.py
 
 
@@ -66,9 +69,9 @@ def reading_of_files(config: CorpusConfig, seed: int) -> Reading:
     num_groups = _num_groups(num_parts, total, pack)
     settings = {"config": config, "seed": seed, "num_parts": num_parts}
     settings |= {"row_map": row_map_of(config)}
-    packs = _packed(ranges_of(files, pack, fold_parts), pack)
+    packs = _packed(ranges_of(files, pack, _folded), pack)
     names = list(dict.fromkeys(file.name for file in files))
-    args = (num_groups, pack, settings)
+    args = (num_groups, pack, settings, Tries(MOST_DEATHS))
     return Reading(_parse_files, packs, args, "packs", names, num_parts, num_groups, found.passed)
 
 
@@ -126,17 +129,34 @@ def check_ranges(ranges: Ranges) -> None:
         columns.check()
 
 
+def _folded(function: Callable[[Any], Any], files: Iterable[SourceFile]) -> Iterator[Any]:
+    """Call a function on files, in order, in Ray tasks."""
+    return fold_parts(_looked_at, files, function, Tries(MOST_DEATHS))
+
+
+def _looked_at(file: SourceFile, function: Callable[[SourceFile], Any], tries: Tries) -> Any:
+    with reading(tries, file):
+        return function(file)
+
+
+def reading(tries: Tries, file: SourceFile) -> AbstractContextManager[None]:
+    """Note that the block reads a file, so that one whose readers die ends the run by its name."""
+    told = f"{file.name}: damaged or too large to read; leave it out of corpus.path: its reader"
+    return tries.of(f"{file.name} {file.start}", told)
+
+
 def _parse_files(
-    files: list[SourceFile], num_groups: int, pack: int, settings: dict[str, Any]
+    files: list[SourceFile], num_groups: int, pack: int, settings: dict[str, Any], tries: Tries
 ) -> Generator[list[pa.Table], None, Ranges]:
     config, ranges = settings["config"], Ranges()
 
     def tables() -> Iterator[pa.Table]:
         for file in files:
             first, whole = file.start == 0, file.stop == 0
-            columns = yield from parse_rows(
-                _rows(file, config), file.name, first=first, whole=whole, **settings
-            )
+            with reading(tries, file):
+                columns = yield from parse_rows(
+                    _rows(file, config), file.name, first=first, whole=whole, **settings
+                )
             if not whole:
                 ranges.append((file.start, columns))
 

@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2l_ray.config import ModelConfig
+from s2l_ray.corpus.pretrained import check_weights, load_config
 from s2l_ray.corpus.rows import Example, texts_of
 from s2l_ray.execution.hub import only_cached
 from s2l_ray.store import Manifest, Store
@@ -51,11 +52,8 @@ def prepare_tokenizer(
                 local_files_only=only_cached(origin),
             )
             if model.name is not None:  # fail now if the model cannot be used
-                config = AutoConfig.from_pretrained(
-                    model.name,
-                    revision=model.revision,
-                    trust_remote_code=False,
-                    local_files_only=only_cached(model.name),
+                config = load_config(
+                    model.name, model.revision, local_files_only=only_cached(model.name)
                 )
                 check_weights(config)
         except Exception as error:  # of transformers, huggingface_hub and tokenizers
@@ -78,17 +76,6 @@ def _check_size(tokenizer: Any, origin: str | None, vocab_size: int | None) -> N
             f"model: the tokenizer of {origin!r} has {found:,} tokens, but the model has "
             f"embeddings for {vocab_size:,}: use the tokenizer that the model was trained with"
         )
-
-
-def check_weights(config: Any) -> None:
-    """Raise ValueError if the model's weights are quantized: they cannot be trained."""
-    for each in (config, config.get_text_config()):
-        if how := getattr(each, "quantization_config", None):
-            method = how.get("quant_method") if isinstance(how, dict) else how.quant_method
-            raise ValueError(
-                f"{config.name_or_path}: expected full-precision weights, got quantized ones "
-                f"({method})"
-            )
 
 
 def load_tokenizer(store: Store, folder: str) -> Any:

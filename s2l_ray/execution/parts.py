@@ -22,12 +22,14 @@ from s2l_ray.execution.making import Actors, PartMaker, StageParts, Work
 from s2l_ray.execution.nodes import check_room, cpu_work, disk_errors, resources_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import get, in_order
+from s2l_ray.execution.tries import Tries
 from s2l_ray.store import Manifest, Part, Store
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+MOST_DEATHS = 5  # of processes that make a part, nodes apart
 FULL_PAUSE = 5.0  # seconds that a full node holds a part, so that it does not fail all the others
 
 Outcome = tuple[dict[str, Any], Part | NodeFull]  # a unit, and what became of it
@@ -165,7 +167,7 @@ def _apply(shared: tuple[Callable[..., Any], tuple[Any, ...]], part: Any) -> Any
 def _by_tasks(
     units: list[dict[str, Any]], constructor: tuple[Any, ...], where: dict[str, Any], label: str
 ) -> Iterator[Outcome]:
-    shared = ray.put(constructor)
+    shared = ray.put((constructor, label, Tries(MOST_DEATHS)))
     submit = _make.options(name=label, **where).remote
     for task in in_order(lambda unit: submit(shared, unit), units):
         yield get(task)
@@ -173,8 +175,11 @@ def _by_tasks(
 
 # Ray Data would cost each worker an import of half a second. As there, any number of nodes may die.
 @ray.remote(max_retries=-1, scheduling_strategy="SPREAD")
-def _make(constructor: tuple[Any, ...], unit: dict[str, Any]) -> Outcome:
-    made = PartMaker(*constructor).make(unit)
+def _make(shared: tuple[tuple[Any, ...], str, Tries], unit: dict[str, Any]) -> Outcome:
+    constructor, label, tries = shared
+    work = f"{unit['folder']}/{unit['unit']}"
+    with tries.of(work, f"{label}: {work}: the process that makes it"):
+        made = PartMaker(*constructor).make(unit)
     if isinstance(made, GPUFailed):
         raise made
     if isinstance(made, NodeFull):

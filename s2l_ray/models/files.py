@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config import ModelConfig
+from s2l_ray.config.model_sizes import sizes_fault
 from s2l_ray.execution import hub
 
 LFS = b"version https://git-lfs"
@@ -60,7 +61,7 @@ def read_json(folder: str | Path, name: str) -> dict[str, Any]:
     file = Path(folder, name)
     try:
         return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: damaged: {error}") from None
 
 
@@ -128,6 +129,8 @@ def _model_fault(folder: Path) -> str | None:
         return "has no config.json; expected a model in Hugging Face format"
     if fault := _file_fault(config):
         return fault
+    if fault := sizes_fault(read_json(folder, config.name)):
+        return f"{config.name}: {fault}"
     weights, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if weights.exists():
         return _file_fault(weights)
@@ -160,7 +163,7 @@ def _file_fault(file: Path) -> str | None:
         if file.suffix == ".json":
             try:
                 json.load(stream)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 return f"{file.name} is damaged: {error}"
         elif file.suffix == ".safetensors":
             size, length = file.stat().st_size, int.from_bytes(stream.read(8), "little")

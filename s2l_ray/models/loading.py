@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,11 +13,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from s2l_ray.config import ModelConfig, WorkersConfig
-from s2l_ray.corpus.tokenizer import check_weights
+from s2l_ray.corpus.pretrained import check_weights, load_config
 from s2l_ray.models.sharding import Sharding, in_a_file, on_device
+
+SMALL = 10_000_000  # weights
 
 
 def device_of(workers: WorkersConfig, *, tf32: bool = False) -> torch.device:
@@ -110,11 +113,9 @@ def initial_model(
     if model.architecture is None:
         assert model.name is not None
         try:
-            check_weights(
-                AutoConfig.from_pretrained(
-                    model.name, revision=model.revision, trust_remote_code=False
-                )
-            )
+            about = load_config(model.name, model.revision)
+            check_weights(about)
+            _check_stored(model.name, about)
             with placing.at_work():
                 found, info = AutoModelForCausalLM.from_pretrained(
                     model.name,
@@ -195,6 +196,28 @@ def load_model(
             "gpus_per_worker, or set trajectories.dtype: bfloat16"
         )
     return model
+
+
+def _check_stored(folder: str | Path, config: PretrainedConfig) -> None:
+    """Raise ValueError if a config describes a model far larger than a folder's weights.
+
+    transformers would make the missing ones: more than there is memory for.
+    """
+    stored = 0
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+            stored += sum(math.prod(shape) for shape in shapes)
+    if not stored:  # of the hub; or loading says what is wrong
+        return
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    described = sum(weights.numel() for weights in model.parameters())
+    if described > 2 * stored + SMALL:
+        raise ValueError(
+            f"{folder}: not a complete model: config.json describes {described:,} weights, and the "
+            f"safetensors have {stored:,}"
+        )
 
 
 def spread_over_gpus(model: PreTrainedModel) -> PreTrainedModel:

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from s2l_ray.config import LoraConfig, ModelConfig, TrainingConfig
+from s2l_ray.corpus.pretrained import load_config
 from s2l_ray.models.files import hub_fault
 from s2l_ray.models.tracing import Adapt, Trace, trace
 
@@ -52,9 +53,7 @@ class Memory(NamedTuple):
 @cache
 def _config_of(name: str, revision: str | None) -> PretrainedConfig:
     def load(**options: Any) -> PretrainedConfig:
-        return AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=False, **options
-        )
+        return load_config(name, revision, **options)
 
     try:
         return load(local_files_only=True)

@@ -9,9 +9,9 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import ray
-from transformers import AutoConfig
 
 from s2l_ray.config import TrainingConfig
+from s2l_ray.corpus.pretrained import load_config
 from s2l_ray.corpus.tokenization import check_tokenizer
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import Damaged
@@ -61,12 +61,8 @@ def check_target(target: TrainingConfig) -> None:
     if target.lora is not None:
         name = target.model.name
         try:  # here, since nodes may have no access to the hub
-            found = AutoConfig.from_pretrained(
-                name,
-                revision=target.model.revision,
-                trust_remote_code=False,
-                local_files_only=only_cached(name),
-            )
+            assert name is not None
+            found = load_config(name, target.model.revision, local_files_only=only_cached(name))
         except (OSError, ValueError) as error:
             raise ValueError(f"target.model: {name!r} cannot be used: {error}") from error
         get(_check_lora.remote(target, found.to_dict()))
