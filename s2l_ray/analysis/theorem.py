@@ -79,7 +79,6 @@ def theorem(
         square = float(np.average(sample.norm.astype(np.float64) ** 2, weights=sample.weight))
         rows = similarity(sample, seed=seed) + distances(corpus, means, mean_square=square)
         done = store.commit(stage, identity, [], {"rows": rows})
-    store.guard()
     for parts in ("sketches", "sums"):
         store.remove(stage, parts)
     return done.info["rows"]

@@ -22,13 +22,14 @@ from s2l_ray.config.selection import (
     SelectionConfig,
     TrajectoriesConfig,
 )
-from s2l_ray.config.storage import StorageConfig
+from s2l_ray.config.storage import LONGEST_LEASE, StorageConfig
 from s2l_ray.config.training import TrainingConfig
 from s2l_ray.config.values import BASELINE, BUILT_IN_SELECTORS, Budget, SelectorName, parse_budget
 
 __all__ = [
     "BASELINE",
     "BUILT_IN_SELECTORS",
+    "LONGEST_LEASE",
     "Budget",
     "ClustersConfig",
     "CompareConfig",

@@ -12,6 +12,8 @@ from pydantic import (
 
 from s2l_ray.config.base import Section
 
+LONGEST_LEASE = 3600  # seconds
+
 
 class StorageConfig(Section):
     """How the object store of an `s3://` run_dir or corpus is reached.
@@ -49,7 +51,7 @@ class StorageConfig(Section):
         description="Id of the KMS key for `encryption: aws:kms`. `null` means the account's "
         "default key.",
     )
-    lease_seconds: Annotated[int, Field(ge=3)] = Field(
+    lease_seconds: Annotated[int, Field(ge=3, le=LONGEST_LEASE)] = Field(
         60,
         description="Seconds without a sign of life after which another run may take over the "
         "run_dir.",

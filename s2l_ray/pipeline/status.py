@@ -18,7 +18,8 @@ from s2l_ray.config import load
 from s2l_ray.pipeline.state import FORMAT
 from s2l_ray.store import Manifest, Store, preflight
 from s2l_ray.store.lease import is_dead_here
-from s2l_ray.store.store import lease_name, lease_number, part_unit
+from s2l_ray.store.owner import lease_name, newest_lease, owner_in
+from s2l_ray.store.store import part_unit
 from s2l_ray.training.resume import resume_points
 
 RunsState = Literal["running", "finished", "failed", "interrupted", "died", "ended"]
@@ -153,13 +154,17 @@ class Reader:
 
     def _lease(self) -> tuple[dict[str, Any], float]:
         """Return the newest lease, and its age in seconds."""
-        number = max(map(lease_number, self.store.names("lease")), default=0)
+        number = newest_lease(self.store)
         if not number:
             return {}, 0.0
         name = lease_name(number)
-        lease = self.store.read_json("lease", name)
-        if not isinstance(lease, dict) or not {"host", "seconds", "released"} <= lease.keys():
-            raise ValueError(f"{self.store.address('lease', name)}: damaged: not a lease")
+        try:
+            lease = owner_in(self.store.read_bytes("lease", name))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.store.address('lease', name)}: damaged: {error}. A run that is alive "
+                f"writes it again, with lease_seconds: 60 within 10 s; if none is, remove it"
+            ) from None
         return lease, self.store.objects.age(f"lease/{name}")
 
     def _recorded(self) -> tuple[dict[str, str], dict[str, float]]:

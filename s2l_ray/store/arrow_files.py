@@ -137,7 +137,7 @@ class _Upload:
         self.closed = True
         self.file.close()
         try:
-            self.store.objects.put_file(Path(self.local), self.name)
+            self.store.put_file(self.local, self.name)
         except OSError as error:
             _failed.append(error)
             raise

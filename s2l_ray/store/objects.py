@@ -2,22 +2,32 @@
 
 s3.py offers the same for a bucket. Both promise that a reader sees an object whole, old or new, and
 that `create` never overwrites. Names are relative, with slashes.
+
+What writes or removes takes a `guard`, a function that raises if this process may not do so any
+more. However long the process is paused after the guard, what another process has written since
+stays. In a folder a lock sees to it: it is held from the guard to the change, and whoever wants to
+be `alone` waits for it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+Guard = Callable[[], None]
+LOCK = "lease/.lock"
 
 
 class LocalObjects:
-    """Files below a folder, possibly on a network drive."""
+    """Files below a folder, possibly on a network drive. Where the drive has no locks, a guard is
+    called directly before the change."""
 
     conditional = True  # `create` is exact
 
@@ -28,17 +38,19 @@ class LocalObjects:
         """Raise FileNotFoundError if there is no such object."""
         return (self.root / name).read_bytes()
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, guard: Guard | None = None) -> None:
         with self._temporary(name) as temporary:
             _write(temporary, data)
-            os.replace(temporary, self.root / name)
+            with self._guarded(guard):
+                os.replace(temporary, self.root / name)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, guard: Guard | None = None) -> bool:
         """Create an object; return False if it already exists."""
         with self._temporary(name) as temporary:
             _write(temporary, data)
             try:
-                os.link(temporary, self.root / name)  # fails if it exists: created once, whole
+                with self._guarded(guard):
+                    os.link(temporary, self.root / name)  # fails if it exists: created once, whole
             except FileExistsError:
                 return False
             except PermissionError as error:
@@ -48,11 +60,12 @@ class LocalObjects:
                 ) from error
         return True
 
-    def put_file(self, local: Path, name: str) -> None:
+    def put_file(self, local: Path, name: str, guard: Guard | None = None) -> None:
         with self._temporary(name) as temporary:
             shutil.copyfile(local, temporary)
             _to_disk(temporary)
-            os.replace(temporary, self.root / name)
+            with self._guarded(guard):
+                os.replace(temporary, self.root / name)
 
     def get_file(self, name: str, local: Path) -> None:
         shutil.copyfile(self.root / name, local)
@@ -92,13 +105,68 @@ class LocalObjects:
                 raise
             return time.time() - written
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, guard: Guard | None = None) -> None:
         """Remove an object, or a folder and its content, if it exists."""
         path = self.root / name
-        if path.is_dir():
+        if path.is_symlink() or not path.is_dir():
+            with self._guarded(guard):
+                path.unlink(missing_ok=True)
+        elif guard is None:
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            for parent, _, files in os.walk(path, topdown=False):
+                for file in files:  # each for itself: nobody waits long for the lock
+                    with self._guarded(guard):
+                        Path(parent, file).unlink(missing_ok=True)
+                with suppress(OSError):  # another process writes there
+                    os.rmdir(parent)
+
+    @contextmanager
+    def alone(self, seconds: float) -> Iterator[None]:
+        """In the block, no process is between its guard and its change. ValueError if one is still
+        after so many seconds: it must be stopped."""
+        with self._locked(fcntl.LOCK_EX, seconds):
+            yield
+
+    @contextmanager
+    def _guarded(self, guard: Guard | None) -> Iterator[None]:
+        if guard is None:
+            yield
+            return
+        with self._locked(fcntl.LOCK_SH):
+            guard()
+            yield
+
+    @contextmanager
+    def _locked(self, kind: int, seconds: float | None = None) -> Iterator[None]:
+        path, alone = self.root / LOCK, kind == fcntl.LOCK_EX
+        try:
+            if alone:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            # Network drives want a file that can be written for an exclusive lock.
+            file = os.open(path, (os.O_RDWR if alone else os.O_RDONLY) | os.O_CREAT, 0o666)
+        except OSError:  # the leases were removed, as the guard will find; or another user's file
+            yield
+            return
+        try:
+            end = time.monotonic() + (seconds or 0.0)
+            while True:
+                try:
+                    fcntl.flock(file, kind if seconds is None else kind | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise ValueError(
+                            f"run_dir: {self.root}: a process of another run is paused in the "
+                            f"middle of a write, for {seconds:.0f} s so far; continue it (kill "
+                            f"-CONT) or end it (kill -9), and start again"
+                        ) from None
+                    time.sleep(0.05)
+                except OSError:  # this drive has no locks
+                    break
+            yield
+        finally:
+            os.close(file)
 
     @contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:

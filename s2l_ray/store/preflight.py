@@ -14,8 +14,10 @@ from typing import TypeVar
 from s2l_ray.config import StorageConfig
 from s2l_ray.errors import StorageError
 from s2l_ray.store.objects import LocalObjects
-from s2l_ray.store.s3 import S3Objects, client
-from s2l_ray.store.store import Store, lease_name
+from s2l_ray.store.owner import lease_name
+from s2l_ray.store.s3 import S3Objects
+from s2l_ray.store.s3_client import client
+from s2l_ray.store.store import Store
 
 Result = TypeVar("Result")
 

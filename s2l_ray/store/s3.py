@@ -2,40 +2,44 @@
 
 Credentials come only from the standard chain of the AWS libraries (environment, profile, instance
 role). Requests that fail for a passing reason are retried for PATIENCE seconds.
+
+A bucket has no locks. With a guard, an object's ETag is read before the guard is called, and the
+change is made on the condition that the object has not changed since (If-Match, If-None-Match).
+Stores differ: Ceph 16 ignores the condition for files above LARGE and for deletions, so that there
+a process that is paused exactly between guard and request may still undo another's change.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
 import botocore.exceptions as failures
-import botocore.session
 from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.errors import StorageError
+from s2l_ray.store.objects import Guard
+from s2l_ray.store.s3_client import client
 from s2l_ray.store.s3_errors import answer_of, explain, is_passing
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 PATIENCE = 300.0  # seconds, with a store that does not answer or is in trouble
-ATTEMPTS = 5  # of each request, by the client itself
 LARGE = 64 << 20  # bytes; larger files are uploaded in pieces of this size
 ABSENT = {"NoSuchKey", "404", "NotFound"}
+LAST = "provide-client-params.s3.CompleteMultipartUpload"  # the request that makes it an object
+TRIES = 3  # at a change, while the object changes between guard and request
 
 
 class S3Objects:
@@ -60,15 +64,22 @@ class S3Objects:
 
         return self._ask(f"read {name}", get)
 
-    def write(self, name: str, data: bytes) -> None:
-        self._ask(f"write {name}", lambda: self._put(name, data))
+    def write(self, name: str, data: bytes, guard: Guard | None = None) -> None:
+        def put(condition: dict[str, str]) -> None:
+            what = f"replace {name}" if condition else f"write {name}"
+            self._ask(what, lambda: self._put(name, data, **condition))
 
-    def create(self, name: str, data: bytes) -> bool:
+        # Sent again after its answer was lost, a request meets what it wrote itself.
+        self._change(name, put, guard, is_done=lambda: self.read(name) == data)
+
+    def create(self, name: str, data: bytes, guard: Guard | None = None) -> bool:
         """Create an object; return False if it already exists.
 
         On a store without conditional writes (`conditional` is then False), two simultaneous
         callers may both get True.
         """
+        if guard is not None:
+            guard()
         if self.conditional:
             try:
                 self._ask(f"create {name}", lambda: self._put(name, data, IfNoneMatch="*"))
@@ -83,18 +94,26 @@ class S3Objects:
         self.write(name, data)
         return True
 
-    def put_file(self, local: Path, name: str) -> None:
+    def put_file(self, local: Path, name: str, guard: Guard | None = None) -> None:
         if local.stat().st_size <= LARGE:
-            return self.write(name, local.read_bytes())
+            return self.write(name, local.read_bytes(), guard)
         transfer = TransferConfig(multipart_threshold=LARGE, multipart_chunksize=LARGE)
 
+        def at_its_end(params: dict[str, Any], **_: Any) -> None:
+            if guard is not None and params["Key"] == self._key(name):
+                params |= self._unchanged(name, guard)
+
         def upload() -> None:
+            events = self.client.meta.events
+            events.register(LAST, at_its_end)
             try:
                 self.client.upload_file(
                     str(local), self.bucket, self._key(name), ExtraArgs=self.extra, Config=transfer
                 )
             except S3UploadFailedError as error:  # it hides the store's answer
                 raise error.__context__ or error from None
+            finally:
+                events.unregister(LAST, at_its_end)
 
         self._ask(f"write {name}", upload)
         return None
@@ -153,11 +172,54 @@ class S3Objects:
         now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
         return (now - answer["LastModified"]).total_seconds()
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, guard: Guard | None = None) -> None:
         """Remove an object, or a folder and its content, if it exists."""
         for each in [name, *(f"{name}/{below}" for below in self.sizes(name))]:
-            delete = partial(self.client.delete_object, Bucket=self.bucket, Key=self._key(each))
-            self._ask(f"delete {each}", delete)
+
+            def delete(condition: dict[str, str], each: str = each) -> None:
+                if condition.keys() != {"IfNoneMatch"}:
+                    where = {"Bucket": self.bucket, "Key": self._key(each)} | condition
+                    self._ask(f"delete {each}", lambda: self.client.delete_object(**where))
+
+            self._change(each, delete, guard, is_done=lambda: False)
+
+    def alone(self, seconds: float) -> AbstractContextManager[None]:
+        """Nothing: see above."""
+        return nullcontext()
+
+    def _change(
+        self,
+        name: str,
+        request: Callable[[dict[str, str]], None],
+        guard: Guard | None,
+        is_done: Callable[[], bool],
+    ) -> None:
+        """Make a request, with a guard on the condition that nobody else changes the object."""
+        for _ in range(TRIES if guard is not None and self.conditional else 0):
+            assert guard is not None
+            try:
+                return request(self._unchanged(name, guard))
+            except FileExistsError:
+                if is_done():
+                    return None
+            except FileNotFoundError:  # removed since
+                continue
+            except NotImplementedError:
+                break
+        if guard is not None:
+            guard()
+        return request({})
+
+    def _unchanged(self, name: str, guard: Guard) -> dict[str, str]:
+        """Call the guard; return the condition that the object is as it was before."""
+        try:
+            # Ceph wants the tag without its quotes, AWS takes it with and without.
+            tag = self._ask(f"look for {name}", lambda: self._head(name))["ETag"].strip('"')
+        except FileNotFoundError:
+            guard()
+            return {"IfNoneMatch": "*"}
+        guard()
+        return {"IfMatch": tag}
 
     def _head(self, name: str) -> Any:
         return self.client.head_object(Bucket=self.bucket, Key=self._key(name))
@@ -201,36 +263,3 @@ class S3Objects:
         if code == "NotImplemented" or status == 501:
             return NotImplementedError(f"{where}: {what}: this store does not support it")
         return StorageError(f"{where}: cannot {what}: {explain(error, self.bucket, self.config)}")
-
-
-def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 60) -> Any:
-    """Return a boto3 client of the run's store, one per process and configuration.
-
-    Making one takes a tenth of a second, and each has its own connections.
-    """
-    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    return _client(config, attempts, timeout, frozenset(environment.items()))
-
-
-@lru_cache(maxsize=8)
-def _client(config: StorageConfig, attempts: int, timeout: float, environment: frozenset) -> Any:
-    # The node's service for an instance role's credentials answers slowly while many processes
-    # start. By default botocore asks it once, for a second.
-    core = botocore.session.get_session()
-    for name, value in (("num_attempts", 3), ("timeout", min(2, timeout / 3))):
-        if core.get_config_variable(f"metadata_service_{name}") == 1:  # the default
-            core.set_config_variable(f"metadata_service_{name}", value)
-    return boto3.session.Session(botocore_session=core).client(
-        "s3",
-        endpoint_url=config.endpoint,
-        region_name=config.region,
-        config=Config(
-            retries={"mode": "standard", "total_max_attempts": attempts},
-            connect_timeout=min(timeout, 10),
-            read_timeout=timeout,
-            max_pool_connections=32,
-            s3={"addressing_style": config.addressing},
-            request_checksum_calculation=config.checksums,
-            response_checksum_validation=config.checksums,
-        ),
-    )

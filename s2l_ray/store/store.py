@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from s2l_ray.config import StorageConfig
-from s2l_ray.errors import Damaged, LeaseLost
+from s2l_ray.errors import Damaged
 from s2l_ray.store import scratch, tables
 from s2l_ray.store.checksums import checksum_of, checksum_of_file
 from s2l_ray.store.folders import local_folder
 from s2l_ray.store.manifest import FORMAT, Manifest, Part, manifest_of
-from s2l_ray.store.objects import LocalObjects
+from s2l_ray.store.objects import Guard, LocalObjects
+from s2l_ray.store.owner import check_owner
 
 if TYPE_CHECKING:
     from s2l_ray.store.s3 import S3Objects
@@ -32,21 +33,25 @@ if TYPE_CHECKING:
 class Store:
     """A run directory. Cheap to pickle: it is opened on first use.
 
-    epoch: the number of the lease (lease.py) that lets this process, or its driver, commit. None if
-    nobody else can be using the run directory.
+    epoch: the number of the lease (lease.py) that lets this process, or its driver, write. None if
+    nobody else can be using the run directory. owner: whose lease it is.
     """
 
     def __init__(
-        self, uri: str | Path, config: StorageConfig | None = None, epoch: int | None = None
+        self,
+        uri: str | Path,
+        config: StorageConfig | None = None,
+        epoch: int | None = None,
+        owner: str | None = None,
     ) -> None:
         text = str(uri)
         self.uri = text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute())
         self.config = config or StorageConfig()
-        self.epoch = epoch
+        self.epoch, self.owner = epoch, owner
         self._open: LocalObjects | S3Objects | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.uri, self.config, self.epoch)
+        return Store, (self.uri, self.config, self.epoch, self.owner)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
@@ -81,8 +86,9 @@ class Store:
         return self.objects.read("/".join(names))
 
     def write_bytes(self, data: bytes, *names: str) -> None:
-        """Write a file atomically: readers see the old content or the new."""
-        self.objects.write("/".join(names), data)
+        """Write a file atomically: readers see the old content or the new. LeaseLost if another run
+        has taken over, as for all that follows."""
+        self.objects.write("/".join(names), data, self._guard)
 
     def read_json(self, *names: str) -> Any:
         """Read a JSON file; ValueError names it if it is not JSON."""
@@ -94,21 +100,21 @@ class Store:
     def write_json(self, value: Any, *names: str) -> None:
         self.write_bytes(json.dumps(value, indent=1, ensure_ascii=False).encode(), *names)
 
+    def put_file(self, local: str | Path, *names: str) -> None:
+        self.objects.put_file(Path(local), "/".join(names), self._guard)
+
     def remove(self, *names: str) -> None:
-        self.objects.remove("/".join(names))
+        self.objects.remove("/".join(names), self._guard)
 
     def guard(self) -> None:
-        """Raise LeaseLost if another run has taken over the run directory."""
-        if self.epoch is None:
-            return
-        newest = max(map(lease_number, self.names("lease")), default=0)
-        if newest > self.epoch:
-            owner = self.read_json("lease", lease_name(newest))
-            raise LeaseLost(
-                f"{self.uri}: taken over by {owner['host']} (job {owner['job']}, process "
-                f"{owner['pid']}) since {owner['since']}, because this run had not renewed its "
-                f"lease; it stops and commits nothing more"
-            )
+        """Raise LeaseLost if another run has taken over the run directory, or could: if this run's
+        lease was removed."""
+        if self.epoch is not None:
+            check_owner(self)
+
+    @property
+    def _guard(self) -> Guard | None:
+        return None if self.epoch is None else self.guard
 
     # -- parts and manifests
 
@@ -130,7 +136,7 @@ class Store:
         data = tables.encode(table, suffix, stats)
         checksum = checksum_of(data)
         name = f"{unit}-{checksum}.{suffix}"
-        self.write_bytes(data, folder, name)
+        self.objects.write(f"{folder}/{name}", data)  # no guard: the name says what is in it
         return Part(unit, name, table.num_rows, len(data), checksum, stats)
 
     def read_part(self, folder: str, part: Part, columns: list[str] | None = None) -> pa.Table:
@@ -191,7 +197,8 @@ class Store:
     ) -> Manifest:
         """Finish a stage: create its manifest. Return the manifest of the first to commit.
 
-        Each unit must have exactly one part.
+        Each unit must have exactly one part. If the first was a former owner, whose files this one
+        has replaced since, this one's manifest takes the place of the former's.
         """
         ordered = sorted(parts, key=lambda part: part.unit)
         assert len({part.unit for part in ordered}) == len(ordered), "a unit committed twice"
@@ -201,9 +208,15 @@ class Store:
         data["checksum"] = checksum_of(json.dumps(data).encode())
         if fault := self.fault(manifest):  # some stores silently truncate
             raise OSError(fault)
-        self.guard()
-        text = json.dumps(data, indent=1, ensure_ascii=False)
-        self.objects.create(f"{folder}/manifest.json", text.encode())
+        text = json.dumps(data, indent=1, ensure_ascii=False).encode()
+        while not self.objects.create(f"{folder}/manifest.json", text, self._guard):
+            first = self.manifest(folder)
+            mine = {part.file: part.checksum for part in ordered}
+            if first is None:
+                continue
+            if all(mine.get(part.file, part.checksum) == part.checksum for part in first.parts):
+                break
+            self.set_aside(folder)
         committed = self.manifest(folder)
         assert committed is not None
         return committed
@@ -221,7 +234,6 @@ class Store:
 
     def set_aside(self, folder: str) -> None:
         """Make a stage unfinished again: rename its manifest, keep its files."""
-        self.guard()
         data = self.read_bytes(folder, "manifest.json")
         self.write_bytes(data, folder, f"manifest-damaged-{checksum_of(data)}.json")
         self.remove(folder, "manifest.json")
@@ -241,7 +253,7 @@ class Store:
         found = {file for pattern in matching for file in Path(local).glob(pattern)}
         files = sorted(file for file in found if file.is_file())
         for file in sorted(files, key=lambda p: p.name == last):
-            self.objects.put_file(file, "/".join([*folder, file.name]))
+            self.put_file(file, *folder, file.name)
             copied.append(
                 Part(file.name, file.name, 0, file.stat().st_size, checksum_of_file(file))
             )
@@ -291,11 +303,3 @@ def part_unit(name: str) -> str | None:
     """Return the unit that a file's name says it is the part of; None if it is no part."""
     match = re.fullmatch(r"(.+)-[0-9a-f]{16}\.(?:arrow|parquet|jsonl)", name)
     return match[1] if match else None
-
-
-def lease_name(number: int) -> str:
-    return f"{number:08d}.json"
-
-
-def lease_number(name: str) -> int:
-    return int(name.removesuffix(".json")) if name.endswith(".json") else 0

@@ -87,7 +87,6 @@ def _upload(job: OwnJob, output: Path, base: str) -> list[Part]:
     if not (output / "tokenizer_config.json").exists():
         load_tokenizer(job.store, job.tokenizer_folder).save_pretrained(output)
     name = checkpoint_name(job.steps)
-    job.store.guard()
     job.store.remove(job.folder, name)  # what an interrupted run left there
     files = job.store.upload(output, job.folder, name)
     return [replace(part, unit=f"{name}/{part.unit}", file=f"{name}/{part.file}") for part in files]

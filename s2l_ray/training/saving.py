@@ -134,10 +134,7 @@ class Saver:
 def _remove_later(store: Store, folder: str, point: str) -> None:
     """Remove the resume points that are later than this one; all of them for ""."""
     names = resume_points(store, folder)
-    later = names[: names.index(point)] if point else names
-    if later:
-        store.guard()
-    for name in later:
+    for name in names[: names.index(point)] if point else names:
         store.remove(folder, "resume", name)
 
 
@@ -149,7 +146,6 @@ def _remove_older(store: Store, folder: str, point: str) -> None:
     names = resume_points(store, folder)
     older = names[names.index(point) + 1 :]
     complete = next((name for name in older if _is_complete(store, folder, name)), None)
-    store.guard()
     for name in older:
         if name != complete:
             store.remove(folder, "resume", name)

@@ -1,5 +1,6 @@
 """A run's record of its stages, its owner, and files that are damaged."""
 
+import json
 import shutil
 
 import pytest
@@ -9,7 +10,9 @@ from s2l_ray import evaluation
 from s2l_ray.errors import LeaseLost
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline.stage import Stage, alone
-from s2l_ray.store.store import lease_name
+from s2l_ray.store import Store
+from s2l_ray.store.lease import Lease
+from s2l_ray.store.owner import lease_name
 
 
 def stage_of(name, make=None):
@@ -52,12 +55,13 @@ def test_a_training_that_goes_on_is_told_as_resumed(store):
 
 def test_a_run_that_was_followed_tells_nothing_more(store):
     store.epoch = 1
-    store.write_json({"host": "h", "job": "j", "pid": 1, "since": "now"}, "lease", lease_name(2))
+    owner = Lease(Store(store.uri), seconds=60, job="j").record | {"host": "h"}
+    store.objects.write(f"lease/{lease_name(2)}", json.dumps(owner).encode())
     run = pipeline.Run(settings("run"), store, None)
     store.epoch = None
     tokens = stage_of("tokens", lambda *_, **__: pytest.fail("made"))
     store.commit(tokens.folder, tokens.fingerprint, [], {})
     store.epoch = 1
-    with pytest.raises(LeaseLost, match="taken over by h"):
+    with pytest.raises(LeaseLost, match=r"taken over by another run \(host h, job j"):
         run.get(tokens)
     assert not store.exists("run.json")

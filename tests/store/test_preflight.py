@@ -16,7 +16,8 @@ from s2l_ray.config import StorageConfig
 from s2l_ray.errors import StorageError
 from s2l_ray.store import Store, preflight
 from s2l_ray.store.lease import Lease
-from s2l_ray.store.s3 import S3Objects, client
+from s2l_ray.store.s3 import S3Objects
+from s2l_ray.store.s3_client import client
 
 
 def refusal(store):

@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.store import Store
-from s2l_ray.store.s3 import client
+from s2l_ray.store.s3_client import client
 from support.head import RAY, REPOSITORY, environment
 
 STAGES = ("corpus", "tokens", "proxy", "losses", "trajectories", "clusters", "selections",

@@ -1,5 +1,6 @@
 """Saving while the training goes on, and weights in Hugging Face format."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from s2l_ray.errors import LeaseLost
 from s2l_ray.models.loading import initial_model, load_model
 from s2l_ray.models.loss import LabelLoss
 from s2l_ray.store import Store
+from s2l_ray.store.lease import Lease
 from s2l_ray.training.engines import make_engine
 from s2l_ray.training.engines.shared import copy_weights
 from s2l_ray.training.job import TrainingJob
@@ -105,10 +107,10 @@ def test_an_owner_that_lost_the_run_commits_nothing(tmp_path):
     training.step()
     training.store.go.clear()
     training.save()
-    lease = '{"host": "other", "job": "none", "pid": 1, "since": "now"}'
-    training.store.write_bytes(lease.encode(), "lease/00000002.json")
+    lease = Lease(training.store, seconds=60).record | {"host": "other"}
+    training.store.objects.write("lease/00000002.json", json.dumps(lease).encode())
     training.store.go.set()
-    with pytest.raises(LeaseLost, match="taken over by other"):
+    with pytest.raises(LeaseLost, match=r"taken over by another run \(host other"):
         training.saver.wait()
     assert training.newest()[0] == ""
 

@@ -84,7 +84,7 @@ class Tracker:
         for file in sorted(self.folder.rglob("*")):
             name = file.relative_to(self.folder).as_posix()
             if file.is_file() and self.copied.get(name) != (size := file.stat().st_size):
-                self.store.objects.put_file(file, f"{self.below}/{name}")
+                self.store.put_file(file, self.below, name)
                 self.copied[name] = size
 
 
