@@ -88,6 +88,11 @@ SLICES = {
         ("faults/test_deaths.py",),
         ("s2l_ray/store", "tests/support/faults.py"),
     ),
+    "owners": Slice(
+        6,
+        ("faults/test_owners.py", "faults/test_uploads.py"),
+        ("s2l_ray/store", "s2l_ray/training", "tests/support/plain_run.py"),
+    ),
     "nodes": Slice(
         12,
         ("faults/test_node_deaths.py", "faults/test_store_faults.py"),

@@ -60,7 +60,8 @@ REQUESTS: Counter[str] = Counter()  # of a run through a proxy, by what became o
 
 def report():
     """The table, as lines."""
-    rows = sorted(TABLE.items(), key=lambda item: (item[0][0], STAGES.index(item[0][1])))
+    order = ("", *STAGES)
+    rows = sorted(TABLE.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
     sums = {"all": Row(), "deaths of drivers and nodes": Row()}
     for (kind, _), row in rows:
         for name in ("all", *(["deaths of drivers and nodes"] if kind in DEATHS else [])):

@@ -44,6 +44,11 @@ def run_workers(count, function, *args):
 
 
 def _work(rank, count, folder, function, args):
+    as_worker(rank, count, folder, function, *args)
+
+
+def as_worker(rank, count, folder, function, *args):
+    """Call function(*args) as one of `count` processes, which meet in a local folder."""
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(count)}
     dist.init_process_group(
@@ -53,13 +58,13 @@ def _work(rank, count, folder, function, args):
     dist.destroy_process_group()
 
 
-def train_until(uri, folder, config, last, saves, steps=6):
+def train_until(uri, folder, config, last, saves, steps=6, fingerprint="f"):
     """Train in `folder` from its resume point, if there is one, to step `last` of `steps`.
 
-    saves: steps after which the state is saved -> whether it is a checkpoint.
+    uri: or a Store. saves: steps after which the state is saved -> whether it is a checkpoint.
     """
-    store = Store(uri)
-    job = TrainingJob(store, None, config, "", None, folder, folder, 5, steps, None)
+    store = uri if isinstance(uri, Store) else Store(uri)
+    job = TrainingJob(store, None, config, "", None, folder, fingerprint, 5, steps, None)
     start = Start(job)
     world = rank_and_world()[1]
     model = start.model(Tokenizer(), placing_of(config, CPU, world))
