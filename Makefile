@@ -46,8 +46,8 @@ slice: $(INSTALLED)  ## one slice of the slow tests, as CI runs it (SLICE=traini
 faults: $(INSTALLED)  ## runs whose processes, store and files fail
 	$(BIN)/python -m pytest tests -m "faults and not soak"
 
-soak: $(INSTALLED)  ## the same with each death three times, and the tests left out of CI
-	ROUNDS=3 $(BIN)/python -m pytest tests -m "faults or soak"
+soak: $(INSTALLED)  ## an hour at most of them, each death three times, and of what CI leaves out (SOAK=owners; tests/soak.py)
+	$(BIN)/python tests/soak.py $(SOAK)
 
 bench: $(INSTALLED)  ## small sizes of seven benchmarks (BENCH=runs/bench)
 	$(BIN)/python jobs/demo_corpus.py $(CORPUS)

@@ -12,6 +12,7 @@ import boto3
 import pytest
 import ray
 import slices
+import soak
 import torch
 from support.ceph import PACKAGES, Ceph
 from support.golden import compare
@@ -161,6 +162,8 @@ def pytest_addoption(parser):
         help="write what the golden tests find to tests/golden instead of comparing it",
     )
 
+    parser.addoption("--table", type=Path, help="add the table of faults to this file (soak.py)")
+
 
 COLLECTED = pytest.StashKey()
 
@@ -186,3 +189,5 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("faults")
         for line in faults.report():
             terminalreporter.line(line)
+        if table := terminalreporter.config.getoption("--table"):
+            soak.add(table, faults.rows())

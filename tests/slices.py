@@ -91,7 +91,7 @@ SLICES = {
     "owners": Slice(
         6,
         ("faults/test_owners.py", "faults/test_uploads.py"),
-        ("s2l_ray/store", "s2l_ray/training", "tests/support/plain_run.py"),
+        ("s2l_ray/store", "s2l_ray/training/saving.py", "tests/support/plain_run.py"),
     ),
     "nodes": Slice(
         12,

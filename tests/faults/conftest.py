@@ -43,3 +43,9 @@ def in_s3(s3_uri, folder):
     """(run_dir, corpus) in a real S3."""
     Store(s3_uri).objects.put_file(folder / "corpus.jsonl", "corpus/corpus.jsonl")
     return f"{s3_uri}/run", f"{s3_uri}/corpus/corpus.jsonl"
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path):
+    where = request.getfixturevalue("s3_uri") if request.param == "s3" else str(tmp_path / "run")
+    return lambda number: f"{where}/{number}"

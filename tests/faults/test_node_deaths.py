@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support import faults
-from support.faults import Command, Fault, Nodes, survives
+from support.faults import TABLE, Command, Fault, Nodes, survives
 
 pytestmark = pytest.mark.faults  # each of these runs takes minutes
 
@@ -29,7 +29,8 @@ def test_a_node_that_is_told_to_go_leaves_a_resume_point(folder, tmp_path):
     nodes = Nodes(tmp_path)
     command = Command(tmp_path, config, nodes=nodes)
     command.start()
-    told, found = False, []
+    told, found, row = False, [], TABLE["node told to go", "proxy"]
+    row.tried += 1
     try:
         while command.process.poll() is None:
             assert time.monotonic() - command.began < faults.LIMIT, command.told()
@@ -46,6 +47,7 @@ def test_a_node_that_is_told_to_go_leaves_a_resume_point(folder, tmp_path):
     assert command.process.returncode == 0, command.told()
     assert len(found) == 1 and 0 < found[0] < 1000  # nothing else asks for one before step 1,000
     faults.check(command.store)
+    row.survived += 1
 
 
 def resume_points(store):
@@ -65,7 +67,8 @@ def test_a_node_joins_and_the_first_one_leaves(folder, tmp_path):
     [first] = nodes.disks
     command = Command(tmp_path, config, nodes=nodes)
     command.start()
-    trainers, joined, left = 0, None, False
+    trainers, joined, left, row = 0, None, False, TABLE["node joins, first one leaves", "losses"]
+    row.tried += 1
     try:
         while command.process.poll() is None:
             assert time.monotonic() - command.began < faults.LIMIT, command.told()
@@ -86,3 +89,4 @@ def test_a_node_joins_and_the_first_one_leaves(folder, tmp_path):
     faults.check(command.store)
     proxy = command.store.manifest(command.store.read_json("run.json")["current"]["proxy"])
     assert proxy.info["workers"] == 2 and proxy.info["step"] == 2500
+    row.survived += 1

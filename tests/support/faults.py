@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,18 +58,23 @@ TABLE: dict[tuple[str, str], Row] = defaultdict(Row)
 REQUESTS: Counter[str] = Counter()  # of a run through a proxy, by what became of them
 
 
+def rows():
+    """The table, as JSON."""
+    return [{"kind": kind, "stage": stage} | asdict(row) for (kind, stage), row in TABLE.items()]
+
+
 def report():
     """The table, as lines."""
     order = ("", *STAGES)
-    rows = sorted(TABLE.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
+    found = sorted(TABLE.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
     sums = {"all": Row(), "deaths of drivers and nodes": Row()}
-    for (kind, _), row in rows:
+    for (kind, _), row in found:
         for name in ("all", *(["deaths of drivers and nodes"] if kind in DEATHS else [])):
             sums[name].tried += row.tried
             sums[name].survived += row.survived
             sums[name].seconds += row.seconds
     yield f"{'fault':28} {'stage':13} {'tried':>5} {'survived':>8} {'seconds lost, each':>18}"
-    for (kind, stage), row in [*rows, *((((name, ""), row)) for name, row in sums.items())]:
+    for (kind, stage), row in [*found, *((((name, ""), row)) for name, row in sums.items())]:
         yield (
             f"{kind:28} {stage:13} {row.tried:5} {row.survived:8} "
             f"{row.seconds / max(row.tried, 1):18.0f}"
