@@ -248,6 +248,7 @@ class Run:
     def _write(self) -> None:
         if not self.recorded:
             return
+        self.store.guard()
         # Stages that this command does not touch stay current.
         self._current |= {name: manifest.folder for name, manifest in self.done.items()}
         record = {

@@ -38,12 +38,9 @@ class Store:
     """
 
     def __init__(
-        self,
-        uri: str | Path,
-        config: StorageConfig | None = None,
-        epoch: int | None = None,
+        self, uri: str | Path, config: StorageConfig | None = None, epoch: int | None = None,
         owner: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         text = str(uri)
         self.uri = text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute())
         self.config = config or StorageConfig()
@@ -86,8 +83,7 @@ class Store:
         return self.objects.read("/".join(names))
 
     def write_bytes(self, data: bytes, *names: str) -> None:
-        """Write a file atomically: readers see the old content or the new. LeaseLost if another run
-        has taken over, as for all that follows."""
+        """Write a file as its owner (`guard`), atomically: readers see the old or the new one."""
         self.objects.write("/".join(names), data, self._guard)
 
     def read_json(self, *names: str) -> Any:
@@ -107,8 +103,7 @@ class Store:
         self.objects.remove("/".join(names), self._guard)
 
     def guard(self) -> None:
-        """Raise LeaseLost if another run has taken over the run directory, or could: if this run's
-        lease was removed."""
+        """Raise LeaseLost if another run has taken over the run directory, or could have."""
         if self.epoch is not None:
             check_owner(self)
 
@@ -197,8 +192,8 @@ class Store:
     ) -> Manifest:
         """Finish a stage: create its manifest. Return the manifest of the first to commit.
 
-        Each unit must have exactly one part. If the first was a former owner, whose files this one
-        has replaced since, this one's manifest takes the place of the former's.
+        Each unit must have exactly one part. A manifest of a former owner that lists files which
+        this one has replaced is set aside.
         """
         ordered = sorted(parts, key=lambda part: part.unit)
         assert len({part.unit for part in ordered}) == len(ordered), "a unit committed twice"
@@ -212,11 +207,10 @@ class Store:
         while not self.objects.create(f"{folder}/manifest.json", text, self._guard):
             first = self.manifest(folder)
             mine = {part.file: part.checksum for part in ordered}
-            if first is None:
-                continue
-            if all(mine.get(part.file, part.checksum) == part.checksum for part in first.parts):
+            if first and all(mine.get(p.file, p.checksum) == p.checksum for p in first.parts):
                 break
-            self.set_aside(folder)
+            if first:
+                self.set_aside(folder)
         committed = self.manifest(folder)
         assert committed is not None
         return committed
