@@ -10,8 +10,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import plain_run
+from support import faults, plain_run
 from support.faults import ROUNDS, TABLE
+from support.proxy import KINDS, Proxy
 
 from s2l_ray.store import Store
 
@@ -93,3 +94,26 @@ def test_of_two_that_start_at_once_one_runs(place, request):
         return True
 
     trials(f"two at once ({request.node.callspec.id})", trial, place)
+
+
+def test_owners_of_a_store_in_trouble(ceph, s3_uri, monkeypatch):
+    """A request is sent again after its answer was lost: what it meets may be its own change."""
+    proxy = Proxy(ceph.endpoint, dict.fromkeys(KINDS, 0.02), seed=1)  # a tenth of all requests
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+
+    def trial(store, draw):
+        first, second = PlainRun(store.uri), None
+        said = first.says()
+        assert said == "owns 1", said
+        if draw.random() < 0.5:
+            time.sleep(draw.uniform(0, 2))
+            first.process.kill()
+            second = PlainRun(store.uri)
+        assert (second or first).end() == "finished"
+        first.process.wait()
+        return True
+
+    trials("a tenth of requests fails", trial, lambda number: f"{s3_uri}/{number}")
+    proxy.stop()
+    assert all(proxy.counts[kind] > 3 for kind in KINDS), proxy.counts
+    faults.REQUESTS.update(proxy.counts)

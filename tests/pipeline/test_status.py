@@ -284,6 +284,12 @@ def test_what_is_no_run_directory_is_one_sentence(refused, tmp_path):
         f"{place}: not a run directory: expected run.json or lease/ in it, found notes.txt"
     )
     assert refused(place / "notes.txt").startswith(f"{place}/notes.txt: not a folder; expected")
+    (place / "lease").mkdir()
+    (place / "lease" / "00000001.json").write_text("{}")
+    told = refused(place)
+    assert told.startswith(f"{place}/lease/00000001.json: damaged: expected a lease")
+    assert told.endswith("if none is, remove it")
+    (place / "lease" / "00000001.json").rename(place / "lease" / "copy.json")
     (place / "run.json").write_text('{"current": {}')
     assert refused(place).startswith(f"{place}/run.json: damaged: not JSON")
     (place / "run.json").write_text("{}")
