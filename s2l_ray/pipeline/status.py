@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from s2l_ray.config import load
+from s2l_ray.formatting import duration
 from s2l_ray.pipeline.state import FORMAT
 from s2l_ray.store import Manifest, Store, preflight
 from s2l_ray.store.lease import is_dead_here
@@ -26,6 +27,7 @@ RunsState = Literal["running", "finished", "failed", "interrupted", "died", "end
 StagesState = Literal["done", "running", "stopped", "to do"]
 
 
+AHEAD = 5.0  # seconds that clocks may differ by
 FEW = 4  # stages of one kind that are listed each, if the agenda does not name them
 
 
@@ -125,6 +127,9 @@ class Reader:
             notes.append(f"what is to do is unknown: version {version} of s2l_ray made this run")
         elif not run["agenda"]:
             notes.append("what is to do is not known yet: the run has not got to its first stage")
+        if age < -AHEAD and not lease["released"]:
+            future = f"the owner's last sign of life is {duration(-age)} in the future"
+            notes.append(f"{future}: a clock was set back; whether the run is alive is not known")
         current, times = self._recorded()
         state = _state(lease, run, age)
         stages = self._stages(run, state)
@@ -161,10 +166,8 @@ class Reader:
         try:
             lease = owner_in(self.store.read_bytes("lease", name))
         except ValueError as error:
-            raise ValueError(
-                f"{self.store.address('lease', name)}: damaged: {error}. A run that is alive "
-                f"writes it again, with lease_seconds: 60 within 10 s; if none is, remove it"
-            ) from None
+            where, what = self.store.address("lease", name), "a run that is alive writes it again"
+            raise ValueError(f"{where}: damaged: {error}; {what}; if none is, remove it") from None
         return lease, self.store.objects.age(f"lease/{name}")
 
     def _recorded(self) -> tuple[dict[str, str], dict[str, float]]:

@@ -201,6 +201,19 @@ def test_a_dead_run_says_when_it_was_last_alive_and_what_it_left(owner, monkeypa
 
 
 @pytest.mark.parametrize("uri", ["local"], indirect=True)
+def test_a_sign_of_life_in_the_future_is_told(owner):
+    store, state = owner
+    assert not [note for note in read(store).notes if "future" in note]
+    state.lease.over.set()
+    state.lease.news.set()
+    state.lease.thread.join()
+    later = time.time() + 86430
+    os.utime(store.address(state.lease.name), (later, later))
+    [note] = [note for note in read(store).notes if "future" in note]
+    assert note.startswith("the owner's last sign of life is 24 h 00 min in the future")
+
+
+@pytest.mark.parametrize("uri", ["local"], indirect=True)
 def test_a_killed_run_of_this_machine_is_dead_at_once(owner):
     store, state = owner
     process = subprocess.Popen([sys.executable, "-c", ""])
