@@ -98,7 +98,12 @@ def select(config: RunConfig) -> None:
         return "\n".join([*_folders(selection), f"report: {page}"])
 
     with Run.start(config, "select") as run:
-        print(run.finish(selected))
+        _print(run, run.finish(selected))
+
+
+def _print(run: Run, text: str) -> None:
+    """Print what is alarming about a run, then its result."""
+    print("\n".join([*run.alarms.lines(), text]))
 
 
 def _folders(selection: Selection) -> list[str]:
@@ -136,7 +141,7 @@ def import_losses(config: RunConfig) -> None:
         )
 
     with Run.start(config, "import-losses") as run:
-        print(run.finish(imported))
+        _print(run, run.finish(imported))
 
 
 @command("finetune", needs_target=True, then=("evaluate",))
@@ -155,7 +160,7 @@ def finetune(config: RunConfig) -> None:
 
     with Run.start(config, "finetune") as run:
         target, _ = run.finish(targets.finetune_selected)
-        print(f"model: {targets.model_path(run, target)}")
+        _print(run, f"model: {targets.model_path(run, target)}")
 
 
 @command("evaluate", needs_target=True, needs_heldout=True, then=("pipeline",))
@@ -186,8 +191,7 @@ def evaluate(config: RunConfig) -> None:
 
     with Run.start(config, "evaluate") as run:
         result = run.finish(evaluated)
-    for source, loss in result["by_source"].items():
-        print(f"{loss:8.4f}  {source}")
+    _print(run, "\n".join(f"{loss:8.4f}  {of}" for of, loss in result["by_source"].items()))
     print(f"{result['loss']:8.4f}  all, nats per response token, {result['label_tokens']:,} tokens")
     print(f"{result['macro']:8.4f}  mean over sources")
     if "answer_loss" in result:
@@ -240,7 +244,7 @@ def pipeline(config: RunConfig) -> None:
         return "\n".join([*said, *_folders(selection), f"report: {page}"])
 
     with Run.start(config, "pipeline") as run:
-        print(run.finish(compared))
+        _print(run, run.finish(compared))
 
 
 @command("compare", needs_target=True, needs_heldout=True)
@@ -268,7 +272,7 @@ def compare(config: RunConfig) -> None:
         seen = records.known(run.store, records.COMPARISON, settings)
         print(text.plan(config, comparison.num_targets(config), seen))
         found = run.finish(lambda run: comparison.compare(run, text.say_so_far))
-        print(text.as_text(found))
+        _print(run, text.as_text(found))
         print(f"report: {page.write(run, found)}")
 
 
@@ -293,7 +297,7 @@ def diagnose(config: RunConfig) -> None:
 
     with Run.start(config, "diagnose") as run:
         record = run.finish(diagnosis.diagnose)
-        print(page.as_text(record))
+        _print(run, page.as_text(record))
         print(f"report: {page.write(run, record)}")
 
 

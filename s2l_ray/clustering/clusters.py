@@ -205,6 +205,22 @@ def _only(table: pa.Table, source: str | None) -> pa.Table:
     return table
 
 
+def all_equal(store: Store, trajectories: Manifest) -> np.ndarray | None:
+    """Return the trajectory [T] that all examples have, or None if two differ."""
+    only_T: np.ndarray | None = None
+    parts = [part for part in trajectories.parts if part.rows]
+    for row_T in fold_parts(_only_row, parts, store, trajectories.folder):
+        if row_T is None or (only_T is not None and not np.array_equal(row_T, only_T)):
+            return None
+        only_T = row_T
+    return only_T
+
+
+def _only_row(part: Part, store: Store, folder: str) -> np.ndarray | None:
+    losses_NT = losses_array(store.read_part(folder, part, ["losses"]))
+    return losses_NT[0] if (losses_NT == losses_NT[0]).all() else None
+
+
 def _distinct_rows(
     part: Part, store: Store, folder: str, source: str | None, at_most: int
 ) -> np.ndarray:

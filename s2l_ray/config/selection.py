@@ -17,7 +17,7 @@ from s2l_ray.config.values import Budget, Location, Positive, Seed, SelectorName
 class TrajectoriesConfig(Section):
     """Scoring: the loss of every example at every checkpoint."""
 
-    newer = ("tf32",)
+    newer = ("tf32", "allow_diverged")
 
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -37,6 +37,12 @@ class TrajectoriesConfig(Section):
         False,
         description="Score a checkpoint as soon as it is saved, beside the proxy's training, if "
         "the cluster has room for another actor.",
+    )
+    allow_diverged: bool = Field(
+        False,
+        description="Select by the losses of a proxy that diverged: with a mean loss at the last "
+        "checkpoint above that at the first, or above that of guessing. `false` stops the run "
+        "before it clusters.",
     )
     workers: WorkersConfig = Field(
         WorkersConfig(),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.clustering.clusters import cluster
 from s2l_ray.config import SelectionConfig
+from s2l_ray.pipeline import alarms
 from s2l_ray.pipeline.identity import liked, selection_name
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.selection.choose import choose, examples_for
@@ -49,6 +51,7 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
         inputs=(groups, *needed),
         settings=(own, *source_of(choice.selector)),  # the exports change no example
         reads=(plan.corpus, plan.tokens),
+        check=partial(alarms.check_selection, plan),
     )
 
 
@@ -117,6 +120,8 @@ def _clusters(
 
     def make(run: Run, **where: Any) -> Manifest:
         by_source = selector.groups == "clusters_by_source"
+        if selector.groups != "clusters_of_features":
+            alarms.check_differ(plan.config, run.store, run.get(plan.trajectories))
         return cluster(run.store, run.get(rows), config, by_source=by_source, **where)
 
     return Stage(
@@ -125,6 +130,7 @@ def _clusters(
         inputs=(rows,),
         settings=(config.model_dump(exclude={"num_actors", "stability"}), selector.groups),
         beside=(config.stability,),  # the agreement with another seed changes no cluster
+        check=alarms.check_clusters,
     )
 
 

@@ -31,6 +31,7 @@ from s2l_ray.config import (
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.progress import about
 from s2l_ray.pipeline import records
+from s2l_ray.pipeline.alarms import take_over
 from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS, Arm, can_match
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
 from s2l_ray.pipeline.identity import selection_name
@@ -150,6 +151,7 @@ def compare(
                 made = _measure(run, arms) + short
                 found += records.keep(run.store, records.COMPARISON, made, settings)
                 done(found)
+        take_over(run, view)
     return found
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import ray
 
 from s2l_ray.analysis.cost import Cost, Step, scoring_flops, training_flops
-from s2l_ray.config import ModelConfig, WorkersConfig
-from s2l_ray.models.files import BASE_CONFIG, base_of, is_adapter, read_json
-from s2l_ray.models.origin import keep_model
+from s2l_ray.config import WorkersConfig
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Stage, walk
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import SelectionView, StepsView, TokensView, TrainingView
-from s2l_ray.training.checkpoints import checkpoints_of
+from s2l_ray.training.checkpoints import checkpoints_of, config_of
 
 
 def cost_of(run: Run, selection: Manifest) -> Cost:
@@ -99,12 +96,7 @@ def _seconds(run: Run, name: str) -> float | None:
 
 def _parameters(store: Store, training: Manifest, label_share: float) -> int:
     folder = max(checkpoints_of(training).items())[1]
-    if os.path.isabs(folder):  # a checkpoint that the run was given
-        model = base_of(folder) if is_adapter(folder) else ModelConfig(name=folder)
-        config = read_json(store.download(keep_model(store, model) or ""), "config.json")
-    else:
-        name = "config.json" if store.exists(folder, "config.json") else BASE_CONFIG
-        config = store.read_json(folder, name)
+    config = config_of(store, folder)
     return ray.get(_count.remote(config, label_share))
 
 

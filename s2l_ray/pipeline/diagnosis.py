@@ -28,6 +28,7 @@ from s2l_ray.config import (
 )
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.progress import about
+from s2l_ray.pipeline.alarms import take_over
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
@@ -77,6 +78,7 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
             subsets = {selector: _beside(base, variant.view, selector) for selector in SELECTORS}
         stability.append({"changed": variant.changed, "to": variant.to, "subsets": subsets})
     record = {"stability": stability, "purity": _purity(base), "gradients": _gradients(base)}
+    take_over(run, base)
     run.store.write_json(record, *RECORD)
     return record
 

@@ -22,11 +22,11 @@ from s2l_ray.config import (
     TrainingConfig,
 )
 from s2l_ray.corpus.families import template_text
-from s2l_ray.corpus.ingest import check_rejected, digest_of, ingest
+from s2l_ray.corpus.ingest import digest_of, ingest
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.corpus.tokenization import tokenize
 from s2l_ray.corpus.tokenizer import prepare_tokenizer
-from s2l_ray.pipeline import proxy
+from s2l_ray.pipeline import alarms, proxy
 from s2l_ray.pipeline.choice import choice_stage, export_stages
 from s2l_ray.pipeline.identity import (
     liked,
@@ -36,7 +36,7 @@ from s2l_ray.pipeline.identity import (
     tokenizer_folder,
 )
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
-from s2l_ray.pipeline.told import check_tokens
+from s2l_ray.pipeline.told import check_corpus, check_tokens
 from s2l_ray.scoring.imported import import_losses
 from s2l_ray.scoring.loss_files import find
 from s2l_ray.scoring.trajectories import assemble
@@ -65,7 +65,7 @@ def corpus_stage(config: RunConfig, dataset: ray.data.Dataset | None = None) -> 
         "corpus",
         alone(make),
         settings=(fingerprint_of(config.corpus, digest, seed=config.seed),),
-        check=lambda run, manifest: check_rejected(run.store, manifest, config.corpus),
+        check=partial(check_corpus, config.corpus),
     )
 
 
@@ -170,7 +170,13 @@ class Plan:
         def make(run: Run, **where: Any) -> Manifest:
             return assemble(run.store, run.get(self.corpus), run.get(self.losses), **where)
 
-        return Stage("trajectories", alone(make), inputs=(self.losses,), reads=(self.corpus,))
+        return Stage(
+            "trajectories",
+            alone(make),
+            inputs=(self.losses,),
+            reads=(self.corpus,),
+            check=partial(alarms.check_losses, self),
+        )
 
     def thinned(self, steps: list[int]) -> Plan:
         """Return a plan whose trajectories have these steps alone; nothing is scored again."""

@@ -19,6 +19,7 @@ from s2l_ray.execution.gauges import Gauges
 from s2l_ray.execution.job import in_job
 from s2l_ray.execution.nodes import warn_of_unused_gpus
 from s2l_ray.execution.trackers.tracking import Tracking
+from s2l_ray.pipeline.alarms import Alarms
 from s2l_ray.pipeline.gpus import check_gpus
 from s2l_ray.pipeline.identity import settings_of
 from s2l_ray.pipeline.plan import Plan
@@ -54,6 +55,7 @@ class Run:
     command: str = "select"
     listeners: list[events.Listener] = field(default_factory=list, repr=False)
     told: set[str] = field(default_factory=set, repr=False)  # what is logged once
+    alarms: Alarms = field(default_factory=Alarms, repr=False)
     # What trainings surely need, for the check of the GPU nodes (pipeline.memory).
     gpu_bytes: float = 0.0
     disk_bytes: float = 0.0
@@ -92,8 +94,12 @@ class Run:
         listeners += [Tracking(kind, store, config.name) for kind in dict.fromkeys(config.trackers)]
         lease.take()
         before = store.read_json(RECORD) if store.exists(RECORD) else {}
-        current = before.get("current", {})
-        return cls(config, store, lease, command=command, listeners=listeners, _current=current)
+        same = before.get("config") == config.model_dump(mode="json")
+        return cls(
+            config, store, lease, command=command, listeners=listeners,
+            alarms=Alarms(before.get("alarms", ()) if same else ()),
+            _current=before.get("current", {}),
+        )  # fmt: skip
 
     def __enter__(self) -> Run:
         for each in self.listeners:
@@ -127,7 +133,7 @@ class Run:
         """Return a run with other settings on the same run directory, lease and corpus. What it
         makes is not recorded in run.json."""
         plan = Plan(config, self.plan.corpus)
-        return replace(self, config=config, plan=plan, done={}, times=[], recorded=False)
+        return replace(self, config=config, plan=plan, done={}, times=[], alarms={}, recorded=False)
 
     def expect(self) -> list[events.Item]:
         """Tell what the run's command will make, and return it."""
@@ -245,6 +251,11 @@ class Run:
         if stage.check is not None:
             stage.check(self, manifest)
 
+    def write_record(self) -> None:
+        """Write run.json, where `status` and later commands find what is current."""
+        with self._lock:
+            self._write()
+
     def _write(self) -> None:
         if not self.recorded:
             return
@@ -259,5 +270,6 @@ class Run:
             "current": self._current,
             "models": {n: m.info["model"] for n, m in self.done.items() if "model" in m.info},
             "times": self.times,
+            "alarms": self.alarms.records(),
         }
         self.store.write_json(record, RECORD)

@@ -62,6 +62,7 @@ class Status:
     command, owner, since: of the newest run. until: when it ended, or was last known to be alive.
     progress: lines that belong to no stage. others: stages that earlier commands made and this one
     does not need. notes: sentences on what is not known.
+    alarms: those in run.json, with stage, kind, headline and advice.
     """
 
     run_dir: str
@@ -75,6 +76,7 @@ class Status:
     others: list[StageStatus]
     progress: list[dict[str, Any]]
     notes: list[str]
+    alarms: list[dict[str, str]]
 
 
 def open_run(place: str, overrides: list[str]) -> Store:
@@ -130,7 +132,7 @@ class Reader:
         if age < -AHEAD and not lease["released"]:
             future = f"the owner's last sign of life is {duration(-age)} in the future"
             notes.append(f"{future}: a clock was set back; whether the run is alive is not known")
-        current, times = self._recorded()
+        current, times, alarms = self._recorded()
         state = _state(lease, run, age)
         stages = self._stages(run, state)
         shown = {each.folder for each in stages} | set(run.get("done", ()))
@@ -155,6 +157,7 @@ class Reader:
             others=others,
             progress=[each for each in run.get("progress", ()) if not each["folders"]],
             notes=notes,
+            alarms=alarms,
         )
 
     def _lease(self) -> tuple[dict[str, Any], float]:
@@ -170,10 +173,11 @@ class Reader:
             raise ValueError(f"{where}: damaged: {error}; {what}; if none is, remove it") from None
         return lease, self.store.objects.age(f"lease/{name}")
 
-    def _recorded(self) -> tuple[dict[str, str], dict[str, float]]:
-        """Return from run.json the current stages' folders, and the seconds of those made."""
+    def _recorded(self) -> tuple[dict[str, str], dict[str, float], list[dict[str, str]]]:
+        """Return from run.json the current stages' folders, the seconds of those made, and what is
+        alarming about them."""
         if not self.store.exists("run.json"):
-            return {}, {}
+            return {}, {}, []
         record = self.store.read_json("run.json")
         if not isinstance(record, dict) or not {"current", "times"} <= record.keys():
             raise ValueError(
@@ -181,7 +185,8 @@ class Reader:
                 "version of s2l_ray made it, or it is damaged"
             )
         made = [each for each in record["times"] if not each["reused"]]
-        return record["current"], {each["stage"]: each["seconds"] for each in made}
+        times = {each["stage"]: each["seconds"] for each in made}
+        return record["current"], times, record.get("alarms", [])
 
     def _stages(self, run: dict[str, Any], state: RunsState) -> list[StageStatus]:
         """Return the stages of the agenda, and those that it did not foresee."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from s2l_ray.analysis.alarms import of_corpus, of_tokens
 from s2l_ray.config import CorpusConfig, RunConfig, parse_budget
 from s2l_ray.corpus.accounts import most_common, rejected_told
+from s2l_ray.corpus.ingest import check_rejected
 from s2l_ray.corpus.sources import shown
 from s2l_ray.formatting import percent, plural
+from s2l_ray.pipeline.alarms import tell
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import CorpusView, TokensView
 
@@ -81,10 +84,18 @@ def share_told(share: float) -> str:
     return f"{100 * share:.4g}%"
 
 
+def check_corpus(config: CorpusConfig, run: Run, corpus: Manifest) -> None:
+    """ValueError if too many rows were rejected; an alarm if many were."""
+    check_rejected(run.store, corpus, config)
+    tell(run, "corpus", [*of_corpus(CorpusView(corpus))])
+
+
 def check_tokens(name: str, run: Run, tokens: Manifest) -> None:
     """Tell how chats get their labels, once a run, and which examples the template refuses.
     ValueError if there are too many of these."""
     view = TokensView(tokens)
+    if name == "tokens":  # of the proxy
+        tell(run, name, [*of_tokens(view)])
     for sentence in labels_told(view):
         if sentence not in run.told:
             run.told.add(sentence)

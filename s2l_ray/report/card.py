@@ -33,7 +33,7 @@ tags:
 {examples:,} of {candidates:,} examples ({share}), {tokens:,} tokens, chosen for fine-tuning by
 [s2l_ray](https://pypi.org/project/s2l-ray/). The rows are in the order of their ranks: the first n
 are the subset of n examples.
-
+{alarms}
 | how | |
 | --- | --- |
 {how}
@@ -86,9 +86,10 @@ def chosen(store: Store, config: RunConfig) -> Manifest:
 
 
 def _chosen_by(section: str, settings: Any) -> Any:
-    if section != "selection" or settings is None:
+    if settings is None:
         return settings
-    return {key: value for key, value in settings.items() if key != "export"}
+    no_matter = {"selection": "export", "trajectories": "allow_diverged"}.get(section)
+    return {key: value for key, value in settings.items() if key != no_matter}
 
 
 def card(store: Store, config: RunConfig, subset: Manifest, target: str) -> str:
@@ -116,6 +117,7 @@ def card(store: Store, config: RunConfig, subset: Manifest, target: str) -> str:
         share=percent(view.examples, view.candidates),
         tokens=view.tokens,
         how="\n".join(f"| {key} | {value} |" for key, value in how.items() if value != ""),
+        alarms="".join(f"\n**Warning:** {each}.\n" for each in _alarms(store)),
         sources="\n".join(f"| {_cell(key)} | {n:,} |" for key, n in view.by_source.items()),
         verdict=_verdict(store, config, subset),
         command=f"s2l-ray select CONFIG.yaml selection.selector={view.selector} "
@@ -128,6 +130,11 @@ def _model(model: ModelConfig) -> str:
         return f"a {model.architecture['model_type']} from scratch" if model.architecture else ""
     # A folder's path is nobody's business.
     return Path(model.name).name if Path(model.name).is_dir() else model.name
+
+
+def _alarms(store: Store) -> list[str]:
+    """Return what the run found alarming, without the advice, which is for those who select."""
+    return [each["headline"] for each in store.read_json("run.json").get("alarms", ())]
 
 
 def _cell(text: str) -> str:

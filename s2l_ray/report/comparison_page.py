@@ -26,6 +26,7 @@ from s2l_ray.report.html import environment, name, printable, quoted
 from s2l_ray.report.next_steps import FEWEST_SEEDS, Commands, NextStep, write_settings
 
 if TYPE_CHECKING:
+    from s2l_ray.analysis.alarms import Alarm
     from s2l_ray.pipeline.run import Run
 
 MAX_NAMED = 2  # methods in the summary; more are counted
@@ -35,16 +36,20 @@ MORE_SEEDS = ",".join(map(str, range(2 * MIN_UNITS)))
 
 def write(run: Run, records: Sequence[ArmRecord]) -> str:
     """Write the page to report/comparison.html and return its address."""
-    page = render(run.config.name, run.store.uri, records, write_settings(run))
+    page = render(run.config.name, run.store.uri, records, write_settings(run), run.alarms.all())
     run.store.write_bytes(page.encode(), "report", "comparison.html")
     events.tell(lambda each: each.reported("comparison.html", page))
     return run.store.address("report", "comparison.html")
 
 
 def render(
-    title: str, run_dir: str, records: Sequence[ArmRecord], commands: Commands | None = None
+    title: str,
+    run_dir: str,
+    records: Sequence[ArmRecord],
+    commands: Commands | None = None,
+    of_run: Sequence[Alarm] = (),
 ) -> str:
-    """Return the page as HTML text, to be written as UTF-8."""
+    """Return the page as HTML text, to be written as UTF-8. of_run: alarms of the run's stages."""
     from s2l_ray.report.figures import comparison as figures
 
     groups = groups_of(records)
@@ -63,7 +68,7 @@ def render(
             lead=[compared(groups), result(groups)],
             trusted=told,
             tone=tone,
-            alarms=alarms(groups),
+            alarms=[(each.headline, each.advice) for each in of_run] + alarms(groups),
             groups=groups,
             max_tables=MAX_TABLES,
             forests=[figures.forest(group) for group in groups],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from s2l_ray.analysis.statistics import Seeds
 
 if TYPE_CHECKING:
+    from s2l_ray.analysis.alarms import Alarm
     from s2l_ray.analysis.cost import Cost
 
 
@@ -122,6 +123,8 @@ class ReportData:
     has_target: bool = False  # configured
     has_heldout: bool = False  # examples to evaluate on are configured
 
+    alarms: Sequence[Alarm] = ()  # of the run's stages
+
     corpus_by_source: Mapping[str, int]  # source -> examples offered to the selector
     n_duplicates: int = 0  # exact
     duplicates_kept: bool = False
@@ -133,7 +136,6 @@ class ReportData:
     n_held_out: int = 0  # examples kept for evaluation, not in corpus_by_source
     n_unlabelled: int = 0  # examples without a response token after truncation
     n_truncated: int = 0
-    max_length: int = 0  # tokens, beyond which an example is truncated; 0: unknown
 
     subset_by_source: Mapping[str, int] | None = None  # source -> chosen examples
 

@@ -18,6 +18,7 @@ from s2l_ray.report.html import environment, name, printable
 from s2l_ray.report.next_steps import Commands, NextStep, write_settings
 
 if TYPE_CHECKING:
+    from s2l_ray.analysis.alarms import Alarm
     from s2l_ray.pipeline.run import Run
 
 
@@ -125,16 +126,23 @@ def as_text(record: Diagnosis) -> str:
 def write(run: Run, record: Diagnosis) -> str:
     """Write the page to report/diagnostics.html and return its address."""
     budget = str(run.config.selection.budget)
-    page = render(run.config.name, run.store.uri, budget, record, write_settings(run))
+    page = render(
+        run.config.name, run.store.uri, budget, record, write_settings(run), run.alarms.all()
+    )
     run.store.write_bytes(page.encode(), "report", "diagnostics.html")
     events.tell(lambda each: each.reported("diagnostics.html", page))
     return run.store.address("report", "diagnostics.html")
 
 
 def render(
-    title: str, run_dir: str, budget: str, record: Diagnosis, commands: Commands | None = None
+    title: str,
+    run_dir: str,
+    budget: str,
+    record: Diagnosis,
+    commands: Commands | None = None,
+    alarms: Sequence[Alarm] = (),
 ) -> str:
-    """Return the page as HTML text, to be written as UTF-8."""
+    """Return the page as HTML text, to be written as UTF-8. alarms: of the run's stages."""
     from s2l_ray.report.figures import diagnosis as figures
 
     rows = variants_of(record)
@@ -146,6 +154,7 @@ def render(
             title=title,
             run_dir=run_dir,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            alarms=alarms,
             lead=compared(rows, budget),
             trusted=told,
             tone=tone,

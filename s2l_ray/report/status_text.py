@@ -50,6 +50,7 @@ def show(place: str, overrides: list[str], *, watch: bool, as_json: bool) -> Non
 def as_text(status: Status) -> str:
     """Return lines on the run, then its stages by state."""
     lines = [f"run_dir: {status.run_dir}", *_run(status)]
+    lines += [f"warning: {each['headline']}. {each['advice']}" for each in status.alarms]
     if status.error:
         lines.append(f"error: {status.error}")
     lines += [f"note: {note}" for note in status.notes]

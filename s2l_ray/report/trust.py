@@ -15,8 +15,6 @@ from s2l_ray.report.verdict import differences
 if TYPE_CHECKING:
     from s2l_ray.report.data import ReportData
 
-ALARMING = 0.05  # share of the corpus, or of the rows, from which a loss of data is an alarm
-
 
 def chosen(data: ReportData) -> str:
     """Say how many examples were chosen, of how many that could be, and how."""
@@ -84,42 +82,7 @@ def trust(data: ReportData) -> tuple[str, str]:
 
 def alarms(data: ReportData) -> list[tuple[str, str]]:
     """Return what may make the selection worthless: a headline, and what to do."""
-    found = []
-    if data.n_corpus and data.n_truncated / data.n_corpus >= ALARMING:
-        at = f" at {data.max_length:,} tokens" if data.max_length else ""
-        found.append(
-            (
-                f"{share(data.n_truncated, data.n_corpus)} of the corpus is truncated{at}",
-                "Losses and training see only the beginning of "
-                f"{plural(data.n_truncated, 'example')}. Raise prompt.max_length.",
-            )
-        )
-    if data.n_corpus and data.n_unlabelled / data.n_corpus >= ALARMING:
-        found.append(
-            (
-                f"{share(data.n_unlabelled, data.n_corpus)} of the corpus cannot be chosen",
-                f"{plural(data.n_unlabelled, 'example')} have no response token left. If they were "
-                "truncated, raise prompt.max_length.",
-            )
-        )
-    if data.n_rows and data.n_rejected / data.n_rows >= ALARMING:
-        found.append(
-            (
-                f"{share(data.n_rejected, data.n_rows)} of the rows were rejected",
-                f"{plural(data.n_rejected, 'row')} of {data.n_rows:,}; the reasons are below.",
-            )
-        )
-    quantiles = data.loss_quantiles_5T
-    if quantiles is not None and len(quantiles[2]) > 1:
-        first, last = float(quantiles[2][0]), float(quantiles[2][-1])
-        if not last < first:
-            found.append(
-                (
-                    "The proxy learned nothing",
-                    f"The median loss went from {measured(first)} to {measured(last)}, so the "
-                    "trajectories say little. Raise proxy.learning_rate or proxy.epochs.",
-                )
-            )
+    found = [(each.headline, each.advice) for each in data.alarms]
     if lost := sum(1 for arm in data.arms if not math.isfinite(arm.loss)):
         found.append(
             (

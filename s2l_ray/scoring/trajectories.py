@@ -22,7 +22,8 @@ SAMPLE_ROWS = 50_000  # of samples for diagnostics and thresholds
 def assemble(
     store: Store, corpus: Manifest, losses: Manifest, *, folder: str, fingerprint: str
 ) -> Manifest:
-    """Join the losses of all checkpoints. Schema `schemas.trajectories`, parts as in the corpus."""
+    """Join the losses of all checkpoints. Schema `schemas.trajectories`, parts as in the corpus.
+    stats: the sums of losses [T]."""
     steps = StepsView(losses).steps
     by_unit = {part.unit: part for part in losses.parts}
     units = [
@@ -67,6 +68,23 @@ def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE
     return pa.concat_tables(tables).slice(0, rows)
 
 
+def mean_losses(store: Store, trajectories: Manifest) -> np.ndarray:
+    """Return the mean loss over all examples at each checkpoint: float64 [T]."""
+    parts = trajectories.parts
+    sums = [part.stats.get("sums") for part in parts]
+    if None in sums:  # an earlier version made them
+        sums = list(fold_parts(_sums_of_part, parts, store, trajectories.folder))
+    return np.sum(sums, axis=0) / trajectories.rows
+
+
+def _sums_of_part(part: Part, store: Store, folder: str) -> list[float]:
+    return _sums(losses_array(store.read_part(folder, part, ["losses"])))
+
+
+def _sums(losses_NT: np.ndarray) -> list[float]:
+    return losses_NT.sum(axis=0, dtype=np.float64).tolist()
+
+
 def sources_of(store: Store, trajectories: Manifest) -> list[str | None]:
     """Return the sources of the trajectories, sorted."""
     found = set[str]()
@@ -107,4 +125,6 @@ class _Assemble:
             pa.array(losses_NT.reshape(-1), pa.float32()), losses_NT.shape[1]
         )
         columns = [ids, source, losses, tables[0]["num_label_tokens"]]
-        return pa.table(columns, schema=schemas.trajectories(losses_NT.shape[1])), {}
+        return pa.table(columns, schema=schemas.trajectories(losses_NT.shape[1])), {
+            "sums": _sums(losses_NT)
+        }

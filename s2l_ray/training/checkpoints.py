@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+from typing import Any
 
 import ray
 
-from s2l_ray.config import TrainingConfig
-from s2l_ray.models.origin import on_this_node
+from s2l_ray.config import ModelConfig, TrainingConfig
+from s2l_ray.models.files import BASE_CONFIG, base_of, is_adapter, read_json
+from s2l_ray.models.origin import keep_model, on_this_node
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.checksums import checksum_of_files
 from s2l_ray.store.scratch import working_folder
@@ -52,6 +55,18 @@ def checksums_of_checkpoints(training: Manifest) -> dict[int, str]:
             if folder == checkpoint_name(step):
                 checksums[name] = part.checksum
     return {step: checksum_of_files(checksums) for step, checksums in files.items()}
+
+
+def config_of(store: Store, folder: str) -> dict[str, Any]:
+    """Return the config.json of a checkpoint's model; of an adapter, that of its base.
+
+    folder: in the run directory, or the absolute path of a checkpoint that the run was given.
+    """
+    if os.path.isabs(folder):
+        model = base_of(folder) if is_adapter(folder) else ModelConfig(name=folder)
+        return read_json(store.download(keep_model(store, model) or ""), "config.json")
+    name = "config.json" if store.exists(folder, "config.json") else BASE_CONFIG
+    return store.read_json(folder, name)
 
 
 @ray.remote(num_cpus=1)

@@ -77,11 +77,15 @@ def test_the_card_tells_the_verdict_of_a_comparison(run, push):
         for method, loss in (("s2l", 2.0), ("random", 2.5)) for seed in (0, 1)
     ]  # fmt: skip
     store.write_json(records, "report", "baselines.json")
+    alarm = {"stage": "trajectories", "kind": "diverged", "headline": "The proxy diverged",
+             "advice": "Lower it."}  # fmt: skip
+    store.write_json(store.read_json("run.json") | {"alarms": [alarm]}, "run.json")
     with WritableHub() as hub:
         assert push(hub)[0] == 0
         card = hub.main("owner/math")["README.md"].decode()
     assert "held-out loss of s2l is 0.5" in " ".join(card.split()) and "2 pairs" in card
     assert "Not measured" not in card
+    assert "\n\n**Warning:** The proxy diverged.\n\n| how |" in card and "Lower it" not in card
 
 
 READ = """
@@ -172,6 +176,17 @@ def test_refusals_are_one_sentence_and_push_nothing(push, monkeypatch):
     assert push(gone, target="owner/math")[2] == "error: 'owner/math': expected hf://owner/name\n"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set, so nothing was pushed; unset it" in push(gone)[2]
+
+
+def test_a_setting_that_changes_no_example_may_differ(run, push):
+    """Or be missing, as in the run.json of an earlier version."""
+    store = Store(run.parent / "run")
+    record = store.read_json("run.json")
+    del record["config"]["trajectories"]["allow_diverged"]
+    store.write_json(record, "run.json")
+    with WritableHub() as hub:
+        for override in ("trajectories.allow_diverged=true", "selection.export=[alpaca]"):
+            assert push(hub, override)[0] == 0
 
 
 def test_only_the_selection_of_these_settings_is_pushed(push):

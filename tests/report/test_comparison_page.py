@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.reports import Page
 
+from s2l_ray.analysis.alarms import Alarm
 from s2l_ray.analysis.statistics import detectable, pairs_needed
 from s2l_ray.config import validate
 from s2l_ray.pipeline import comparison
@@ -165,6 +166,10 @@ def test_too_few_seeds_and_lost_pairs_are_alarming():
     found[0] = found[0] | {"loss": math.nan}
     html = page.render("t", "r", found)
     assert html.count('role="alert"') == 1 and "1 pair left out" in html
+    of_run = [Alarm("diverged", "seed 2: The proxy diverged", "Lower it.")]
+    html = page.render("t", "r", found, of_run=of_run)
+    assert html.count('role="alert"') == 2
+    assert html.index("seed 2: The proxy diverged") < html.index("1 pair left out")
 
 
 def test_the_forest_by_hand():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.reports import Page
 
+from s2l_ray.analysis.alarms import Alarm
 from s2l_ray.report import diagnostics_page as page
 from s2l_ray.report.figures import diagnosis as figures
 from s2l_ray.report.next_steps import Commands
@@ -177,6 +178,13 @@ def test_the_page_answers_in_the_order_of_a_run_s(record):
     for tag in ("p", "li", "figcaption"):
         assert max(map(len, shown.texts(tag))) <= 250, tag
     assert shown.texts("pre")[0] == "s2l-ray compare /x/config.yaml"
+
+
+def test_alarms_stand_above_the_first_sentence(record):
+    told = [Alarm("diverged", "The proxy diverged <b>", "Lower it.")]
+    html = page.render("t", "r", "11%", record, alarms=told)
+    assert html.index("The proxy diverged &lt;b&gt;") < html.index('class="lead"')
+    assert 'role="alert"' not in render(record)
 
 
 def test_trust_follows_what_the_worst_change_keeps(record):

@@ -9,12 +9,12 @@ import shlex
 import subprocess
 import sys
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.reports import Page, arms_of, report_data
 
+from s2l_ray.analysis.alarms import Alarm
 from s2l_ray.commands import COMMANDS
 from s2l_ray.config import validate
 from s2l_ray.config.loading import apply_override
@@ -82,20 +82,16 @@ def test_chance_is_called_chance() -> None:
 
 
 def test_what_may_make_the_selection_worthless_stands_at_the_top() -> None:
-    data = data_of(n_truncated=830, n_unlabelled=50, n_rows=1100, n_rejected=55, max_length=48,
-                   loss_quantiles_5T=np.ones((5, 8)), arms=arms_of(s2l=[float("nan")]))  # fmt: skip
-    headlines = [headline for headline, _ in alarms(data)]
-    assert headlines == [
-        "83.0% of the corpus is truncated at 48 tokens", "5.00% of the corpus cannot be chosen",
-        "5.00% of the rows were rejected", "The proxy learned nothing", "1 target diverged",
+    told = [Alarm("diverged", "The proxy diverged <b>", "Lower it."), Alarm("x", "Another", "Y.")]
+    data = data_of(alarms=told, arms=arms_of(s2l=[float("nan")]))
+    assert alarms(data) == [
+        ("The proxy diverged <b>", "Lower it."), ("Another", "Y."),
+        ("1 target diverged", "A held-out loss is not finite. Lower target.learning_rate."),
     ]  # fmt: skip
     html = render(data)
-    assert html.count('role="alert"') == 5
+    assert html.count('role="alert"') == 3 and "diverged <b>" not in html
     assert html.index('role="alert"') < html.index("<h2") and 'class="headline bad"' in html
-
-
-def test_small_losses_of_data_are_no_alarm() -> None:
-    assert alarms(data_of(n_truncated=49, n_unlabelled=49, n_rows=1100, n_rejected=54)) == []
+    assert 'role="alert"' not in render(data_of())
 
 
 def test_the_next_step_follows_from_what_is_known() -> None:
