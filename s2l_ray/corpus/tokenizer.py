@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from s2l_ray.config import ModelConfig
 from s2l_ray.corpus.pretrained import check_weights, load_config
 from s2l_ray.corpus.rows import Example, texts_of
-from s2l_ray.execution.hub import only_cached
+from s2l_ray.execution.hub import commit_of_revision, only_cached
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import EXAMPLES, completed
 
@@ -43,23 +45,24 @@ def prepare_tokenizer(
         tokenizer: Any = train_tokenizer(_texts(store, examples), model.tokenizer_vocab)
     else:
         origin = model.tokenizer or model.name
-        config = None
+        assert origin is not None
+        config, revision, refused = None, model.revision, partial(_unusable, origin)
+        if not Path(origin).is_dir():
+            revision = commit_of_revision(store, origin, revision, refused)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 origin,
-                revision=model.revision,
+                revision=revision,
                 trust_remote_code=False,
                 local_files_only=only_cached(origin),
             )
             if model.name is not None:  # fail now if the model cannot be used
                 config = load_config(
-                    model.name, model.revision, local_files_only=only_cached(model.name)
+                    model.name, revision, local_files_only=only_cached(model.name)
                 )
                 check_weights(config)
         except Exception as error:  # of transformers, huggingface_hub and tokenizers
-            raise ValueError(
-                f"model: {origin!r} cannot be used (code in a model's folder is never run): {error}"
-            ) from error
+            raise refused(error) from error
         sizes = (model.architecture or {}) if config is None else vars(config.get_text_config())
         _check_size(tokenizer, origin, sizes.get("vocab_size"))
     if chat_template is not None:
@@ -67,6 +70,12 @@ def prepare_tokenizer(
     with TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
         store.upload(local, folder, last="tokenizer_config.json")
+
+
+def _unusable(origin: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"model: {origin!r} cannot be used (code in a model's folder is never run): {error}"
+    )
 
 
 def _check_size(tokenizer: Any, origin: str | None, vocab_size: int | None) -> None:

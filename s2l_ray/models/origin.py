@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from s2l_ray.config import ModelConfig, fingerprint
-from s2l_ray.execution.hub import only_cached
+from s2l_ray.execution.hub import commit_of_revision, only_cached, patiently
 from s2l_ray.models.files import EXPECTED_WEIGHTS, hub_fault
 from s2l_ray.store import Store
 
@@ -44,8 +45,8 @@ def origin_of(model: ModelConfig) -> str | None:
 def keep_model(store: Store, model: ModelConfig) -> str | None:
     """Copy a hub model into the run, unless it is there; return `origin_of(model)`.
 
-    The revision is resolved to a commit then, and the run keeps that commit: the info of the
-    folder's manifest has name, revision and commit. ValueError if the hub does not give the model.
+    It is the commit of its tokenizer (commit_of_revision). The info of the folder's manifest has
+    name, revision and commit. ValueError if the hub does not give the model.
     """
     origin = origin_of(model)
     if origin is None or model.name is None or Path(origin).is_absolute():
@@ -54,7 +55,9 @@ def keep_model(store: Store, model: ModelConfig) -> str | None:
         if store.manifest(origin) is None:
             store.guard()
             logger.info(f"copying the model {model.name} from the hub into the run")
-            local, matching = _download(model.name, model.revision)
+            name, revision = model.name, model.revision
+            commit = commit_of_revision(store, name, revision, partial(_refused, name, revision))
+            local, matching = _download(name, revision, commit)
             files = store.upload(local, origin, matching=matching)
             info = {"name": model.name, "revision": model.revision, "commit": local.name}
             store.commit(origin, origin.rpartition("/")[2], files, info)
@@ -74,23 +77,29 @@ def commit_of(store: Store, origin: str | None) -> dict[str, str] | None:
     return manifest.info if manifest else None
 
 
-def _download(name: str, revision: str | None) -> tuple[Path, list[str]]:
+def _download(name: str, revision: str | None, commit: str) -> tuple[Path, list[str]]:
     """Return the hub cache's folder of a model at a commit, whose name is the commit's, and the
     patterns of the model's files there."""
     try:
         matching = [*SETTINGS, *SAFETENSORS]
         here = only_cached(name)
         local = Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=matching, local_files_only=here
+            patiently(
+                lambda: snapshot_download(
+                    name, revision=commit, allow_patterns=matching, local_files_only=here
+                )
             )
         )
         if any(file for pattern in SAFETENSORS for file in local.glob(pattern)):
             return local, matching
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        why = hub_fault(name, revision, weights=True) or str(error).partition("\n")[0]
-        raise ValueError(f"model: {name!r} cannot be copied from the hub: {why}") from error
+        raise _refused(name, revision, error) from error
     raise ValueError(
         f"model: {name!r} has no safetensors on the hub; {EXPECTED_WEIGHTS} (pickled weights, "
         "pytorch_model.bin, could run code when they are loaded)"
     )
+
+
+def _refused(name: str, revision: str | None, error: Exception) -> ValueError:
+    why = hub_fault(name, revision, weights=True) or str(error).partition("\n")[0]
+    return ValueError(f"model: {name!r} cannot be copied from the hub: {why}")

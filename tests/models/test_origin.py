@@ -1,17 +1,23 @@
 """A hub model goes into the run once, from a loopback hub that needs a token and is often busy."""
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from huggingface_hub import constants
 from support.hub import COMMIT, TOKEN, Hub
 from support.models import SMALL, small_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from s2l_ray.config import ModelConfig
+from s2l_ray.corpus.tokenizer import load_tokenizer, prepare_tokenizer
 from s2l_ray.models.loading import load_model
 from s2l_ray.models.origin import commit_of, keep_model, on_this_node, origin_of
-from s2l_ray.store import Store
+from s2l_ray.store import Manifest, Store
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,34 @@ def test_a_pinned_revision_is_another_folder(hub, store):
     pinned = ModelConfig(name="team/model", revision=COMMIT["main"])
     assert keep_model(store, pinned) != origin_of(MODEL)
     assert commit_of(store, origin_of(pinned))["commit"] == COMMIT["main"]
+
+
+def test_tokenizer_and_weights_are_of_one_commit_though_the_branch_moves(hub, files, store):
+    """The branch moves between the two, as when a run goes on after days."""
+    with_tokenizer = [files | tokenizer_files(words) for words in (["a", "b"], ["b", "a"])]
+    hub.repositories["team/model"] = {"main": with_tokenizer[0]}
+    prepare_tokenizer(store, MODEL, Manifest("corpus", "c", []), folder="tokenizer")
+    moved = {"main": with_tokenizer[1], "v1": with_tokenizer[0]}
+    hub.repositories["team/model"] = moved
+    asked = {COMMIT["main"]: "v1"}  # the first commit is no branch's any more
+    hub.files = lambda name, revision: (
+        (revision, moved[asked[revision]]) if revision in asked else ("b" * 40, moved["main"])
+    )
+    origin = keep_model(store, MODEL)
+    assert commit_of(store, origin)["commit"] == COMMIT["main"]
+    later = ModelConfig(name="team/model", revision="main")  # written otherwise: asked anew
+    assert commit_of(store, keep_model(store, later))["commit"] == "b" * 40
+    prepare_tokenizer(store, later, Manifest("corpus", "c", []), folder="later")
+    found = [load_tokenizer(store, folder).get_vocab() for folder in ("tokenizer", "later")]
+    assert found == [{"a": 0, "b": 1}, {"b": 0, "a": 1}]
+
+
+def tokenizer_files(words):
+    vocabulary = {word: number for number, word in enumerate(words)}
+    fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, words[0])))
+    with TemporaryDirectory() as folder:
+        fast.save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def test_a_model_in_a_local_folder_is_read_in_place(store, tmp_path):

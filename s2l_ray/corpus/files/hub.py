@@ -10,11 +10,10 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,9 +24,7 @@ from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.matching import matches
 from s2l_ray.corpus.files.source import Found, SourceFile
 from s2l_ray.corpus.files.splits import split_of
-from s2l_ray.execution.hub import SECONDS, http_error, silence
-
-T = TypeVar("T")
+from s2l_ray.execution.hub import SECONDS, http_error, patiently, silence
 
 PREFIX = "hf://"
 CONVERTED = "refs/convert/parquet"
@@ -35,8 +32,6 @@ PATH = re.compile(
     r"hf://(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@]+))?(:(?P<config>[^/:]+)(/(?P<split>[^/]+))?)?"
 )
 REFUSED = (401, 403, 404)
-BUSY = (429, 500, 502, 503, 504)  # statuses that another try may change
-TRIES, LONGEST_WAIT = 8, 60.0  # seconds
 
 Tables = dict[str, dict[str, list[str]]]  # paths in the repository by config and split
 
@@ -142,22 +137,7 @@ class _Patient(pafs.FSSpecHandler):
     """The hub's filesystem. It waits by itself while it reads, but not while it opens a file."""
 
     def open_input_file(self, path: str) -> pa.PythonFile:
-        return _patiently(lambda: pa.PythonFile(self.fs.open(path, "rb"), mode="r"))
-
-
-def _patiently(action: Callable[[], T]) -> T:
-    """Do something again, later, while the hub is busy or limits the rate."""
-    for number in range(1, TRIES):
-        try:
-            return action()
-        except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code not in BUSY:
-                raise
-            after = error.response.headers.get("Retry-After", "")
-            time.sleep(
-                min(LONGEST_WAIT, float(after) if after.isdecimal() else 2.0 ** (number - 1))
-            )
-    return action()
+        return patiently(lambda: pa.PythonFile(self.fs.open(path, "rb"), mode="r"))
 
 
 def _tables(hub: HubPath) -> tuple[str | None, _Repository, Tables]:
@@ -193,7 +173,7 @@ def _tables(hub: HubPath) -> tuple[str | None, _Repository, Tables]:
 @cache  # so that a run reads the commit that its fingerprint tells
 def repository_of(name: str, revision: str | None, endpoint: str | None) -> _Repository:
     api = HfApi(endpoint=endpoint)
-    info = _patiently(lambda: api.dataset_info(name, revision=revision, files_metadata=True))
+    info = patiently(lambda: api.dataset_info(name, revision=revision, files_metadata=True))
     assert info.sha
     sizes = {
         file.rfilename: file.size or 0
