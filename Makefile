@@ -9,8 +9,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
+# uv and pip-audit, in an environment of their own
+TOOLS := build/tools
+UV := $(TOOLS)/bin/uv
+LATEST := build/latest
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all slice faults soak bench docs lint format types check clean
+.PHONY: help install demo test test-all test-latest slice faults soak bench docs lint format types check update lock audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*##/\1:/' | column -t -s: 2>/dev/null \
@@ -18,17 +23,20 @@ help:  ## this list
 
 install: $(INSTALLED)  ## the virtual environment with the pinned versions
 
-# Remove the stamp to install again. A .venv made by hand is kept and installed into. torch goes
-# first and alone: pip picks the build its indexes offer (a CPU one where that is what they offer).
-$(INSTALLED): pyproject.toml constraints.txt
+# Remove the stamp to install again. A .venv made by hand is kept and installed into. Each package
+# must have a hash of requirements.lock, except torch and what it alone asks for (CUDA): pip picks the
+# build that its indexes offer (a CPU one where that is what they offer).
+$(INSTALLED): pyproject.toml constraints.txt requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: Python 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old: 3.11 or newer is needed (PYTHON=... names another)" >&2; exit 1; }
 	@command -v g++ >/dev/null || { echo "make: g++ not found: DeepSpeed may compile operators (Debian, Ubuntu: apt-get install g++)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(VENV) has $$($(BIN)/python --version): remove it, 3.11 or newer is needed" >&2; exit 1; }
 	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(PIP) install --quiet --no-deps --require-hashes -r requirements.lock
 	@$(PIP) install --quiet -c constraints.txt torch
-	@$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(PIP) check >/dev/null || $(PIP) check
 	@touch $@
 
 demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (RUN_DIR=runs/demo)
@@ -77,6 +85,34 @@ types: $(INSTALLED)  ## mypy
 	$(BIN)/mypy
 
 check: lint types test  ## lint, types and tests
+
+$(UV): Makefile
+	@$(PYTHON) -m venv --clear $(TOOLS)
+	@$(TOOLS)/bin/pip --disable-pip-version-check install --quiet uv==0.13.9 pip-audit==2.10.1
+	@touch $@
+
+update: $(UV)  ## the newest versions that pyproject.toml allows, into constraints.txt and requirements.lock
+	$(UV) pip compile pyproject.toml --extra dev --upgrade --python $(PYTHON) --no-annotate --no-header --quiet -o build/all.txt
+	{ grep '^#' constraints.txt; grep -Ev '^(cuda|nvidia)-|^triton==' build/all.txt; } >build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	$(MAKE) lock
+
+lock: $(UV)  ## requirements.lock: the hashes of what constraints.txt pins, without torch
+	grep -v '^torch==' constraints.txt >build/pins.txt
+	$(UV) pip compile build/pins.txt --no-deps --generate-hashes --python $(PYTHON) --no-annotate --no-header --quiet -o build/hashes.txt
+	{ echo '# Made by `make lock` from constraints.txt. torch is left out: its hash depends on the build.'; cat build/hashes.txt; } >requirements.lock
+
+audit: $(UV)  ## known vulnerabilities of the pinned versions (needs pypi.org; fails if one cannot be looked up)
+	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
+
+# Without pins, in an environment of its own: Ray and a training on it, DeepSpeed, transformers and
+# TRL, and what the golden files freeze.
+test-latest:  ## telling tests with the newest versions that pyproject.toml allows
+	@$(PYTHON) -m venv --clear $(LATEST)
+	@$(LATEST)/bin/pip --disable-pip-version-check install --quiet torch
+	@$(LATEST)/bin/pip --disable-pip-version-check install --quiet -e ".[dev]"
+	@$(LATEST)/bin/pip --disable-pip-version-check list 2>/dev/null | grep -iE '^(ray|torch|deepspeed|transformers|trl|peft|pyarrow) '
+	$(LATEST)/bin/python -m pytest -m "not slow and not faults" tests/golden tests/training tests/scoring tests/models tests/clustering tests/pipeline/test_subset.py tests/corpus/test_families.py tests/test_public.py tests/test_record.py
 
 clean:  ## caches and build output; runs/ and .venv stay
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -98,7 +98,7 @@ SLICES = {
         ("faults/test_node_deaths.py", "faults/test_store_faults.py"),
         ("s2l_ray/store", "s2l_ray/execution", "tests/support/faults.py"),
     ),
-    OTHER_PYTHON: Slice(14, (), ("pyproject.toml", "constraints.txt")),
+    OTHER_PYTHON: Slice(14, (), ("pyproject.toml", "constraints.txt", "requirements.lock")),
 }
 
 

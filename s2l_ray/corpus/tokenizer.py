@@ -57,9 +57,7 @@ def prepare_tokenizer(
                 local_files_only=only_cached(origin),
             )
             if model.name is not None:  # fail now if the model cannot be used
-                config = load_config(
-                    model.name, revision, local_files_only=only_cached(model.name)
-                )
+                config = load_config(model.name, revision, local_files_only=only_cached(model.name))
                 check_weights(config)
         except Exception as error:  # of transformers, huggingface_hub and tokenizers
             raise refused(error) from error

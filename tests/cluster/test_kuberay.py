@@ -83,7 +83,7 @@ def test_image_and_nodes_are_set_up_alike():
     uv = [re.search(r"uv==\S+", text)[0].rstrip(")") for text in (setup, DOCKERFILE)]
     assert uv[0] == uv[1]
     python = re.search(r"with \(Python (\d\.\d+),", CONSTRAINTS)[1]
-    assert f"FROM python:{python}-" in DOCKERFILE and f"--python {python}." in setup
+    assert f"ARG BASE=python:{python}-" in DOCKERFILE and f"--python {python}." in setup
 
 
 def test_it_scales_from_zero_goes_when_idle_and_asks_for_a_token(job, cluster):
