@@ -36,6 +36,7 @@ import ray
 
 from benchmarks import machine
 from benchmarks.kmeans import Memory, losses_like
+from s2l_ray.clustering.chunks import CHUNK_ROWS
 from s2l_ray.clustering.clusters import cluster, read_centers
 from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.config import ClustersConfig, SelectionConfig
@@ -166,8 +167,10 @@ def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int)
     pieces = -(-found["rows"] // PART_ROWS) * -(-found["chosen"] // SUBSET_ROWS)
     data = BILLION * checkpoints * 4 / 1e9
     gigabytes = max(gigabytes, data)  # small sizes do not show it
-    moved = -(-BILLION // 65536) * n_clusters * (checkpoints + 1) * 8 / 1e9
     nodes = math.ceil(cpu_seconds / (SECONDS * CPUS))
+    chunks = -(-BILLION // CHUNK_ROWS)
+    left = nodes * CPUS * math.ceil(math.log2(max(2, chunks / (nodes * CPUS))))  # of the tree
+    moved = left * n_clusters * (checkpoints + 1) * 8 / 1e9
     each = gigabytes / nodes + CPUS * start["cluster GB"] / start["cpus"]
     driver = (
         f"needs {driver_gb:.0f} GB more than at {start['rows']:,} rows"
@@ -177,7 +180,7 @@ def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int)
     return (
         f"Extrapolated to a billion examples: {data:.0f} GB of losses take {gigabytes:.0f} GB of "
         f"node memory. One iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends "
-        f"{moved:.1f} GB of partial sums to the driver; clustering takes {whole / 3600:.0f} CPU "
+        f"{moved:.2g} GB of partial sums to the driver; clustering takes {whole / 3600:.0f} CPU "
         f"hours in all. For {SECONDS} s per iteration: {plural(nodes, 'node')} of {CPUS} CPUs and "
         f"{each:.0f} GB. The driver, which holds the chosen ids, {driver}. Selection is not "
         f"extrapolated: it makes one piece per part of the corpus and part of the subset, "

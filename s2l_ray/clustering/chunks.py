@@ -39,21 +39,21 @@ class ChunkActor:
         self._loaded = {}  # Rows by first row
         self._sampled = {}  # (size of the whole sample, places, weights) by first row
 
-    def run(self, numbered, method, *args) -> list:
+    def run(self, chunks, method, *args) -> list:
         """See ActorPool."""
-        self._forget_others(numbered)
-        return [getattr(self, method)(chunk, *args) for _, chunk in numbered]
+        self._forget_others(chunks)
+        return [getattr(self, method)(chunk, *args) for chunk in chunks]
 
-    def total(self, numbered, leaves, combine, method, *args) -> list[Node]:
+    def total(self, chunks, numbers, leaves, combine, method, *args) -> list[Node]:
         """See ActorPool."""
-        self._forget_others(numbered)
+        self._forget_others(chunks)
         tree = Tree(leaves, combine)
-        for number, chunk in numbered:
+        for number, chunk in zip(numbers, chunks, strict=True):
             tree.add(0, number, getattr(self, method)(chunk, *args))
         return tree.nodes()
 
-    def _forget_others(self, numbered) -> None:
-        for first_row in self._loaded.keys() - {chunk[0] for _, chunk in numbered}:
+    def _forget_others(self, chunks) -> None:
+        for first_row in self._loaded.keys() - {chunk[0] for chunk in chunks}:
             del self._loaded[first_row]  # another actor has it now
             self._sampled.pop(first_row, None)
 

@@ -32,9 +32,9 @@ _MAX_DEATHS = 10  # rounds in a row in which actors died and no chunk was done
 class ActorPool:
     """Calls a method of `actor_class` on every chunk, pass after pass.
 
-    actor_class: a Ray actor class. run(numbered, method, *args) returns one result per chunk.
-    total(numbered, leaves, combine, method, *args) combines them and returns the nodes of a Tree
-    that are left. numbered: (number, chunk) of each chunk.
+    actor_class: a Ray actor class. run(chunks, method, *args) returns one result per chunk.
+    total(chunks, numbers, leaves, combine, method, *args) combines the results of chunks with these
+    numbers in a Tree and returns the nodes that are left; only `total` below needs it.
     num_actors: at most this many, of one CPU each, and at most one per chunk. None takes one per
     CPU of the cluster, counted before each pass. Use the pool in a `with`; its end kills the
     actors.
@@ -64,7 +64,11 @@ class ActorPool:
         """
         numbers = [*(range(len(self.chunks)) if only is None else only)]
         results = dict[int, Any]()
-        for mine, found in self._each_share("run", numbers, method, *args):
+
+        def call(actor: Any, chunks: Any, _: list[int], *sent: Any) -> ray.ObjectRef:
+            return actor.run.remote(chunks, method, *sent)
+
+        for mine, found in self._each_share(call, numbers, *args):
             results |= zip(mine, found, strict=True)
         return [results[number] for number in numbers]
 
@@ -74,17 +78,21 @@ class ActorPool:
         Each actor combines those of its own chunks, which are neighbours. So the driver gets a few
         results per actor, not one per chunk.
         """
-        tree, numbers = Tree(len(self.chunks), combine), [*range(len(self.chunks))]
-        for _, nodes in self._each_share("total", numbers, tree.leaves, combine, method, *args):
+        tree = Tree(len(self.chunks), combine)
+
+        def call(actor: Any, chunks: Any, mine: list[int], *sent: Any) -> ray.ObjectRef:
+            return actor.total.remote(chunks, mine, tree.leaves, combine, method, *sent)
+
+        for _, nodes in self._each_share(call, [*range(tree.leaves)], *args):
             for node in nodes:
                 tree.add(*node)
         return tree.total()
 
     def _each_share(
-        self, call: str, numbers: list[int], *args: Any
+        self, call: Callable[..., ray.ObjectRef], numbers: list[int], *args: Any
     ) -> Iterator[tuple[list[int], Any]]:
-        """Yield the numbers of some neighbouring chunks and what an actor's `call` returned for
-        them, until all are done."""
+        """Yield the numbers of some neighbouring chunks and what an actor returned for them, until
+        all are done. call(actor, chunks, numbers, *args) calls it."""
         # Large arguments are sent to each node once.
         sent = [ray.put(arg) if getattr(arg, "nbytes", 0) > _INLINE_BYTES else arg for arg in args]
         todo = numbers
@@ -94,7 +102,7 @@ class ActorPool:
             cuts = [len(todo) * n // count for n in range(count + 1)]
             mines = [todo[cuts[n] : cuts[n + 1]] for n in range(count)]
             calls = {
-                getattr(actor, call).remote(share, *sent): (actor, mine)
+                call(actor, share, mine, *sent): (actor, mine)
                 for actor, share, mine in zip(self.ready, self._shares(mines), mines, strict=False)
             }
             todo, dead, done = [], list[Exception](), False
@@ -118,7 +126,7 @@ class ActorPool:
         count, whole = len(mines), sum(map(len, mines)) == len(self.chunks)
         if whole and count in self.shares:
             return self.shares[count]
-        shares = [ray.put([(number, self.chunks[number]) for number in mine]) for mine in mines]
+        shares = [ray.put([self.chunks[number] for number in mine]) for mine in mines]
         if whole:
             self.shares = {count: shares}
         return shares

@@ -17,16 +17,16 @@ from s2l_ray.execution.tree import Tree
 
 @ray.remote(num_cpus=1)
 class Doubler:
-    def run(self, numbered, method, *args):
+    def run(self, chunks, method, *args):
         if method == "die":
             os._exit(1)
         if method == "refuse":
-            raise ValueError(f"chunk {numbered[0][1]} is not wanted")
-        return [(2 * chunk + sum(args), os.getpid()) for _, chunk in numbered]
+            raise ValueError(f"chunk {chunks[0]} is not wanted")
+        return [(2 * chunk + sum(args), os.getpid()) for chunk in chunks]
 
-    def total(self, numbered, leaves, combine, method, *args):
+    def total(self, chunks, numbers, leaves, combine, method, *args):
         tree = Tree(leaves, combine)
-        for number, chunk in numbered:
+        for number, chunk in zip(numbers, chunks, strict=True):
             tree.add(0, number, f"({2 * chunk + sum(args)})")
         return tree.nodes()
 
