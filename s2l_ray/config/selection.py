@@ -108,8 +108,8 @@ class ClustersConfig(Section):
     random_state: Seed = Field(42, description="Seed of the initial centers and of samples.")
     num_actors: Positive | None = Field(
         None,
-        description="Number of actors, of one CPU each. `null` takes one per CPU of the cluster, and "
-        "none for up to 64 MiB of losses.",
+        description="Number of actors, of one CPU each. `null` takes one per CPU of the cluster, "
+        "and none for up to 64 MiB of losses.",
     )
     stability: bool = Field(
         True,

@@ -73,8 +73,13 @@ def connect(storage: StorageConfig | None = None) -> None:
     with _own_sigterm():
         if address == "local":
             logger.info("starting Ray on this machine")
+            # Nothing takes away the only node.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             with inherited(variables), on_loopback():
-                ray.init("local", log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    "local", include_dashboard=False, log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )  # fmt: skip
             _started.append(ray.get_runtime_context().get_node_id())
         else:
             ray.init(

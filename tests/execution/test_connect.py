@@ -19,6 +19,7 @@ from s2l_ray.execution.connect import connect
 connect()
 ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
 print({at.laddr.ip for each in ours for at in each.net_connections() if at.status == "LISTEN"})
+print([each.pid for each in ours if "dashboard/dashboard.py" in " ".join(each.cmdline())])
 print(dict(os.environ))
 print(ray.get(ray.remote(lambda: dict(os.environ)).remote()))
 """
@@ -42,8 +43,10 @@ def test_a_local_ray_listens_on_loopback_only_and_its_workers_have_their_environ
         timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    listening, of_driver, of_worker = (eval(line) for line in done.stdout.splitlines()[-3:])
+    found = [eval(line) for line in done.stdout.splitlines()[-4:]]
+    listening, dashboards, of_driver, of_worker = found
     assert listening == {"127.0.0.1"}
+    assert dashboards == []
     assert of_driver["GOMP_SPINCOUNT"] == "7"
     assert not {*WORKER_ENVIRONMENT} - {"GOMP_SPINCOUNT", *os.environ} & {*of_driver}
     assert WORKER_ENVIRONMENT.items() <= of_worker.items()
