@@ -9,8 +9,8 @@ from typing import Any
 
 # What a key's name says, and the largest number that it may have.
 LIMITS = (
-    (re.compile(r"layers?$|^(n|num)_\w*layer|depth|blocks?$"), 1000),
-    (re.compile(r"^(n|num)_\w*experts?"), 4096),
+    (re.compile(r"layers?$|^(n|num)_\w*layer|depths?$|blocks?$"), 1000),
+    (re.compile(r"^(n|num)_\w*experts?"), 20_000),
     (re.compile(r"size|dim|hidden|vocab|embd|inner|width|head|position"), 2**27),
 )
 LONGEST = 100_000  # entries of a list

@@ -17,7 +17,7 @@ from s2l_ray.corpus.shapes import RowSettings
 from s2l_ray.corpus.trees import KEYS
 from s2l_ray.corpus.turns import CALL, Rules
 
-MARKUP = "<(image>|\\|image|start_of_image>|video>|audio>)"  # in all that shapes.PLACEHOLDER finds
+MARKUP = "<(image>|\\|image|start_of_image>|video>|audio>)"  # in what shapes.py refuses
 MAY_BE_BLANK = ("system", "tool")
 
 

@@ -12,12 +12,11 @@ from s2l_ray.corpus.rows import DECODER, BadRow, Example, Turn, kind_of
 from s2l_ray.corpus.tools import tools_text
 from s2l_ray.corpus.turns import ROLES, Rules, is_empty, present, turns_of
 
-# Where an image, video or audio clip belongs, in LLaVA's and the families' own notations. A tag
-# that is closed later is markup.
+# Where an image, video or audio clip belongs, in LLaVA's and the families' own notations. An image
+# tag that is closed later is markup.
+IMAGE = "<image>", "</image>"
 PLACEHOLDER = re.compile(
-    r"<image>(?!.*</image>)|<\|image\|>|<\|image_pad\|>|<start_of_image>"
-    r"|^\s*<(?:video|audio)>|<(?:video|audio)>\s*$",
-    re.DOTALL,
+    r"<\|image\|>|<\|image_pad\|>|<start_of_image>|^\s*<(?:video|audio)>|<(?:video|audio)>\s*$"
 )
 
 
@@ -69,8 +68,11 @@ def parse(
 
 
 def _refuse_placeholder(turn: Turn) -> None:
-    if found := PLACEHOLDER.search(turn["text"]):
-        detail = f"{found[0].strip()} in a turn of role {turn['role']}"
+    opened, closed = map(turn["text"].rfind, IMAGE)
+    match = PLACEHOLDER.search(turn["text"])
+    found = match[0].strip() if match else IMAGE[0] if opened > closed else None
+    if found:
+        detail = f"{found} in a turn of role {turn['role']}"
         raise BadRow("placeholder of an image, video or audio: media are not supported", detail)
 
 

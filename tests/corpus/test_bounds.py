@@ -21,6 +21,7 @@ from s2l_ray.corpus.files.matching import matches
 from s2l_ray.corpus.parsing import parse_rows
 from s2l_ray.corpus.reading import read_batches, read_rows
 from s2l_ray.corpus.rows import DECODER, MAX_COLUMNS, MAX_DEPTH, BadRow, first_repeated
+from s2l_ray.corpus.shapes import parse, row_settings_of
 from s2l_ray.corpus.sources import resolve
 
 GOOD = {"instruction": "q", "output": "a"}
@@ -268,3 +269,16 @@ def test_a_pattern_of_many_stars_takes_linear_time():
         ("a/b/c", "a/c", False), ("a/b", "*", False), ("a/b/c", "**/b", False),
     ):  # fmt: skip
         assert matches(name, pattern, same) is expected, (name, pattern)
+
+
+def test_image_tags_that_are_closed_early_take_linear_time():
+    opened, tail = "<image>" * 200_000, "x" * 1_000_000
+    chat = [{"role": "user", "content": opened}, {"role": "assistant", "content": "a"}]
+    row, settings = {"messages": chat}, row_settings_of(CorpusConfig(path="-"))
+    with Quick(5):
+        for closed in (f"{opened}</image>{tail}", f"</image>{tail}"):
+            chat[0]["content"] = closed
+            assert parse(row, settings)[1].turns[0]["text"] == closed
+        chat[0]["content"] = f"{opened}</image>{tail}<image>"
+        with pytest.raises(BadRow, match="placeholder of an image"):
+            parse(row, settings)

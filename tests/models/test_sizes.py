@@ -22,7 +22,7 @@ BAD = [
     ({"n_layer": 1001}, "n_layer: found 1,001, expected at most 1,000"),
     ({"encoder_layers": 10**6}, "encoder_layers: found 1,000,000, expected at most 1,000"),
     ({"layer_types": ["full_attention"] * 1001}, "layer_types: found 1,001 entries, expected at"),
-    ({"num_local_experts": 10**6}, "num_local_experts: found 1,000,000, expected at most 4,096"),
+    ({"num_local_experts": 10**6}, "num_local_experts: found 1,000,000, expected at most 20,000"),
     ({"hidden_size": 2**40}, "hidden_size: found 1,099,511,627,776, expected at most 134,217,728"),
     ({"vocab_size": 10**5000}, "vocab_size: found an integer beyond 64 bits, expected at most"),
     ({"text_config": {"num_hidden_layers": 10**9}}, "text_config.num_hidden_layers: found 1,000,"),
