@@ -135,7 +135,7 @@ def read(file: LossFile, key: str) -> Iterator[pa.Table]:
     """
     data, where = file.store.read_bytes(file.name), file.store.address(file.name)
     if file.name.endswith(".arrow"):
-        yield _recorded(pa.ipc.open_file(data).read_all(), file.name)
+        yield _recorded(_recorder_table(data, where), file.name)
     elif file.name.endswith(TABLES):
         yield from _of_table(_table(data, where), key, where)
     else:
@@ -152,18 +152,17 @@ def read(file: LossFile, key: str) -> Iterator[pa.Table]:
 
 def rows_of(file: LossFile, column: str) -> pa.Table:
     """Return what a file of a recorder's folder says of its keys: columns key and to."""
-    table = pa.ipc.open_file(file.store.read_bytes(file.name)).read_all()
+    where = file.store.address(file.name)
+    table = _recorder_table(file.store.read_bytes(file.name), where)
     if column not in table.schema.names:
         raise ValueError(
-            f"{file.store.address(file.name)}: has no column {column}; expected a recorder's "
+            f"{where}: has no column {column}; expected a recorder's "
             f"`dataset` with it, or another losses.key"
         )
     try:
         to = table[column].cast(pa.int64())
     except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{file.store.address(file.name)}: {column}: expected integers: {error}"
-        ) from None
+        raise ValueError(f"{where}: {column}: expected integers: {error}") from None
     return pa.table({"key": table["key"], "to": to})
 
 
@@ -212,6 +211,15 @@ def _of_table(table: pa.Table, key: str, where: str) -> Iterator[pa.Table]:
             )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise ValueError(f"{where}: not numbers: {error}") from None
+
+
+def _recorder_table(data: bytes, where: str) -> pa.Table:
+    try:
+        table = pa.ipc.open_file(data).read_all()
+        table.validate(full=True)  # offsets beyond their buffers would read other memory
+    except pa.ArrowException as error:
+        raise ValueError(f"{where}: damaged: {error}") from None
+    return table
 
 
 def _table(data: bytes, where: str) -> pa.Table:

@@ -17,7 +17,7 @@ from s2l_ray.models.documents import keys_of_rows
 from s2l_ray.pipeline import preflight
 from s2l_ray.record import LossWriter
 from s2l_ray.scoring.imported import part_numbers
-from s2l_ray.scoring.loss_files import LossFile, find, key_of, read
+from s2l_ray.scoring.loss_files import LossFile, find, key_of, read, rows_of
 from s2l_ray.store import Store
 
 
@@ -245,3 +245,23 @@ def test_what_needs_a_proxy_is_refused_before_anything_starts(tmp_path):
     assert "selector el2n needs more than losses (early)" in str(error.value)
     assert "diagnose varies the proxy" in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recorders_file_that_points_outside_itself_is_refused(tmp_path):
+    """Its offsets: reading what they say would read other memory."""
+    table = pa.table({"key": ["k" * 77_777], "to": [1]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = sink.getvalue().to_pybytes()
+    offsets = (0).to_bytes(4, "little") + (77_777).to_bytes(4, "little")
+    assert data.count(offsets) == 1
+    store = Store(str(tmp_path))
+    store.write_bytes(data, "whole.arrow")
+    store.write_bytes(data.replace(offsets, offsets[:-1] + b"\x7f"), "bad.arrow")
+    assert rows_of(LossFile(store, "whole.arrow"), "to").num_rows == 1
+    with pytest.raises(ValueError, match=r"bad.arrow: damaged: "):
+        rows_of(LossFile(store, "bad.arrow"), "to")
+    store.write_bytes(data[:-50], "cut.arrow")
+    with pytest.raises(ValueError, match=r"cut.arrow: damaged: "):
+        rows_of(LossFile(store, "cut.arrow"), "to")
