@@ -255,10 +255,10 @@ def test_a_recorders_file_that_points_outside_itself_is_refused(tmp_path):
         writer.write_table(table)
     data = sink.getvalue().to_pybytes()
     offsets = (0).to_bytes(4, "little") + (77_777).to_bytes(4, "little")
-    assert data.count(offsets) == 1
+    before, _, after = data.rpartition(offsets)  # the same number is in the metadata too
     store = Store(str(tmp_path))
     store.write_bytes(data, "whole.arrow")
-    store.write_bytes(data.replace(offsets, offsets[:-1] + b"\x7f"), "bad.arrow")
+    store.write_bytes(before + offsets[:-1] + b"\x7f" + after, "bad.arrow")
     assert rows_of(LossFile(store, "whole.arrow"), "to").num_rows == 1
     with pytest.raises(ValueError, match=r"bad.arrow: damaged: "):
         rows_of(LossFile(store, "bad.arrow"), "to")
