@@ -70,10 +70,9 @@ def tell(run: Run, stage: str, found: list[Alarm], *, log: bool = True) -> None:
     if run.alarms.records() != before:
         run.write_record()
     for each in found:
-        text = f"{_label(run)}{each}"
-        if log and text not in run.told:
-            run.told.add(text)
-            logger.warning(f"warning: {text}")
+        if log and str(each) not in run.told:  # another seed has the same tokens
+            run.told.add(str(each))
+            logger.warning(f"warning: {_label(run)}{each}")
 
 
 def take_over(run: Run, view: Run) -> None:

@@ -133,7 +133,9 @@ class Run:
         """Return a run with other settings on the same run directory, lease and corpus. What it
         makes is not recorded in run.json."""
         plan = Plan(config, self.plan.corpus)
-        return replace(self, config=config, plan=plan, done={}, times=[], alarms={}, recorded=False)
+        return replace(
+            self, config=config, plan=plan, done={}, times=[], alarms=Alarms(), recorded=False
+        )
 
     def expect(self) -> list[events.Item]:
         """Tell what the run's command will make, and return it."""

@@ -71,8 +71,9 @@ def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE
 def mean_losses(store: Store, trajectories: Manifest) -> np.ndarray:
     """Return the mean loss over all examples at each checkpoint: float64 [T]."""
     parts = trajectories.parts
-    sums = [part.stats.get("sums") for part in parts]
-    if None in sums:  # an earlier version made them
+    if all("sums" in part.stats for part in parts):
+        sums = [part.stats["sums"] for part in parts]
+    else:  # an earlier version made them
         sums = list(fold_parts(_sums_of_part, parts, store, trajectories.folder))
     return np.sum(sums, axis=0) / trajectories.rows
 

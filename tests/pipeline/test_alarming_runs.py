@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.reports import Page
-from support.runs import contents_of, rows, settings, stages_run
+from support.runs import Given, contents_of, rows, settings, stages_run
 
+from s2l_ray.analysis.alarms import Alarm
 from s2l_ray.commands import COMMANDS
-from s2l_ray.pipeline.alarms import Alarms, vocabulary_of
+from s2l_ray.pipeline.alarms import Alarms, take_over, tell, vocabulary_of
 from s2l_ray.pipeline.status import Reader, open_run
 from s2l_ray.report.status_text import as_text
 from s2l_ray.scoring.trajectories import mean_losses
@@ -117,6 +118,25 @@ def test_a_part_of_a_run_leaves_the_alarms_of_the_rest():
     assert [each["stage"] for each in alarms.records()] == ["clusters"]
     alarms.found["clusters"] = []
     assert alarms.records() == [] == alarms.lines()
+
+
+def test_alarms_of_another_seed_say_so_and_the_same_ones_are_told_once(local_ray, store, said):
+    run = Given.of(settings(store.uri), store=store)
+    few, rose = Alarm("labels", "Few labels", "Look."), Alarm("diverged", "It rose", "Lower it.")
+    tell(run, "tokens", [few])
+    for seed in (1, 2):
+        view = run.view(settings(store.uri, seed=seed))
+        assert view.alarms.all() == []
+        tell(view, "tokens", [few])
+        tell(view, "trajectories", [rose] if seed == 2 else [])
+        take_over(run, view)
+    assert run.alarms.lines() == [
+        "warning: Few labels. Look.", "warning: seed 2: It rose. Lower it.",
+    ]  # fmt: skip
+    assert said().splitlines() == run.alarms.lines()
+    assert [each["stage"] for each in store.read_json("run.json")["alarms"]] == [
+        "tokens", "seed 2: trajectories",
+    ]  # fmt: skip
 
 
 def test_the_mean_is_over_all_examples_in_trajectories_of_earlier_versions_too(finished):
