@@ -13,6 +13,11 @@ INSTALLED := $(VENV)/.installed
 TOOLS := build/tools
 UV := $(TOOLS)/bin/uv
 LATEST := build/latest
+TELLING := tests/golden tests/pipeline/test_subset.py tests/pipeline/test_baselines.py \
+  tests/training/test_engines.py tests/training/test_step.py tests/training/test_lora.py \
+  tests/scoring/test_trajectories.py tests/models tests/clustering/test_clusters.py \
+  tests/corpus/test_hub.py tests/corpus/test_chat_labels.py tests/selection/test_trainers.py \
+  tests/test_record.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all test-latest slice faults soak bench docs lint format types check update lock audit clean
@@ -112,7 +117,7 @@ test-latest:  ## telling tests with the newest versions that pyproject.toml allo
 	@$(LATEST)/bin/pip --disable-pip-version-check install --quiet torch
 	@$(LATEST)/bin/pip --disable-pip-version-check install --quiet -e ".[dev]"
 	@$(LATEST)/bin/pip --disable-pip-version-check list 2>/dev/null | grep -iE '^(ray|torch|deepspeed|transformers|trl|peft|pyarrow) '
-	$(LATEST)/bin/python -m pytest -m "not slow and not faults" tests/golden tests/training tests/scoring tests/models tests/clustering tests/pipeline/test_subset.py tests/corpus/test_families.py tests/test_public.py tests/test_record.py
+	$(LATEST)/bin/python -m pytest -m "not slow and not faults" $(TELLING)
 
 clean:  ## caches and build output; runs/ and .venv stay
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
