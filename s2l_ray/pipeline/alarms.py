@@ -120,14 +120,15 @@ def check_selection(plan: Plan, run: Run, selection: Manifest) -> None:
         tell(run, "selection", [*of_selection(view, TokensView(tokens))])
 
 
-def check_differ(config: RunConfig, store: Store, trajectories: Manifest) -> None:
-    """ValueError if all trajectories are the same: clusters of them would say nothing."""
-    if trajectories.rows < 2 or (only_T := all_equal(store, trajectories)) is None:
+def check_differ(config: RunConfig, store: Store, rows: Manifest) -> None:
+    """ValueError if all trajectories, or falls, are the same: clusters of them would say nothing."""
+    if rows.rows < 2 or (only_T := all_equal(store, rows)) is None:
         return
-    first, last = measured(float(only_T[0])), measured(float(only_T[-1]))
+    kind, ends = rows.folder.partition("/")[0], f"{measured(float(only_T[0]))} at the first"
+    if len(only_T) > 1:
+        ends += f" checkpoint, {measured(float(only_T[-1]))} at the last"
     raise ValueError(
-        f"all {trajectories.rows:,} trajectories are the same (a loss of {first} at the first "
-        f"checkpoint, {last} at the last), so clusters of them say nothing. "
+        f"all {rows.rows:,} {kind} are the same ({ends}), so clusters of them say nothing. "
         f"{advice(config, 'Raise')} Or select without them: selection.selector=random"
     )
 

@@ -121,7 +121,7 @@ def _clusters(
     def make(run: Run, **where: Any) -> Manifest:
         by_source = selector.groups == "clusters_by_source"
         if selector.groups != "clusters_of_features":
-            alarms.check_differ(plan.config, run.store, run.get(plan.trajectories))
+            alarms.check_differ(plan.config, run.store, run.get(rows))
         return cluster(run.store, run.get(rows), config, by_source=by_source, **where)
 
     return Stage(

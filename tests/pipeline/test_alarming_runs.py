@@ -84,8 +84,8 @@ def test_trajectories_that_are_all_the_same_are_refused_before_clusters(select, 
     with pytest.raises(ValueError) as refused:
         select(same, clusters__n_clusters=1)
     assert str(refused.value).startswith(
-        "all 40 trajectories are the same (a loss of 3.00 at the first checkpoint, 1.00 at the "
-        "last), so clusters of them say nothing. Look at that training"
+        "all 40 trajectories are the same (3.00 at the first checkpoint, 1.00 at the last), "
+        "so clusters of them say nothing. Look at that training"
     )
     assert not contents_of(tmp_path / "run", "clusters/")
     # One that differs is enough; and random examples need no clusters.
