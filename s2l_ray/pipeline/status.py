@@ -19,7 +19,7 @@ from s2l_ray.formatting import duration
 from s2l_ray.pipeline.state import FORMAT
 from s2l_ray.store import Manifest, Store, preflight
 from s2l_ray.store.lease import is_dead_here
-from s2l_ray.store.owner import lease_name, newest_lease, owner_in
+from s2l_ray.store.owner import last_owner
 from s2l_ray.store.store import part_unit
 from s2l_ray.training.resume import resume_points
 
@@ -118,7 +118,7 @@ class Reader:
 
     def read(self) -> Status:
         """ValueError if a file of the run is damaged or of an unknown format."""
-        lease, age = self._lease()
+        lease, age = last_owner(self.store)
         run, notes = lease.get("run") or {}, []
         if not lease:
             notes.append("no run has left a lease: this is a copy of a part of a run directory")
@@ -159,19 +159,6 @@ class Reader:
             notes=notes,
             alarms=alarms,
         )
-
-    def _lease(self) -> tuple[dict[str, Any], float]:
-        """Return the newest lease, and its age in seconds."""
-        number = newest_lease(self.store)
-        if not number:
-            return {}, 0.0
-        name = lease_name(number)
-        try:
-            lease = owner_in(self.store.read_bytes("lease", name))
-        except ValueError as error:
-            where, what = self.store.address("lease", name), "a run that is alive writes it again"
-            raise ValueError(f"{where}: damaged: {error}; {what}; if none is, remove it") from None
-        return lease, self.store.objects.age(f"lease/{name}")
 
     def _recorded(self) -> tuple[dict[str, str], dict[str, float], list[dict[str, str]]]:
         """Return from run.json the current stages' folders, the seconds of those made, and what is

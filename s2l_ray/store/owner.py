@@ -62,6 +62,21 @@ def owner_in(data: bytes) -> dict[str, Any]:
     return record
 
 
+def last_owner(store: Store) -> tuple[dict[str, Any], float]:
+    """Return the newest lease, {} if there is none, and its age in seconds. ValueError if it is
+    damaged."""
+    number = newest_lease(store)
+    if not number:
+        return {}, 0.0
+    name = lease_name(number)
+    try:
+        owner = owner_in(store.read_bytes("lease", name))
+    except ValueError as error:
+        where, what = store.address("lease", name), "a run that is alive writes it again"
+        raise ValueError(f"{where}: damaged: {error}; {what}; if none is, remove it") from None
+    return owner, store.objects.age(f"lease/{name}")
+
+
 def _check(name: str, value: Any, kinds: tuple[type, ...]) -> None:
     if type(value) not in kinds:
         raise ValueError(f"{name}: expected {kinds[0].__name__}, found {str(value)[:40]!r}")
