@@ -285,9 +285,9 @@ def main() -> None:
             seconds: dict[str, list[float]] = {name: [] for name in ("ours", *ways)}
             infos = []
             for number in range(arguments.rounds):
-                stage = {"folder": f"{peer}-{number}", "fingerprint": "f", "label": peer}
                 info = train(store, tokens, config, tokenizer_folder="tokenizer", seed=SEED,
-                             **stage).info  # fmt: skip
+                             folder=f"{peer}-{number}", fingerprint="f", label=peer,
+                             ).info  # fmt: skip
                 assert info["tokens"] == count
                 infos.append(info)
                 seconds["ours"].append(info["seconds"])

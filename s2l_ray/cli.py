@@ -79,13 +79,18 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
             "overrides", nargs="*", metavar="key.path=value",
             help="replace one value of it, for example seed=7; the value is YAML",
         )  # fmt: skip
-    if command.takes == "run_dir":
+    if command.takes in ("run_dir", "garbage"):
         parser.add_argument(
             "place", metavar="RUN_DIR", help="the run directory, or the run's CONFIG.yaml"
         )
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value", help="overrides of CONFIG.yaml"
         )
+    if command.takes == "garbage":
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print what would go, and remove nothing"
+        )
+    if command.takes == "run_dir":
         parser.add_argument(
             "--watch", action="store_true", help="look again every few seconds until the run ends"
         )
@@ -248,6 +253,8 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
         return (arguments.paths[0],)
     if command.takes == "run_dir":
         return arguments.place, arguments.overrides, arguments.watch, arguments.json
+    if command.takes == "garbage":
+        return arguments.place, arguments.overrides, arguments.dry_run
 
     from s2l_ray.config import load, resolve
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Takes = Literal[
-    "run", "plan", "pilot", "run_dir", "settings", "examples", "push", "path", "nothing"
+    "run", "plan", "pilot", "run_dir", "garbage", "settings", "examples", "push", "path", "nothing"
 ]
 
 
@@ -40,9 +40,10 @@ class Planning(NamedTuple):
 class Command:
     """work gets what the command takes: run, a RunConfig; plan, a RunConfig and a Planning;
     pilot, these and a Limit; run_dir, a string, a list of overrides, and whether to watch it and
-    to print JSON; settings, a RunConfig and a list of each Setting; examples, a RunConfig and a
-    number; push, a RunConfig, the target and whether all may read it; path, a string; nothing, no
-    argument. then: the commands that may follow."""
+    to print JSON; garbage, a string, a list of overrides, and whether to remove nothing; settings,
+    a RunConfig and a list of each Setting; examples, a RunConfig and a number; push, a RunConfig,
+    the target and whether all may read it; path, a string; nothing, no argument. then: the
+    commands that may follow."""
 
     name: str
     work: Callable[..., None]
@@ -372,6 +373,28 @@ def status(place: str, overrides: list[str], watch: bool, as_json: bool) -> None
     from s2l_ray.report import status_text
 
     status_text.show(place, overrides, watch=watch, as_json=as_json)
+
+
+@command("gc", takes="garbage")
+def gc(place: str, overrides: list[str], dry_run: bool) -> None:
+    """Remove the stages of a run directory that nothing refers to.
+
+    Kept are the stages that are current in run.json, those that the last run of
+    each command used or was making, and the targets in records of comparisons.
+    Stages that go are made again if their settings come back. Of finished stages,
+    files that no manifest lists go too. Works only if no run owns the directory.
+
+    Reads:    run.json, the manifests and report/*.json in RUN_DIR
+    Writes:   nothing; it removes
+    Prints:   what it removes, or would with --dry-run
+    Example:  %(prog)s runs/my --dry-run
+    """
+    from s2l_ray.pipeline.garbage import as_text, collect, find_garbage
+    from s2l_ray.pipeline.status import open_run
+
+    store = open_run(place, overrides)
+    found = find_garbage(store) if dry_run else collect(store)
+    print(as_text(found, dry_run=dry_run))
 
 
 @command("inspect", takes="examples")

@@ -23,6 +23,10 @@ class LeaseLost(OSError):
     """Another process has taken over the run directory. This one may not commit to it any more."""
 
 
+class LimitReached(ValueError):
+    """A limit that the user set ends the run. What is committed is kept."""
+
+
 class StorageError(OSError):
     """The object store refuses a request or does not answer. The message says what to do."""
 

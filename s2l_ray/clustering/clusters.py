@@ -82,8 +82,8 @@ def cluster(
         "sources": [s for s, centers_KT in centers for _ in centers_KT],
     } | _diagnose(store, trajectories, config, None if by_source else fits[0])
     data = _centers_file(centers)
-    store.write_bytes(data, folder, "centers.arrow")
-    checksum = checksum_of(data)
+    kept = store.write_beside(data, folder, "centers.arrow")
+    checksum = kept.checksum
     units = units_of(trajectories, made_of=checksum)
     labels = StageParts(f"{folder}/labels", fingerprint, units, {})
     args = store, trajectories.folder, centers, checksum
@@ -92,7 +92,7 @@ def cluster(
     sizes = np.sum([part.stats["sizes"] for part in found], axis=0)
     parts = [replace(part, file=f"labels/{part.file}") for part in found]
     info |= {"sizes": sizes.tolist(), "centers": checksum}
-    manifest = store.commit(folder, fingerprint, parts, info)
+    manifest = store.commit(folder, fingerprint, parts, info, [kept])
     store.remove(folder, "resume")
     return manifest
 

@@ -81,6 +81,13 @@ class RunConfig(Section):
     prices: PricesConfig | None = Field(
         None, description="Prices for `plan` and `pilot`. `null` prints no money."
     )
+    max_gpu_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="GPU-hours that all commands on the run directory may take together: seconds "
+        "of trainings and of scoring times the GPUs of their workers. A run that reaches them "
+        "stops at a resume point or after a part, and goes on when the limit is raised. A loop of "
+        "`target.train` is not stopped midway. `null` sets no limit. Untested on GPUs.",
+    )
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
         [],
         description="Where training curves, times and selections are logged too; each needs the "

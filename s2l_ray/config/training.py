@@ -27,7 +27,9 @@ FOLLOWED = {
 class TrainingConfig(Section):
     """One fine-tuning job, with AdamW."""
 
-    newer = ("checkpoints", "deepspeed", "lora", "optimizer", "packing", "train")
+    newer = (
+        "checkpoints", "deepspeed", "keep_checkpoints", "lora", "optimizer", "packing", "train",
+    )  # fmt: skip
 
     model: ModelConfig = Field(description="The model to fine-tune.")
     lora: LoraConfig | None = Field(
@@ -102,6 +104,13 @@ class TrainingConfig(Section):
         None,
         description="Steps between checkpoints; the last step is kept too. `null` follows "
         "`num_checkpoints`.",
+    )
+    keep_checkpoints: Positive | None = Field(
+        None,
+        description="Number of checkpoints that a training leaves, the last ones; those before "
+        "them are removed as it goes. The proxy's are all needed for the losses, and removed when "
+        "these are finished; if they are needed again (for another `trajectories.dtype` or a "
+        "selector with signals of its own), the proxy is trained again. `null` keeps all.",
     )
     checkpoints: Annotated[list[str], Field(min_length=2)] | None = Field(
         None,

@@ -31,6 +31,7 @@ from s2l_ray.corpus.dividing import (
 from s2l_ray.corpus.duplicates import settle
 from s2l_ray.corpus.parsing import digest_of
 from s2l_ray.corpus.sources import by_reason, fingerprint_of
+from s2l_ray.errors import Damaged
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.shuffle import gather, scatter
 from s2l_ray.formatting import plural
@@ -133,6 +134,18 @@ def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> No
             f"corpus: no examples in {read:,} rows of {len(corpus.files):,} files "
             f"({rejected:,} rejected, {corpus.heldout:,} held out){': ' + most if most else ''}"
         )
+
+
+def check_folders(store: Store, examples: Manifest, config: CorpusConfig) -> None:
+    """Raise Damaged if a file of the folders below a corpus is missing or cut short."""
+    for name in ("heldout", "rejected", "duplicates"):
+        folder = f"{examples.folder}/{name}"
+        manifest = store.manifest(folder)
+        dropped = config.duplicates == "drop" and CorpusView(examples).duplicates
+        if manifest is None and (name != "duplicates" or dropped):
+            raise Damaged(f"{store.address(folder, 'manifest.json')}: missing", examples.folder)
+        if manifest is not None and (fault := store.fault(manifest)):
+            raise Damaged(fault, folder)
 
 
 @dataclass

@@ -160,6 +160,8 @@ def tokenize(
     found = text_tokenizer(_loaded(store.download(tokenizer_folder)))
     whole = found if isinstance(found, TextTokenizer) else tokenizer_folder
     info: dict[str, Any] = {"tokenizer": tokenizer_folder, "max_length": prompt.max_length}
+    if committed := store.manifest(tokenizer_folder):
+        info["tokenizer_checksum"] = committed.checksum
     if labels := check_tokenizer(prompt, found):
         info["labels"] = labels
     return map_parts(

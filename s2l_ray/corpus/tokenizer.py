@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -15,9 +16,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from s2l_ray.config import ModelConfig
 from s2l_ray.corpus.pretrained import check_weights, load_config
 from s2l_ray.corpus.rows import Example, texts_of
+from s2l_ray.errors import Damaged
 from s2l_ray.execution.hub import commit_of_revision, only_cached
-from s2l_ray.store import Manifest, Store
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.checksums import checksum_of
 from s2l_ray.store.schemas import EXAMPLES, completed
+
+logger = logging.getLogger(__name__)
 
 # Enough for a vocabulary; in id order, which is random.
 TOKENIZER_EXAMPLES, TOKENIZER_CHARACTERS = 50_000, 2**28
@@ -34,13 +39,18 @@ def prepare_tokenizer(
     *,
     folder: str,
     chat_template: str | None = None,
-) -> None:
-    """Train the model's tokenizer on the corpus or copy it from its source, into `folder`.
+) -> Manifest:
+    """Train the model's tokenizer on the corpus or copy it from its source, into `folder`, and
+    commit it. Return the manifest.
 
-    chat_template: the text of a template that takes the place of the tokenizer's own.
+    chat_template: the text of a template that takes the place of the tokenizer's own. Damaged if
+    the tokenizer is there, but a file of it is missing or cut short.
     """
-    if store.exists(folder, "tokenizer_config.json"):
-        return
+    manifest = store.manifest(folder) or _adopted(store, folder)
+    if manifest is not None:
+        if fault := store.fault(manifest):
+            raise Damaged(fault, folder)
+        return manifest
     if model.tokenizer_vocab is not None:
         tokenizer: Any = train_tokenizer(_texts(store, examples), model.tokenizer_vocab)
     else:
@@ -67,7 +77,33 @@ def prepare_tokenizer(
         tokenizer.chat_template = chat_template
     with TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
-        store.upload(local, folder, last="tokenizer_config.json")
+        files = store.upload(local, folder)
+    return _commit(store, folder, files)
+
+
+def _adopted(store: Store, folder: str) -> Manifest | None:
+    """Commit a tokenizer of version 0.1, which kept no checksums; None if there is none that can
+    be loaded."""
+    names = store.names(folder)
+    if not {"tokenizer_config.json", "tokenizer.json"} <= {*names}:
+        return None
+    if any(name.startswith("manifest-damaged-") for name in names):
+        return None  # its files may be what is damaged
+    try:
+        load_tokenizer(store, folder)
+    except Exception as error:  # of transformers and tokenizers
+        logger.warning(f"{store.address(folder)}: cannot be loaded ({error}); it is made again")
+        return None
+    logger.info(f"{store.address(folder)}: has no checksums yet; they are taken from it as it is")
+    files = []
+    for name in names:
+        data = store.read_bytes(folder, name)
+        files.append(Part(name, name, 0, len(data), checksum_of(data)))
+    return _commit(store, folder, files)
+
+
+def _commit(store: Store, folder: str, files: list[Part]) -> Manifest:
+    return store.commit(folder, folder.rpartition("/")[2], [], {}, files)
 
 
 def _unusable(origin: str, error: Exception) -> ValueError:

@@ -12,6 +12,7 @@ from typing import Any
 from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, TrajectoriesConfig
 from s2l_ray.corpus.ingest import ingest_once
 from s2l_ray.corpus.sources import split_of_path
+from s2l_ray.errors import Damaged
 from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.execution.parts import Actors, StageParts, map_stages
 from s2l_ray.store import Manifest, Store
@@ -84,6 +85,8 @@ def answer_sets(
         )
         try:
             found[name] = ingest_once(store, settings, f"evaluations/corpora/{name}")
+        except Damaged:  # of the run directory: it is mended
+            raise
         except ValueError as error:
             raise ValueError(f"evaluation.answers: {name}: {error}") from error
     return without_corpus(store, examples, found, "answers")

@@ -56,6 +56,8 @@ def heldout_examples(
         )
         try:
             files[name] = ingest_once(store, settings, f"evaluations/corpora/{name}")
+        except Damaged:  # of the run directory: it is mended
+            raise
         except ValueError as error:
             raise ValueError(f"evaluation.files: {name}: {error}") from error
     found |= without_corpus(store, examples, files, "files")

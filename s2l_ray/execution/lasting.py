@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from s2l_ray.errors import GPUFailed, NodeFull
+from s2l_ray.execution import deadline
 from s2l_ray.execution.making import Actors, PartMaker, StageParts, Work
 from s2l_ray.execution.nodes import away_from, resources_of
 from s2l_ray.execution.progress import Progress
@@ -28,6 +29,7 @@ from s2l_ray.store import Part, Store
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 5  # of actors with one part, or of one actor after another as they start
+FINISHING = 300.0  # seconds for the parts that are being made as a limit is reached
 MAX_GPU_FAILURES = 3  # on a node, which is then avoided
 
 Made = tuple[str, Part]  # a stage's folder, and a part of it
@@ -137,9 +139,13 @@ class LastingActors:
     def all_made(self) -> Iterator[Made]:
         """Start as many actors as there may be, and yield all parts as they are made.
 
-        Actors that no part waits for are stopped, so that their nodes can go.
+        Actors that no part waits for are stopped, so that their nodes can go. LimitReached if the
+        time is over before all parts are made.
         """
         while self.waiting or self.busy:
+            if self.waiting and (deadline.seconds_left() or 1.0) <= 0:
+                self.finish(FINISHING)  # the next start finds these parts
+                deadline.check()
             while self.wants_more:
                 self.start()
             if not self.waiting:

@@ -96,9 +96,9 @@ def _targets(config: RunConfig, store: Store, stages: list[Stage], unknown: str)
             state = _state(store, stage)
         found.append(Forecast(f"targets/{name}", state, target.workers, "training"))
     if config.has_heldout:
-        record, state = ("report", records.BASELINES), UNKNOWN if unknown else TO_DO
-        if not unknown and store.exists(*record):
-            measured = {each.get("target") for each in store.read_json(*record)}
+        state = UNKNOWN if unknown else TO_DO
+        if not unknown:
+            measured = {each.get("target") for each in records.read(store, records.BASELINES)}
             done = len(folders) == len(found) and folders <= measured
             state = DONE if done else TO_DO
         workers = config.evaluation.workers or config.trajectories.workers

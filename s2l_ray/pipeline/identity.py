@@ -22,7 +22,7 @@ def settings_of(training: TrainingConfig) -> list[Any]:
     loss, in bf16 by up to 2e-4.
     """
     operations = {"workers", "min_workers", "max_workers", "max_failures"}
-    operations |= {"resume_every", "micro_batch_size"}
+    operations |= {"resume_every", "micro_batch_size", "keep_checkpoints"}
     settings = {k: v for k, v in training.settings().items() if k not in operations}
     own = [own_loop(training.train)[1]] if training.train else []
     return [settings, *local_files(training.model), *own]

@@ -36,7 +36,7 @@ from s2l_ray.pipeline.identity import (
     tokenizer_folder,
 )
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
-from s2l_ray.pipeline.told import check_corpus, check_tokens
+from s2l_ray.pipeline.told import check_corpus, check_tokenizer_kept, check_tokens
 from s2l_ray.scoring.imported import import_losses
 from s2l_ray.scoring.loss_files import find
 from s2l_ray.scoring.trajectories import assemble
@@ -45,6 +45,7 @@ from s2l_ray.selection.selectors import selector_named
 from s2l_ray.selection.subset import deal
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import SelectionView, TokensView
+from s2l_ray.training.checkpoints import drop_checkpoints
 from s2l_ray.training.own import train_own
 from s2l_ray.training.train import train
 
@@ -92,8 +93,12 @@ class Plan:
 
         def make(run: Run, **where: Any) -> Manifest:
             where |= {"prompt": prompt, "label": f"tokenize {what}"}
-            where["tokenizer_folder"] = self.prepare_tokenizer(run, model, prompt)
+            where["tokenizer_folder"] = self.prepare_tokenizer(run, model, prompt).folder
             return tokenize(run.store, run.get(examples), **where)
+
+        def check(run: Run, tokens: Manifest) -> None:
+            check_tokens(name, run, tokens)
+            check_tokenizer_kept(run, tokens, self.prepare_tokenizer(run, model, prompt))
 
         return Stage(
             name,
@@ -104,22 +109,20 @@ class Plan:
                 prompt_settings(prompt),
             ),
             reads=(self.corpus,),
-            check=partial(check_tokens, name),
+            check=check,
         )
 
-    def prepare_tokenizer(self, run: Run, model: ModelConfig, prompt: PromptConfig) -> str:
+    def prepare_tokenizer(self, run: Run, model: ModelConfig, prompt: PromptConfig) -> Manifest:
         """Make a model's tokenizer available in the run directory, with the chat template of the
-        prompt; return its folder. ValueError for a model that cannot be used."""
-        folder = tokenizer_folder(self.corpus.identity, model, prompt)
+        prompt; return its manifest. ValueError for a model that cannot be used."""
         given = prompt.chat_template
-        prepare_tokenizer(
+        return prepare_tokenizer(
             run.store,
             model,
             run.get(self.corpus),
-            folder=folder,
+            folder=tokenizer_folder(self.corpus.identity, model, prompt),
             chat_template=None if given is None else template_text(given),
         )
-        return folder
 
     @cached_property
     def proxy(self) -> Stage:
@@ -150,7 +153,18 @@ class Plan:
             settings=self.config.trajectories.precision,
             reads=tuple(self.details(self.config.selection).values()),
             work=self._scoring,
+            check=self._drop_checkpoints if self.config.trains_proxy else None,
         )
+
+    def _drop_checkpoints(self, run: Run, _: Manifest) -> None:
+        """Remove the proxy's checkpoints that proxy.keep_checkpoints does not keep, unless what
+        the selection needs from them is still to do."""
+        keep = self.config.proxy.keep_checkpoints
+        needed = [self.proxy, *self.details(self.config.selection).values()]
+        if keep is not None and all(
+            run.store.exists(each.folder, "manifest.json") for each in needed
+        ):
+            drop_checkpoints(run.store, run.get(self.proxy), keep)
 
     def _imported(self, settings: LossesConfig) -> Stage:
         def make(run: Run, **where: Any) -> Manifest:
@@ -316,7 +330,7 @@ class Plan:
                 "label": f"target {name}",
             }
             if training.train is None:
-                return train(run.store, found, training, **where)
+                return train(run.store, found, training, keep=training.keep_checkpoints, **where)
             dataset = training_dataset(run.store, run.get(rows), found)
             return train_own(run.store, dataset, found, training, **where)
 

@@ -27,6 +27,7 @@ from s2l_ray.training.checkpoints import (
     checkpoint_steps,
     checkpoints_of,
     checksums_of_checkpoints,
+    need_checkpoints,
     num_steps,
     write_initial,
 )
@@ -104,11 +105,11 @@ def take_checkpoints(
     """Make a proxy of checkpoints that exist. Those of a hub are copied into the run."""
     assert settings.checkpoints is not None
     origins = [keep_model(run.store, given_model(settings, c)) for c in settings.checkpoints]
-    for base in {base_of(folder) for folder in origins if folder and is_adapter(folder)}:
-        keep_model(run.store, base)
+    adapters = [folder for folder in origins if folder and is_adapter(folder)]
+    bases = [keep_model(run.store, base) for base in {base_of(folder) for folder in adapters}]
     state = TrainingState(checkpoints=steps_of(settings.checkpoints), workers=0)
     state.step = state.checkpoints[-1]
-    info = state.as_info() | {"folders": origins}
+    info = state.as_info() | {"folders": origins, "bases": bases}
     del info["files"]
     return run.store.commit(folder, fingerprint, [], info)
 
@@ -126,6 +127,7 @@ def steps_of(checkpoints: list[str]) -> list[int]:
 def score_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manifest:
     """Score every example at every checkpoint. Losses that came with details are copied."""
     proxy = run.get(plan.proxy)
+    need_checkpoints(run.store, proxy, checkpoints_of(proxy))
     scoring = Scoring(
         run.get(plan.tokens),
         checkpoints_of(proxy),
@@ -145,6 +147,7 @@ def score_details(plan: Plan, run: Run, jobs: list[Job]) -> list[Manifest]:
     proxy, scorings = run.get(plan.proxy), []
     for job in jobs:
         step = _step_of(proxy, job.stage.name.removeprefix("details/"))
+        need_checkpoints(run.store, proxy, [step])
         scorings.append(
             Scoring(
                 run.get(plan.tokens),
@@ -160,13 +163,16 @@ def score_details(plan: Plan, run: Run, jobs: list[Job]) -> list[Manifest]:
 def score_before(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manifest:
     """Score the proxy as it is before its training: one checkpoint, step 0."""
     tokens, config = run.get(plan.tokens), run.config
-    model = f"{folder}/{checkpoint_name(0)}"
+    model = f"{folder}/resume/{checkpoint_name(0)}"
     tokenizer = TokensView(tokens).tokenizer
     origin = keep_model(run.store, config.proxy.model)
     initial = (config.proxy, origin, tokenizer, config.seed, model)
-    ray.get(write_initial.remote(run.store, *initial))
+    if run.store.manifest(model) is None:
+        ray.get(write_initial.remote(run.store, *initial))
     scoring = Scoring(tokens, {0: model}, folder, fingerprint)
-    return score(run.store, [scoring], config.trajectories, label="score before")[0]
+    [manifest] = score(run.store, [scoring], config.trajectories, label="score before")
+    run.store.remove(folder, "resume")  # nothing else reads the model
+    return manifest
 
 
 def _step_of(proxy: Manifest, when: str) -> int:

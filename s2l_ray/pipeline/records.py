@@ -4,11 +4,13 @@ A record: method, budget, match, selection_seed, training_seed, examples, tokens
 trained_tokens, target (the folder of its stage), like (the selector it resembles, if any), and what
 evaluate.evaluate gives; its errors_over_examples are those of the difference from the baseline. For
 a selector that has too few examples to choose from, `too_few` (the reason) stands in place of all
-after the seeds. settings: the fingerprint of what a record depends on beside its arm.
+after the seeds. settings: the fingerprint of what a record depends on beside its arm. checksum: of
+the rest.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from s2l_ray.config import PromptConfig, RunConfig, fingerprint
@@ -16,6 +18,9 @@ from s2l_ray.corpus.families import template_text
 from s2l_ray.pipeline.identity import prompt_settings, settings_of
 from s2l_ray.scoring.loss_files import find
 from s2l_ray.store import Store
+from s2l_ray.store.checksums import KEY, is_whole, marked
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -29,16 +34,21 @@ _ARM = ("settings", "method", "budget", "match", "selection_seed", "training_see
 def keep(store: Store, name: str, found: list[Record], settings: str) -> list[Record]:
     """Add records to the file and return them with their settings. A record of the same arm and
     settings is replaced; all others stay."""
-    marked = [record | {"settings": settings} for record in found]
-    fresh = {_key(record) for record in marked}
-    kept = [record for record in _read(store, name) if _key(record) not in fresh]
-    store.write_json(kept + marked, "report", name)
-    return marked
+    fresh = [marked(record | {"settings": settings}) for record in found]
+    keys = {_key(record) for record in fresh}
+    try:
+        _read(store, name)
+    except ValueError as error:
+        aside = store.move_aside("report", name)
+        logger.warning(f"{error}; it is kept as report/{aside} and written again")
+    kept = [record for record in read(store, name) if _key(record) not in keys]
+    store.write_json(kept + fresh, "report", name)
+    return fresh
 
 
 def known(store: Store, name: str, settings: str) -> list[Record]:
     """Return the records of an earlier comparison in this run directory with these settings."""
-    return [record for record in _read(store, name) if record.get("settings") == settings]
+    return [record for record in read(store, name) if record.get("settings") == settings]
 
 
 def too_few(
@@ -94,8 +104,34 @@ def _evaluation(config: RunConfig) -> dict[str, Any]:
     return settings | {"split": config.evaluation.split or "test"}
 
 
-def _read(store: Store, name: str) -> list[Record]:
-    return store.read_json("report", name) if store.exists("report", name) else []
+def read(store: Store, name: str) -> list[Record]:
+    """Return the records of a file that are as they were written; log what is damaged."""
+    address = store.address("report", name)
+    try:
+        found = _read(store, name)
+    except ValueError as error:
+        logger.warning(f"{error}; its records are measured again when they are wanted")
+        return []
+    whole = [each for each in found if is_whole(each) or _is_unmarked(each)]
+    if damaged := len(found) - len(whole):
+        told = "a record is" if damaged == 1 else f"{damaged:,} records are"
+        logger.warning(f"{address}: {told} damaged, and measured again when wanted")
+    return whole
+
+
+def _read(store: Store, name: str) -> list[Any]:
+    if not store.exists("report", name):
+        return []
+    found = store.read_json("report", name)
+    if not isinstance(found, list):
+        address = store.address("report", name)
+        raise ValueError(f"{address}: damaged: expected a list of records")
+    return found
+
+
+def _is_unmarked(record: Any) -> bool:
+    """Whether a version that wrote no checksums may have written a record."""
+    return isinstance(record, dict) and KEY not in record
 
 
 def _key(record: Record) -> tuple[Any, ...]:

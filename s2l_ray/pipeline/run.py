@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -19,14 +20,18 @@ from s2l_ray.execution.gauges import Gauges
 from s2l_ray.execution.job import in_job
 from s2l_ray.execution.nodes import warn_of_unused_gpus
 from s2l_ray.execution.trackers.tracking import Tracking
+from s2l_ray.formatting import plural
 from s2l_ray.pipeline.alarms import Alarms
 from s2l_ray.pipeline.gpus import check_gpus
 from s2l_ray.pipeline.identity import settings_of
 from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.record import RunRecord
+from s2l_ray.pipeline.spending import Spending
 from s2l_ray.pipeline.stage import Job, Stage, walk
 from s2l_ray.pipeline.state import RunState
 from s2l_ray.store import Manifest, Store, preflight
 from s2l_ray.store.lease import Lease
+from s2l_ray.store.objects import ABANDONED
 from s2l_ray.training.resume import resume_points
 
 logger = logging.getLogger(__name__)
@@ -34,7 +39,6 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 ATTEMPTS = 5  # at going on after a damaged file; each attempt names one
-RECORD = "run.json"
 
 
 @dataclass
@@ -59,7 +63,8 @@ class Run:
     # What trainings surely need, for the check of the GPU nodes (pipeline.memory).
     gpu_bytes: float = 0.0
     disk_bytes: float = 0.0
-    _current: dict[str, str] = field(default_factory=dict, repr=False)
+    spending: Spending = field(default_factory=Spending, repr=False)
+    record: RunRecord | None = field(default=None, repr=False)  # run.json; views share it
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -93,12 +98,21 @@ class Run:
         listeners: list[events.Listener] = [RunState(lease, command), Gauges(config.name)]
         listeners += [Tracking(kind, store, config.name) for kind in dict.fromkeys(config.trackers)]
         lease.take()
-        before = store.read_json(RECORD) if store.exists(RECORD) else {}
-        same = before.get("config") == config.model_dump(mode="json")
+        try:
+            if swept := store.objects.sweep(ABANDONED):
+                logger.info(
+                    f"removed {plural(len(swept), 'temporary file')} of writes that were killed, "
+                    f"such as {swept[0]}"
+                )
+            record = RunRecord(store, command)
+        except BaseException:
+            lease.release()
+            raise
+        same = record.before.get("config") == config.model_dump(mode="json")
         return cls(
-            config, store, lease, command=command, listeners=listeners,
-            alarms=Alarms(before.get("alarms", ()) if same else ()),
-            _current=before.get("current", {}),
+            config, store, lease, command=command, listeners=listeners, record=record,
+            alarms=Alarms(record.before.get("alarms", ()) if same else ()),
+            spending=Spending(config.max_gpu_hours, record.before.get("gpu_hours", 0.0)),
         )  # fmt: skip
 
     def __enter__(self) -> Run:
@@ -112,10 +126,15 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        events.tell(lambda each: each.ended(error))
-        for each in self.listeners:
-            events.listeners.remove(each)
-        self.lease.release()
+        try:
+            if self.record is not None:
+                with suppress(OSError) if error else nullcontext():  # the first error is told
+                    self.record.end(finished=error is None, gpu_hours=self.spending.hours)
+        finally:
+            events.tell(lambda each: each.ended(error))
+            for each in self.listeners:
+                events.listeners.remove(each)
+            self.lease.release()
 
     def finish(self, work: Callable[[Run], Result]) -> Result:
         """Return `work(self)`. If it meets a damaged file, make the file's stage again first."""
@@ -125,7 +144,7 @@ class Run:
             except Damaged as damage:
                 if attempt == ATTEMPTS - 1:
                     raise
-                self._make_again(damage.folder, str(damage))
+                self._make_again(damage)
                 self.done.clear()  # start over: what is whole is found again
         raise AssertionError
 
@@ -185,21 +204,27 @@ class Run:
         known = self.done.get(stage.name)
         if known is not None and known.fingerprint == stage.fingerprint:
             return known
-        manifest = self.store.manifest(stage.folder)
-        if manifest is None:
-            return None
-        if manifest.fingerprint != stage.fingerprint:
-            raise ValueError(
-                f"{self.store.address(stage.folder, 'manifest.json')}: found fingerprint "
-                f"{manifest.fingerprint}, expected the folder's own: it belongs to another stage"
-            )
-        if fault := self.store.fault(manifest):
-            self._make_again(stage.folder, fault)
+        try:
+            manifest = self.store.manifest(stage.folder)
+            if manifest is None:
+                return None
+            if manifest.fingerprint != stage.fingerprint:
+                address = self.store.address(stage.folder, "manifest.json")
+                raise Damaged(
+                    f"{address}: damaged: found fingerprint {manifest.fingerprint}, expected the "
+                    f"folder's own: it belongs to another stage",
+                    stage.folder,
+                )
+            if fault := self.store.fault(manifest):
+                raise Damaged(fault, stage.folder)
+        except Damaged as damage:
+            self._make_again(damage)
             return None
         self._finish(stage, manifest, 0.0, reused=True)
         return manifest
 
     def _make(self, stages: list[Stage]) -> None:
+        self.store.met.update(stage.folder for stage in stages)  # so that `gc` keeps what is begun
         jobs = [Job(stage, stage.folder, stage.fingerprint) for stage in stages]
         begun = [self._is_begun(stage.folder) for stage in stages]
         workers = stages[0].work.workers
@@ -207,22 +232,27 @@ class Run:
             self.told.add("gpus")
             check_gpus(workers, gpu=self.gpu_bytes, disk=self.disk_bytes)
         start = time.monotonic()
-        with events.making([stage.folder for stage in stages]):
+        targets = stages[0].name.startswith("targets/")
+        at_once = self.config.evaluation.targets_at_once if targets else 1
+        with (
+            self.spending.of(stages[0].work, at_once),
+            events.making([stage.folder for stage in stages]),
+        ):
             made = stages[0].maker(self, jobs)
         seconds = (time.monotonic() - start) / len(made)  # an equal share each
         for stage, manifest, resumed in zip(stages, made, begun, strict=True):
             self._finish(stage, manifest, seconds, reused=False, resumed=resumed)
 
-    def _make_again(self, folder: str, why: str) -> None:
+    def _make_again(self, damage: Damaged) -> None:
         """Make unfinished again the stage that a folder belongs to. A folder below a stage's own,
         such as a corpus's held-out share, has a manifest of its own: all of them are set aside."""
-        logger.warning(f"{why}; it is made again")
-        found = []
+        logger.warning(f"{damage}; it is made again")
+        folder, found = damage.folder, []
         while folder:
-            if self.store.manifest(folder) is not None:
+            if self.store.exists(folder, "manifest.json"):
                 found.append(folder)
             folder = folder.rpartition("/")[0]
-        assert found, why
+        assert found, damage
         for stage in reversed(found):  # the stage's own first: without it all are made again
             self.store.set_aside(stage)
 
@@ -259,19 +289,21 @@ class Run:
             self._write()
 
     def _write(self) -> None:
-        if not self.recorded:
+        if self.record is None:
             return
         self.store.guard()
+        if not self.recorded:
+            self.record.update(gpu_hours=self.spending.hours)
+            return
         # Stages that this command does not touch stay current.
-        self._current |= {name: manifest.folder for name, manifest in self.done.items()}
-        record = {
-            "config": self.config.model_dump(mode="json"),
-            "versions": machine.versions(),
-            "hardware": machine.hardware(),
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "current": self._current,
-            "models": {n: m.info["model"] for n, m in self.done.items() if "model" in m.info},
-            "times": self.times,
-            "alarms": self.alarms.records(),
-        }
-        self.store.write_json(record, RECORD)
+        self.record.current |= {name: manifest.folder for name, manifest in self.done.items()}
+        self.record.write(
+            config=self.config.model_dump(mode="json"),
+            versions=machine.versions(),
+            hardware=machine.hardware(),
+            updated=datetime.now(UTC).isoformat(timespec="seconds"),
+            models={n: m.info["model"] for n, m in self.done.items() if "model" in m.info},
+            times=self.times,
+            alarms=self.alarms.records(),
+            gpu_hours=self.spending.hours,
+        )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from s2l_ray.config import load
 from s2l_ray.formatting import duration
+from s2l_ray.pipeline.record import read_record
 from s2l_ray.pipeline.state import FORMAT
 from s2l_ray.store import Manifest, Store, preflight
 from s2l_ray.store.lease import is_dead_here
@@ -163,17 +164,10 @@ class Reader:
     def _recorded(self) -> tuple[dict[str, str], dict[str, float], list[dict[str, str]]]:
         """Return from run.json the current stages' folders, the seconds of those made, and what is
         alarming about them."""
-        if not self.store.exists("run.json"):
-            return {}, {}, []
-        record = self.store.read_json("run.json")
-        if not isinstance(record, dict) or not {"current", "times"} <= record.keys():
-            raise ValueError(
-                f"{self.store.address('run.json')}: expected `current` and `times`: another "
-                "version of s2l_ray made it, or it is damaged"
-            )
-        made = [each for each in record["times"] if not each["reused"]]
+        record = read_record(self.store)
+        made = [each for each in record.get("times", ()) if not each["reused"]]
         times = {each["stage"]: each["seconds"] for each in made}
-        return record["current"], times, record.get("alarms", [])
+        return record.get("current", {}), times, record.get("alarms", [])
 
     def _stages(self, run: dict[str, Any], state: RunsState) -> list[StageStatus]:
         """Return the stages of the agenda, and those that it did not foresee."""

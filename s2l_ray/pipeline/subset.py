@@ -11,6 +11,7 @@ import ray.data
 
 from s2l_ray.config import CorpusConfig, RunConfig, SelectionConfig
 from s2l_ray.corpus.given import check_given, dataset_of
+from s2l_ray.execution.parts import fold_parts
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.plan import Plan, corpus_stage
@@ -22,7 +23,7 @@ from s2l_ray.selection.choose import examples_for
 from s2l_ray.selection.exports.stage import check_exports
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.store import Manifest, Store
+from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.views import CorpusView, TokensView
 from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
 
@@ -61,6 +62,8 @@ def select(
     selection = choose_subset(run, config.selection)
     stages = run.plan.exports(config.selection)
     made = run.get_all(stages.values())
+    for handed_out in (selection.manifest, *made):
+        check_content(run.store, handed_out)  # other programs read the files as they are
     folders = {
         name: run.store.address(manifest.folder)
         for name, manifest in zip(stages, made, strict=True)
@@ -112,6 +115,16 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
     over_all = ("clusters", "clusters_of_features")
     if isinstance(selector, Cluster) and selector.groups in over_all and wanted > have:
         raise ValueError(f"clusters.n_clusters: {wanted:,}, but there are only {have:,} examples")
+
+
+def check_content(store: Store, stage: Manifest) -> None:
+    """Read all files of a stage. Damaged if one is not as its manifest lists it."""
+    for _ in fold_parts(_read, stage.files, store, stage.folder):
+        pass
+
+
+def _read(part: Part, store: Store, folder: str) -> None:
+    store.read_listed(folder, part)
 
 
 def _check_export(run: Run) -> None:

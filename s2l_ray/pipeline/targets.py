@@ -43,7 +43,8 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
         prepare(run)
     prompt = run.config.target_prompt or run.config.prompt
     check_target(target)
-    tokenizer = load_tokenizer(run.store, run.plan.prepare_tokenizer(run, target.model, prompt))
+    kept = run.plan.prepare_tokenizer(run, target.model, prompt)
+    tokenizer = load_tokenizer(run.store, kept.folder)
     check_tokenizer(prompt, tokenizer)
     check_memory(run, "target", target)
     selection = select(None, run.config, run=run)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.analysis.alarms import of_corpus, of_tokens
 from s2l_ray.config import CorpusConfig, RunConfig, parse_budget
 from s2l_ray.corpus.accounts import most_common, rejected_told
-from s2l_ray.corpus.ingest import check_rejected
+from s2l_ray.corpus.ingest import check_folders, check_rejected
 from s2l_ray.corpus.sources import shown
 from s2l_ray.formatting import percent, plural
 from s2l_ray.pipeline.alarms import tell
@@ -85,7 +85,9 @@ def share_told(share: float) -> str:
 
 
 def check_corpus(config: CorpusConfig, run: Run, corpus: Manifest) -> None:
-    """ValueError if too many rows were rejected; an alarm if many were."""
+    """Damaged if a folder below the corpus's own is; ValueError if too many rows were rejected; an
+    alarm if many were."""
+    check_folders(run.store, corpus, config)
     check_rejected(run.store, corpus, config)
     tell(run, "corpus", [*of_corpus(CorpusView(corpus))])
 
@@ -108,6 +110,18 @@ def check_tokens(name: str, run: Run, tokens: Manifest) -> None:
     if count > most * tokens.rows:
         raise ValueError(f"{text}; more than corpus.max_rejected_share {most:.1%}")
     logger.warning(f"{text}; they are left out")
+
+
+def check_tokenizer_kept(run: Run, tokens: Manifest, tokenizer: Manifest) -> None:
+    """Raise ValueError if the tokenizer was made again since, and is another one."""
+    made_with = TokensView(tokens).tokenizer_checksum
+    if made_with is not None and made_with != tokenizer.checksum:
+        raise ValueError(
+            f"{run.store.address(tokenizer.folder)}: found files with checksum "
+            f"{tokenizer.checksum}, but {tokens.folder} was made with {made_with}: it was made "
+            f"again, and its source or the version of transformers has changed. Use another "
+            f"run_dir, or put the old files back"
+        )
 
 
 def labels_told(tokens: TokensView) -> list[str]:

@@ -9,6 +9,7 @@ from s2l_ray.config import ModelConfig, RunConfig
 from s2l_ray.formatting import percent
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.pipeline.record import read_record
 from s2l_ray.report import comparison_text
 from s2l_ray.report.gather import arms_of
 from s2l_ray.report.verdict import verdict
@@ -67,7 +68,7 @@ def chosen(store: Store, config: RunConfig) -> Manifest:
     """Return the selection of a finished `select`. ValueError if there is none, or if the run
     directory was last used with other settings."""
     name = selection_name(config.selection.selector, config.selection.seed)
-    record = store.read_json("run.json") if store.exists("run.json") else {}
+    record = read_record(store)
     folder = record.get("current", {}).get(f"selections/{name}")
     found = store.manifest(folder) if folder else None
     if found is None:

@@ -6,6 +6,7 @@ stay on the workers. N examples, B chosen, G groups.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -90,8 +91,9 @@ def choose(
         "by_cluster": by_group.tolist() if clustered else None,
         "groups_above_quota": float((by_group < sizes).mean()),
     }
-    store.write_json(info, folder, "selection.json")
-    return store.commit(folder, fingerprint, parts, info)
+    text = json.dumps(info, indent=1, ensure_ascii=False)
+    told = store.write_beside(text.encode(), folder, "selection.json")
+    return store.commit(folder, fingerprint, parts, info, [told])
 
 
 @dataclass(frozen=True)

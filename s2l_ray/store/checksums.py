@@ -1,10 +1,13 @@
-"""Checksums of bytes, files and folders."""
+"""Checksums of bytes, files and folders, and JSON values with a checksum of their own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
+
+KEY = "checksum"
 
 
 def checksum_of_files(checksums: dict[str, str]) -> str:
@@ -27,3 +30,15 @@ def checksum_of_file(file: Path) -> str:
 
 def checksum_of(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def marked(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON value with the checksum of the rest, for a file that is written again and
+    again, and that no manifest can list."""
+    rest = {name: each for name, each in value.items() if name != KEY}
+    return rest | {KEY: checksum_of(json.dumps(rest, sort_keys=True).encode())}
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a value that was read has the checksum that `marked` gave it."""
+    return isinstance(value, dict) and value.get(KEY) == marked(value)[KEY]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import time
 import uuid
@@ -23,6 +24,7 @@ from pathlib import Path
 
 Guard = Callable[[], None]
 LOCK = "lease/.lock"
+ABANDONED = 3600.0  # seconds since a write's last byte, after which its process is surely dead
 
 
 class LocalObjects:
@@ -167,6 +169,20 @@ class LocalObjects:
             yield
         finally:
             os.close(file)
+
+    def sweep(self, seconds: float) -> list[str]:
+        """Remove the temporary files of killed writes that are older than this; return their
+        names."""
+        found = []
+        for parent, _, files in os.walk(self.root):
+            for file in files:
+                if re.fullmatch(r"\..+\.[0-9a-f]{32}", file):
+                    name = Path(parent, file).relative_to(self.root).as_posix()
+                    with suppress(FileNotFoundError):  # it was alive, and is done
+                        if self.age(name) > seconds:
+                            self.remove(name)
+                            found.append(name)
+        return sorted(found)
 
     @contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:

@@ -16,8 +16,10 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 PATIENCE = 300.0  # seconds, with a store that does not answer or is in trouble
 LARGE = 64 << 20  # bytes; larger files are uploaded in pieces of this size
-ABSENT = {"NoSuchKey", "404", "NotFound"}
+ABSENT = {"NoSuchKey", "404", "NotFound", "NoSuchUpload"}
 LAST = "provide-client-params.s3.CompleteMultipartUpload"  # the request that makes it an object
 TRIES = 3  # at a change, while the object changes between guard and request
 
@@ -220,6 +222,36 @@ class S3Objects:
             return {"IfNoneMatch": "*"}
         guard()
         return {"IfMatch": tag}
+
+    def sweep(self, seconds: float) -> list[str]:
+        """Abort the uploads in pieces that killed processes left and that are older than this;
+        return their names. Their pieces take room in the bucket, but are no objects."""
+        top = self._folder("")
+
+        def find() -> tuple[list[dict[str, Any]], datetime]:
+            found, now = list[dict[str, Any]](), datetime.now(UTC)
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=top
+            ):
+                found += page.get("Uploads", ())
+                now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            return found, now
+
+        try:
+            uploads, now = self._ask("list uploads", find)
+        except (StorageError, NotImplementedError):  # it is not allowed, or not offered
+            return []
+        old = [each for each in uploads if (now - each["Initiated"]).total_seconds() > seconds]
+        for each in old:
+            abort = partial(
+                self.client.abort_multipart_upload,
+                Bucket=self.bucket,
+                Key=each["Key"],
+                UploadId=each["UploadId"],
+            )
+            with suppress(FileNotFoundError):  # it has just ended
+                self._ask(f"abort the upload of {each['Key']}", abort)
+        return sorted(each["Key"][len(top) :] for each in old)
 
     def _head(self, name: str) -> Any:
         return self.client.head_object(Bucket=self.bucket, Key=self._key(name))

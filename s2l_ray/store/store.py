@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ import pyarrow as pa
 from s2l_ray.config import StorageConfig
 from s2l_ray.errors import Damaged
 from s2l_ray.store import scratch, tables
-from s2l_ray.store.checksums import checksum_of, checksum_of_file
+from s2l_ray.store.checksums import checksum_of, checksum_of_file, is_whole, marked
 from s2l_ray.store.folders import local_folder
 from s2l_ray.store.manifest import FORMAT, Manifest, Part, manifest_of
 from s2l_ray.store.objects import Guard, LocalObjects
@@ -28,6 +27,9 @@ from s2l_ray.store.owner import check_owner
 
 if TYPE_CHECKING:
     from s2l_ray.store.s3 import S3Objects
+
+
+DROPPED = "dropped.json"  # in a stage's folder: its files that were removed on purpose
 
 
 class Store:
@@ -45,6 +47,8 @@ class Store:
         self.uri = text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute())
         self.config = config or StorageConfig()
         self.epoch, self.owner = epoch, owner
+        # Folders whose manifests this process has read or written through this object.
+        self.met = set[str]()
         self._open: LocalObjects | S3Objects | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,8 +138,17 @@ class Store:
         self.objects.write(f"{folder}/{name}", data)  # no guard: the name says what is in it
         return Part(unit, name, table.num_rows, len(data), checksum, stats)
 
+    def write_beside(self, data: bytes, folder: str, name: str) -> Part:
+        """Write a file that is no part of a stage's table, for the `beside` of its commit."""
+        self.write_bytes(data, folder, name)
+        return Part(name, name, 0, len(data), checksum_of(data))
+
     def read_part(self, folder: str, part: Part, columns: list[str] | None = None) -> pa.Table:
         """Read a part; raise Damaged if it is not the file that the manifest lists."""
+        return tables.decode(self.read_listed(folder, part), part.file, columns)
+
+    def read_listed(self, folder: str, part: Part) -> bytes:
+        """Read a file that a manifest lists; raise Damaged if it is not as listed."""
         try:
             data = self.read_bytes(folder, part.file)
         except FileNotFoundError:
@@ -150,7 +163,7 @@ class Store:
                 f"checksum {part.checksum}, got {len(data)} with {checksum_of(data)}",
                 folder,
             )
-        return tables.decode(data, part.file, columns)
+        return data
 
     def found(self, folder: str) -> dict[str, str]:
         """Find part files that an unfinished run left in or below a folder: unit -> name."""
@@ -170,44 +183,54 @@ class Store:
         return Part(unit, name, table.num_rows, len(data), checksum, tables.stats_of(table))
 
     def manifest(self, folder: str) -> Manifest | None:
-        """Return the manifest of a finished stage, or None if the stage is unfinished."""
+        """Return the manifest of a finished stage, or None if the stage is unfinished.
+
+        Damaged, with the stage's folder, if the manifest is cut short, changed, or another stage's.
+        ValueError if a newer version wrote it.
+        """
         if not self.exists(folder, "manifest.json"):
             return None
         address = self.address(folder, "manifest.json")
-        data = self.read_json(folder, "manifest.json")
+        try:
+            data = self.read_json(folder, "manifest.json")
+        except ValueError as error:
+            raise Damaged(str(error), folder) from None
         try:
             newer = data["format"] > FORMAT
             manifest = None if newer else manifest_of(folder, data)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{address}: damaged: not a manifest ({error!r})") from None
+            raise Damaged(f"{address}: damaged: not a manifest ({error!r})", folder) from None
         if newer:
             raise ValueError(
                 f"{address}: format {data['format']} is newer than {FORMAT}, the newest that this "
                 f"version of s2l_ray reads"
             )
+        self.met.add(folder)
         return manifest
 
     def commit(
-        self, folder: str, fingerprint: str, parts: Iterable[Part], info: dict[str, Any]
+        self,
+        folder: str,
+        fingerprint: str,
+        parts: Iterable[Part],
+        info: dict[str, Any],
+        beside: Iterable[Part] = (),
     ) -> Manifest:
         """Finish a stage: create its manifest. Return the manifest of the first to commit.
 
-        Each unit must have exactly one part. A manifest of a former owner that lists files which
-        this one has replaced is set aside.
+        Each unit must have exactly one part. beside: see Manifest. A manifest of a former owner
+        that lists files which this one has replaced is set aside.
         """
         ordered = sorted(parts, key=lambda part: part.unit)
         assert len({part.unit for part in ordered}) == len(ordered), "a unit committed twice"
-        manifest = Manifest(folder, fingerprint, ordered, info)
-        data = {"format": FORMAT, "stage": folder.split("/")[0]} | asdict(manifest)
-        del data["folder"]
-        data["checksum"] = checksum_of(json.dumps(data).encode())
+        manifest = Manifest(folder, fingerprint, ordered, info, list(beside))
         if fault := self.fault(manifest):  # some stores silently truncate
             raise OSError(fault)
-        text = json.dumps(data, indent=1, ensure_ascii=False).encode()
+        text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False).encode()
         while not self.objects.create(f"{folder}/manifest.json", text, self._guard):
             first = self.manifest(folder)
-            mine = {part.file: part.checksum for part in ordered}
-            if first and all(mine.get(p.file, p.checksum) == p.checksum for p in first.parts):
+            mine = {part.file: part.checksum for part in manifest.files}
+            if first and all(mine.get(p.file, p.checksum) == p.checksum for p in first.files):
                 break
             if first:
                 self.set_aside(folder)
@@ -216,37 +239,57 @@ class Store:
         return committed
 
     def fault(self, manifest: Manifest) -> str | None:
-        """Say which file of a finished stage is missing or of the wrong size. Reads no file."""
+        """Say which file of a finished stage is missing or of the wrong size. Reads no file, but
+        for the list of those that were dropped on purpose."""
         sizes = self.objects.sizes(manifest.folder)
-        for part in manifest.parts:
+        dropped = self.dropped(manifest.folder) if DROPPED in sizes else ()
+        for part in manifest.files:
             size = sizes.get(part.file)
-            if size != part.bytes:
+            if size != part.bytes and part.file not in dropped:
                 found = "missing" if size is None else f"{size} bytes"
                 address = self.address(manifest.folder, part.file)
                 return f"{address}: {found}, the manifest lists {part.bytes} bytes"
         return None
 
+    def dropped(self, folder: str) -> set[str]:
+        """Return the files that a finished stage can do without and that were removed. Empty if
+        their list is damaged: they are missing then."""
+        try:
+            found = self.read_json(folder, DROPPED) if self.exists(folder, DROPPED) else {}
+        except ValueError:
+            return set()
+        return {*found["files"]} if is_whole(found) else set()
+
+    def drop(self, manifest: Manifest, files: Iterable[str]) -> None:
+        """Remove files that a finished stage can do without; `fault` does not miss them."""
+        gone = sorted({*files} | self.dropped(manifest.folder))
+        self.write_json(marked({"files": gone}), manifest.folder, DROPPED)
+        for file in gone:
+            self.remove(manifest.folder, file)
+
     def set_aside(self, folder: str) -> None:
         """Make a stage unfinished again: rename its manifest, keep its files."""
-        data = self.read_bytes(folder, "manifest.json")
-        self.write_bytes(data, folder, f"manifest-damaged-{checksum_of(data)}.json")
-        self.remove(folder, "manifest.json")
+        self.move_aside(folder, "manifest.json")
+
+    def move_aside(self, *names: str) -> str:
+        """Rename a damaged file, so that it can be written again; return its new name."""
+        data = self.read_bytes(*names)
+        stem, _, suffix = names[-1].rpartition(".")
+        aside = f"{stem}-damaged-{checksum_of(data)}.{suffix}"
+        self.write_bytes(data, *names[:-1], aside)
+        self.remove(*names)
+        return aside
 
     # -- folders in Hugging Face format
 
     def upload(
-        self,
-        local: str | Path,
-        *folder: str,
-        last: str = "config.json",
-        matching: Iterable[str] = ("*",),
+        self, local: str | Path, *folder: str, matching: Iterable[str] = ("*",)
     ) -> list[Part]:
-        """Copy the files of a local folder that match a pattern into the run directory, the file
-        named `last` last. Folders in it are left out."""
+        """Copy the files of a local folder that match a pattern into the run directory. Folders in
+        it are left out."""
         copied = []
         found = {file for pattern in matching for file in Path(local).glob(pattern)}
-        files = sorted(file for file in found if file.is_file())
-        for file in sorted(files, key=lambda p: p.name == last):
+        for file in sorted(file for file in found if file.is_file()):
             self.put_file(file, *folder, file.name)
             copied.append(
                 Part(file.name, file.name, 0, file.stat().st_size, checksum_of_file(file))
@@ -284,7 +327,7 @@ class Store:
         if manifest is None and "/" in name:
             stage, _, leaf = name.rpartition("/")
             manifest, below = self.manifest(stage), f"{leaf}/"
-        parts = manifest.parts if manifest else []
+        parts = manifest.files if manifest else []
         return stage, {p.file.removeprefix(below): p for p in parts if p.file.startswith(below)}
 
     def discard(self, local: str) -> None:

@@ -99,6 +99,7 @@ class TokensView(View):
     """Tokenized examples."""
 
     tokenizer = _Key[str]()  # folder of the tokenizer, below the run directory
+    tokenizer_checksum = _Key[str | None](None)  # of its files; None if it is not known
     max_length = _Key[int](0)  # tokens; 0 if it is not known
     trainable = _Sum()  # examples with a label token
     trainable_tokens = _Sum()  # tokens of these examples

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import ray
 
 from s2l_ray.config import ModelConfig, TrainingConfig
+from s2l_ray.errors import Damaged
 from s2l_ray.models.files import BASE_CONFIG, base_of, is_adapter, read_json
 from s2l_ray.models.origin import keep_model, on_this_node
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.checksums import checksum_of_files
 from s2l_ray.store.scratch import working_folder
+from s2l_ray.store.store import DROPPED
 from s2l_ray.store.views import TrainingView
 
 
@@ -41,6 +45,40 @@ def checkpoints_of(training: Manifest) -> dict[int, str]:
     if view.folders:
         return dict(zip(view.checkpoints, view.folders, strict=True))
     return {step: f"{training.folder}/{checkpoint_name(step)}" for step in view.checkpoints}
+
+
+def remove_checkpoints(store: Store, folder: str, but: Iterable[int]) -> None:
+    """Remove the checkpoints of a training whose steps are not in `but`."""
+    kept = {checkpoint_name(step) for step in but}
+    for name in store.names(folder):
+        if re.fullmatch(r"checkpoint-\d+", name) and name not in kept:
+            store.guard()
+            store.remove(folder, name)
+
+
+def drop_checkpoints(store: Store, training: Manifest, keep: int) -> None:
+    """Remove the checkpoints of a finished training but for the last `keep`."""
+    steps = TrainingView(training).checkpoints
+    kept = tuple(f"{checkpoint_name(step)}/" for step in steps[-keep:])
+    files = {part.file for part in training.parts if not part.file.startswith(kept)}
+    if files - store.dropped(training.folder):
+        store.drop(training, files)
+        remove_checkpoints(store, training.folder, steps[-keep:])
+
+
+def need_checkpoints(store: Store, training: Manifest, steps: Iterable[int]) -> None:
+    """Raise Damaged, so that the training is made again, if these checkpoints were dropped."""
+    gone = {file.partition("/")[0] for file in store.dropped(training.folder)}
+    needed = sorted(gone & {checkpoint_name(step) for step in steps})
+    if needed:
+        store.guard()
+        store.remove(training.folder, "resume")  # it tells of a finished training
+        store.remove(training.folder, DROPPED)
+        raise Damaged(
+            f"{store.address(training.folder, needed[0])}: it was removed after it was scored "
+            f"(keep_checkpoints), and is needed again",
+            training.folder,
+        )
 
 
 def checksums_of_checkpoints(training: Manifest) -> dict[int, str]:
@@ -78,7 +116,7 @@ def write_initial(
     seed: int,
     folder: str,
 ) -> None:
-    """Write the model that a training starts from as a checkpoint in `folder`. origin: see
+    """Commit the model that a training starts from as a checkpoint in `folder`. origin: see
     models.origin."""
     from s2l_ray.corpus.tokenizer import load_tokenizer
     from s2l_ray.models.adapters import model_with_adapters, save_adapter
@@ -92,4 +130,5 @@ def write_initial(
         else:
             tokenizer = load_tokenizer(store, tokenizer_folder)
             initial_model(base, tokenizer, seed=seed).save_pretrained(local)
-        store.upload(local, folder)
+        files = store.upload(local, folder)
+    store.commit(folder, folder.rpartition("/")[2], [], {}, files)

@@ -25,3 +25,5 @@ class TrainingJob:
     seed: int
     steps: int
     board: Any  # a Board actor (execution.board): shows progress in the driver
+    seconds: float | None = None  # after which to save and stop; None: no limit
+    keep: int | None = None  # checkpoints to keep, the last ones; None: all

@@ -72,7 +72,8 @@ class Notices:
 
 
 def run(job: TrainingJob) -> None:
-    """Train to the last step, from the newest resume point if there is one."""
+    """Train to the last step, from the newest resume point if there is one; or save and stop after
+    job.seconds."""
     store, config, folder, steps = job.store, job.config, job.folder, job.steps
     check_node(store)
     context = ray.train.get_context()
@@ -109,6 +110,7 @@ def run(job: TrainingJob) -> None:
     keep = set(checkpoint_steps(config, steps))
     every = max(1, steps // HISTORY_POINTS)
     seconds_before, began = state.seconds, time.monotonic()
+    stop_at = math.inf if job.seconds is None else began + job.seconds
     tokens_before, recent, speeds = state.tokens, list[float](), Rate()
     notices, ask, resume = Notices(), True, ResumeTimes(config.resume_every)
     tokens_per_row = config.micro_batch_size * tokens.max_length if config.packing else None
@@ -138,8 +140,9 @@ def run(job: TrainingJob) -> None:
         doing = f"training step {step + 1} with {what}"
         with explain_out_of_memory(folder, doing, STEP_MEMORY):
             result = train_step(
-                engine, batch, rate, device=device, ask=notices.due, save=resume.is_time
-            )
+                engine, batch, rate, device=device,
+                ask=notices.due, save=resume.is_time, stop=time.monotonic() > stop_at,
+            )  # fmt: skip
         ask = result.ask
         if not math.isfinite(result.loss + result.norm):
             raise ValueError(
@@ -161,12 +164,14 @@ def run(job: TrainingJob) -> None:
             note = f"loss {result.loss:.3f}, {speed:,.0f} tokens/s"
             job.board.write.remote(done, note, point)
         leaving = notices.is_new()  # save what there is, once
-        if done in keep or result.save or resume.is_step(done) or leaving:
+        if done in keep or result.save or result.stop or resume.is_step(done) or leaving:
             state.step, state.workers = done, world
             state.seconds = seconds_before + time.monotonic() - began
             saver.save(state, publish=done in keep)
             resume.saved()
             ray.train.report({"step": done, "loss": result.loss})
+        if result.stop:
+            break
     saver.wait()
     windows.close()
 

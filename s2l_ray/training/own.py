@@ -89,7 +89,7 @@ def train_own(
     view = TokensView(tokens)
     steps, origin = num_steps(config, view.trainable), keep_model(store, config.model)
     model = origin or f"{folder}/resume/initial"
-    if origin is None and not store.exists(model, "config.json"):
+    if origin is None and store.manifest(model) is None:
         ray.get(write_initial.remote(store, config, None, tokenizer_folder, seed, model))
     board = make_board()
     reports = make_reports(store, folder, board)

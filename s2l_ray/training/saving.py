@@ -19,7 +19,7 @@ import torch.distributed as dist
 from s2l_ray.models.adapters import is_adapted
 from s2l_ray.store import Part, Store
 from s2l_ray.store.scratch import working_folder
-from s2l_ray.training.checkpoints import checkpoint_name
+from s2l_ray.training.checkpoints import checkpoint_name, remove_checkpoints
 from s2l_ray.training.engines import Engine, rank_and_world
 from s2l_ray.training.engines.shared import trained
 from s2l_ray.training.job import SAVE_SECONDS, TrainingJob
@@ -101,7 +101,11 @@ class Saver:
                     parts = [part for files in saved for part in files]
                     info = copy.state.as_info()
                     store.commit(f"{folder}/resume/{point}", self.job.fingerprint, parts, info)
-                    _remove_older(store, folder, point)
+                    older = _remove_older(store, folder, point)
+                    if self.job.keep is not None:
+                        # Training goes back to the older point if the last is damaged.
+                        kept = [*copy.state.checkpoints, *(older.checkpoints if older else ())]
+                        remove_checkpoints(store, folder, kept)
             finally:
                 self._gather(None)  # no worker begins the next save before
 
@@ -119,9 +123,18 @@ class Saver:
                     path = f"{name}/{part.file}"
                     copy.state.files.append(replace(part, unit=path, file=path))
                 copy.state.checkpoints.append(copy.state.step)
+                if self.job.keep is not None:
+                    self._forget(copy.state, self.job.keep)
             if copy.pieces:
                 write(copy.pieces, Path(local, file_of(self.rank)))
             return store.upload(local, folder, "resume", point)
+
+    def _forget(self, state: TrainingState, keep: int) -> None:
+        """Leave out of the state all checkpoints but the last. The lists are the training's own."""
+        for step in state.checkpoints[:-keep]:
+            gone = f"{checkpoint_name(step)}/"
+            state.files[:] = [part for part in state.files if not part.file.startswith(gone)]
+        del state.checkpoints[:-keep]
 
     def _gather(self, mine: list[Part] | None) -> list[Any]:
         if self.group is None:
@@ -138,19 +151,18 @@ def _remove_later(store: Store, folder: str, point: str) -> None:
         store.remove(folder, "resume", name)
 
 
-def _remove_older(store: Store, folder: str, point: str) -> None:
-    """Remove the resume points before this one, but for the last complete one of them.
+def _remove_older(store: Store, folder: str, point: str) -> TrainingState | None:
+    """Remove the resume points before this one, but for the last complete one of them. Return its
+    state.
 
     Later ones stay: other workers may already be writing the next.
     """
     names = resume_points(store, folder)
     older = names[names.index(point) + 1 :]
-    complete = next((name for name in older if _is_complete(store, folder, name)), None)
+    found = ((name, *resume_point(store, folder, name)) for name in older)
+    complete = ((name, manifest) for name, manifest, fault in found if manifest and not fault)
+    last, manifest = next(complete, (None, None))
     for name in older:
-        if name != complete:
+        if name != last:
             store.remove(folder, "resume", name)
-
-
-def _is_complete(store: Store, folder: str, name: str) -> bool:
-    manifest, fault = resume_point(store, folder, name)
-    return manifest is not None and fault is None
+    return TrainingState.of(manifest.info) if manifest else None

@@ -76,6 +76,7 @@ class StepResult(NamedTuple):
     padded_tokens: int
     ask: bool  # whether any worker asks for a look at Ray Train's notices
     save: bool  # whether any worker asks for a resume point after this step
+    stop: bool  # whether any worker asks to stop after this step
 
 
 def share_of(
@@ -120,11 +121,12 @@ def train_step(
     device: torch.device,
     ask: bool = False,
     save: bool = False,
+    stop: bool = False,
 ) -> StepResult:
     """Make one optimizer step over the global batch. All workers must call it.
 
-    ask, save: whether this worker asks for a look at Ray Train's notices, or for a resume point;
-    the result tells all workers.
+    ask, save, stop: whether this worker asks for a look at Ray Train's notices, for a resume point,
+    or to stop; the result tells all workers.
     """
     _, world = rank_and_world()
     total = torch.zeros((), device=device)
@@ -138,13 +140,13 @@ def train_step(
             engine.backward(losses_M.sum() * (world / batch.labels))
         total += losses_M.detach().sum()
     norm = engine.step(learning_rate)
-    counts = torch.tensor([padded, ask, save], dtype=torch.float64).to(device)
+    counts = torch.tensor([padded, ask, save, stop], dtype=torch.float64).to(device)
     sums = torch.cat([total.double()[None], counts])
     if world > 1:
         dist.all_reduce(sums)
     # The step's only wait for the device.
     found = torch.cat([sums, torch.as_tensor(norm, dtype=torch.float64, device=device)[None]])
-    loss_sum, padded_sum, asking, saving, norm = found.tolist()
+    loss_sum, padded_sum, asking, saving, stopping, norm = found.tolist()
     return StepResult(
         loss=loss_sum / batch.labels,
         norm=norm,
@@ -152,6 +154,7 @@ def train_step(
         padded_tokens=int(padded_sum),
         ask=asking > 0,
         save=saving > 0,
+        stop=stopping > 0,
     )
 
 

@@ -1,7 +1,8 @@
 """Fine-tuning on Ray Train, for proxy and target: the driver's side. loop.py is the workers' side.
 
 A training stage leaves folders `checkpoint-000500/` in Hugging Face format and a manifest of their
-files. While unfinished it has `resume/step-000500/`, from which a restart continues.
+files. While unfinished it has `resume/step-000500/`, from which a restart continues. The manifest
+of the last one stays.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -22,18 +23,20 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util import placement_group_table
 
 from s2l_ray.config import TrainingConfig
-from s2l_ray.errors import NodeFull
+from s2l_ray.errors import Damaged, NodeFull
+from s2l_ray.execution import deadline
 from s2l_ray.execution.board import make_board, watch
 from s2l_ray.execution.nodes import away_from, check_room, disk_errors, release, room_for
 from s2l_ray.execution.progress import Progress
-from s2l_ray.execution.remote import fixable
+from s2l_ray.execution.remote import fixable, get
 from s2l_ray.formatting import plural
 from s2l_ray.models.origin import commit_of, keep_model
-from s2l_ray.store import Manifest, Store
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.store import DROPPED
 from s2l_ray.store.views import TokensView
-from s2l_ray.training.checkpoints import num_steps
+from s2l_ray.training.checkpoints import num_steps, remove_checkpoints
 from s2l_ray.training.job import SAVE_SECONDS, TrainingJob
-from s2l_ray.training.resume import last_resume_point, resume_points
+from s2l_ray.training.resume import TrainingState, last_resume_point, resume_points
 
 logger = logging.getLogger(__name__)
 
@@ -54,21 +57,39 @@ def train(
     fingerprint: str,
     seed: int,
     label: str = "train",
+    keep: int | None = None,
     board: Any = None,
 ) -> Manifest:
     """Fine-tune on the tokens and return the stage's manifest (store.views.TrainingView).
 
-    Continues from the newest resume point of an earlier, unfinished run. board: from
-    execution.board.make_board, for others to read the progress. ValueError if a user can fix what
+    Continues from the newest resume point of an earlier, unfinished run. keep: how many checkpoints
+    to leave, the last ones; None: all. board: from execution.board.make_board, for others to read
+    the progress. ValueError if a user can fix what
     is wrong; otherwise Ray Train's TrainingFailedError.
     """
     steps = num_steps(config, TokensView(tokens).trainable)
     board = board or make_board()
     origin = keep_model(store, config.model)
     job = TrainingJob(
-        store, tokens, config, tokenizer_folder, origin, folder, fingerprint, seed, steps, board
-    )
-    if (reached := last_resume_point(store, folder)[1].step) < steps:
+        store, tokens, config, tokenizer_folder, origin, folder, fingerprint, seed, steps, board,
+        keep=keep,
+    )  # fmt: skip
+
+    def once(label_selector: dict[str, str], size: int) -> None:
+        limited = replace(job, seconds=deadline.seconds_left())
+        run_workers(_work, {"job": limited}, config, label_selector, size)
+
+    point, state = last_resume_point(store, folder)
+    if state.step == steps:  # it was finished before: its manifest or a file is damaged
+        try:
+            get(_verify.remote(store, folder, state.files))
+        except Damaged as damage:
+            logger.warning(f"{damage}; training begins again")
+            store.guard()
+            store.remove(folder, "resume")
+            store.remove(folder, DROPPED)
+            point, state = "", TrainingState()
+    if (reached := state.step) < steps:
         note = f"starting {plural(config.workers.num_workers, 'worker')}"
         with (
             Progress(label, total=steps, unit="steps", note=note, done=reached) as progress,
@@ -77,11 +98,12 @@ def train(
             fit(
                 config,
                 label,
-                partial(run_workers, _work, {"job": job}, config),
+                once,
                 lambda: last_resume_point(store, folder)[1].step,
             )
-    _, state = last_resume_point(store, folder)
+    point, state = last_resume_point(store, folder)
     if state.step != steps:
+        deadline.check()
         last = [name for name in resume_points(store, folder) if int(name.split("-")[1]) == steps]
         if any(store.exists(folder, "resume", name, "manifest.json") for name in last):
             raise ValueError(
@@ -95,8 +117,26 @@ def train(
     if (known := commit_of(store, origin)) is not None:
         info["model"] = known
     manifest = store.commit(folder, fingerprint, state.files, info)
-    store.remove(folder, "resume")
+    # The manifest of the last resume point lists the same files: the stage's can be made from it.
+    for name in resume_points(store, folder):
+        if name != point:
+            store.remove(folder, "resume", name)
+    if keep is not None:
+        remove_checkpoints(store, folder, state.checkpoints)
     return manifest
+
+
+@ray.remote(num_cpus=1)
+def _verify(store: Store, folder: str, files: list[Part]) -> None:
+    """Raise Damaged if a file of a training's checkpoints is not as listed."""
+    checkpoints, dropped = dict[str, dict[str, Part]](), store.dropped(folder)
+    for part in files:
+        name, _, file = part.file.rpartition("/")
+        if part.file not in dropped:
+            checkpoints.setdefault(name, {})[file] = part
+    for name, listed in checkpoints.items():
+        local = store.download(folder, name, files=listed, stage=folder)
+        store.discard(local)
 
 
 def fit(

@@ -11,8 +11,8 @@ import ray
 import torch
 
 from s2l_ray.config import WorkersConfig
-from s2l_ray.errors import GPUFailed, NodeFull
-from s2l_ray.execution import lasting
+from s2l_ray.errors import GPUFailed, LimitReached, NodeFull
+from s2l_ray.execution import deadline, lasting
 from s2l_ray.execution.lasting import LastingActors
 from s2l_ray.execution.parts import Actors, StageParts
 
@@ -67,6 +67,23 @@ def check_all_is_free():
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_limit_lets_the_parts_that_are_being_made_end(local_ray, store, tmp_path):
+    units = [stage("a"), stage("b", "c", "d", seconds=1.5)]  # longer than all_made looks
+    with (
+        pytest.raises(LimitReached, match="enough"),
+        lasting_actors(store, tmp_path, num_workers=2) as actors,
+    ):
+        actors.add(units)
+        parts = actors.all_made()
+        with deadline.within(60, "enough"):
+            assert next(parts)[0] == "made/f"
+        with deadline.within(0.0, "enough"):
+            list(parts)
+    assert {"a", "b"} <= made(store).keys() < {"a", "b", "c", "d"}
+    check_all_is_free()
 
 
 def test_actors_stay_when_there_is_nothing_to_do(local_ray, store, tmp_path, capfd):

@@ -236,11 +236,13 @@ def test_the_run_directory_of_other_selectors_has_the_same_files(golden, run_her
     monkeypatch.chdir(run_here)
     for selector in KINDS:
         s2l_ray.select(None, seam.config_of(changed({"selection.selector": selector})))
+    assert seam.strays(run_here / "run") == []
     golden("run_of_selectors", contents_of(run_here / "run"))
 
 
 @pytest.mark.slow
 def test_the_run_directory_of_all_commands_has_the_same_files(golden, jobs):
+    assert seam.strays(jobs[0] / "run") == []
     golden("run_of_commands", contents_of(jobs[0] / "run"))
 
 

@@ -18,8 +18,9 @@ from s2l_ray.commands import COMMANDS, Command
 from s2l_ray.config import RunConfig, load, schema
 from s2l_ray.execution.job import JOB_CONFIG
 
-# jobs/inspect.py would hide the standard library's inspect from the other jobs.
-AS_JOBS = {n: each for n, each in COMMANDS.items() if " " not in n and n != "inspect"}
+# jobs/inspect.py and jobs/gc.py would hide modules of the standard library from the other jobs.
+NO_JOBS = ("inspect", "gc")
+AS_JOBS = {n: each for n, each in COMMANDS.items() if " " not in n and n not in NO_JOBS}
 RUNS = [name for name, each in COMMANDS.items() if each.takes == "run"]
 
 

@@ -9,6 +9,7 @@ from support.runs import contents_of, corpus, ids_of, settings
 from s2l_ray import evaluation
 from s2l_ray.errors import LeaseLost
 from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.pipeline.record import RunRecord
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.store import Store
 from s2l_ray.store.lease import Lease
@@ -57,7 +58,7 @@ def test_a_run_that_was_followed_tells_nothing_more(store):
     store.epoch = 1
     owner = Lease(Store(store.uri), seconds=60, job="j").record | {"host": "h"}
     store.objects.write(f"lease/{lease_name(2)}", json.dumps(owner).encode())
-    run = pipeline.Run(settings("run"), store, None)
+    run = pipeline.Run(settings("run"), store, None, record=RunRecord(store, "select"))
     store.epoch = None
     tokens = stage_of("tokens", lambda *_, **__: pytest.fail("made"))
     store.commit(tokens.folder, tokens.fingerprint, [], {})

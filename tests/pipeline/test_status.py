@@ -306,7 +306,7 @@ def test_what_is_no_run_directory_is_one_sentence(refused, tmp_path):
     (place / "run.json").write_text('{"current": {}')
     assert refused(place).startswith(f"{place}/run.json: damaged: not JSON")
     (place / "run.json").write_text("{}")
-    assert "expected `current` and `times`" in refused(place)
+    assert "run.json: damaged: expected `current`" in refused(place)
     assert refused(place, "seed=7").startswith("seed=7: a run directory takes no overrides")
     assert (
         refused("gs://bucket/run") == "gs://bucket/run: expected a local path or s3://bucket/prefix"

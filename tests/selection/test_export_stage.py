@@ -88,9 +88,9 @@ def test_an_export_is_made_of_committed_parts_in_rank_order(local_ray, store, na
     subset, table = write_subset(store, pairs)
     manifest = exported(store, subset, name)
     assert store.fault(manifest) is None
-    for part in manifest.parts:
+    for part in manifest.files:
         assert checksum_of(store.read_bytes(manifest.folder, part.file)) == part.checksum
-    data = [part for part in manifest.parts if part.rows]
+    data = manifest.parts
     assert [part.unit for part in data] == [f"data/part-{n:05d}" for n in range(3)]
     assert [part.rows for part in data] == [2, 2, 1]
     ids = []
@@ -101,7 +101,7 @@ def test_an_export_is_made_of_committed_parts_in_rank_order(local_ray, store, na
         else:
             ids += [json.loads(line)["example_id"] for line in found["line"].to_pylist()]
     assert ids == [str(n) for n in table["example_id"].to_pylist()]
-    beside = {part.file for part in manifest.parts} - {part.file for part in data}
+    beside = {part.file for part in manifest.beside}
     wanted = {"README.md"}
     wanted |= {"dataset_info.json"} if name.startswith("llamafactory") else set()
     assert beside == wanted | ({"dataset.yaml"} if name == "axolotl" else set())
@@ -111,7 +111,7 @@ def test_files_that_an_unfinished_export_left_are_used_or_removed(local_ray, sto
     subset, _ = write_subset(store, [example(f"question {n}", "answer") for n in range(4)])
     first = exported(store, subset, "alpaca")
     store.remove(first.folder, "manifest.json")
-    kept, broken = (part for part in first.parts if part.rows)
+    kept, broken = first.parts
     store.write_bytes(b"broken", first.folder, broken.file)
     other = broken.file.replace(broken.checksum, "0" * 16)
     store.write_bytes(b'{"of": "an older version"}\n', first.folder, other)

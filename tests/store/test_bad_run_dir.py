@@ -23,7 +23,7 @@ from s2l_ray.config import BUILT_IN_SELECTORS, ClustersConfig, RunConfig
 from s2l_ray.errors import Damaged
 from s2l_ray.models.loading import load_model
 from s2l_ray.pipeline.run import Run
-from s2l_ray.pipeline.stage import Stage
+from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.scoring.trajectories import _Assemble
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Store
@@ -142,17 +142,27 @@ def test_a_newer_format_is_said_to_be_newer(stage):
         assert f"format {format} is newer" in refusal(lambda: store.manifest("losses/f"), str(path))
 
 
-def test_a_manifest_of_another_stage_is_refused(stage):
+@pytest.mark.parametrize("of_version_0_1", [False, True])
+def test_a_manifest_of_another_stage_is_moved_aside_and_its_stage_made(
+    stage, of_version_0_1, caplog
+):
     store, _, path = stage
+    if of_version_0_1:  # which did not write the whole folder
+        data = json.loads(path.read_text()) | {"stage": "losses"}
+        del data["checksum"]
+        path.write_text(json.dumps(data | {"checksum": checksum_of(json.dumps(data).encode())}))
     settings = {"corpus": {"path": "a"}, "proxy": {"model": {"name": "m"}, "num_checkpoints": 2}}
     config = RunConfig.model_validate({"run_dir": store.uri} | settings)
     run = Run(config, store, Lease(store, seconds=60))
-    losses = Stage("losses", pytest.fail)
+    losses = Stage("losses", alone(lambda run, **where: store.commit(*where.values(), [], {})))
     copied = Path(store.address(losses.folder, "manifest.json"))
     copied.parent.mkdir()
     shutil.copy(path, copied)
-    said = refusal(lambda: run.get(losses), str(copied))
-    assert "fingerprint abc" in said
+    assert run.get(losses).fingerprint == losses.fingerprint
+    assert f"{copied}: damaged: " in caplog.text and "it is made again" in caplog.text
+    assert ("found fingerprint abc" if of_version_0_1 else "it belongs to losses/f") in caplog.text
+    [aside] = copied.parent.glob("manifest-damaged-*.json")
+    assert aside.read_bytes() == path.read_bytes()
 
 
 # ---- parts

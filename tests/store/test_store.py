@@ -19,7 +19,7 @@ from s2l_ray.errors import Damaged, StorageError
 from s2l_ray.store import Store
 from s2l_ray.store.checksums import checksum_of_file, checksum_of_folder
 from s2l_ray.store.manifest import FORMAT
-from s2l_ray.store.objects import LocalObjects
+from s2l_ray.store.objects import ABANDONED, LocalObjects
 from s2l_ray.store.s3 import S3Objects
 
 TABLE = pa.table({"example_id": [1, 2, 3], "loss": [0.5, 1.5, 2.5]})
@@ -89,7 +89,7 @@ def test_a_stage_is_finished_by_its_manifest(any_store):
     assert (committed.rows, committed.fingerprint) == (6, "abc")
     assert committed.info == {"steps": [1, 2], "name": "Zoë"}
     written = any_store.read_json("losses/f", "manifest.json")
-    assert (written["format"], written["stage"]) == (FORMAT, "losses")
+    assert (written["format"], written["stage"]) == (FORMAT, "losses/f")
     with pytest.raises(AssertionError, match="a unit committed twice"):
         any_store.commit("losses/g", "abc", [parts[0], parts[0]], {})
 
@@ -245,7 +245,7 @@ def test_folders_go_up_and_come_down(any_store, tmp_path, monkeypatch):
         (model / name).write_text(content)
     (model / "sub").mkdir()  # not uploaded
     listed = any_store.upload(model, "proxy", "checkpoint-1")
-    assert [file.file for file in listed] == ["a.bin", "z.bin", "config.json"]
+    assert [file.file for file in listed] == ["a.bin", "config.json", "z.bin"]
     assert [file.bytes for file in listed] == [3, 2, 2]
     part = any_store.write_part(TABLE, "losses/f", "part-0")  # checksums are those of parts
     (tmp_path / "p").mkdir()
@@ -304,6 +304,34 @@ def test_what_is_created_is_on_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("os.link", refuse)
     with pytest.raises(OSError, match="expected a filesystem with hard links"):
         objects.create("b", b"1")
+
+
+def test_temporary_files_of_killed_writes_are_swept_once_they_are_old(store):
+    objects = store.objects
+    store.write_json({}, "run.json")
+    names = [f"losses/f/.part-0-0123456789abcdef.arrow.{n:032x}" for n in range(3)]
+    for name in [*names, "losses/f/.hidden", "losses/f/part-1.0123456789abcdef0123456789abcdef"]:
+        store.write_bytes(b"half", name)
+    for name in names[1:]:
+        hours_ago = os.stat(objects.root / name).st_mtime - 7000
+        os.utime(objects.root / name, (hours_ago, hours_ago))
+    before = objects.sizes("")
+    assert objects.sweep(ABANDONED) == names[1:]
+    assert before.keys() - objects.sizes("").keys() == {*names[1:]}
+    assert objects.sweep(ABANDONED) == [] == objects.sweep(0.0)[1:]
+
+
+def test_uploads_in_pieces_of_killed_processes_are_aborted_once_they_are_old(s3_uri):
+    objects = Store(s3_uri).objects
+    upload = {"Bucket": objects.bucket, "Key": f"{objects.prefix}/proxy/model.safetensors"}
+    other = upload | {"Key": f"{objects.prefix}-other/model.safetensors"}
+    for each in (upload, other):
+        objects.client.create_multipart_upload(**each)
+    assert objects.sweep(ABANDONED) == []  # it may be under way
+    assert objects.sweep(-5.0) == ["proxy/model.safetensors"]
+    assert objects.sweep(-5.0) == []
+    left = objects.client.list_multipart_uploads(Bucket=objects.bucket)["Uploads"]
+    assert [each["Key"] for each in left if each["Key"] == other["Key"]]
 
 
 def test_a_damaged_tls_record_in_a_body_is_asked_for_again(monkeypatch):

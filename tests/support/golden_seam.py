@@ -15,7 +15,8 @@ from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.records import settings_of_comparison
 from s2l_ray.pipeline.stage import Stage, walk
-from s2l_ray.store import Manifest, Part
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.listing import list_files
 from support.parsed import read
 
 SELECTOR_NAMES: tuple[str, ...] = BUILT_IN_SELECTORS
@@ -44,6 +45,11 @@ def corpus_origin(config: RunConfig, digest: dict[str, int] | None = None) -> st
 def example_ids(path: Path) -> list[int]:
     """Return the ids of a file's examples, in its order."""
     return [row["example_id"] for row in read(path) if row["example_id"] is not None]
+
+
+def strays(run_dir: Path) -> list[str]:
+    """Return the files of a run directory that nothing accounts for."""
+    return list_files(Store(run_dir)).strays
 
 
 def comparison_mark(config: RunConfig) -> str:

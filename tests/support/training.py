@@ -110,7 +110,7 @@ class Job:
         self.tokens = store.commit("tokens", "tokens", parts, {"max_length": 96})
         assert sum(part.stats["trainable"] for part in parts) < 45
 
-    def run(self, folder, config, deadly=()):
+    def run(self, folder, config, deadly=(), **how):
         notes = self.root / f"notes-{folder}"
         notes.mkdir(exist_ok=True)
         return train(
@@ -121,6 +121,7 @@ class Job:
             folder=folder,
             fingerprint=folder,
             seed=SEED,
+            **how,
         )
 
     def notes(self, folder):

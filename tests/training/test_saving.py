@@ -11,11 +11,12 @@ from support.models import config_of, tiny_tokenizer
 from support.training import config_of as training_config
 from support.workers import CPU, Tokenizer, batch_of, train_until
 
-from s2l_ray.errors import LeaseLost
+from s2l_ray.errors import Damaged, LeaseLost
 from s2l_ray.models.loading import initial_model, load_model
 from s2l_ray.models.loss import LabelLoss
-from s2l_ray.store import Store
+from s2l_ray.store import Manifest, Store
 from s2l_ray.store.lease import Lease
+from s2l_ray.training.checkpoints import drop_checkpoints, need_checkpoints
 from s2l_ray.training.engines import make_engine
 from s2l_ray.training.engines.shared import copy_weights
 from s2l_ray.training.job import TrainingJob
@@ -44,9 +45,11 @@ class SlowStore(Store):
 
 
 class Training:
-    def __init__(self, store):
+    def __init__(self, store, keep=None):
         self.store = store
-        job = TrainingJob(store, None, CONFIG, "", None, "training", "training", 5, 6, None)
+        job = TrainingJob(
+            store, None, CONFIG, "", None, "training", "training", 5, 6, None, keep=keep
+        )
         model = initial_model(CONFIG.model, Tokenizer(), seed=5)
         self.engine = make_engine(LabelLoss(model), CONFIG, CPU, 1)
         self.saver = Saver(job, self.engine, Tokenizer(), "")
@@ -150,6 +153,62 @@ def test_a_resume_point_needs_the_files_of_its_checkpoint(training, said):
     Path(training.store.address("training/checkpoint-000002/model.safetensors")).unlink()
     assert training.newest()[1].step == 1
     assert "checkpoint-000002/model.safetensors: missing" in said()
+
+
+def test_checkpoints_before_the_last_go_once_no_resume_point_needs_them(tmp_path):
+    training = Training(SlowStore(tmp_path), keep=2)
+
+    def there():
+        return [name for name in training.store.names("training") if name != "resume"]
+
+    for _ in range(4):
+        training.step()
+        training.save(publish=True)
+    training.step()
+    training.save()
+    training.saver.wait()
+    assert training.newest()[1].checkpoints == [3, 4]
+    files = {part.file.split("/")[0] for part in training.newest()[1].files}
+    assert files == {"checkpoint-000003", "checkpoint-000004"}
+    # The resume point before, to which a training goes back if the last one is damaged, has these.
+    assert there() == ["checkpoint-000003", "checkpoint-000004"]
+    training.step()
+    training.save(publish=True)
+    training.saver.wait()
+    assert training.newest()[1].checkpoints == [4, 6]
+    assert there() == ["checkpoint-000003", "checkpoint-000004", "checkpoint-000006"]
+    training.store.remove("training", "resume", "step-000006")
+    state = training.newest()[1]
+    assert (state.step, state.checkpoints) == (5, [3, 4])
+    assert training.store.fault(Manifest("training", "", state.files)) is None
+
+
+def test_checkpoints_that_were_dropped_are_not_missed_until_they_are_needed(tmp_path):
+    training = Training(SlowStore(tmp_path))
+    for _ in range(3):
+        training.step()
+        training.save(publish=True)
+    training.saver.wait()
+    store, state = training.store, training.newest()[1]
+    info = {"checkpoints": [1, 2, 3]}
+    manifest = store.commit("training", "training", state.files, info)
+    for _ in range(2):  # a process may die in between
+        drop_checkpoints(store, manifest, keep=1)
+        names = store.names("training")
+        assert names == ["checkpoint-000003", "dropped.json", "manifest.json", "resume"]
+        assert store.fault(manifest) is None
+        (tmp_path / "training/checkpoint-000001").mkdir()
+        (tmp_path / "training/checkpoint-000001/config.json").write_text("half removed")
+        store.write_json({}, "training", "dropped.json")
+        assert "checkpoint-000001" in store.fault(manifest)  # the list is damaged
+    drop_checkpoints(store, manifest, keep=1)
+    need_checkpoints(store, manifest, [3])
+    told = "checkpoint-000002: it was removed after it was scored .* and is needed again"
+    with pytest.raises(Damaged, match=told) as needed:
+        need_checkpoints(store, manifest, [2, 3])
+    assert needed.value.folder == "training"
+    assert "missing" in store.fault(manifest)  # so that it is trained again
+    assert last_resume_point(store, "training")[0] == ""
 
 
 def test_a_resume_point_of_version_0_1_is_read(tmp_path):

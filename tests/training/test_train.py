@@ -2,19 +2,24 @@
 
 import hashlib
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
 from support.hub import COMMIT, TOKEN, Hub
-from support.training import SEED, STEPS, assert_close, config_of
+from support.training import SEED, STEPS, assert_close, assert_same_bits, config_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.config import ModelConfig
+from s2l_ray.errors import LimitReached
+from s2l_ray.execution import deadline
 from s2l_ray.models.loading import initial_model
 from s2l_ray.store import Store
 from s2l_ray.training.checkpoints import checkpoints_of
+from s2l_ray.training.resume import last_resume_point
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,37 @@ def test_one_worker_trains_like_two(job, undisturbed, plain, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_training_that_reaches_a_limit_saves_and_goes_on_to_the_same_bits(job, undisturbed):
+    config = config_of(num_checkpoints=3)
+    with deadline.within(0.0, "max_gpu_hours: spent"), pytest.raises(LimitReached, match="spent"):
+        job.run("limited", config, keep=1)
+    state = last_resume_point(job.store, "limited")[1]
+    assert (state.step, state.checkpoints) == (1, [])
+    made = job.run("limited", config, keep=1)
+    assert made.info["checkpoints"] == [STEPS]
+    assert job.store.names("limited")[:-2] == [f"checkpoint-{STEPS:06d}"]
+    assert job.store.fault(made) is None
+    found, expected = job.weights("limited"), job.weights("undisturbed")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_manifest_is_made_again_from_checkpoints_that_are_whole_alone(job, undisturbed, said):
+    for folder in ("undisturbed", "broken"):
+        if folder == "broken":
+            shutil.copytree(job.store.address("undisturbed"), job.store.address("broken"))
+        job.store.remove(folder, "manifest.json")
+    assert job.run("undisturbed", config_of()) == undisturbed
+    file = Path(job.store.address("broken/checkpoint-000003/model.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    job.run("broken", config_of())
+    assert "model.safetensors: damaged" in (told := said()) and "training begins again" in told
+    assert_same_bits(job, "broken")
+
+
+@pytest.mark.slow
 def test_packing_trains_like_padding(job, undisturbed):
     packed = job.run("packed", config_of(packing=True))
     assert_close(job.weights("packed"), job.weights("undisturbed"))
@@ -92,7 +128,12 @@ def test_checkpoints_manifest_and_folder(job, undisturbed):
         "checkpoint-000003",
         "checkpoint-000006",
         "manifest.json",
+        "resume",
     ]
+    # The last resume point's manifest lists the checkpoints too.
+    [point] = job.store.names("undisturbed", "resume")
+    assert point.startswith(f"step-{STEPS:06d}")
+    assert job.store.names("undisturbed", "resume", point) == ["manifest.json"]
     listed = {part.file: part for part in undisturbed.parts}
     on_disk = {
         f"{name}/{file}"

@@ -12,7 +12,6 @@ from s2l_ray.corpus.rows import Example
 from s2l_ray.execution.parts import StageParts, fold_parts, make_parts
 from s2l_ray.selection.exports.formats import FORMATS, formatted, table_of
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.checksums import checksum_of
 from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
 
 DATA = "data"  # the folder of the data files alone, for programs that read all of a folder
@@ -64,8 +63,9 @@ def export(store: Store, subset: Manifest, name: str, *, folder: str, fingerprin
     manifest = store.commit(
         folder,
         fingerprint,
-        [*parts, *(_write(store, folder, file, text) for file, text in beside.items())],
+        parts,
         {"format": name, "examples": subset.rows},
+        [store.write_beside(text.encode(), folder, file) for file, text in beside.items()],
     )
     # Other programs read the folder, not the manifest.
     listed = {part.file.removeprefix(f"{DATA}/") for part in manifest.parts}
@@ -73,12 +73,6 @@ def export(store: Store, subset: Manifest, name: str, *, folder: str, fingerprin
         if file not in listed:
             store.remove(folder, DATA, file)
     return manifest
-
-
-def _write(store: Store, folder: str, name: str, text: str) -> Part:
-    data = text.encode()
-    store.write_bytes(data, folder, name)
-    return Part(name, name, 0, len(data), checksum_of(data))
 
 
 class _Export:
