@@ -16,7 +16,8 @@ from typing import ParamSpec, TypeVar
 
 from s2l_ray.corpus.templates import TemplateRefuses
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SECONDS = 60.0  # of CPU time, for all renderings of an example
 MOST_LATE = 3  # examples of a process that may take longer, or too much memory

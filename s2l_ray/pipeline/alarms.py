@@ -121,7 +121,7 @@ def check_selection(plan: Plan, run: Run, selection: Manifest) -> None:
 
 
 def check_differ(config: RunConfig, store: Store, rows: Manifest) -> None:
-    """ValueError if all trajectories, or falls, are the same: clusters of them would say nothing."""
+    """ValueError if all trajectories or falls are the same: clusters would say nothing."""
     if rows.rows < 2 or (only_T := all_equal(store, rows)) is None:
         return
     kind, ends = rows.folder.partition("/")[0], f"{measured(float(only_T[0]))} at the first"
