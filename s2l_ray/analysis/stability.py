@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import hypergeom
 
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.scoring.trajectories import sources_of
@@ -104,6 +103,8 @@ def jaccard_by_chance(size: int, other: int, candidates: int) -> tuple[float, fl
 
     The number of examples that they share is hypergeometric.
     """
+    from scipy.stats import hypergeom  # 0.5 s to import
+
     shared = hypergeom(candidates, size, other)
     middle = size * other / candidates
     reach = _REACH * math.sqrt(middle) + 1  # the standard deviation is below sqrt(middle)

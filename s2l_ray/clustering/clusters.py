@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import ray
 
-from s2l_ray.clustering.held import HELD_BYTES
-from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.clustering.nearest import assign
+from s2l_ray.clustering.rows import HELD_BYTES
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import Damaged, TooFew
 from s2l_ray.execution.parts import StageParts, fold_parts, make_parts, units_of
@@ -26,6 +25,9 @@ from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sour
 from s2l_ray.store import Manifest, Part, Store, schemas
 from s2l_ray.store.checksums import checksum_of
 from s2l_ray.store.views import ClustersView, StepsView
+
+if TYPE_CHECKING:
+    from s2l_ray.clustering.kmeans import KMeans
 
 State = tuple[int, int, float, np.ndarray]  # of k-means, see KMeans.fit
 
@@ -50,6 +52,8 @@ def cluster(
             f"clusters.n_clusters: {config.n_clusters:,}, but there are only "
             f"{trajectories.rows:,} examples to cluster"
         )
+    from s2l_ray.clustering.kmeans import KMeans  # imports scikit-learn
+
     rows = _Trajectories(store, trajectories, in_process=config.num_actors is None)
     sources = rows.sources() if by_source else [None]
     note = "starting actors" if rows.held is None else "initial centers"
@@ -260,6 +264,7 @@ def _diagnose(
     singular = np.linalg.svd(losses_NT - losses_NT.mean(axis=0), compute_uv=False) ** 2
     agreement = None
     if config.stability and fit is not None:
+        from s2l_ray.clustering.kmeans import KMeans
 
         def fit_sample(seed: int) -> KMeans:
             return KMeans(

@@ -17,8 +17,6 @@ from s2l_ray.clustering.nearest import one_thread
 from s2l_ray.clustering.rows import NO_ROWS, Chunk, Rows
 from s2l_ray.execution.tree import Tree
 
-HELD_BYTES = 2**26  # of the largest array for which KMeans starts no actors
-
 
 class HeldChunks:
     """Does what an ActorPool of ChunkActor does, with the same bits, without Ray."""

@@ -22,10 +22,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from s2l_ray.clustering.chunks import CHUNK_ROWS, ChunkActor
 from s2l_ray.clustering.fit import fit
-from s2l_ray.clustering.held import HELD_BYTES, HeldChunks
+from s2l_ray.clustering.held import HeldChunks
 from s2l_ray.clustering.lloyd import Chunks
 from s2l_ray.clustering.nearest import assign
-from s2l_ray.clustering.rows import as_float_array, check_column, cut_into_chunks, decode
+from s2l_ray.clustering.rows import (
+    HELD_BYTES,
+    as_float_array,
+    check_column,
+    cut_into_chunks,
+    decode,
+)
 from s2l_ray.execution.actors import ActorPool
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NO_ROWS = "X has no rows, expected [N, T] with N >= n_clusters"
 
+HELD_BYTES = 2**26  # of the largest array for which KMeans starts no actors
 _PIECES = 16  # arrays of a chunk; more are joined
 
 # (first row, end row, [(object ref, start, stop), ...])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import AutoConfig, PretrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from s2l_ray.config.model_sizes import sizes_fault
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def load_config(name: str, revision: str | None, **options: Any) -> PretrainedConfig:
@@ -15,6 +16,8 @@ def load_config(name: str, revision: str | None, **options: Any) -> PretrainedCo
     options: of from_pretrained. ValueError if its sizes are out of bounds: already its config would
     make lists of them.
     """
+    from transformers import AutoConfig, PretrainedConfig
+
     fields, _ = PretrainedConfig.get_config_dict(name, revision=revision, **options)
     if fault := sizes_fault(fields):
         raise ValueError(f"{name}: config.json: {fault}")

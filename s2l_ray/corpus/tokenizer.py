@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from s2l_ray.config import ModelConfig
 from s2l_ray.corpus.pretrained import check_weights, load_config
@@ -21,6 +20,9 @@ from s2l_ray.execution.hub import commit_of_revision, only_cached
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.checksums import checksum_of
 from s2l_ray.store.schemas import EXAMPLES, completed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ def prepare_tokenizer(
         config, revision, refused = None, model.revision, partial(_unusable, origin)
         if not Path(origin).is_dir():
             revision = commit_of_revision(store, origin, revision, refused)
+        from transformers import AutoTokenizer
+
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 origin,
@@ -122,6 +126,8 @@ def _check_size(tokenizer: Any, origin: str | None, vocab_size: int | None) -> N
 
 
 def load_tokenizer(store: Store, folder: str) -> Any:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(store.download(folder), trust_remote_code=False)
 
 
@@ -162,6 +168,7 @@ def _pieces(word: str) -> list[str]:
 def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE; it can encode any text. Long words are divided."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

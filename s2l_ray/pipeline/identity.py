@@ -8,7 +8,6 @@ from typing import Any
 from s2l_ray.config import ModelConfig, PromptConfig, SelectionConfig, TrainingConfig, fingerprint
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.files.source import local_stamp
-from s2l_ray.training.own import own_loop
 
 LABELS = 2  # the rule by which chats get their labels
 
@@ -24,8 +23,15 @@ def settings_of(training: TrainingConfig) -> list[Any]:
     operations = {"workers", "min_workers", "max_workers", "max_failures"}
     operations |= {"resume_every", "micro_batch_size", "keep_checkpoints"}
     settings = {k: v for k, v in training.settings().items() if k not in operations}
-    own = [own_loop(training.train)[1]] if training.train else []
-    return [settings, *local_files(training.model), *own]
+    return [settings, *local_files(training.model), *_own_loop(training)]
+
+
+def _own_loop(training: TrainingConfig) -> list[str]:
+    if training.train is None:
+        return []
+    from s2l_ray.training.own import own_loop
+
+    return [own_loop(training.train)[1]]
 
 
 def tokenizer_folder(trained_on: str, model: ModelConfig, prompt: PromptConfig) -> str:

@@ -1,7 +1,8 @@
 """Every stage of a run, declared once: its inputs, what identifies it, and how it is made.
 
 Announcing what will be reused, running, and pricing a selection all walk these declarations
-(stage.walk). A stage's fingerprint follows from its inputs and settings.
+(stage.walk). A stage's fingerprint follows from its inputs and settings. What makes a stage is
+imported when it is made: a run that finds its stages finished needs no torch.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from s2l_ray.config import (
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.ingest import digest_of, ingest
 from s2l_ray.corpus.sources import fingerprint_of
-from s2l_ray.corpus.tokenization import tokenize
-from s2l_ray.corpus.tokenizer import prepare_tokenizer
 from s2l_ray.pipeline import alarms, proxy
 from s2l_ray.pipeline.choice import choice_stage, export_stages
 from s2l_ray.pipeline.identity import (
@@ -40,14 +39,11 @@ from s2l_ray.pipeline.told import check_corpus, check_tokenizer_kept, check_toke
 from s2l_ray.scoring.imported import import_losses
 from s2l_ray.scoring.loss_files import find
 from s2l_ray.scoring.trajectories import assemble
-from s2l_ray.selection.dataset import training_dataset
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.selection.subset import deal
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import SelectionView, TokensView
 from s2l_ray.training.checkpoints import drop_checkpoints
-from s2l_ray.training.own import train_own
-from s2l_ray.training.train import train
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.run import Run
@@ -92,6 +88,8 @@ class Plan:
         """
 
         def make(run: Run, **where: Any) -> Manifest:
+            from s2l_ray.corpus.tokenization import tokenize
+
             where |= {"prompt": prompt, "label": f"tokenize {what}"}
             where["tokenizer_folder"] = self.prepare_tokenizer(run, model, prompt).folder
             return tokenize(run.store, run.get(examples), **where)
@@ -115,6 +113,8 @@ class Plan:
     def prepare_tokenizer(self, run: Run, model: ModelConfig, prompt: PromptConfig) -> Manifest:
         """Make a model's tokenizer available in the run directory, with the chat template of the
         prompt; return its manifest. ValueError for a model that cannot be used."""
+        from s2l_ray.corpus.tokenizer import prepare_tokenizer
+
         given = prompt.chat_template
         return prepare_tokenizer(
             run.store,
@@ -330,7 +330,12 @@ class Plan:
                 "label": f"target {name}",
             }
             if training.train is None:
+                from s2l_ray.training.train import train
+
                 return train(run.store, found, training, keep=training.keep_checkpoints, **where)
+            from s2l_ray.selection.dataset import training_dataset
+            from s2l_ray.training.own import train_own
+
             dataset = training_dataset(run.store, run.get(rows), found)
             return train_own(run.store, dataset, found, training, **where)
 

@@ -32,7 +32,6 @@ from s2l_ray.training.checkpoints import (
     write_initial,
 )
 from s2l_ray.training.resume import TrainingState, checkpoints_so_far
-from s2l_ray.training.train import train
 
 if TYPE_CHECKING:
     from s2l_ray.pipeline.plan import Plan
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
 def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manifest:
     """Train the proxy. With trajectories.while_training, score its checkpoints meanwhile, into the
     folders where the stages of losses and details will find them."""
+    from s2l_ray.training.train import train
+
     config, store, tokens = run.config, run.store, run.get(plan.tokens)
     check_room("trajectories.workers", config.trajectories.workers)  # now, not after the training
     steps = num_steps(config.proxy, TokensView(tokens).trainable)

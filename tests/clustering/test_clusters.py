@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans as Sklearn
 from sklearn.metrics import adjusted_rand_score, pairwise_distances
 
 from s2l_ray.clustering import clusters as clustering
+from s2l_ray.clustering import kmeans
 from s2l_ray.clustering.clusters import _Resume, cluster, read_centers
 from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.config import ClustersConfig
@@ -144,7 +145,7 @@ def test_labels_are_the_nearest_centers_and_centers_the_means(local_ray, store):
 
 def test_any_number_of_actors_writes_the_same_bytes(local_ray, store, monkeypatch):
     # Small chunks, so that there is something to spread.
-    monkeypatch.setattr(clustering, "KMeans", partial(KMeans, chunk_rows=40))
+    monkeypatch.setattr(kmeans, "KMeans", partial(KMeans, chunk_rows=40))
     given = trajectories(store, blobs(), ["a"] * 300)
     results = []
     for actors in (1, 3):

@@ -185,6 +185,20 @@ def test_a_corpus_that_cannot_be_written_is_one_line(tmp_path, s2l_ray):
     "from s2l_ray.cli import main; main(['config', 'show', 'configs/demo.yaml'])",
 ])  # fmt: skip
 def test_nothing_heavy_is_imported(statement):
+    imported = imported_by(statement)
+    assert not imported & {"numpy", "ray", "torch", "pyarrow", "transformers"}
+
+
+def test_a_driver_that_reuses_everything_imports_only_what_it_uses():
+    names = "comparison, diagnosis, run, subset, targets"
+    imported = imported_by(
+        f"from s2l_ray.pipeline import {names}; from s2l_ray.report import gather"
+    )
+    assert "ray" in imported
+    assert not imported & {"torch", "transformers", "sklearn", "scipy.stats", "ray.train"}
+
+
+def imported_by(statement):
     code = f"import atexit, sys\natexit.register(lambda: print(*sys.modules))\n{statement}"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -192,7 +206,7 @@ def test_nothing_heavy_is_imported(statement):
     )  # fmt: skip
     imported = set(done.stdout.splitlines()[-1].split())
     assert "s2l_ray" in imported
-    assert not imported & {"numpy", "ray", "torch", "pyarrow", "transformers"}
+    return imported
 
 
 @pytest.mark.parametrize("error, status, said", [
