@@ -5,26 +5,24 @@ N examples, T checkpoints, K clusters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import ray
 
 from s2l_ray.clustering.nearest import assign
-from s2l_ray.clustering.rows import HELD_BYTES
+from s2l_ray.clustering.reading import Trajectories
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import Damaged, TooFew
-from s2l_ray.execution.parts import StageParts, fold_parts, make_parts, units_of
+from s2l_ray.execution.parts import StageParts, make_parts, units_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import plain_errors
-from s2l_ray.scoring.trajectories import losses_array, sample_trajectories, sources_of
-from s2l_ray.store import Manifest, Part, Store, schemas
+from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
+from s2l_ray.store import Manifest, Store, schemas
 from s2l_ray.store.checksums import checksum_of
-from s2l_ray.store.views import ClustersView, StepsView
+from s2l_ray.store.views import ClustersView
 
 if TYPE_CHECKING:
     from s2l_ray.clustering.kmeans import KMeans
@@ -54,7 +52,7 @@ def cluster(
         )
     from s2l_ray.clustering.kmeans import KMeans  # imports scikit-learn
 
-    rows = _Trajectories(store, trajectories, in_process=config.num_actors is None)
+    rows = Trajectories(store, trajectories, in_process=config.num_actors is None)
     sources = rows.sources() if by_source else [None]
     note = "starting actors" if rows.held is None else "initial centers"
     fits = []
@@ -147,88 +145,6 @@ def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
         )
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
     return np.stack(table["center"].to_numpy())
-
-
-class _Trajectories:
-    """The trajectories of all sources, or of one: read by tasks into a Dataset, or, if there are
-    few, here."""
-
-    def __init__(self, store: Store, trajectories: Manifest, *, in_process: bool) -> None:
-        self.store, self.manifest = store, trajectories
-        size = trajectories.rows * len(StepsView(trajectories).steps) * np.float32().nbytes
-        self.held: pa.Table | None = None
-        if in_process and size <= HELD_BYTES:
-            folder, parts = trajectories.folder, trajectories.parts
-            self.held = pa.concat_tables([_read_losses(part, store, folder) for part in parts])
-
-    def sources(self) -> list[str | None]:
-        if self.held is None:
-            return sources_of(self.store, self.manifest)
-        return [*sorted(self.held["source"].unique().to_pylist())]
-
-    def of(self, source: str | None) -> ray.data.Dataset | np.ndarray:
-        if self.held is not None:
-            return losses_array(_only(self.held, source))
-        read, parts = ray.remote(num_cpus=1)(_losses_alone), self.manifest.parts
-        args = self.store, self.manifest.folder, source
-        return ray.data.from_arrow_refs([read.remote(part, *args) for part in parts])
-
-    def distinct(self, source: str | None, at_most: int) -> int:
-        """Return how many distinct trajectories a source has, or `at_most` if there are more."""
-        found: np.ndarray | None = None
-        for rows_NT in self._distinct(source, at_most):
-            both_NT = rows_NT if found is None else np.concatenate([found, rows_NT])
-            found = np.unique(both_NT, axis=0)[:at_most]
-        return 0 if found is None else len(found)
-
-    def _distinct(self, source: str | None, at_most: int) -> Iterator[np.ndarray]:
-        if self.held is not None:
-            return iter([losses_array(_only(self.held, source))])
-        args = self.store, self.manifest.folder, source, at_most
-        return fold_parts(_distinct_rows, self.manifest.parts, *args)
-
-
-def _read_losses(part: Part, store: Store, folder: str, source: str | None = None) -> pa.Table:
-    table = store.read_part(folder, part, ["source", "losses"])
-    bad = np.flatnonzero(~np.isfinite(losses_array(table)).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{store.address(folder, part.file)}: a loss of row {bad[0] + 1} is not finite "
-            f"({len(bad)} such rows)"
-        )
-    return _only(table, source)
-
-
-def _losses_alone(part: Part, store: Store, folder: str, source: str | None) -> pa.Table:
-    return _read_losses(part, store, folder, source).select(["losses"])
-
-
-def _only(table: pa.Table, source: str | None) -> pa.Table:
-    if source is not None:
-        table = table.filter(pa.compute.equal(table["source"], source))
-    return table
-
-
-def all_equal(store: Store, trajectories: Manifest) -> np.ndarray | None:
-    """Return the trajectory [T] that all examples have, or None if two differ."""
-    only_T: np.ndarray | None = None
-    parts = [part for part in trajectories.parts if part.rows]
-    for row_T in fold_parts(_only_row, parts, store, trajectories.folder):
-        if row_T is None or (only_T is not None and not np.array_equal(row_T, only_T)):
-            return None
-        only_T = row_T
-    return only_T
-
-
-def _only_row(part: Part, store: Store, folder: str) -> np.ndarray | None:
-    losses_NT = losses_array(store.read_part(folder, part, ["losses"]))
-    return losses_NT[0] if (losses_NT == losses_NT[0]).all() else None
-
-
-def _distinct_rows(
-    part: Part, store: Store, folder: str, source: str | None, at_most: int
-) -> np.ndarray:
-    return np.unique(losses_array(_read_losses(part, store, folder, source)), axis=0)[:at_most]
 
 
 class _Label:

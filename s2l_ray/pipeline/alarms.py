@@ -21,7 +21,7 @@ from s2l_ray.analysis.alarms import (
     of_losses,
     of_selection,
 )
-from s2l_ray.clustering.clusters import all_equal
+from s2l_ray.clustering.reading import all_equal
 from s2l_ray.config import RunConfig
 from s2l_ray.formatting import measured
 from s2l_ray.scoring.trajectories import losses_array, mean_losses, sample_trajectories
