@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from s2l_ray.corpus.rows import Example, Turn
+from s2l_ray.corpus.rows import Example, Turn, is_too_deep
 
 
 class Conversation(NamedTuple):
@@ -60,9 +60,9 @@ def _call(call: dict[str, Any], as_text: bool) -> dict[str, Any]:
     if isinstance(arguments, str) and not as_text:
         try:
             found = json.loads(arguments or "{}")
-        except ValueError:  # the model wrote something else: it stays as it is
+        except (ValueError, RecursionError):  # the model wrote something else: it stays as it is
             found = None
-        if isinstance(found, dict):
+        if isinstance(found, dict) and not is_too_deep(found):
             function["arguments"] = found
     elif arguments is not None and not isinstance(arguments, str) and as_text:
         function["arguments"] = json.dumps(arguments, ensure_ascii=False)

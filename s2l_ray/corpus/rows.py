@@ -133,7 +133,8 @@ def check_columns(row: dict[str, Any]) -> None:
         raise BadRow("too many columns", f"{len(row):,}; the limit is {MAX_COLUMNS:,}")
 
 
-def _check_depth(value: Any) -> None:
+def is_too_deep(value: Any) -> bool:
+    """Return whether a JSON value has more than MAX_DEPTH lists and objects inside one another."""
     level, depth = [value], 0
     while level := [
         inner
@@ -143,7 +144,12 @@ def _check_depth(value: Any) -> None:
     ]:
         depth += 1
         if depth > MAX_DEPTH:
-            raise BadRow("nested too deep", f"the limit is {MAX_DEPTH} lists and objects")
+            return True
+    return False
+
+
+def _too_deep() -> BadRow:
+    return BadRow("nested too deep", f"the limit is {MAX_DEPTH} lists and objects")
 
 
 def first_repeated(names: Iterable[str]) -> str | None:
@@ -167,9 +173,15 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Decoder(json.JSONDecoder):
+    """Raises BadRow for what is JSON, but no row: repeated keys, too deep a value."""
+
     def decode(self, s: str, *args: Any) -> Any:
-        value = super().decode(s, *args)
-        _check_depth(value)
+        try:
+            value = super().decode(s, *args)
+        except RecursionError:
+            raise _too_deep() from None
+        if is_too_deep(value):
+            raise _too_deep()
         return value
 
 

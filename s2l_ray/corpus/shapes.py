@@ -184,7 +184,7 @@ def _list(text: str, column: str) -> Any:
         return None
     try:
         found = DECODER.decode(text.strip())
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         detail = f"expected a list or its JSON text, got a string ({error})"
         raise BadRow(f"wrong type of {column!r}", detail) from None
     if not isinstance(found, list):

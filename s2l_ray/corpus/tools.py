@@ -88,7 +88,7 @@ def _decoded(given: Any, what: str) -> Any:
         return None
     try:
         return DECODER.decode(given.strip())
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadRow("not JSON", f"{what}: {error}") from None
 
 

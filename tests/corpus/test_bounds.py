@@ -11,19 +11,24 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.chat_families import tokenizer_of
 
-from s2l_ray.config import CorpusConfig
+from s2l_ray.config import CorpusConfig, PromptConfig
 from s2l_ray.corpus import trees
 from s2l_ray.corpus.columns import FileColumns
 from s2l_ray.corpus.files import source, walking
 from s2l_ray.corpus.files.json_lines import CELLS, Lines
 from s2l_ray.corpus.files.matching import matches
+from s2l_ray.corpus.messages import conversation_of
 from s2l_ray.corpus.parsing import parse_rows
 from s2l_ray.corpus.reading import read_batches, read_rows
 from s2l_ray.corpus.rows import DECODER, MAX_COLUMNS, MAX_DEPTH, BadRow, first_repeated
 from s2l_ray.corpus.shapes import parse, row_settings_of
 from s2l_ray.corpus.sources import resolve
+from s2l_ray.corpus.tokenization import encode
 
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+PROMPT = PromptConfig(template="chat", max_length=100_000)
 GOOD = {"instruction": "q", "output": "a"}
 
 
@@ -100,8 +105,12 @@ def test_a_row_is_so_deep(tmp_path, opening):
     file.write_text("\n".join(rows))
     found = reasons(file)
     deep = "nested too deep: the limit is 100 lists and objects"
-    assert found[:2] == [None, deep] and found[4:] == [None, deep, deep]
-    assert all("deep" in found[n] or "recursion" in found[n] for n in (2, 3))
+    assert found == [None, deep, deep, deep, None, deep, deep]
+    # Many lines are read by columns, if they are not too deep for that.
+    for depth in (99, 100, 120, 450, 1500, 1990):
+        line = f'{{"instruction":"q","output":"a","more":{nested(depth)}}}\n'
+        file.write_text(json.dumps(GOOD) + "\n" + line * 3 + json.dumps(GOOD))
+        assert reasons(file) == [None, *[None if depth < 100 else deep] * 3, None]
 
 
 def test_columns_of_parquet_are_as_deep_as_pyarrow_takes_them(tmp_path):
@@ -282,3 +291,18 @@ def test_image_tags_that_are_closed_early_take_linear_time():
         chat[0]["content"] = f"{opened}</image>{tail}<image>"
         with pytest.raises(BadRow, match="placeholder of an image"):
             parse(row, settings)
+
+
+@pytest.mark.parametrize("depth", [50, 99, 101, 500, 900, 5000])
+def test_arguments_of_a_call_that_are_too_deep_stay_text(depth):
+    deep = '{"a":' * depth + "0" + "}" * depth
+    call = {"name": "t", "arguments": deep}
+    chat = [{"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a", "tool_calls": [call]}]  # fmt: skip
+    _, example = parse({"messages": chat}, row_settings_of(CorpusConfig(path="-")))
+    [found] = conversation_of(example).messages[1]["tool_calls"]
+    assert isinstance(found["function"]["arguments"], dict if depth < 100 else str)
+    calls = "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}"
+    template = TURNS.replace("{{ m.content }}", calls)
+    [row] = encode([example], PROMPT, tokenizer_of("qwen2_5", template))
+    assert row[0]

@@ -54,7 +54,7 @@ BAD = [
     ),
     (b'{"instruction": "a", "output": "b\xff"}', "not UTF-8: byte 0xff at byte 34"),
     (b'{"instruction": "a", "output": "\\ud800"}', "not Unicode text: half of a surrogate pair"),
-    (b"[" * 100_000, "not JSON: maximum recursion depth"),
+    (b"[" * 100_000, "nested too deep: the limit is 100"),
 ]
 
 

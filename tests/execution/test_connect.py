@@ -45,7 +45,7 @@ def test_a_local_ray_listens_on_loopback_only_and_its_workers_have_their_environ
     assert done.returncode == 0, done.stderr
     found = [eval(line) for line in done.stdout.splitlines()[-4:]]
     listening, dashboards, of_driver, of_worker = found
-    assert listening == {"127.0.0.1"}
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
     assert dashboards == []
     assert of_driver["GOMP_SPINCOUNT"] == "7"
     assert not {*WORKER_ENVIRONMENT} - {"GOMP_SPINCOUNT", *os.environ} & {*of_driver}
