@@ -11,6 +11,7 @@ import botocore.session
 from botocore.config import Config
 
 from s2l_ray.config import StorageConfig
+from s2l_ray.config.credentials import credentials_fault
 
 ATTEMPTS = 5  # of each request, by the client itself
 
@@ -21,6 +22,9 @@ def client(config: StorageConfig, *, attempts: int = ATTEMPTS, timeout: float = 
     Making one takes a tenth of a second, and each has its own connections.
     """
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):  # messages repeat them
+        if fault := credentials_fault(environment.get(name)):
+            raise ValueError(f"{name}: {fault}")
     return _client(config, attempts, timeout, frozenset(environment.items()))
 
 

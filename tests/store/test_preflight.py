@@ -223,3 +223,14 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         preflight.check(Store(tmp_path / "file" / "run"))
+
+
+def test_an_endpoint_of_the_environment_has_no_credentials(monkeypatch):
+    """Messages name the endpoint."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://key:SECRET@store.example")
+    with pytest.raises(ValueError, match=r"^AWS_ENDPOINT_URL: expected a path or URI without") as e:
+        client(StorageConfig())
+    assert "SECRET" not in str(e.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://store.example:9000")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    assert client(StorageConfig()).meta.endpoint_url == "https://store.example:9000"
