@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.corpus.columns import MEANINGFUL, Columns, whole_columns
-from s2l_ray.corpus.shapes import RowSettings
+from s2l_ray.corpus.shapes import LONGEST_SOURCE, RowSettings
 from s2l_ray.corpus.trees import KEYS
 from s2l_ray.corpus.turns import CALL, Rules
 
@@ -70,7 +70,8 @@ def regular_examples(table: pa.RecordBatch, settings: RowSettings) -> list[Examp
         if sources is None or made is None:
             continue
         turns, good = made
-        good &= _are_sound(turns)
+        long = pc.fill_null(pc.greater(pc.utf8_length(sources), LONGEST_SOURCE), False)
+        good &= _are_sound(turns) & ~long.to_numpy(zero_copy_only=False)
         if not good.all():
             rows, sources, turns = rows[good], sources.filter(pa.array(good)), turns.only(good)
         if len(rows):

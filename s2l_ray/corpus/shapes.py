@@ -20,6 +20,9 @@ PLACEHOLDER = re.compile(
 )
 
 
+LONGEST_SOURCE = 1000  # characters; the driver and reports have each name
+
+
 class RowSettings(NamedTuple):
     """How the rows of a corpus are read, from its settings."""
 
@@ -82,9 +85,15 @@ def _source(row: dict[str, Any], column: str | None) -> str | None:
     if isinstance(found, float) and not math.isfinite(found):
         raise BadRow(wrong, f"expected a string, got {found}")
     if isinstance(found, (int, float)) and not isinstance(found, bool):
-        return str(found)
+        found = str(found)
     if found is not None and not isinstance(found, str):
         raise BadRow(wrong, f"expected a string, got {kind_of(found)}")
+    if found is not None and len(found) > LONGEST_SOURCE:
+        raise BadRow(
+            f"too long a name of a source in {column!r}",
+            f"{len(found):,} characters; the limit is {LONGEST_SOURCE:,}; if the column holds "
+            "something else, corpus.columns.source: null ignores it",
+        )
     return found
 
 

@@ -86,6 +86,21 @@ def test_a_row_has_so_many_columns(tmp_path):
     assert "expected at most 1,000 columns, got 1,001" in refusal(tmp_path / "x.csv")
 
 
+def test_the_name_of_a_source_is_so_long(tmp_path):
+    names = ["s" * 1000, "s" * 1001, None, "é" * 1000, "s" * 10**6, "s"]
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps(GOOD | {"source": name}) + "\n" for name in names))
+    told = "too long a name of a source in 'source': {} characters; the limit is 1,000; if the col"
+    for path in (file, tmp_path / "x.parquet"):
+        if path != file:
+            pq.write_table(pa.Table.from_pylist([GOOD | {"source": n} for n in names]), path)
+        found = reasons(path)
+        assert [why for why in found if why is None] == [None] * 4
+        long = sorted(why for why in found if why)
+        assert long[0].startswith(told.format("1,000,000"))
+        assert long[1].startswith(told.format("1,001"))
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_a_row_is_so_deep(tmp_path, opening):
     def nested(depth):
