@@ -15,7 +15,7 @@ from s2l_ray.corpus.files.json_documents import read_json
 from s2l_ray.corpus.files.json_lines import read_json_lines
 from s2l_ray.corpus.files.parquet import read_parquet
 from s2l_ray.corpus.files.source import SourceFile, fault_of
-from s2l_ray.corpus.rows import Batch, SourceRow, one_by_one
+from s2l_ray.corpus.rows import LONGEST_REASON, Batch, SourceRow, one_by_one
 from s2l_ray.formatting import printable
 
 READERS: dict[str, Callable[[SourceFile, CorpusConfig], Iterator[SourceRow | Batch]]] = {
@@ -49,7 +49,7 @@ def read_batches(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow |
                 yield _Partitioned(each, file.partitions)
     # UnicodeError: a column's name
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
-        why = fault_of(file) or printable(str(error))
+        why = fault_of(file) or printable(str(error)[:LONGEST_REASON])
         raise ValueError(f"{file.name}: cannot be read as {file.format}: {why}") from error
 
 

@@ -111,6 +111,9 @@ def text_of(row: SourceRow) -> str:
     return json.dumps(row.content, ensure_ascii=False, default=str)
 
 
+LONGEST_REASON = 1000  # characters; a reason may name a column, which a stranger has named
+
+
 class BadRow(Exception):
     """A row that is not an example, and why.
 
@@ -119,8 +122,8 @@ class BadRow(Exception):
 
     def __init__(self, category: str, detail: str = "") -> None:
         super().__init__(category, detail)
-        self.category = printable(category)
-        self.reason = printable(f"{category}: {detail}" if detail else category)
+        self.category = printable(category[:LONGEST_REASON])
+        self.reason = printable((f"{category}: {detail}" if detail else category)[:LONGEST_REASON])
 
 
 MAX_COLUMNS = 1000  # of a row

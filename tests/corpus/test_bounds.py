@@ -86,6 +86,15 @@ def test_a_row_has_so_many_columns(tmp_path):
     assert "expected at most 1,000 columns, got 1,001" in refusal(tmp_path / "x.csv")
 
 
+def test_a_reason_is_so_long(tmp_path):
+    name = "n" * 10**6
+    (tmp_path / "twice.csv").write_text(f"{name},{name}\n")
+    assert len(refusal(tmp_path / "twice.csv")) < 1500
+    (tmp_path / "x.csv").write_bytes(f"instruction,output,{name}\nq,a,".encode() + b"\xff\n")
+    [why] = reasons(tmp_path / "x.csv")
+    assert why.startswith("not UTF-8: byte 0xff in column 'nnn") and len(why) == 1000
+
+
 def test_the_name_of_a_source_is_so_long(tmp_path):
     names = ["s" * 1000, "s" * 1001, None, "é" * 1000, "s" * 10**6, "s"]
     file = tmp_path / "x.jsonl"
