@@ -17,7 +17,7 @@ from s2l_ray.config import CorpusConfig, PromptConfig
 from s2l_ray.corpus import trees
 from s2l_ray.corpus.columns import FileColumns
 from s2l_ray.corpus.files import source, walking
-from s2l_ray.corpus.files.json_lines import CELLS, Lines
+from s2l_ray.corpus.files.json_lines import CELLS, Lines, _num_keys
 from s2l_ray.corpus.files.matching import matches
 from s2l_ray.corpus.messages import conversation_of
 from s2l_ray.corpus.parsing import parse_rows
@@ -157,6 +157,26 @@ def test_a_key_of_one_line_is_no_column_of_all(tmp_path):
     file = tmp_path / "x.jsonl"
     file.write_bytes(data)
     assert reasons(file) == [None] * 6000
+
+
+@pytest.mark.parametrize(
+    ("lines", "keys"),
+    [
+        ([{"a": 1, "b": {"c": [{"d": 2}, {"d": 3}]}}] * 5, 4),
+        ([{"a": 'x", "y": 1', "q": "\\"}, {"q": '"', "a": "k"}], 2 + 1),  # one is in a text
+        ([{"k" * 100 + str(n % 3): n} for n in range(9)], 9 + 3),  # too long to tell apart
+        ([{"é" * n: n} for n in range(1, 16)], 15),
+        ([{}], 0),
+    ],
+)
+def test_keys_are_counted(lines, keys):
+    for separators in ((",", ":"), (", ", ": "), (" ,", " : ")):
+        for ascii in (False, True):
+            data = "\n".join(
+                json.dumps(line, separators=separators, ensure_ascii=ascii) for line in lines
+            )
+            if not (ascii and keys == 15):  # escaped, those are longer
+                assert _num_keys(data.encode()) in (keys, keys - 1), (separators, data)
 
 
 def test_the_names_of_a_file_s_columns_are_so_many():
