@@ -38,7 +38,8 @@ class Template:
     def __init__(self, text: str, tokenizer: Any) -> None:
         if len(text) > LONGEST:
             raise ValueError(
-                f"the chat template has {len(text):,} characters; expected at most {LONGEST:,}"
+                f"the chat template has {len(text):,} characters; expected at most {LONGEST:,}: "
+                "prompt.chat_template may name another"
             )
         _refuse_powers(text)
         self.text = _dated(text)
@@ -111,7 +112,10 @@ def _refuse_powers(template: str) -> None:
         return
     # After ( or a comma ** stands for named arguments.
     if any(token == "**" and before not in ("(", ",") for before, token in pairwise(tokens)):
-        raise ValueError("the chat template uses the operator **; expected one without")
+        raise ValueError(
+            "the chat template uses the operator **; expected one without: prompt.chat_template may "
+            "name another"
+        )
 
 
 @lru_cache
