@@ -113,8 +113,8 @@ def _refuse_powers(template: str) -> None:
     # After ( or a comma ** stands for named arguments.
     if any(token == "**" and before not in ("(", ",") for before, token in pairwise(tokens)):
         raise ValueError(
-            "the chat template uses the operator **; expected one without: prompt.chat_template may "
-            "name another"
+            "the chat template uses the operator **; expected one without: prompt.chat_template "
+            "may name another"
         )
 
 
