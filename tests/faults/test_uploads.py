@@ -30,9 +30,10 @@ PROCESSES.set_forkserver_preload(
 )
 
 
-def watch_changes(store, log, deadly):
+def watch_changes(store, env, log, deadly):
     """Note each change of this process, but of leases, and be killed before number `deadly`."""
     count = 0
+    os.environ.update(env)
 
     def change(name, **_):
         nonlocal count
@@ -62,8 +63,8 @@ def changed(real, which, uri, change, *args, **how):
     return real(*args, **how)
 
 
-def work(store, rank, world, group, log, deadly):
-    watch_changes(store, log, deadly)
+def work(store, rank, world, group, *watched):
+    watch_changes(store, *watched)
     config = config_of(workers={"num_workers": world})
     task = partial(train_until, store, FOLDER, config, STEPS, SAVES, STEPS, FINGERPRINT)
     if world == 1:
@@ -73,9 +74,9 @@ def work(store, rank, world, group, log, deadly):
         as_worker(rank, world, group, task)
 
 
-def finish(store, log, deadly):
+def finish(store, *watched):
     """The driver's part, when all steps are done."""
-    watch_changes(store, log, deadly)
+    watch_changes(store, *watched)
     tokens = Manifest("tokens/f", "f", [], {"max_length": 16})
     how = {"tokenizer_folder": "", "folder": FOLDER, "fingerprint": FINGERPRINT, "seed": 5}
     train(store, tokens, config_of(), board=object(), **how)
@@ -87,11 +88,16 @@ def attempt(uri, world, log, deadly=None):
     store = Store(uri)
     lease = Lease(store, seconds=60).take()
     who, number = deadly or (None, -1)
+
+    def watched(process):
+        """The environment of this process is not that of the server that the others come from."""
+        return dict(os.environ), f"{log}-{process}", number if who == process else -1
+
     with tempfile.TemporaryDirectory() as group:
         workers = [
             PROCESSES.Process(
                 target=work,
-                args=(store, rank, world, group, f"{log}-{rank}", number if who == rank else -1),
+                args=(store, rank, world, group, *watched(rank)),
             )
             for rank in range(world)
         ]
@@ -106,8 +112,7 @@ def attempt(uri, world, log, deadly=None):
             worker.join(120)
     driver = None
     if all(worker.exitcode == 0 for worker in workers):
-        last = number if who == "driver" else -1
-        driver = PROCESSES.Process(target=finish, args=(store, f"{log}-driver", last))
+        driver = PROCESSES.Process(target=finish, args=(store, *watched("driver")))
         driver.start()
         driver.join(120)
     lease.release()  # what is left of a dead owner's is shown elsewhere
@@ -117,14 +122,15 @@ def attempt(uri, world, log, deadly=None):
 
 
 def contents(uri):
-    """The files of the finished stage and of what is left beside them, without leases."""
+    """The files of the finished stage, and all that is there: but for temporary files of killed
+    writes, which are swept later."""
     store = Store(uri)
     manifest = store.manifest(FOLDER)
     for part in manifest.parts:
         data = store.read_bytes(FOLDER, part.file)
         assert (len(data), checksum_of(data)) == (part.bytes, part.checksum), part.file
-    sizes = store.objects.sizes("proxy")
-    return {part.file: part.checksum for part in manifest.parts}, sorted(sizes)
+    there = [name for name in store.objects.sizes("proxy") if "/." not in name]
+    return {part.file: part.checksum for part in manifest.parts}, sorted(there)
 
 
 def resume_steps(uri):
