@@ -42,6 +42,10 @@ class NodeFull(OSError):
         return str(self.args[0])
 
 
+class ObjectStoreFull(OSError):
+    """Ray's object store of a node is full, and so is the disk that it spills to."""
+
+
 class GPUFailed(RuntimeError):
     """A GPU of a node fails, or what runs on it. `node` is the node's Ray id."""
 

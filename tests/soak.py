@@ -32,7 +32,9 @@ SLICES = {
     "owners": Slice(15, ("faults/test_owners.py", "faults/test_uploads.py")),
     "drivers": Slice(45, ("faults/test_drivers.py",)),
     "deaths": Slice(45, ("faults/test_deaths.py",)),
-    "nodes": Slice(45, ("faults/test_node_deaths.py", "cluster/test_autoscaling.py")),
+    "nodes": Slice(
+        45, ("faults/test_node_deaths.py", "faults/test_spilling.py", "cluster/test_autoscaling.py")
+    ),
     "store": Slice(30, ("faults/test_store_faults.py",)),
 }
 

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar, cast
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfDiskError, RayError, RayTaskError
 
 from s2l_ray.errors import (
     ConfigError,
@@ -23,6 +23,7 @@ from s2l_ray.errors import (
     GPUFailed,
     LeaseLost,
     NodeFull,
+    ObjectStoreFull,
     StorageError,
     TooFew,
 )
@@ -49,6 +50,14 @@ def fixable(error: BaseException) -> Exception | None:
     failure with the lowest rank counts). An error in an actor's `__init__` cannot be found, because
     Ray keeps its text only.
     """
+    if isinstance(error, OutOfDiskError):
+        where = re.search(r"\bip=([^\s,)]+)", str(error))
+        return ObjectStoreFull(
+            f"{f'node {where[1]}' if where else 'a node'}: Ray's object store is full, and so is "
+            "the disk that it spills to: make room there, or start Ray with a larger "
+            "--object-store-memory, or with --object-spilling-directory on a larger disk. The same "
+            "command continues"
+        )
     if type(error) in FIXABLE:
         args = [_ADVICE.sub("", arg) if isinstance(arg, str) else arg for arg in error.args]
         return cast(Exception, type(error)(*args))  # a new one has no traceback

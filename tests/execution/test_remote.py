@@ -8,8 +8,17 @@ import pyarrow as pa
 import pytest
 import ray
 import ray.train
+from ray.exceptions import OutOfDiskError, RayTaskError
 
-from s2l_ray.errors import ConfigError, Damaged, LeaseLost, NodeFull, StorageError, TooFew
+from s2l_ray.errors import (
+    ConfigError,
+    Damaged,
+    LeaseLost,
+    NodeFull,
+    ObjectStoreFull,
+    StorageError,
+    TooFew,
+)
 from s2l_ray.execution.actors import ActorPool
 from s2l_ray.execution.parts import fold_parts, map_parts
 from s2l_ray.execution.remote import fixable, get, plain_errors, rows_of
@@ -70,6 +79,16 @@ def in_ray_data(error, tmp_path):
 def in_a_part(error, tmp_path):
     store, units = Store(tmp_path), [{"unit": "a"}]
     return map_parts(store, units, Failing, (error,), folder="x/f", fingerprint="f", label="x")
+
+
+def test_a_full_disk_under_ray_s_object_store_is_named():
+    """As Ray raises it from a task, and by itself. (tests/faults/test_spilling.py fills one.)"""
+    text = "ray::big() (pid=9961, ip=192.0.2.7)\nray.exceptions.OutOfDiskError: Local disk is full"
+    error = RayTaskError("big", text, OutOfDiskError("Local disk is full"))
+    found = fixable(error.as_instanceof_cause())
+    assert type(found) is ObjectStoreFull and str(found).startswith("node 192.0.2.7: Ray's object")
+    assert "--object-spilling-directory" in str(found)
+    assert str(fixable(OutOfDiskError("full"))).startswith("a node: Ray's object store is full")
 
 
 @pytest.fixture
