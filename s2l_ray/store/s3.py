@@ -3,10 +3,9 @@
 Credentials come only from the standard chain of the AWS libraries (environment, profile, instance
 role). Requests that fail for a passing reason are retried for PATIENCE seconds.
 
-A bucket has no locks. With a guard, an object's ETag is read before the guard is called, and the
-change is made on the condition that the object has not changed since (If-Match, If-None-Match).
-Stores differ: Ceph 16 ignores the condition for files above LARGE and for deletions, so that there
-a process that is paused exactly between guard and request may still undo another's change.
+A bucket has no locks. With a guard, a change is made on the condition that the object's ETag is the
+one from before the guard (If-Match, If-None-Match). Ceph 16 ignores it for files above LARGE and
+for deletions: there, a process paused exactly between guard and request may undo another's change.
 """
 
 from __future__ import annotations
@@ -117,8 +116,12 @@ class S3Objects:
             finally:
                 events.unregister(LAST, at_its_end)
 
-        self._ask(f"write {name}", upload)
-        return None
+        try:
+            self._ask(f"write {name}", upload)
+        except FileExistsError:  # changed since the guard
+            assert guard is not None
+            guard()
+            raise
 
     def get_file(self, name: str, local: Path) -> None:
         def download() -> None:
@@ -197,31 +200,30 @@ class S3Objects:
         is_done: Callable[[], bool],
     ) -> None:
         """Make a request, with a guard on the condition that nobody else changes the object."""
-        for _ in range(TRIES if guard is not None and self.conditional else 0):
-            assert guard is not None
+        if guard is None:
+            return request({})
+        for _ in range(TRIES if self.conditional else 0):
             try:
                 return request(self._unchanged(name, guard))
             except FileExistsError:
                 if is_done():
                     return None
-            except FileNotFoundError:  # removed since
-                continue
+            except FileNotFoundError:
+                pass  # removed since
             except NotImplementedError:
                 break
-        if guard is not None:
-            guard()
+        guard()
         return request({})
 
     def _unchanged(self, name: str, guard: Guard) -> dict[str, str]:
         """Call the guard; return the condition that the object is as it was before."""
-        try:
+        condition = {"IfNoneMatch": "*"}
+        with suppress(FileNotFoundError):
+            found = self._ask(f"look for {name}", lambda: self._head(name))
             # Ceph wants the tag without its quotes, AWS takes it with and without.
-            tag = self._ask(f"look for {name}", lambda: self._head(name))["ETag"].strip('"')
-        except FileNotFoundError:
-            guard()
-            return {"IfNoneMatch": "*"}
+            condition = {"IfMatch": found["ETag"].strip('"')}
         guard()
-        return {"IfMatch": tag}
+        return condition
 
     def sweep(self, seconds: float) -> list[str]:
         """Abort the uploads in pieces that killed processes left and that are older than this;
