@@ -15,6 +15,7 @@ from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline.stage import walk
 from s2l_ray.report import gather
 from s2l_ray.store import Store
+from s2l_ray.store.listing import list_files
 
 
 @pytest.mark.slow
@@ -113,3 +114,4 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
     losses = pa.concat_tables(run.store.read_part(before.folder, part) for part in before.parts)
     # Of 320 tokens, and nothing learned yet.
     assert abs(losses["loss"].to_numpy().mean() - np.log(320)) < 0.2
+    assert list_files(run.store).strays == []
