@@ -1,14 +1,13 @@
 """Templates against hand-written text, label masks, truncation, chat templates."""
 
-from types import SimpleNamespace
-
 import pyarrow as pa
 import pytest
 from support.corpora import example, random_examples, write_corpus
+from support.runs import settings as settings_of_run
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from s2l_ray.config import CorpusConfig, ModelConfig, PromptConfig
+from s2l_ray.config import PromptConfig
 from s2l_ray.corpus import tokenization
 from s2l_ray.corpus.prompts import end_tokens, prompts_of
 from s2l_ray.corpus.rows import Example
@@ -19,8 +18,8 @@ from s2l_ray.corpus.tokenization import (
     examples_of,
     tokenize,
 )
-from s2l_ray.pipeline.plan import Plan
-from s2l_ray.pipeline.stage import Stage
+from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.told import check_tokens
 from s2l_ray.store import Manifest, Part
 from s2l_ray.store.schemas import EXAMPLES, TOKENS
 from s2l_ray.store.views import TokensView
@@ -306,12 +305,8 @@ def test_examples_that_the_template_refuses_are_left_out_and_named(local_ray, st
     assert stats["refused_first"] == ["test.jsonl", 4, reason]
 
     def tokens_of(most):
-        rules = {"path": "x", "max_rejected_share": most}
-        config = SimpleNamespace(corpus=CorpusConfig.model_validate(rules))
-        run = SimpleNamespace(config=config, store=store)
-        plan, prompt = Plan(config, Stage.given(corpus)), PromptConfig(template="chat")
-        stage = plan.tokens_of("tokens", plan.corpus, ModelConfig(name="m"), prompt, "")
-        stage.check(run, Manifest("t", "t", [Part("p", "f", 20, 1, "c", stats)], {}))
+        run = Run(settings_of_run("run", corpus__max_rejected_share=most), store, None)
+        check_tokens("tokens", run, Manifest("t", "t", [Part("p", "f", 20, 1, "c", stats)], {}))
 
     tokens_of(0.05)
     told = r"tokens: 1 of 20 examples \(test\.jsonl:4 for one\): the chat template .*share 4"
