@@ -16,7 +16,6 @@ from s2l_ray.clustering.rows import HELD_BYTES
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.scoring.trajectories import losses_array, sources_of
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.views import StepsView
 
 
 class Trajectories:
@@ -25,11 +24,15 @@ class Trajectories:
 
     def __init__(self, store: Store, trajectories: Manifest, *, in_process: bool) -> None:
         self.store, self.manifest = store, trajectories
-        size = trajectories.rows * len(StepsView(trajectories).steps) * np.float32().nbytes
         self.held: pa.Table | None = None
-        if in_process and size <= HELD_BYTES:
-            folder, parts = trajectories.folder, trajectories.parts
-            self.held = pa.concat_tables([_read_losses(part, store, folder) for part in parts])
+        if not in_process:
+            return
+        folder, (part, *rest) = trajectories.folder, trajectories.parts
+        first = _read_losses(part, store, folder)
+        width = first["losses"].type.list_size  # of features, more than there are checkpoints
+        if trajectories.rows * width * np.float32().nbytes <= HELD_BYTES:
+            others = (_read_losses(each, store, folder) for each in rest)
+            self.held = pa.concat_tables([first, *others])
 
     def sources(self) -> list[str | None]:
         if self.held is None:
