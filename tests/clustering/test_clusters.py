@@ -45,7 +45,7 @@ def blobs(count=300, seed=0, centers=4):
 
 
 def run(store, given, *, by_source=False, **settings):
-    config = ClustersConfig(**({"num_actors": 1, "random_state": 0} | settings))
+    config = ClustersConfig(**({"random_state": 0} | settings))
     return cluster(store, given, config, by_source=by_source, folder="clusters/c", fingerprint="c")
 
 
