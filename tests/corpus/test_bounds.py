@@ -219,6 +219,13 @@ def test_trees_of_messages_have_limits(tmp_path, monkeypatch):
         assert reasons(file) == expected
 
 
+def test_white_space_in_a_document_takes_linear_time(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text("[" + ",".join([" " * 70 + json.dumps(GOOD)] * 12_000) + "]")
+    with Quick(2):
+        assert reasons(file) == [None] * 12_000
+
+
 # -- compression
 
 

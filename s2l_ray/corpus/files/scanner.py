@@ -11,6 +11,7 @@ from s2l_ray.corpus.files.json_lines import BOM
 
 CHUNK = 2**20
 HEAD = 2**12  # bytes that are returned of what is too long
+SPACES = re.compile(rb"\s*+")
 REST = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'  # of a string, up to its last quote or the end of the data
 REST_OF_STRING = re.compile(REST, re.DOTALL)
 # Whole strings and what stands between, up to a bracket, a comma or colon, or an open string.
@@ -31,11 +32,9 @@ class Scanner:
     def peek(self) -> bytes:
         """Skip white space; return the next byte, or nothing at the end."""
         while True:
-            rest = self.data[self.at : self.at + 64].lstrip() or self.data[self.at :].lstrip()
-            if rest:
-                self.at = self.data.index(rest[:1], self.at)
-                return rest[:1]
-            self.at = len(self.data)
+            self.at = SPACES.match(self.data, self.at).end()  # type: ignore[union-attr]
+            if found := self.data[self.at : self.at + 1]:
+                return found
             if not self._more(self.at):
                 return b""
 
