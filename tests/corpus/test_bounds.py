@@ -221,9 +221,9 @@ def test_trees_of_messages_have_limits(tmp_path, monkeypatch):
 
 def test_white_space_in_a_document_takes_linear_time(tmp_path):
     file = tmp_path / "x.json"
-    file.write_text("[" + ",".join([" " * 70 + json.dumps(GOOD)] * 12_000) + "]")
+    file.write_text("[" + ",".join([" " * 70 + "1"] * 24_000) + "]")
     with Quick(2):
-        assert reasons(file) == [None] * 12_000
+        assert reasons(file) == ["not an object: got a number"] * 24_000
 
 
 # -- compression
