@@ -221,9 +221,9 @@ def test_trees_of_messages_have_limits(tmp_path, monkeypatch):
 
 def test_white_space_in_a_document_takes_linear_time(tmp_path):
     file = tmp_path / "x.json"
-    file.write_text("[" + ",".join([" " * 70 + "1"] * 24_000) + "]")
-    with Quick(2):
-        assert reasons(file) == ["not an object: got a number"] * 24_000
+    file.write_text("[" + ",".join([" " * 70 + "1"] * 48_000) + "]")
+    with Quick(5):
+        assert reasons(file) == ["not an object: got a number"] * 48_000
 
 
 # -- compression
@@ -258,9 +258,6 @@ def test_a_file_does_not_grow_without_end(tmp_path, monkeypatch, name):
     assert f"{tmp_path / name}: cannot be read as " in told
     assert f"{len(bomb):,} bytes become more than " in told
     assert "over 100 times as many; if that is no attack, decompress the file first" in told
-    monkeypatch.setattr(source, "SMALL", 2**30)
-    if name == "x.csv.zst":
-        assert not list(read_rows(*opened(tmp_path / name)))
 
 
 def opened(path):

@@ -26,7 +26,11 @@ def files(folder, **deadly):
     return CorpusConfig(path=str(folder), map="support.deadly:row")
 
 
-@pytest.mark.parametrize("how", ["exit", "segfault", "killed"])
+@pytest.mark.parametrize(
+    "how",
+    ["segfault", pytest.param("exit", marks=pytest.mark.slow),
+     pytest.param("killed", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_a_file_that_ends_its_reader_twice_ends_the_run_by_its_name(
     local_ray, store, tmp_path, how
 ):
