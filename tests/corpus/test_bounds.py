@@ -266,7 +266,7 @@ def opened(path):
     return file, config
 
 
-def test_xz_needs_little_memory_and_is_read_to_its_end(tmp_path):
+def test_xz_needs_little_memory_and_is_read_to_its_end(tmp_path, monkeypatch):
     rows = [GOOD | {"instruction": f"q{n} " + "é" * n} for n in range(300)]
     lines = [json.dumps(row).encode() + b"\n" for row in rows]
     half = lzma.compress(b"".join(lines[:150])), lzma.compress(b"".join(lines[150:]))
@@ -274,9 +274,11 @@ def test_xz_needs_little_memory_and_is_read_to_its_end(tmp_path):
     for data in (half[0] + half[1], half[0] + b"\0" * 8 + half[1] + b"\0" * 4):
         file.write_bytes(data)
         assert [row.content for row in read_rows(*opened(file))] == rows
-    greedy = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]
-    file.write_bytes(lzma.compress(lines[0], filters=greedy))
-    assert "Memory usage limit exceeded (memory is limited to 268,435,456 bytes)" in refusal(file)
+    file.write_bytes(half[0])
+    assert source.XZ_MEMORY > 2 * 65 * 2**20  # what files of `xz -9` need
+    monkeypatch.setattr(source, "XZ_MEMORY", 2**20)
+    assert "Memory usage limit exceeded (memory is limited to 1,048,576 bytes)" in refusal(file)
+    monkeypatch.undo()
     file.write_bytes(half[0][:-20])
     assert "cut short" in refusal(file)
     file.write_bytes(half[0] + b"more")
