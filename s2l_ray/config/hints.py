@@ -49,6 +49,7 @@ SYNONYMS: dict[str, str] = {
     "zero_stage": "zero stage deepspeed_stage",
     "num_checkpoints": "n_checkpoints",
     "checkpoint_every": "save_steps save_every save_interval checkpoint_steps checkpoint_interval",
+    "keep_checkpoints": "save_total_limit max_checkpoints keep_last",
     "r": "rank lora_r lora_rank",
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
