@@ -143,7 +143,7 @@ def test_rejected_rows_say_what_where_and_why(mixed):
         assert row["reason"].startswith(reason)
         assert row["file"] == f"{top}/in/a.jsonl"
     reasons = {name: (count, place) for name, count, place in manifest.info["rejected_reasons"]}
-    assert reasons["not JSON"] == (2, f"{top}/in/a.jsonl:13")
+    assert reasons["not JSON"] == (1, f"{top}/in/a.jsonl:13")
     assert reasons["empty field 'output'"] == (2, f"{top}/in/a.jsonl:16")
 
 
