@@ -181,6 +181,18 @@ def test_a_damaged_tokenizer_is_made_again(copy, said, how):
     check_healed(copy, before)
 
 
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_export_is_written_again(finished, copy, said, how):
+    before = stages_of(copy)
+    for pattern in ("data/*", "README.md"):
+        [path] = copy.glob(f"exports/*/*/*/{pattern}")
+        damage(path, how)
+        said()
+        assert select(copy) == finished[1].ids().tolist()
+        assert str(path) in (told := said()) and "it is made again" in told
+        check_healed(copy, before)
+
+
 def test_a_tokenizer_of_version_0_1_is_listed_from_then_on(copy, said):
     before, [folder] = stages_of(copy), copy.glob("tokenizers/*")
     (folder / "manifest.json").unlink()  # as that version left it
