@@ -52,13 +52,13 @@ def without_corpus(
             args = store, given.folder, kind, shared
             made = make_parts(store, [stage], _leave_out, args, label=f"filter {name}",
                               suffix="parquet")  # fmt: skip
-            parts = [part for part in made[stage.folder] if part.rows]
+            parts = made[stage.folder]
             first = min(shared, key=lambda content: by_set[name][content])
             places = ["{}:{}".format(*where[first]) for where in (by_set[name], in_corpus)]
             gone = given.rows - sum(part.rows for part in parts)
             note = _note(kind, name, gone, given.rows, places)
             info = {"in_corpus": gone, "note": note}
-            if not parts:
+            if gone == given.rows:
                 raise ValueError(f"{note}; nothing is left to evaluate on")
         checked[name] = store.commit(stage.folder, stage.fingerprint, parts, info)
     return {

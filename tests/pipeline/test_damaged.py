@@ -50,9 +50,10 @@ def damage(path, how, sibling=None):
 
 
 def sibling_of(path):
-    """Another file of its kind: beside it, or in a folder beside its own."""
+    """Another file of its kind: beside it, or in a folder beside its own. None was moved aside."""
     near = [*path.parent.glob(f"*{path.suffix}"), *path.parent.parent.glob(f"*/*{path.suffix}")]
-    return next((each for each in near if each != path and each.is_file()), None)
+    whole = (each for each in near if each.is_file() and "-damaged-" not in each.name)
+    return next((each for each in whole if each != path), None)
 
 
 def listed_files(root):
