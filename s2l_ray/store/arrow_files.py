@@ -16,7 +16,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFi
 
 from s2l_ray.store.store import Store
 
-_failed: list[OSError] = []  # uploads of this process; pyarrow drops an error of a file's close
+_failed: list[Exception] = []  # uploads of this process; pyarrow drops an error of a file's close
 
 
 def check_uploads() -> None:
@@ -138,7 +138,7 @@ class _Upload:
         self.file.close()
         try:
             self.store.put_file(self.local, self.name)
-        except OSError as error:
+        except Exception as error:  # LeaseLost too
             _failed.append(error)
             raise
         finally:

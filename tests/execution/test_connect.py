@@ -19,7 +19,7 @@ from s2l_ray.execution.connect import connect
 connect()
 ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
 print({at.laddr.ip for each in ours for at in each.net_connections() if at.status == "LISTEN"})
-commands = [each.cmdline() for each in ours]
+commands = [each.cmdline() for each in ours[1:]]
 print([one for one in commands if "dashboard/dashboard.py" in " ".join(one)])
 print(dict(os.environ))
 print(ray.get(ray.remote(lambda: dict(os.environ)).remote()))

@@ -91,8 +91,8 @@ def test_tensorboard_of_a_run_on_s3_is_copied_there(s3_uri, tmp_path, monkeypatc
     monkeypatch.setattr(tensorboard_tracker, "PUBLISH", 0.0)
     store, copied = Store(s3_uri), []
     put_file = S3Objects.put_file
-    monkeypatch.setattr(S3Objects, "put_file", lambda self, file, name: (
-        copied.append((name, file.stat().st_size)), put_file(self, file, name)))  # fmt: skip
+    monkeypatch.setattr(S3Objects, "put_file", lambda self, file, name, guard: (
+        copied.append((name, file.stat().st_size)), put_file(self, file, name, guard)))  # fmt: skip
     track("tensorboard", store, CURVE)
     assert len(copied) == len({*copied})  # a file is copied again if it has grown
     below = f"trackers/tensorboard/{s3_uri.rpartition('/')[2]}-f00d/proxy"

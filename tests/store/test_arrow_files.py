@@ -54,7 +54,7 @@ def test_an_upload_that_fails_is_told_by_the_next(tmp_path, monkeypatch):
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "a").write_bytes(b"1")
 
-    def refuse(local, name):
+    def refuse(local, name, guard):
         raise StorageError("refused")
 
     monkeypatch.setattr(store.objects, "put_file", refuse)
