@@ -100,7 +100,7 @@ def of_losses(
             f"{after} at the last",
             advice(config, "Lower" if last > (1 + LEARNED) * first else "Raise"),
         )
-    else:
+    elif len(steps) > 1:  # one checkpoint tells of no change
         yield from _of_medians(config, proxy, float(medians_T[0]), float(medians_T[-1]))
 
 

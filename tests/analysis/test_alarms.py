@@ -88,6 +88,11 @@ def test_a_mean_above_that_of_the_first_checkpoint_is_divergence_though_the_medi
     )
 
 
+def test_losses_of_one_checkpoint_tell_only_whether_it_is_worse_than_guessing():
+    assert losses([3], [2], vocabulary=320) == []
+    assert kinds(losses([6], [6], vocabulary=320)) == ["diverged"]
+
+
 def test_a_mean_above_that_of_guessing_is_divergence_though_it_falls():
     """ln 320 = 5.768."""
     assert losses([9, 5.76], [8, 5.77], vocabulary=320) == []
