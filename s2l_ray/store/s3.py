@@ -100,11 +100,15 @@ class S3Objects:
             return self.write(name, local.read_bytes(), guard)
         transfer = TransferConfig(multipart_threshold=LARGE, multipart_chunksize=LARGE)
 
-        def at_its_end(params: dict[str, Any], **_: Any) -> None:
-            if guard is not None and params["Key"] == self._key(name):
-                params |= self._unchanged(name, guard)
+        def upload(conditional: bool) -> None:
+            def at_its_end(params: dict[str, Any], **_: Any) -> None:
+                if guard is None or params["Key"] != self._key(name):
+                    return
+                if conditional:
+                    params |= self._unchanged(name, guard)
+                else:
+                    guard()
 
-        def upload() -> None:
             events = self.client.meta.events
             events.register(LAST, at_its_end)
             try:
@@ -117,7 +121,10 @@ class S3Objects:
                 events.unregister(LAST, at_its_end)
 
         try:
-            self._ask(f"write {name}", upload)
+            try:
+                self._ask(f"write {name}", lambda: upload(self.conditional))
+            except NotImplementedError:  # the store takes conditions on other requests alone
+                self._ask(f"write {name}", lambda: upload(False))
         except FileExistsError:  # changed since the guard
             assert guard is not None
             guard()
@@ -244,6 +251,7 @@ class S3Objects:
         except (StorageError, NotImplementedError):  # it is not allowed, or not offered
             return []
         old = [each for each in uploads if (now - each["Initiated"]).total_seconds() > seconds]
+        swept = []
         for each in old:
             abort = partial(
                 self.client.abort_multipart_upload,
@@ -251,9 +259,10 @@ class S3Objects:
                 Key=each["Key"],
                 UploadId=each["UploadId"],
             )
-            with suppress(FileNotFoundError):  # it has just ended
+            with suppress(FileNotFoundError, StorageError):  # it has just ended, or is not allowed
                 self._ask(f"abort the upload of {each['Key']}", abort)
-        return sorted(each["Key"][len(top) :] for each in old)
+                swept.append(each["Key"][len(top) :])
+        return sorted(swept)
 
     def _head(self, name: str) -> Any:
         return self.client.head_object(Bucket=self.bucket, Key=self._key(name))
