@@ -71,9 +71,9 @@ def collect(store: Store) -> Garbage:
     A stage's manifest goes first: what is left after a stop is no finished stage.
     """
     lease = Lease(store, seconds=store.config.lease_seconds, job="gc").take()
-    if last := _last_run(store, lease.number - 1):
-        lease.tell(last)  # `status` goes on telling of it
     try:
+        if last := _last_run(store, lease.number - 1):
+            lease.tell(last)  # `status` goes on telling of it
         found = find_garbage(store)
         for folder, names in found.files.items():
             store.guard()
@@ -105,11 +105,14 @@ def _last_run(store: Store, number: int) -> dict[str, Any] | None:
 
 def _loose(listing: Listing) -> list[str]:
     """Return the files of finished stages that no manifest lists. Those of unfinished stages are
-    what these continue from."""
+    what these continue from; a damaged manifest may have listed what is in its folder."""
+    damaged = tuple(f"{folder}/" for folder in listing.damaged)
     return [
         name
         for name in listing.strays
-        if outermost(name) in listing.manifests and not name.endswith(LISTED_SINCE_0_2)
+        if outermost(name) in listing.manifests
+        and not name.startswith(damaged)
+        and not name.endswith(LISTED_SINCE_0_2)
     ]
 
 

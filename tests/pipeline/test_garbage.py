@@ -146,6 +146,15 @@ def test_files_that_no_manifest_lists_go_with_their_stage_or_alone(store):
     assert {each for each in store.objects.sizes("") if "lease" not in each} == kept | {"notes.txt"}
 
 
+def test_files_of_a_folder_whose_manifest_is_damaged_stay(store):
+    [corpus] = finish(run_of(store), stage("corpus", 1))
+    kept = {*store.objects.sizes("")}
+    store.write_bytes(b"{", corpus, "rejected", "manifest.json")
+    assert garbage.find_garbage(store).files == {}
+    garbage.collect(store)
+    assert {each for each in store.objects.sizes("") if "lease" not in each} == kept
+
+
 def test_a_run_that_is_under_way_is_not_touched(store):
     finish(run_of(store), stage("tokens", 1))
     lease = Lease(Store(store.uri), seconds=1).take()
