@@ -25,7 +25,7 @@ SECRET = (
 OPTION = re.compile(rf"[?&;#,]\s*({SECRET})\s*=", re.IGNORECASE)
 # How services begin their tokens, and parameters that only signed URLs have. In any text.
 TOKEN = re.compile(
-    r"\bhf_[A-Za-z0-9]{30,}|\b(AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}"
+    r"\bhf_[A-Za-z0-9]{30,}|(?-i:\b(AKIA|ASIA)[A-Z0-9]{16}\b)|\bgh[pousr]_[A-Za-z0-9]{30,}"
     r"|\bgithub_pat_\w{20,}|\bglpat-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{32,}"
     r"|\bX-(Amz|Goog)-(Signature|Credential|Security-Token)=|\bAWSAccessKeyId=|\bAccountKey="
     r"|\bSharedAccessSignature=|-----BEGIN [A-Z ]*PRIVATE KEY-----",

@@ -58,6 +58,7 @@ WITHOUT = [
     "x?y",
     "data/a@b:c/x.jsonl",
     "hf_checkpoints_of_last_week/model",
+    "asiapacificcustomers",  # as long as a key, which has capitals alone
     "/runs/risk-assessment-of-the-year-two-thousand/x",
     "my password=x.jsonl",
     "Below is an instruction: mail me@example.org for a token=1 {instruction}",
