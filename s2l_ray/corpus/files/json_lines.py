@@ -27,6 +27,7 @@ DEEP = 2000  # pyarrow overflows its stack at some 10,000 nested values
 COLON = re.compile(rb'"\s*:')
 SPACE = np.isin(np.arange(256), list(b" \t\r\n"))
 LONG_KEY = 32  # bytes
+SOME = 2**16  # keys that are looked at together
 CELLS = 2**22  # of lines that are read by columns: a key of one line is a column of all
 
 
@@ -162,12 +163,16 @@ def _num_keys(data: bytes) -> int:
         ends = np.array([match.start() for match in COLON.finditer(data)], int)
     else:
         ends = quotes[after == ord(":")]
-    keys = found[np.maximum(ends[:, None] + np.arange(-LONG_KEY, 0), 0)]
-    before = np.maximum.accumulate(keys[:, ::-1] == ord('"'), axis=1)[:, ::-1]
-    keys[before] = 0  # what is before the quote that begins a key
-    texts = keys.tobytes()
-    short = {texts[at : at + LONG_KEY] for at in range(0, len(texts), LONG_KEY)}
-    return len(short) + int((~before[:, 0]).sum())
+    short, long = set[bytes](), 0
+    for first in range(0, len(ends), SOME):  # each key takes hundreds of bytes here
+        some = ends[first : first + SOME, None]
+        keys = found[np.maximum(some + np.arange(-LONG_KEY, 0), 0)]
+        before = np.maximum.accumulate(keys[:, ::-1] == ord('"'), axis=1)[:, ::-1]
+        keys[before] = 0  # what is before the quote that begins a key
+        texts = keys.tobytes()
+        short.update(texts[at : at + LONG_KEY] for at in range(0, len(texts), LONG_KEY))
+        long += int((~before[:, 0]).sum())
+    return len(short) + long
 
 
 def row_of(line: bytes, number: int) -> SourceRow:
