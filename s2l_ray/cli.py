@@ -14,16 +14,13 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s2l_ray import __version__
 from s2l_ray.commands import COMMANDS, Command, Planning
 from s2l_ray.ending import RUNNING, help_of, lack_of, python, say_next, stopped, summary
 from s2l_ray.errors import ConfigError
 from s2l_ray.execution import screen, stopping, terminal
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("s2l_ray")
 
