@@ -1,5 +1,5 @@
-"""Sizes that a model's config may have. Building a model of others takes hours, or all memory, and
-its weights are looked at after that."""
+"""Limits on the sizes in a model's config. Building a model beyond them could take hours or all
+memory, before its weights are even read."""
 
 from __future__ import annotations
 

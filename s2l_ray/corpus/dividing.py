@@ -141,8 +141,8 @@ def _looked_at(file: SourceFile, function: Callable[[SourceFile], Any], tries: T
 
 def reading(tries: Tries, file: SourceFile) -> AbstractContextManager[None]:
     """Note that the block reads a file, so that one whose readers die ends the run by its name."""
-    told = f"{file.name}: damaged or too large to read; leave it out of corpus.path: its reader"
-    return tries.of(f"{file.name} {file.start}", told)
+    advice = "If the file is damaged or too large to read, leave it out of corpus.path"
+    return tries.of(f"{file.name} {file.start}", f"{file.name}: its reader", advice)
 
 
 def _parse_files(

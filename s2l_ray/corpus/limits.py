@@ -64,7 +64,7 @@ def _refusal(what: str) -> ValueError:
     if _late > MOST_LATE:
         return ValueError(
             f"the chat template takes {what} for an example, and has done so {_late} times; set "
-            "prompt.chat_template to another one, or leave out the examples that it is slow for"
+            "prompt.chat_template to another one, or leave out these examples"
         )
     return TemplateRefuses(f"the chat template takes {what} for this example")
 

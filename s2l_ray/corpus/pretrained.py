@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def load_config(name: str, revision: str | None, **options: Any) -> PretrainedConfig:
     """Load the config of a model in a folder or on the hub. No code of it is run.
 
-    options: of from_pretrained. ValueError if its sizes are out of bounds: already its config would
-    make lists of them.
+    options: of from_pretrained. ValueError if its sizes are out of bounds. They are checked first,
+    since even building the config makes lists of these sizes.
     """
     from transformers import AutoConfig, PretrainedConfig
 

@@ -49,7 +49,7 @@ class Template:
     def render(self, chat: Conversation, count: int, *, prompt: bool = False) -> Rendered:
         """Render the first `count` messages; with `prompt`, up to the answer to come.
 
-        TemplateRefuses if the template raises an error or takes too long (see limits.py).
+        TemplateRefuses if the template raises an error or takes too long (limits.py).
         """
         return bounded(self._render, chat, count, prompt)
 
@@ -70,8 +70,8 @@ class Template:
             raise _refusal(messages, error) from error
         if len(text) > CHARACTERS:
             raise TemplateRefuses(
-                f"the chat template makes a text of {len(text):,} characters of this example; the "
-                f"limit is {CHARACTERS:,}"
+                f"the chat template turns this example into {len(text):,} characters; the limit is "
+                f"{CHARACTERS:,}"
             )
         return Rendered(text, spans[0] if spans else [])
 

@@ -153,7 +153,6 @@ def texts_of_table(examples: pa.Table) -> Iterator[str]:
 
 def _with_short_words(text: str) -> str:
     """Divide words of more than LONG letters or signs, such as base64, and cut white space."""
-
     words = text.split()
     if max(map(len, words), default=0) > LONG:
         text = LONG_WORD.sub(lambda found: " ".join(_pieces(found[0])), text)

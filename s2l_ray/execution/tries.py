@@ -24,11 +24,11 @@ class Tries:
         self.name, self.most = uuid.uuid4().hex, most
 
     @contextmanager
-    def of(self, work: str, told: str) -> Iterator[None]:
+    def of(self, work: str, told: str, advice: str = "") -> Iterator[None]:
         """Note that the block works on `work`, in a Ray task.
 
-        ValueError, with `told`, if the processes of `most` tries have died in it. Those do not
-        count that died with their node.
+        ValueError, from `told` (who died) to `advice`, if the processes of `most` tries have died
+        in it. Those that died with their node do not count.
         """
         key = f"{self.name} {work}".encode(errors="surrogateescape")
         found = internal_kv._internal_kv_get(key, namespace=NAMESPACE)
@@ -38,8 +38,8 @@ class Tries:
             nodes = [node for node in nodes if node in alive]
         if len(nodes) >= self.most:
             raise ValueError(
-                f"{told} died {len(nodes)} times, the last time on node {nodes[-1]}: it crashed, "
-                "or was killed, such as for lack of memory"
+                f"{told} died {len(nodes)} times, the last time on node {nodes[-1]}: it crashed or "
+                f"was killed, for example for lack of memory{advice and f'. {advice}'}"
             )
         here = ray.get_runtime_context().get_node_id()
         internal_kv._internal_kv_put(key, json.dumps([*nodes, here]), namespace=NAMESPACE)

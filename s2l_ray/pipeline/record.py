@@ -29,7 +29,7 @@ def read_record(store: Store) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("current"), dict):
         raise ValueError(f"{address}: damaged: expected `current`, the folders of stages by name")
     if KEY in record and not is_whole(record):  # version 0.1 wrote none
-        raise ValueError(f"{address}: damaged: it is not what its checksum is of")
+        raise ValueError(f"{address}: damaged: its content does not match its checksum")
     return record
 
 

@@ -161,6 +161,6 @@ def _check_finite(tokens: pa.Table, found: dict[str, np.ndarray]) -> None:
             value = values_ND[bad[0]][~np.isfinite(values_ND[bad[0]])][0]
             raise ValueError(
                 f"example_id {tokens['example_id'][bad[0]]}: the {name} is {value}; expected a "
-                f"finite number ({len(bad)} such examples in this part). The model diverged: train "
-                "it with a lower learning_rate"
+                f"finite number ({len(bad)} such examples in this part). If its "
+                "training diverged, lower learning_rate"
             )

@@ -121,8 +121,8 @@ class Lease:
                 if told is None:
                     logger.warning(
                         f"{self.store.uri}: another run may be alive ({whose}); waiting up to "
-                        f"{left:.0f} s for a sign of life. If you know that none is, remove "
-                        f"{self.store.address(name)} to go on at once"
+                        f"{left:.0f} s for a sign of life. If you know that none is alive, "
+                        f"remove {self.store.address(name)} to go on at once"
                     )
                     told = now
                 elif now - told >= TOLD:

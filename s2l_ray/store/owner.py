@@ -73,7 +73,9 @@ def last_owner(store: Store) -> tuple[dict[str, Any], float]:
         owner = owner_in(store.read_bytes("lease", name))
     except ValueError as error:
         where, what = store.address("lease", name), "a run that is alive writes it again"
-        raise ValueError(f"{where}: damaged: {error}; {what}; if none is, remove it") from None
+        raise ValueError(
+            f"{where}: damaged: {error}; {what}; if no run is alive, remove it"
+        ) from None
     return owner, store.objects.age(f"lease/{name}")
 
 

@@ -87,7 +87,7 @@ class Store:
         return self.objects.read("/".join(names))
 
     def write_bytes(self, data: bytes, *names: str) -> None:
-        """Write a file as its owner (`guard`), atomically: readers see the old or the new one."""
+        """Write a file atomically: readers see the old content or the new. See `guard`."""
         self.objects.write("/".join(names), data, self._guard)
 
     def read_json(self, *names: str) -> Any:

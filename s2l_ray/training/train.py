@@ -62,10 +62,9 @@ def train(
 ) -> Manifest:
     """Fine-tune on the tokens and return the stage's manifest (store.views.TrainingView).
 
-    Continues from the newest resume point of an earlier, unfinished run. keep: how many checkpoints
-    to leave, the last ones; None: all. board: from execution.board.make_board, for others to read
-    the progress. ValueError if a user can fix what
-    is wrong; otherwise Ray Train's TrainingFailedError.
+    Continues from the newest resume point of an earlier, unfinished run. keep: number of last
+    checkpoints to leave; None: all. board: from execution.board.make_board, for others to read the
+    progress. ValueError if a user can fix what is wrong; otherwise Ray Train's TrainingFailedError.
     """
     steps = num_steps(config, TokensView(tokens).trainable)
     board = board or make_board()

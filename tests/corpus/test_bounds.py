@@ -257,7 +257,7 @@ def test_a_file_does_not_grow_without_end(tmp_path, monkeypatch, name):
     told = refusal(tmp_path / name, max_row_bytes=2**24)
     assert f"{tmp_path / name}: cannot be read as " in told
     assert f"{len(bomb):,} bytes become more than " in told
-    assert "over 100 times as many; if that is no attack, decompress the file first" in told
+    assert "over 100 times as many; if you trust the file, decompress it first" in told
 
 
 def opened(path):

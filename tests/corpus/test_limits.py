@@ -79,7 +79,7 @@ def test_powers_are_refused_and_named_arguments_are_not():
 def test_the_text_and_the_template_are_so_long(monkeypatch):
     monkeypatch.setattr(rendering, "CHARACTERS", 1000)
     assert len(rendered("{{ 'a' * 1000 }}")) == 1000
-    with pytest.raises(TemplateRefuses, match="makes a text of 1,001 characters of this example"):
+    with pytest.raises(TemplateRefuses, match="turns this example into 1,001 characters"):
         rendered("{{ 'a' * 1001 }}")
     with pytest.raises(ValueError, match="the chat template has 1,048,577 characters; expected"):
         rendered("a" * (2**20 + 1))

@@ -301,7 +301,7 @@ def test_what_is_no_run_directory_is_one_sentence(refused, tmp_path):
     (place / "lease" / "00000001.json").write_text("{}")
     told = refused(place)
     assert told.startswith(f"{place}/lease/00000001.json: damaged: expected a lease")
-    assert told.endswith("if none is, remove it")
+    assert told.endswith("if no run is alive, remove it")
     (place / "lease" / "00000001.json").rename(place / "lease" / "copy.json")
     (place / "run.json").write_text('{"current": {}')
     assert refused(place).startswith(f"{place}/run.json: damaged: not JSON")

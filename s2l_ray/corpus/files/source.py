@@ -93,7 +93,7 @@ def check_expansion(found: int, size: int) -> None:
     if found > max(SMALL, EXPANSION * size):
         raise OSError(
             f"{size:,} bytes become more than {found:,} without compression, over {EXPANSION:,} "
-            "times as many; if that is no attack, decompress the file first"
+            "times as many; if you trust the file, decompress it first"
         )
 
 
