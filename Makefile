@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
-# uv and pip-audit, in an environment of their own
+# uv and pip-audit, in a separate environment
 TOOLS := build/tools
 UV := $(TOOLS)/bin/uv
 LATEST := build/latest
@@ -59,7 +59,7 @@ slice: $(INSTALLED)  ## one slice of the slow tests, as CI runs it (SLICE=traini
 faults: $(INSTALLED)  ## runs whose processes, store and files fail
 	$(BIN)/python -m pytest tests -m "faults and not soak"
 
-soak: $(INSTALLED)  ## an hour at most of them, each death three times, and of what CI leaves out (SOAK=owners; tests/soak.py)
+soak: $(INSTALLED)  ## one slice of these and of what CI leaves out, an hour at most, each death three times (SOAK=owners)
 	$(BIN)/python tests/soak.py $(SOAK)
 
 bench: $(INSTALLED)  ## small sizes of seven benchmarks (BENCH=runs/bench)
@@ -102,7 +102,7 @@ update: $(UV)  ## the newest versions that pyproject.toml allows, into constrain
 	mv build/constraints.txt constraints.txt
 	$(MAKE) lock
 
-lock: $(UV)  ## requirements.lock: the hashes of what constraints.txt pins, without torch
+lock: $(UV)  ## the hashes of what constraints.txt pins, except torch, into requirements.lock
 	grep -v '^torch==' constraints.txt >build/pins.txt
 	$(UV) pip compile build/pins.txt --no-deps --generate-hashes --python $(PYTHON) --no-annotate --no-header --quiet -o build/hashes.txt
 	{ echo '# Made by `make lock` from constraints.txt. torch is left out: its hash depends on the build.'; cat build/hashes.txt; } >requirements.lock
@@ -110,9 +110,9 @@ lock: $(UV)  ## requirements.lock: the hashes of what constraints.txt pins, with
 audit: $(UV)  ## known vulnerabilities of the pinned versions (needs pypi.org; fails if one cannot be looked up)
 	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
 
-# Without pins, in an environment of its own: Ray and a training on it, DeepSpeed, transformers and
+# Without pins, in a separate environment: Ray and a training on it, DeepSpeed, transformers and
 # TRL, and what the golden files freeze.
-test-latest:  ## telling tests with the newest versions that pyproject.toml allows
+test-latest:  ## the tests that depend most on other packages, with the newest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --clear $(LATEST)
 	@$(LATEST)/bin/pip --disable-pip-version-check install --quiet torch
 	@$(LATEST)/bin/pip --disable-pip-version-check install --quiet -e ".[dev]"
