@@ -112,8 +112,9 @@ def _started_here() -> str | None:
     """
     # If Ray is killed the file stays.
     note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
+    plain = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe without a writer is empty, and not waited for
     try:
-        with open(note, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW)) as file:
+        with open(note, opener=lambda path, flags: os.open(path, flags | plain)) as file:
             about, address = os.fstat(file.fileno()), file.read(1000).strip()
     except FileNotFoundError:
         return None

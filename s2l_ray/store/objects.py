@@ -178,7 +178,7 @@ class LocalObjects:
             for file in files:
                 if re.fullmatch(r"\..+\.[0-9a-f]{32}", file):
                     name = Path(parent, file).relative_to(self.root).as_posix()
-                    with suppress(FileNotFoundError):  # it was alive, and is done
+                    with suppress(FileNotFoundError, PermissionError):  # done, or another user's
                         if self.age(name) > seconds:
                             self.remove(name)
                             found.append(name)

@@ -103,6 +103,12 @@ def test_the_note_of_another_user_is_not_followed(note, caplog, monkeypatch):
     assert _address(note.read_text().strip()) == note.read_text().strip()
 
 
+def test_a_pipe_in_its_place_is_not_waited_for(note):
+    note.unlink()
+    os.mkfifo(note)
+    assert _address(None) == "local"
+
+
 def test_a_note_that_anybody_can_write_is_not_followed(note, caplog):
     note.chmod(0o666)
     assert _address(None) == "local" and "got -rw-rw-rw-" in caplog.text
