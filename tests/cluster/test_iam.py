@@ -46,7 +46,8 @@ def allows(role, action, resource, context):
         any(fnmatch.fnmatchcase(resource, pattern) for pattern in listed(one["Resource"]))
         and all(
             any(fnmatch.fnmatchcase(context.get(key, "(absent)"), want) for want in listed(wanted))
-            for keys in one.get("Condition", {}).values()
+            or (operator.endswith("IfExists") and key not in context)
+            for operator, keys in one.get("Condition", {}).items()
             for key, wanted in keys.items()
         )
         for one in with_action(role, action)
@@ -124,8 +125,11 @@ def test_s3_is_the_runs_prefix_alone(role):
             assert not allows(role, action, other, {})
     for prefix in ("my-prefix/410m/corpus/", "my-prefix/"):
         assert allows(role, "s3:ListBucket", bucket, {"s3:prefix": prefix})
-    for context in ({}, {"s3:prefix": ""}, {"s3:prefix": "my-prefix2/"}):
-        assert not allows(role, "s3:ListBucket", bucket, context)
+    for other in ("", "my-prefix2/"):
+        assert not allows(role, "s3:ListBucket", bucket, {"s3:prefix": other})
+    # S3 answers 404 to a read of a missing file if the bucket may be listed, else 403. Such a read
+    # has no prefix.
+    assert allows(role, "s3:ListBucket", bucket, {})
 
 
 def test_the_head_may_do_what_rays_provider_asks_and_no_more(config, calls):
