@@ -86,7 +86,8 @@ class RunConfig(Section):
         description="GPU-hours that all commands on the run directory may take together: seconds "
         "of trainings and of scoring times the GPUs of their workers. A run that reaches them "
         "stops at a resume point or after a part, and goes on when the limit is raised. A loop of "
-        "`target.train` is not stopped midway. `null` sets no limit. Untested on GPUs.",
+        "`target.train` is not stopped midway, and scoring beside a training "
+        "(`trajectories.while_training`) is not counted. `null` sets no limit. Untested on GPUs.",
     )
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
         [],

@@ -160,11 +160,14 @@ class Plan:
         """Remove the proxy's checkpoints that proxy.keep_checkpoints does not keep, unless what
         the selection needs from them is still to do."""
         keep = self.config.proxy.keep_checkpoints
-        needed = [self.proxy, *self.details(self.config.selection).values()]
-        if keep is not None and all(
-            run.store.exists(each.folder, "manifest.json") for each in needed
+        details = self.details(self.config.selection).values()
+        if keep is None or not all(
+            run.store.exists(each.folder, "manifest.json") for each in details
         ):
-            drop_checkpoints(run.store, run.get(self.proxy), keep)
+            return
+        proxy = run.store.manifest(self.proxy.folder)  # not run.get, which would make it again
+        if proxy is not None:
+            drop_checkpoints(run.store, proxy, keep)
 
     def _imported(self, settings: LossesConfig) -> Stage:
         def make(run: Run, **where: Any) -> Manifest:

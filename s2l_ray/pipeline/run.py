@@ -130,6 +130,9 @@ class Run:
             if self.record is not None:
                 with suppress(OSError) if error else nullcontext():  # the first error is told
                     self.record.end(finished=error is None, gpu_hours=self.spending.hours)
+        except BaseException as failed:
+            error = failed
+            raise
         finally:
             events.tell(lambda each: each.ended(error))
             for each in self.listeners:
