@@ -33,10 +33,14 @@ def until(condition):
         time.sleep(0.1)
 
 
-@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def block(losses_NT):
+def table(losses_NT):
     losses = pa.array(losses_NT.reshape(-1))
     return pa.table({"losses": pa.FixedSizeListArray.from_arrays(losses, 6)})
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def block(losses_NT):
+    return table(losses_NT)
 
 
 # From the first rows on it has far to go: all of these iterations.
@@ -79,7 +83,8 @@ def come_and_go():
             cluster.remove_node(first, allow_graceful=False)
             until(lambda: ray.cluster_resources()["CPU"] == 3)
 
-    disturbed = KMeans(**SETTINGS, chunk_rows=500).fit(rows(), keep=keep)
+    X = ray.data.from_arrow(table(rows()))  # so small an array would need no actors
+    disturbed = KMeans(**SETTINGS, chunk_rows=500).fit(X, keep=keep)
     found = {"same": as_alone(disturbed, rows()), "n_iter": disturbed.n_iter_, "actors": actors}
     ray.shutdown()
     cluster.shutdown()
