@@ -12,6 +12,8 @@ from typing import Any
 
 from s2l_ray.formatting import for_terminal
 
+RESET = "\033[0m"  # colours off; colorama, which Ray loads, writes it when the process ends
+
 
 class SafeStream:
     """A text stream that writes to another one, with control characters escaped."""
@@ -20,7 +22,7 @@ class SafeStream:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write(for_terminal(text))
+        self.stream.write(text if text == RESET else for_terminal(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

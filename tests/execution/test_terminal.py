@@ -71,7 +71,7 @@ def test_lines_rows_and_logs_off_the_terminal(mode, capsys):
 
 
 COMMAND = """
-import logging, sys, warnings
+import colorama, logging, sys, warnings
 from s2l_ray import cli, commands
 from s2l_ray.execution.progress import Progress
 
@@ -87,6 +87,7 @@ def work(path):
         logging.getLogger("another.library").warning(EVIL)
         logging.getLogger("s2l_ray.x").warning(EVIL)
         warnings.warn(EVIL)
+    colorama.init(strip=False)  # as Ray does: at the end it turns colours off, through sys.stdout
     raise {error}(EVIL)
 
 old = commands.COMMANDS["demo-corpus"]
@@ -112,6 +113,7 @@ def test_whatever_a_command_writes(error):
 def test_whatever_a_command_writes_to_a_terminal():
     program = python(COMMAND.format(evil=EVIL, error="ValueError"))
     assert program.ended() == 1
+    assert program.written.endswith("\x1b[0m")
     # rich moves the cursor, hides it and clears lines; the terminal adds a CR to each line end.
     assert not raw(program.written, allowed="\n\t\r\x1b")
     for part in ("\x1b]", "\x1b[2J", "\x9b", "\u202e", "\x07"):
