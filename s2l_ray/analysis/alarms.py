@@ -100,7 +100,7 @@ def of_losses(
             f"{after} at the last",
             advice(config, "Lower" if last > (1 + LEARNED) * first else "Raise"),
         )
-    elif len(steps) > 1:  # one checkpoint tells of no change
+    elif len(steps) > 1:  # one checkpoint says nothing about change
         yield from _of_medians(config, proxy, float(medians_T[0]), float(medians_T[-1]))
 
 

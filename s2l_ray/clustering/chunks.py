@@ -5,8 +5,9 @@ N examples, n of a chunk, T checkpoints (losses per trajectory), K clusters.
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,7 @@ class ChunkActor:
     def __init__(self):
         self._loaded = {}  # Rows by first row
         self._sampled = {}  # (size of the whole sample, places, weights) by first row
+        self._shared = Counter[Any]()  # rows of each block in this actor's chunks
 
     def run(self, chunks, method, *args) -> list:
         """See ActorPool."""
@@ -53,6 +55,9 @@ class ChunkActor:
         return tree.nodes()
 
     def _forget_others(self, chunks) -> None:
+        self._shared = Counter()
+        for ref, start, stop in chain.from_iterable(slices for _, _, slices in chunks):
+            self._shared[ref] += stop - start
         for first_row in self._loaded.keys() - {chunk[0] for chunk in chunks}:
             del self._loaded[first_row]  # another actor has it now
             self._sampled.pop(first_row, None)
@@ -62,15 +67,20 @@ class ChunkActor:
         if first_row not in self._loaded:
             import ray
 
-            pieces, blocks = [], ray.get([ref for ref, _, _ in slices])
-            for block, (_, start, stop) in zip(blocks, slices, strict=True):
-                if isinstance(block, np.ndarray):  # of an array
-                    pieces.append(block[start:stop])
-                    continue
-                if not isinstance(block, pa.Table):
-                    block = pa.Table.from_pandas(block, preserve_index=False)
-                pieces += decode(block["losses"].slice(start, stop - start).chunks, first_row)
-            self._loaded[first_row] = Rows(pieces)
+            blocks = ray.get([ref for ref, _, _ in slices])
+            if isinstance(blocks[0], np.ndarray):  # of an array: one object per chunk
+                self._loaded[first_row] = Rows(blocks)
+            else:
+                pieces, few = [], list[bool]()
+                for block, (ref, start, stop) in zip(blocks, slices, strict=True):
+                    if not isinstance(block, pa.Table):
+                        block = pa.Table.from_pandas(block, preserve_index=False)
+                    found = block["losses"].slice(start, stop - start).chunks
+                    pieces += found
+                    few += [2 * self._shared[ref] < block.num_rows] * len(found)
+                # A view keeps the whole block in this node's object store.
+                views = zip(decode(pieces, first_row), few, strict=True)
+                self._loaded[first_row] = Rows([v.copy() if copy else v for v, copy in views])
         return self._loaded[first_row]
 
     def _members(self, chunk, mean_T, sample):

@@ -317,6 +317,8 @@ def test_fit_on_a_dataset_says_what_is_wrong():
     fails(of([[1.0, 2]]).filter(lambda row: False), "no rows|no column")
     fails(of([[1.0, 2]] * 3 + [[3.0]]), "unequal length: row 2 has 2 losses, row 3 has 1")
     fails(of([[1.0, 2], [3.0, 4], [3.0]]), "between 1 and 2 losses, expected one T")
+    blocks = ray.data.from_arrow([pa.table({"losses": rows}) for rows in ([[1.0, 2]], [[3.0]])])
+    fails(blocks, "unequal length: row 0 has 2 losses, row 1 has 1")
 
 
 def test_predict_says_what_is_wrong(fitted):

@@ -1,4 +1,4 @@
-"""Chat templates that take for ever, or all memory."""
+"""Chat templates that never end, or take all memory."""
 
 import resource
 import sys

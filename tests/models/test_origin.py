@@ -84,7 +84,7 @@ def test_tokenizer_and_weights_are_of_one_commit_though_the_branch_moves(hub, fi
     )
     origin = keep_model(store, MODEL)
     assert commit_of(store, origin)["commit"] == COMMIT["main"]
-    later = ModelConfig(name="team/model", revision="main")  # written otherwise: asked anew
+    later = ModelConfig(name="team/model", revision="main")  # resolved again
     assert commit_of(store, keep_model(store, later))["commit"] == "b" * 40
     prepare_tokenizer(store, later, Manifest("corpus", "c", []), folder="later")
     found = [load_tokenizer(store, folder).get_vocab() for folder in ("tokenizer", "later")]

@@ -1,4 +1,4 @@
-"""Sizes in a model's config.json that would take all memory, or for ever."""
+"""Sizes in a model's config.json that would take all memory, or never finish loading."""
 
 import json
 import time

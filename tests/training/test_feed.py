@@ -100,8 +100,11 @@ def test_a_node_reads_a_window_once(store, tmp_path, monkeypatch):
                 assert all(map(torch.equal, one[:2], other[:2]))
     order = [part for epoch in range(3) for window in stream().windows(epoch) for part in window]
     assert read == order[: len(read)] and len(read) >= 8
+    deadline = time.monotonic() + 5  # a window may be on its way
     kept = [path for path in tmp_path.glob("window-*") if path.is_dir()]
-    assert 1 <= len(kept) <= 3
+    while len(kept) < 2 and time.monotonic() < deadline:
+        kept = [path for path in tmp_path.glob("window-*") if path.is_dir()]
+    assert 2 <= len(kept) <= 3
     array = np.load(kept[0] / "ids.npy", mmap_mode="r")
     for each in windows:
         each.close()
