@@ -6,8 +6,8 @@
 Every fit runs in its own process, on the same rows (float32), with all CPUs. Each method runs with
 `--seeds` seeds; medians are shown.
 
-- `seconds`: the fit. Ours includes starting the actors and moving the rows, an array as for the
-  others, into Ray's object store. (scale.py starts from the parts of a run.)
+- `seconds`: the fit. With actors, ours includes starting them and moving the rows, an array as for
+  the others, into Ray's object store. (scale.py starts from the parts of a run.)
 - `inertia`: computed in the same way for all, in float64 over all rows.
 - `iterations`: ours counts iterations over all rows; earlier ones run on samples.
 - `peak GB`: the peak memory of all processes of the fit and of Ray's object store, minus the
@@ -35,9 +35,12 @@ import numpy as np
 import psutil
 
 from benchmarks import machine
+from s2l_ray.clustering.kmeans import KMeans
 from s2l_ray.clustering.nearest import assign
+from s2l_ray.clustering.rows import HELD_BYTES
 
 PEERS: dict[str, dict[str, int]] = {
+    "ours": {},  # its defaults: no actors for up to 64 MiB, else one per CPU
     "ours, 2 actors": {"actors": 2},
     "ours, 1 actor": {"actors": 1},
     "scikit-learn KMeans": {},
@@ -74,9 +77,7 @@ def losses_of(run_dir: str) -> np.ndarray:
 def fit(name: str, X: np.ndarray, n_clusters: int, seed: int) -> tuple[np.ndarray, int]:
     """(centers, iterations) of one peer."""
     if name.startswith("ours"):
-        from s2l_ray.clustering.kmeans import KMeans
-
-        actors = PEERS[name]["actors"]
+        actors = PEERS[name].get("actors")
         model = KMeans(n_clusters, random_state=seed, num_actors=actors).fit(X)
         return model.cluster_centers_, model.n_iter_
     if name.startswith("scikit-learn"):
@@ -129,14 +130,15 @@ class Memory:
 def one(name: str, path: str, n_clusters: int, seed: int) -> dict[str, float]:
     """In a process of its own: fit one peer."""
     X = np.load(path)
-    if name.startswith("ours"):
+    actors = PEERS[name].get("actors")
+    if name.startswith("ours") and (actors or X.nbytes > HELD_BYTES):
         import logging
 
         import ray
 
         store = int(X.nbytes * 1.3) + 2**28
         ray.init(
-            num_cpus=PEERS[name]["actors"], include_dashboard=False, log_to_driver=False,
+            num_cpus=actors, include_dashboard=False, log_to_driver=False,
             logging_level=logging.ERROR, object_store_memory=store,
         )  # fmt: skip
     if name.startswith("faiss"):

@@ -66,7 +66,7 @@ def make_part(store: Store, index: int, num_parts: int, checkpoints: int) -> lis
     turns = [[{"role": "user", "text": f"{n:<100}"}, answer] for n in ids]
     columns: dict[str, Any] = {
         "example_id": ids, "source": sources, "turns": turns, "file": ["made up"] * rows,
-        "row": np.arange(rows),
+        "tools": pa.nulls(rows), "row": np.arange(rows),
     }  # fmt: skip
     examples = pa.table({name: columns[name] for name in EXAMPLES.names}, schema=EXAMPLES)
     offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * 8)
