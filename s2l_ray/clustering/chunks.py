@@ -116,6 +116,12 @@ class ChunkActor:
             self._sampled[chunk[0]] = sample.rows, *found
         return found
 
+    def take(self, chunk, numbers):
+        """Return the rows of these numbers in row order, ascending, that the chunk has [n, T]."""
+        first_row, end_row, _ = chunk
+        first, end = np.searchsorted(numbers, (first_row, end_row))
+        return self._rows(chunk).at(numbers[first:end] - first_row)
+
     def inspect(self, chunk):
         """Return (losses per row, rows with NaN or inf, the first such row, sum of rows [T])."""
         losses_nT = self._rows(chunk).all()

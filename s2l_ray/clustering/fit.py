@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -16,10 +16,14 @@ from s2l_ray.clustering.lloyd import (
     Chunks,
     check_distinct,
     check_rows,
-    initial_centers,
     lloyd,
+    plus_plus_centers,
+    random_centers,
     samples_of,
 )
+from s2l_ray.clustering.official import ITERATIONS, official_centers, sampled_rows
+
+Init = Literal["k-means++", "random", "official"]
 
 
 def fit(
@@ -30,21 +34,26 @@ def fit(
     max_iter: int,
     tol: float,
     random_state: Any,
-    check_init: Callable[[int], np.ndarray | None] = lambda num_losses: None,
+    init: Init | np.ndarray = "k-means++",
     state: tuple[int, int, float, np.ndarray] | None = None,
     keep: Callable[[tuple[int, int, float, np.ndarray]], None] | None = None,
 ) -> tuple[np.ndarray, float, int]:
     """Return the centers [K, T] in the unit of the rows, the inertia, and the iterations over all
     rows. See KMeans.fit.
 
-    check_init: from T to the initial centers that are given; None: k-means++.
+    init: as in KMeans; an array holds the initial centers [K, T].
     """
     mean_T = check_rows(chunks, num_rows)
-    init_KT = check_init(len(mean_T))
+    init_KT = None if isinstance(init, str) else _checked(init, n_clusters, len(mean_T))
     check_distinct(chunks, num_rows, n_clusters)
+    random_state = check_random_state(random_state)
+    if isinstance(init, str) and init == "official":
+        places = sampled_rows(num_rows, n_clusters, random_state)
+        rows_nT = np.concatenate(chunks.each_chunk("take", places))
+        centers_KT = official_centers(rows_nT, n_clusters, random_state)
+        return centers_KT, sum(chunks.each_chunk("inertia", 0.0, centers_KT)), ITERATIONS
     variance_T: Any = sum(chunks.each_chunk("squared_deviations", mean_T)) / num_rows
     tolerance = tol * float(variance_T.mean())
-    random_state = check_random_state(random_state)
     inertia = float(variance_T.sum()) * num_rows
     samples = samples_of(inertia, num_rows, n_clusters, random_state)
     phases = samples[1:] if init_KT is None else []
@@ -54,7 +63,8 @@ def fit(
     elif init_KT is not None:
         centers_KT = init_KT - mean_T
     else:
-        centers_KT = initial_centers(chunks, mean_T, samples[0], n_clusters, random_state)
+        initial = random_centers if init == "random" else plus_plus_centers
+        centers_KT = initial(chunks, mean_T, samples[0], n_clusters, random_state)
     n_iter = 0
     for phase, sample in list(enumerate([*phases, None]))[begin:]:
         iterations = range(done + 1, max_iter + 1)
@@ -71,3 +81,13 @@ def fit(
 
 def _keep(keep: Callable[[Any], None], phase: int, *state: Any) -> None:
     keep((phase, *state))
+
+
+def _checked(init: np.ndarray, n_clusters: int, num_losses: int) -> np.ndarray:
+    init_KT = np.asarray(init, dtype=np.float64)
+    expected = (n_clusters, num_losses)
+    if init_KT.shape != expected:
+        raise ValueError(f"init has shape {init_KT.shape}, expected [K, T] = {expected}")
+    if not np.isfinite(init_KT).all():
+        raise ValueError("init holds NaN or inf, expected finite centers")
+    return init_KT

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted
 
 from s2l_ray.clustering.chunks import CHUNK_ROWS, ChunkActor
-from s2l_ray.clustering.fit import fit
+from s2l_ray.clustering.fit import Init, fit
 from s2l_ray.clustering.held import HeldChunks
 from s2l_ray.clustering.lloyd import Chunks
 from s2l_ray.clustering.nearest import assign
@@ -38,15 +38,18 @@ from s2l_ray.execution.actors import ActorPool
 class KMeans(ClusterMixin, BaseEstimator):
     """Lloyd's k-means on trajectories that are held by Ray actors.
 
-    Parameters have scikit-learn's meanings. `init` is "k-means++" or an array [K, T].
+    Parameters have scikit-learn's meanings. `init` is "k-means++", "random", an array [K, T], or
+    "official": what the official S2L code does by faiss (official.py), where `max_iter` and `tol`
+    have no effect.
     `num_actors`, of one CPU each, defaults to one per CPU of the cluster and is at most one per
     chunk. Actors that find no CPU at first join later, as nodes come. With the default, arrays of
     up to 64 MiB are clustered in this process; that starts no Ray.
     `chunk_rows` is the unit of work and of summation. Another value gives another rounding.
 
-    With k-means++ and many rows, most iterations run on growing samples (ChunkActor.sample) and
-    only the last ones on all rows. `max_iter` then applies to each sample, and `fit` also stops
-    once an iteration over all rows lowers the inertia by less than the share `tol`.
+    With "k-means++" or "random" and many rows, most iterations run on growing samples
+    (ChunkActor.sample) and only the last ones on all rows. `max_iter` then applies to each sample,
+    and `fit` also stops once an iteration over all rows lowers the inertia by less than the share
+    `tol`.
 
     After `fit`: `cluster_centers_` float64 [K, T], in the unit of the losses; `inertia_`, the sum
     of squared distances to the nearest center; `n_iter_`, iterations over all rows;
@@ -91,7 +94,7 @@ class KMeans(ClusterMixin, BaseEstimator):
                 chunks,
                 num_rows,
                 self.n_clusters,
-                check_init=self._check_init,
+                init=self.init,
                 max_iter=self.max_iter,
                 tol=self.tol,
                 random_state=self.random_state,
@@ -150,16 +153,8 @@ class KMeans(ClusterMixin, BaseEstimator):
                 raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
         if not self.tol >= 0:
             raise ValueError(f"tol must be >= 0, got {self.tol!r}")
-        if isinstance(self.init, str) and self.init != "k-means++":
-            raise ValueError(f"init must be 'k-means++' or an array [K, T], got {self.init!r}")
-
-    def _check_init(self, num_losses: int) -> np.ndarray | None:
-        if isinstance(self.init, str):
-            return None
-        init_KT = np.asarray(self.init, dtype=np.float64)
-        expected = (self.n_clusters, num_losses)
-        if init_KT.shape != expected:
-            raise ValueError(f"init has shape {init_KT.shape}, expected [K, T] = {expected}")
-        if not np.isfinite(init_KT).all():
-            raise ValueError("init holds NaN or inf, expected finite centers")
-        return init_KT
+        if isinstance(self.init, str) and self.init not in get_args(Init):
+            raise ValueError(
+                f"init must be one of {', '.join(map(repr, get_args(Init)))}, or an array [K, T], "
+                f"got {self.init!r}"
+            )

@@ -89,23 +89,35 @@ def samples_of(inertia, num_rows, n_clusters, random_state) -> list[Sample]:
     return samples if len(samples) > 1 else 2 * samples
 
 
-def initial_centers(chunks: Chunks, mean_T, sample, n_clusters, random_state) -> np.ndarray:
+def random_centers(chunks: Chunks, mean_T, sample, n_clusters, random_state) -> np.ndarray:
+    """Return initial centers minus mean_T: rows of the sample, each row of the data as likely."""
+    rows_nT, weight_n = _sampled(chunks, mean_T, sample)
+    chance_n = weight_n / weight_n.sum()
+    return rows_nT[random_state.choice(len(rows_nT), n_clusters, replace=False, p=chance_n)]
+
+
+def plus_plus_centers(chunks: Chunks, mean_T, sample, n_clusters, random_state) -> np.ndarray:
     """Return initial centers minus mean_T: those of k-means++ on the sample.
 
     Loss trajectories have heavy tails, so the final inertia depends on the initial centers. Many
     trials per center find as good ones as several short runs of k-means do, in a quarter of the
     time.
     """
-    rows, weights = zip(*chunks.each_chunk("sample", mean_T, sample), strict=True)
+    rows_nT, weight_n = _sampled(chunks, mean_T, sample)
     with blas_threads().limit(limits=1):
         centers_KT, _ = kmeans_plusplus(
-            np.concatenate(rows),
+            rows_nT,
             n_clusters,
-            sample_weight=np.concatenate(weights),
+            sample_weight=weight_n,
             random_state=random_state,
             n_local_trials=_SEED_TRIALS,
         )
     return centers_KT
+
+
+def _sampled(chunks: Chunks, mean_T, sample) -> tuple[np.ndarray, np.ndarray]:
+    rows, weights = zip(*chunks.each_chunk("sample", mean_T, sample), strict=True)
+    return np.concatenate(rows), np.concatenate(weights)
 
 
 def lloyd(

@@ -288,7 +288,7 @@ def with_value(row, value):
         (X, {"tol": -1}, "tol must be >= 0, got -1"),
         (X[:9], {}, "n_clusters=12 needs as many rows, got 9"),
         (X, {"init": INIT * np.nan}, "init holds NaN or inf"),
-        (X, {"init": "random"}, "init must be 'k-means\\+\\+' or an array .* got 'random'"),
+        (X, {"init": "kmeans"}, "init must be one of 'k-means\\+\\+', .* got 'kmeans'"),
         (
             np.repeat(X[:7], 72, axis=0)[:500],
             {"n_clusters": 10, "init": "k-means++"},
