@@ -24,7 +24,14 @@ from s2l_ray.config.selection import (
 )
 from s2l_ray.config.storage import LONGEST_LEASE, StorageConfig
 from s2l_ray.config.training import TrainingConfig
-from s2l_ray.config.values import BASELINE, BUILT_IN_SELECTORS, Budget, SelectorName, parse_budget
+from s2l_ray.config.values import (
+    BASELINE,
+    BUILT_IN_SELECTORS,
+    Budget,
+    SelectorName,
+    alpha_of,
+    parse_budget,
+)
 
 __all__ = [
     "BASELINE",
@@ -50,6 +57,7 @@ __all__ = [
     "TrainingConfig",
     "TrajectoriesConfig",
     "WorkersConfig",
+    "alpha_of",
     "fingerprint",
     "load",
     "parse_budget",

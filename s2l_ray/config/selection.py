@@ -96,8 +96,18 @@ class LossesConfig(Section):
 class ClustersConfig(Section):
     """k-means over trajectories, with scikit-learn's names."""
 
+    newer = ("init",)
+
     n_clusters: Positive = Field(
         100, description="Number of clusters; for `s2l_official`, at most so many per source."
+    )
+    init: Literal["k-means++", "random", "official"] = Field(
+        "k-means++",
+        description="How k-means begins: `k-means++`; `random` examples; or `official`, all that "
+        "the official S2L code does by faiss: at most 256 examples per cluster, random ones to "
+        "begin with, 20 iterations. The selectors `s2l_official` and `s2l_official_clusters` are "
+        "always `official`. It decides what is chosen; see "
+        "[selectors](selectors.md#what-the-clustering-decides).",
     )
     max_iter: Positive = Field(300, description="Maximum number of k-means iterations.")
     tol: Annotated[float, Field(ge=0)] = Field(

@@ -44,14 +44,27 @@ ImportName = Annotated[
 ]
 
 
+ALPHA = r"(?:0\.\d*[1-9]|1)"  # of a selector with quotas of its own: above 0, at most 1
+
+
+def alpha_of(selector: str) -> tuple[str, float]:
+    """Divide the name of a selector: s2l@0.5 is ("s2l", 0.5), s2l is ("s2l", 0.0)."""
+    match = re.fullmatch(rf"(\w+)@({ALPHA})", selector)
+    return (match[1], float(match[2])) if match else (selector, 0.0)
+
+
 def _known_selector(value: str) -> str:
-    if value in BUILT_IN_SELECTORS or re.fullmatch(IMPORT_NAME, value):
+    if alpha_of(value)[0] in BUILT_IN_SELECTORS or re.fullmatch(IMPORT_NAME, value):
         return value
+    if "@" in value:
+        raise ValueError(
+            f"expected NAME@ALPHA with 0 < ALPHA <= 1, such as s2l@0.5, got {shown(value)}"
+        )
     near = difflib.get_close_matches(value, BUILT_IN_SELECTORS, n=1, cutoff=0.4)
     hint = f"; nearest valid name: {near[0]}" if near else ""
     raise ValueError(
-        f"expected one of {', '.join(BUILT_IN_SELECTORS)}, or module:Class, got {shown(value)}"
-        f"{hint}"
+        f"expected one of {', '.join(BUILT_IN_SELECTORS)}, NAME@ALPHA, or module:Class, got "
+        f"{shown(value)}{hint}"
     )
 
 
@@ -62,6 +75,7 @@ SelectorName = Annotated[
         {
             "anyOf": [
                 {"type": "string", "enum": list(BUILT_IN_SELECTORS)},
+                {"type": "string", "pattern": rf"^\w+@{ALPHA}$"},
                 {"type": "string", "pattern": f"^{IMPORT_NAME}$"},
             ]
         }

@@ -197,19 +197,25 @@ class _Tokenize:
         refused: dict[int, str] = {}
         differs: dict[int, str] = {}
         table = encode_table(examples, self.prompt, self.tokenizer, self.marker, refused, differs)
-        labels = table["num_label_tokens"].to_numpy()
-        truncated = table["truncated"].to_numpy(zero_copy_only=False)
-        lengths = pc.list_value_length(table["input_ids"]).to_numpy()
-        return table, {
-            "trainable": int((labels > 0).sum()),  # has a label token left
-            "trainable_tokens": int(lengths[labels > 0].sum()),
-            "truncated": int(truncated.sum()),
-            "response_lost": int((truncated & (labels == 0)).sum()),
-            "label_tokens": int(labels.sum()),
+        return table, counts_of(table) | {
             "refused": len(refused),
             "refused_first": _first(refused, examples),
             "differs_first": _first(differs, examples),
         }
+
+
+def counts_of(tokens: pa.Table) -> dict[str, int]:
+    """Count a table of schemas.TOKENS, for the stats of its part."""
+    labels = tokens["num_label_tokens"].to_numpy()
+    truncated = tokens["truncated"].to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(tokens["input_ids"]).to_numpy()
+    return {
+        "trainable": int((labels > 0).sum()),  # has a label token left
+        "trainable_tokens": int(lengths[labels > 0].sum()),
+        "truncated": int(truncated.sum()),
+        "response_lost": int((truncated & (labels == 0)).sum()),
+        "label_tokens": int(labels.sum()),
+    }
 
 
 @lru_cache(maxsize=1)  # a worker gets many parts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s2l_ray.config import SelectorName, TrainingConfig
+from s2l_ray.pipeline.identity import file_name
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import num_steps
@@ -41,7 +42,7 @@ class Arm:
     @property
     def name(self) -> str:
         """Arms with one name are one training."""
-        who = self.method.replace(", equal ", "-").replace(":", ".")
+        who = file_name(self.method.replace(", equal ", "-"))
         return self.own_name or (
             f"{who}-{self.count}-seed{self.selection_seed}-steps{self.steps}"
             f"-train{self.training_seed}"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.clustering.clusters import cluster
 from s2l_ray.config import SelectionConfig
 from s2l_ray.pipeline import alarms
-from s2l_ray.pipeline.identity import liked, selection_name
+from s2l_ray.pipeline.identity import clusters_settings, file_name, liked, selection_name
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.selection.choose import choose, examples_for
 from s2l_ray.selection.coverage import cover
 from s2l_ray.selection.exports.stage import export
-from s2l_ray.selection.kinds import Cluster, Cover, Draw, Selector
-from s2l_ray.selection.ranking import falls, features, rank
+from s2l_ray.selection.kinds import OUT_OF_FOLD, Cluster, Cover, Draw, Selector
+from s2l_ray.selection.points import falls, features, learned, means
+from s2l_ray.selection.ranking import rank
 from s2l_ray.selection.selectors import selector_named, source_of
 from s2l_ray.store import Manifest
 
@@ -104,7 +106,7 @@ def _groups(
             **where,
         )
 
-    name = f"rankings/{choice.selector.replace(':', '.')}"
+    name = f"rankings/{file_name(choice.selector)}"
     inputs = (plan.trajectories, *needed)
     return Stage(name, alone(make), inputs=inputs, settings=tuple(settings))
 
@@ -112,11 +114,9 @@ def _groups(
 def _clusters(
     plan: Plan, selector: Cluster, needed: tuple[Stage, ...], details: dict[str, Stage]
 ) -> Stage:
-    rows, config = plan.trajectories, plan.config.clusters
-    if selector.groups == "clusters_of_falls":
-        rows = _falls(plan)
-    elif selector.groups == "clusters_of_features":
-        rows = _features(plan, needed, details["final"])
+    rows, config = _clustered(plan, selector, needed, details), plan.config.clusters
+    if selector.init is not None:
+        config = config.model_copy(update={"init": selector.init})
 
     def make(run: Run, **where: Any) -> Manifest:
         by_source = selector.groups == "clusters_by_source"
@@ -128,23 +128,40 @@ def _clusters(
         selector.groups,
         alone(make),
         inputs=(rows,),
-        settings=(config.model_dump(exclude={"num_actors", "stability"}), selector.groups),
+        settings=(clusters_settings(config), selector.groups),
         beside=(config.stability,),  # the agreement with another seed changes no cluster
         check=alarms.check_clusters,
     )
 
 
-def _falls(plan: Plan) -> Stage:
+def _clustered(
+    plan: Plan, selector: Cluster, needed: tuple[Stage, ...], details: dict[str, Stage]
+) -> Stage:
+    """Declare what a selector clusters: trajectories, or what is made of them."""
+    made_of, more = trajectories_of(plan, selector), tuple[Stage, ...]()
+    points: Callable[..., Manifest]
+    match selector.groups:
+        case "clusters_of_means":
+            name, points = "means", means
+        case "clusters_of_falls":
+            name, points = "falls", falls
+        case "clusters_of_learned":
+            name, points = "learned", learned
+        case "clusters_of_features":
+            name, points, more = "features", features, needed
+        case _:
+            return made_of
+
     def make(run: Run, **where: Any) -> Manifest:
-        return falls(run.store, run.get(plan.trajectories), **where)
+        if points is features:
+            where["details"] = run.get(details["final"])
+        return points(run.store, run.get(made_of), **where)
 
-    return Stage("falls", alone(make), inputs=(plan.trajectories,), settings=("falls",))
+    return Stage(name, alone(make), inputs=(made_of, *more), settings=(name,))
 
 
-def _features(plan: Plan, needed: tuple[Stage, ...], details: Stage) -> Stage:
-    def make(run: Run, **where: Any) -> Manifest:
-        trajectories = run.get(plan.trajectories)
-        return features(run.store, trajectories, details=run.get(details), **where)
-
-    inputs = (plan.trajectories, *needed)
-    return Stage("features", alone(make), inputs=inputs, settings=("features",))
+def trajectories_of(plan: Plan, selector: Selector) -> Stage:
+    """Declare the trajectories that a selector looks at."""
+    if isinstance(selector, Cluster) and selector.groups in OUT_OF_FOLD:
+        return plan.out_of_fold
+    return plan.trajectories

@@ -29,15 +29,15 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     label_share = tokens.label_tokens / corpus_tokens
     epochs: float | None = None
     parameters = 0  # of a proxy that was trained elsewhere, nothing is known
-    if config.losses is None:
-        proxy = run.get(plan.proxy)
-        parameters = _parameters(run.store, proxy, label_share)
-    if config.trains_proxy and (trained := TrainingView(proxy).tokens):
-        epochs = trained / corpus_tokens
+    stages = [*walk([plan.selection(choice)])]
+    if proxies := [run.get(stage) for stage in stages if stage.name.endswith("proxy")]:
+        parameters = _parameters(run.store, proxies[0], label_share)
+    if config.trains_proxy:
+        epochs = sum(TrainingView(proxy).tokens or 0 for proxy in proxies) / corpus_tokens or None
     steps = [
-        _step(run, stage, parameters, corpus_tokens)
-        for stage in walk([plan.selection(choice)])
-        if stage.name not in ("corpus", "tokens")
+        _step(run, stage, parameters)
+        for stage in stages
+        if not stage.name.endswith(("corpus", "tokens"))
     ]
     if config.target is not None:
         epochs = None if config.target.max_steps else config.target.epochs
@@ -58,7 +58,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     )
 
 
-def _step(run: Run, stage: Stage, parameters: int, corpus_tokens: int) -> Step:
+def _step(run: Run, stage: Stage, parameters: int) -> Step:
     manifest, work = run.get(stage), stage.work
     seconds, flops = _seconds(run, stage.name), None
     workers = work.workers or WorkersConfig()
@@ -76,7 +76,8 @@ def _step(run: Run, stage: Stage, parameters: int, corpus_tokens: int) -> Step:
         for each in stage.reads:
             if each.work.passes:
                 steps -= set(StepsView(run.get(each)).steps)
-        flops = scoring_flops(parameters, len(steps) * corpus_tokens)
+        tokens = TokensView(run.get(stage.inputs[-1])).trainable_tokens
+        flops = scoring_flops(parameters, len(steps) * tokens)
     else:
         number = int(ray.cluster_resources().get("CPU", 1))
     cpu, gpu = (

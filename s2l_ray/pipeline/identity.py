@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config import ModelConfig, PromptConfig, SelectionConfig, TrainingConfig, fingerprint
+from s2l_ray.config import (
+    ClustersConfig,
+    ModelConfig,
+    PromptConfig,
+    SelectionConfig,
+    TrainingConfig,
+    fingerprint,
+)
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.files.source import local_stamp
 
@@ -24,6 +31,12 @@ def settings_of(training: TrainingConfig) -> list[Any]:
     operations |= {"resume_every", "micro_batch_size", "keep_checkpoints"}
     settings = {k: v for k, v in training.settings().items() if k not in operations}
     return [settings, *local_files(training.model), *_own_loop(training)]
+
+
+def clusters_settings(clusters: ClustersConfig) -> dict[str, Any]:
+    """Return what identifies a clustering: not how many actors do it, nor what is told of it."""
+    found = clusters.settings()
+    return {k: v for k, v in found.items() if k not in ("num_actors", "stability")}
 
 
 def _own_loop(training: TrainingConfig) -> list[str]:
@@ -66,7 +79,12 @@ def local_files(model: ModelConfig) -> list[str]:
 
 def selection_name(selector: str, seed: int) -> str:
     """Return the name of a selection's folder, such as s2l-seed0."""
-    return f"{selector.replace(':', '.')}-seed{seed}"
+    return f"{file_name(selector)}-seed{seed}"
+
+
+def file_name(selector: str) -> str:
+    """Return a selector's name as a part of file names: s2l@0.5 is s2l-0.5."""
+    return selector.replace(":", ".").replace("@", "-")
 
 
 def liked(selection: SelectionConfig) -> SelectionConfig:

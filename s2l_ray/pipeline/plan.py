@@ -26,7 +26,8 @@ from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.ingest import digest_of, ingest
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.pipeline import alarms, proxy
-from s2l_ray.pipeline.choice import choice_stage, export_stages
+from s2l_ray.pipeline.choice import choice_stage, export_stages, trajectories_of
+from s2l_ray.pipeline.folds import out_of_fold
 from s2l_ray.pipeline.identity import (
     liked,
     local_files,
@@ -69,8 +70,9 @@ def corpus_stage(config: RunConfig, dataset: ray.data.Dataset | None = None) -> 
 class Plan:
     """The stages of a run with these settings, from the corpus on. Declares; makes nothing."""
 
-    def __init__(self, config: RunConfig, corpus: Stage) -> None:
-        self.config, self.corpus = config, corpus
+    def __init__(self, config: RunConfig, corpus: Stage, prefix: str = "") -> None:
+        """prefix: of the names of the proxy and its losses, where a run has several."""
+        self.config, self.corpus, self.prefix = config, corpus, prefix
 
     # -- tokens, proxy, losses, trajectories
 
@@ -135,7 +137,7 @@ class Plan:
                 settings=("checkpoints", *given, *chain.from_iterable(map(local_files, given))),
             )
         return Stage(
-            "proxy",
+            f"{self.prefix}proxy",
             alone(partial(proxy.train_proxy, self)),
             inputs=(self.tokens,),
             settings=(*settings_of(settings), self.config.seed),
@@ -147,7 +149,7 @@ class Plan:
         if self.config.losses is not None:
             return self._imported(self.config.losses)
         return Stage(
-            "losses",
+            f"{self.prefix}losses",
             alone(partial(proxy.score_proxy, self)),
             inputs=(self.proxy, self.tokens),
             settings=self.config.trajectories.precision,
@@ -194,6 +196,11 @@ class Plan:
             reads=(self.corpus,),
             check=partial(alarms.check_losses, self),
         )
+
+    @cached_property
+    def out_of_fold(self) -> Stage:
+        """The losses of every example by a proxy that was not trained on it."""
+        return out_of_fold(self)
 
     def thinned(self, steps: list[int]) -> Plan:
         """Return a plan whose trajectories have these steps alone; nothing is scored again."""
@@ -286,6 +293,10 @@ class Plan:
     def groups(self, choice: SelectionConfig) -> Stage:
         """Declare what a selection draws from: its clusters, its ranking, or the trajectories."""
         return self.selection(choice).inputs[0]
+
+    def seen_by(self, choice: SelectionConfig) -> Stage:
+        """Declare the trajectories that a selector looks at."""
+        return trajectories_of(self, selector_named(choice.selector))
 
     # -- targets
 

@@ -121,19 +121,23 @@ def _prompts(config: RunConfig, targets: bool) -> Iterator[str]:
 
 def _extensions(config: RunConfig, targets: bool, heldout: bool) -> Iterator[str]:
     """Import the user's own code that settings name."""
-    selectors = [config.selection.selector]
-    if heldout:
-        selectors += [*config.evaluation.baselines, *config.compare.selectors, *config.compare.also]
-    for name in dict.fromkeys(selectors):
+    for name in _selectors(config, heldout):
         if name not in BUILT_IN_SELECTORS:
-            from s2l_ray.selection.selectors import own_selector  # imports NumPy and Ray
+            from s2l_ray.selection.selectors import selector_named  # imports NumPy and Ray
 
-            yield from _fault_of(own_selector, name)
+            yield from _fault_of(selector_named, name)
     yield from _fault_of(row_map_of, config.corpus)
     if targets and config.target is not None and config.target.train:
         from s2l_ray.training.own import own_loop  # imports Ray
 
         yield from _fault_of(own_loop, config.target.train)
+
+
+def _selectors(config: RunConfig, heldout: bool) -> list[str]:
+    found = [config.selection.selector]
+    if heldout:
+        found += [*config.evaluation.baselines, *config.compare.selectors, *config.compare.also]
+    return list(dict.fromkeys(found))
 
 
 def _given(config: RunConfig, heldout: bool, diagnosis: bool) -> Iterator[str]:
@@ -149,20 +153,26 @@ def _given(config: RunConfig, heldout: bool, diagnosis: bool) -> Iterator[str]:
             fault = hub_fault(config.proxy.model.name, checkpoint, weights=True)
         if fault:
             yield f"proxy.checkpoints: {checkpoint!r}: {fault}"
-    if config.losses is None:
+    if config.trains_proxy:
         return
     from s2l_ray.scoring.loss_files import find, key_of
+    from s2l_ray.selection.kinds import OUT_OF_FOLD, Cluster
     from s2l_ray.selection.selectors import selector_named  # imports NumPy and Ray
 
-    try:
-        key_of(config.losses, find(config.losses.path, config.storage))
-    except (ValueError, OSError) as error:
-        yield str(error)
-    selectors = [config.selection.selector]
-    if heldout:
-        selectors += [*config.evaluation.baselines, *config.compare.selectors, *config.compare.also]
-    for name in dict.fromkeys(selectors):
+    if config.losses is not None:
+        try:
+            key_of(config.losses, find(config.losses.path, config.storage))
+        except (ValueError, OSError) as error:
+            yield str(error)
+    for name in _selectors(config, heldout):
         selector = selector_named(name)
+        if isinstance(selector, Cluster) and selector.groups in OUT_OF_FOLD:
+            yield (
+                f"selector {name} trains two proxies of its own, each on half of the corpus: leave "
+                "out losses and proxy.checkpoints, or choose another selector"
+            )
+        if config.losses is None:
+            continue
         if needs := [*selector.details, *(["before"] if selector.before else [])]:
             yield (
                 f"losses: selector {name} needs more than losses ({', '.join(needs)}): expected "

@@ -43,7 +43,7 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
     folders where the stages of losses and details will find them."""
     from s2l_ray.training.train import train
 
-    config, store, tokens = run.config, run.store, run.get(plan.tokens)
+    config, store, tokens = plan.config, run.store, run.get(plan.tokens)
     check_room("trajectories.workers", config.trajectories.workers)  # now, not after the training
     steps = num_steps(config.proxy, TokensView(tokens).trainable)
     kept = checkpoint_steps(config.proxy, steps)
@@ -86,7 +86,7 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
             config.proxy,
             tokenizer_folder=TokensView(tokens).tokenizer,
             seed=config.seed,
-            label="proxy",
+            label=f"{plan.prefix}proxy",
             board=board,
             folder=folder,
             fingerprint=fingerprint,
@@ -137,10 +137,11 @@ def score_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
         checksums=checksums_of_checkpoints(proxy),
         known={
             _step_of(proxy, when): run.get(stage)
-            for when, stage in plan.details(run.config.selection).items()
+            for when, stage in plan.details(plan.config.selection).items()
         },
     )
-    return score(run.store, [scoring], run.config.trajectories)[0]
+    label = f"score {plan.prefix.rstrip('/')}".rstrip()
+    return score(run.store, [scoring], plan.config.trajectories, label=label)[0]
 
 
 def score_details(plan: Plan, run: Run, jobs: list[Job]) -> list[Manifest]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from s2l_ray.config import PromptConfig, RunConfig, fingerprint
 from s2l_ray.corpus.families import template_text
-from s2l_ray.pipeline.identity import prompt_settings, settings_of
+from s2l_ray.pipeline.identity import clusters_settings, prompt_settings, settings_of
 from s2l_ray.scoring.loss_files import find
 from s2l_ray.store import Store
 from s2l_ray.store.checksums import KEY, is_whole, marked
@@ -68,7 +68,7 @@ def too_few(
 def settings_of_comparison(config: RunConfig) -> str:
     """Return the fingerprint of what a record of `compare` depends on beside its arm."""
     assert config.target is not None
-    clusters = config.clusters.model_dump(exclude={"num_actors", "stability"})
+    clusters = clusters_settings(config.clusters)
     trainings = [*settings_of(config.proxy), *settings_of(config.target)]
     if config.losses is not None:
         files = find(config.losses.path, config.storage)

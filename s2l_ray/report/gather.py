@@ -63,7 +63,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
     config, done, chosen_by = run.config, run.done, SelectionView(selection.manifest)
     evaluated = [arm for arm in arms if "target" in arm]
     corpus, tokens = CorpusView(done["corpus"]), TokensView(done["tokens"])
-    sample = sample_trajectories(run.store, done["trajectories"])
+    trajectories = run.get(run.plan.seen_by(config.selection))
+    sample = sample_trajectories(run.store, trajectories)
     edges, of_corpus, of_subset = lengths(run, selection.manifest)
     clustered: dict[str, Any] = {}
     if chosen_by.by_cluster is not None:
@@ -80,12 +81,13 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         }
         if config.report.examples:
             clustered["examples"] = examples_of_clusters(run, clusters, selection.manifest)
-        if stage.name in ("clusters", "clusters_by_source"):  # other centers are not losses
+        if stage.inputs[0].name == run.plan.seen_by(config.selection).name:  # centers are losses
             clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     trained: list[Any] = []
     if config.trains_proxy:
-        trained.append(("proxy", None, TrainingView(done["proxy"]).history))
+        proxies = [done[name] for name in done if name.rpartition("/")[2] == "proxy"]
+        trained += [("proxy", None, TrainingView(proxy).history) for proxy in proxies]
     trained += [(arm["method"], arm["selection_seed"], _history(run, arm)) for arm in evaluated]
     return ReportData(
         title=config.name,
@@ -125,7 +127,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
             for name, seed, history in trained
             if history  # a training loop of the user's own may tell no losses
         ],
-        steps=StepsView(done["trajectories"]).steps,
+        steps=StepsView(trajectories).steps,
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         arms=arms_of(arms),
         left_out=_left_out(arms),

@@ -105,7 +105,7 @@ def _read(run: Run, tokenizer: Any, unit: str, ids: list[int]) -> list[Example]:
 
     about = rows("corpus", ["source", "file", "row"]).to_pylist()
     tokens = rows("tokens", ["input_ids", "loss_mask"]).to_pylist()
-    curves = losses_array(rows("trajectories", ["losses"]))
+    curves = losses_array(rows(run.plan.seen_by(run.config.selection).name, ["losses"]))
     return [
         Example(
             place=f"{origin['file']}:{origin['row']}",

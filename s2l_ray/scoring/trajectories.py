@@ -20,17 +20,26 @@ SAMPLE_ROWS = 50_000  # of samples for diagnostics and thresholds
 
 
 def assemble(
-    store: Store, corpus: Manifest, losses: Manifest, *, folder: str, fingerprint: str
+    store: Store, corpus: Manifest, *losses: Manifest, folder: str, fingerprint: str
 ) -> Manifest:
     """Join the losses of all checkpoints. Schema `schemas.trajectories`, parts as in the corpus.
-    stats: the sums of losses [T]."""
-    steps = StepsView(losses).steps
-    by_unit = {part.unit: part for part in losses.parts}
+    stats: the sums of losses [T].
+
+    losses: a stage of all examples, or stages of different examples by different proxies. If these
+    have different numbers of checkpoints, the last ones before the end are left out of the longer.
+    """
+    steps_of = [StepsView(each).steps for each in losses]
+    count = min(len(steps) for steps in steps_of)
+    steps_of = [[*steps[: count - 1], steps[-1]] for steps in steps_of]
+    parts = [{part.unit: part for part in each.parts} for each in losses]
     units = [
         {
             "unit": part.unit,
             "corpus": part,
-            "losses": [by_unit[f"step-{step:06d}/{part.unit}"] for step in steps],
+            "losses": [
+                [by_unit[f"step-{step:06d}/{part.unit}"] for step in steps]
+                for by_unit, steps in zip(parts, steps_of, strict=True)
+            ],
         }
         for part in corpus.parts
     ]
@@ -38,11 +47,11 @@ def assemble(
         store,
         units,
         _Assemble,
-        (store, corpus.folder, losses.folder),
+        (store, corpus.folder, [each.folder for each in losses]),
         folder=folder,
         fingerprint=fingerprint,
         label="trajectories",
-        info={"steps": steps},
+        info={"steps": steps_of[0]},
     )
 
 
@@ -99,33 +108,44 @@ def _sources(part: Part, store: Store, folder: str) -> list[str]:
 
 
 class _Assemble:
-    def __init__(self, store: Store, corpus_folder: str, losses_folder: str) -> None:
-        self.store, self.corpus_folder, self.losses_folder = store, corpus_folder, losses_folder
+    def __init__(self, store: Store, corpus_folder: str, losses_folders: list[str]) -> None:
+        self.store, self.corpus_folder = store, corpus_folder
+        self.losses_folders = losses_folders
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         corpus = self.store.read_part(self.corpus_folder, unit["corpus"], ["example_id", "source"])
-        tables = [self.store.read_part(self.losses_folder, part) for part in unit["losses"]]
-        ids = tables[0]["example_id"]
-        if any(not table["example_id"].equals(ids) for table in tables):
-            raise ValueError(f"{unit['unit']}: the checkpoints have losses of different examples")
+        found = [
+            self._joined(folder, unit["unit"], parts)
+            for folder, parts in zip(self.losses_folders, unit["losses"], strict=True)
+        ]
+        table = pa.concat_tables(found)
+        if len(found) > 1:
+            table = table.sort_by("example_id")
+        table = table.combine_chunks()
         # The corpus also has the examples without a label token.
-        places = pa.compute.index_in(ids, value_set=corpus["example_id"])
+        places = pa.compute.index_in(table["example_id"], value_set=corpus["example_id"])
         if places.null_count:
             raise ValueError(f"{unit['unit']}: losses of {places.null_count} unknown examples")
-        source = corpus["source"].take(places)
+        table = table.add_column(1, "source", corpus["source"].take(places))
+        losses_NT = losses_array(table)
+        return table.cast(schemas.trajectories(losses_NT.shape[1])), {"sums": _sums(losses_NT)}
+
+    def _joined(self, folder: str, unit: str, parts: list[Part]) -> pa.Table:
+        """Return example_id, losses and num_label_tokens of one stage's part."""
+        tables = [self.store.read_part(folder, part) for part in parts]
+        ids = tables[0]["example_id"]
+        if any(not table["example_id"].equals(ids) for table in tables):
+            raise ValueError(f"{unit}: the checkpoints have losses of different examples")
         losses_NT = np.stack([table["loss"].to_numpy() for table in tables], axis=1)
         bad = np.argwhere(~np.isfinite(losses_NT))
         if len(bad):
             row, checkpoint = bad[0]
             raise ValueError(
-                f"{self.store.address(self.losses_folder, unit['losses'][checkpoint].file)}: "
-                f"the loss of example_id {ids[row]} is {losses_NT[row, checkpoint]}; expected a "
-                f"finite number"
+                f"{self.store.address(folder, parts[checkpoint].file)}: the loss of example_id "
+                f"{ids[row]} is {losses_NT[row, checkpoint]}; expected a finite number"
             )
         losses = pa.FixedSizeListArray.from_arrays(
             pa.array(losses_NT.reshape(-1), pa.float32()), losses_NT.shape[1]
         )
-        columns = [ids, source, losses, tables[0]["num_label_tokens"]]
-        return pa.table(columns, schema=schemas.trajectories(losses_NT.shape[1])), {
-            "sums": _sums(losses_NT)
-        }
+        columns = {"example_id": ids, "losses": losses}
+        return pa.table(columns | {"num_label_tokens": tables[0]["num_label_tokens"]})

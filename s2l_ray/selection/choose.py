@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from s2l_ray.clustering.clusters import read_centers
 from s2l_ray.config import SelectionConfig, parse_budget
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.parts import fold_parts
@@ -64,6 +65,8 @@ def choose(
     order = _Order.of(groups, config.seed)
     histogram_GX = _histogram(store, groups, len(sources), order)
     sizes = histogram_GX.sum(axis=1)
+    if isinstance(selector, Cluster) and selector.least_fall:
+        sizes = np.where(_learned(store, groups, selector.least_fall), sizes, 0)
     subset = _cut_to_budget(
         store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order,
         CorpusView(corpus).num_parts,
@@ -94,6 +97,12 @@ def choose(
     text = json.dumps(info, indent=1, ensure_ascii=False)
     told = store.write_beside(text.encode(), folder, "selection.json")
     return store.commit(folder, fingerprint, parts, info, [told])
+
+
+def _learned(store: Store, clusters: Manifest, least_fall: float) -> np.ndarray:
+    """Return which clusters learn: whose mean loss falls by this share or more; bool [G]."""
+    centers_GT = read_centers(store, clusters)
+    return centers_GT[:, -1] <= (1 - least_fall) * centers_GT[:, 0]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from s2l_ray.selection import quotas
 
 BINS = 256  # per group: ranges of a key's top bits, or of quantiles of the score
 
+OUT_OF_FOLD = ("clusters_out_of_fold", "clusters_of_learned")  # groups of Cluster, see there
+
 # each_chunk(method, *args): the results of FeatureWork.method for every chunk, in row order.
 EachChunk = Callable[..., list[Any]]
 
@@ -54,7 +56,7 @@ class Covered(NamedTuple):
 class Selector(ABC):
     """What all kinds share. Derive from one of the four kinds below."""
 
-    rule: ClassVar[str]  # one line for people: what is chosen
+    rule: str  # one line for people: what is chosen
     source: ClassVar[str] = ""  # where the rule comes from
     # Signals to compute beside the losses, at the proxy's first ("early") or last ("final")
     # checkpoint: {"early": ("el2n",)}.
@@ -125,14 +127,34 @@ class Rank(Selector):
 class Cluster(Selector):
     """Draw from k-means clusters, by default the budget spread evenly over them."""
 
-    # The stage of the clusters: of the trajectories, of each source's trajectories, of how much the
-    # loss falls between checkpoints (examples whose loss fell), of the features at the last
-    # checkpoint.
+    # The stage of the clusters, by what is clustered:
+    # - clusters: the trajectories
+    # - clusters_by_source: each source's trajectories
+    # - clusters_of_means: the mean losses
+    # - clusters_of_falls: how much the loss falls between checkpoints, of examples whose loss fell
+    # - clusters_of_features: the features at the last checkpoint
+    # - clusters_out_of_fold: the trajectories by proxies that were not trained on the example
+    # - clusters_of_learned: the same, of examples whose loss fell
     groups: ClassVar[
-        Literal["clusters", "clusters_by_source", "clusters_of_falls", "clusters_of_features"]
+        Literal[
+            "clusters",
+            "clusters_by_source",
+            "clusters_of_means",
+            "clusters_of_falls",
+            "clusters_of_features",
+            "clusters_out_of_fold",
+            "clusters_of_learned",
+        ]
     ] = "clusters"
+    init: ClassVar[str | None] = None  # of k-means, whatever clusters.init says
+    # Clusters whose mean loss falls by less than this share over the checkpoints give nothing.
+    least_fall: ClassVar[float] = 0.0
+    # The budget goes to clusters in proportion to their sizes to this power: selector NAME@ALPHA.
+    alpha: float = 0.0
 
     def quotas(self, sizes, sources, budget, like=None):
+        if self.alpha:
+            return quotas.in_shares(sizes, budget, sizes**self.alpha)
         return quotas.even(sizes, budget)
 
     def reason(self, group: int, source: str | None) -> str:

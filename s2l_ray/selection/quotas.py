@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 
@@ -34,20 +32,14 @@ def even(sizes: np.ndarray, budget: int) -> np.ndarray:
     return quotas
 
 
-def in_shares(
-    sizes: np.ndarray,
-    sources: list[str | None],
-    budget: int,
-    weights: Mapping[str, int] | None = None,
-) -> np.ndarray:
-    """Divide the budget in proportion to weights by source; without weights, to the sizes.
+def in_shares(sizes: np.ndarray, budget: int, weight_G: np.ndarray) -> np.ndarray:
+    """Divide the budget in proportion to weights; a group smaller than its share gives all it has.
 
-    The counts are Webster's: they never shrink as the budget grows, and they equal `weights` if the
-    budget is their sum. What the weighted sources cannot give comes from the others in even shares.
+    The counts are Webster's: they never shrink as the budget grows, and they equal the weights if
+    the budget is their sum. What the groups with a weight cannot give comes from the others in even
+    shares.
     """
     budget = min(budget, int(sizes.sum()))
-    weight = sizes if weights is None else [weights.get(source or "", 0) for source in sources]
-    weight_G = np.asarray(weight, np.float64)
     if not weight_G.any():
         return even(sizes, budget)
 

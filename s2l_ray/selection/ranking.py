@@ -1,5 +1,5 @@
 """Rankings: the group and the score of each example, for selectors that rank or that draw from
-sources or strata; and what clusters are made of beside trajectories. N examples, T checkpoints."""
+sources or strata. N examples, T checkpoints."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.errors import TooFew
-from s2l_ray.execution.parts import map_parts, units_of
+from s2l_ray.execution.parts import map_parts
 from s2l_ray.scoring.trajectories import SAMPLE_ROWS, losses_array, sampled, sources_of
 from s2l_ray.selection.kinds import BINS, Draw, Known, Rank
 from s2l_ray.selection.order import place_of, stratum_of
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import GROUPS, RANKING
-from s2l_ray.store.views import StepsView
 
 
 def rank(
@@ -49,7 +47,7 @@ def rank(
     beside = {when: details[when] for when in chosen.details}
     if before is not None:
         beside["before"] = before
-    units = _units(trajectories, beside)
+    units = units_beside(trajectories, beside)
     sample_N, edges = np.empty(0), None
     if _is_scored(chosen):
         sample_N = np.sort(_sample(store, chosen, trajectories.folder, units))
@@ -66,49 +64,6 @@ def rank(
         fingerprint=fingerprint,
         label=f"rank {selector}",
         info={"sources": sources, "edges": edges},
-    )
-
-
-def falls(store: Store, trajectories: Manifest, *, folder: str, fingerprint: str) -> Manifest:
-    """Write the falls, losses[t] - losses[t + 1], of the examples whose loss fell from the first
-    checkpoint to the last, in the schema of trajectories with one point less.
-
-    A variant of S2L of our own: what is not learned is dropped before clustering. TooFew if no loss
-    fell.
-    """
-    manifest = map_parts(
-        store,
-        units_of(trajectories),
-        _Falls,
-        (store, trajectories.folder),
-        folder=folder,
-        fingerprint=fingerprint,
-        label="falls",
-        info={"steps": StepsView(trajectories).steps[1:]},
-    )
-    if not manifest.rows:
-        raise TooFew(
-            f"selection.selector: prune_then_cluster drops examples whose loss does not fall, and "
-            f"the loss of none of {trajectories.rows:,} examples falls"
-        )
-    return manifest
-
-
-def features(
-    store: Store, trajectories: Manifest, *, details: Manifest, folder: str, fingerprint: str
-) -> Manifest:
-    """Write the `features` of details in the schema of trajectories: as `losses` float32[D].
-
-    With them S2L's rule runs on another embedding, which tells what trajectories are worth.
-    """
-    return map_parts(
-        store,
-        _units(trajectories, {"final": details}),
-        _Features,
-        (store, trajectories.folder),
-        folder=folder,
-        fingerprint=fingerprint,
-        label="features",
     )
 
 
@@ -151,34 +106,7 @@ class _Rank:
         return pa.table(columns, schema=RANKING if "score" in columns else GROUPS), {}
 
 
-class _Falls:
-    def __init__(self, store: Store, folder: str) -> None:
-        self.store, self.folder = store, folder
-
-    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        table = self.store.read_part(self.folder, unit["part"])
-        losses_NT = losses_array(table)
-        fell_N = losses_NT[:, -1] < losses_NT[:, 0]
-        falls_NT = (losses_NT[:, :-1] - losses_NT[:, 1:])[fell_N]
-        column = pa.FixedSizeListArray.from_arrays(
-            pa.array(falls_NT.reshape(-1)), losses_NT.shape[1] - 1
-        )
-        table = table.filter(pa.array(fell_N))
-        return table.set_column(table.schema.get_field_index("losses"), "losses", column), {}
-
-
-class _Features:
-    def __init__(self, store: Store, folder: str) -> None:
-        self.store, self.folder = store, folder
-
-    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        table = self.store.read_part(self.folder, unit["part"])
-        found = _read_beside(self.store, table, unit["beside"]["final"], ("features",))
-        place = table.schema.get_field_index("losses")
-        return table.set_column(place, "losses", found["features"]), {}
-
-
-def _units(trajectories: Manifest, beside: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+def units_beside(trajectories: Manifest, beside: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     """Return a unit per part of the trajectories, with the same part of each other stage. Units of
     losses have the same names behind their checkpoint's."""
     parts = {
@@ -203,17 +131,17 @@ def _known(
 ) -> Known:
     before_N = None
     if "before" in beside:
-        before_N = _read_beside(store, table, beside["before"], ("loss",))["loss"].to_numpy()
+        before_N = read_beside(store, table, beside["before"], ("loss",))["loss"].to_numpy()
     details = {}
     for when, names in selector.details.items():
-        found = _read_beside(store, table, beside[when], names)
+        found = read_beside(store, table, beside[when], names)
         details[when] = {name: found[name].to_numpy() for name in names}
     return Known(
         losses_array(table), table["num_label_tokens"].to_numpy(), before_N=before_N, **details
     )
 
 
-def _read_beside(
+def read_beside(
     store: Store, table: pa.Table, beside: Mapping[str, Any], names: Sequence[str]
 ) -> pa.Table:
     """Read columns from the same part of another stage; ValueError if its rows differ."""

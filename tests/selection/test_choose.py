@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from support.corpora import random_examples, write_corpus
 
+from s2l_ray.clustering.clusters import _centers_file
 from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import TooFew
 from s2l_ray.selection import subset
@@ -50,6 +51,29 @@ def stages(store, count=400, num_clusters=7, cut=None):
         "tokens": store.commit("tokens/t", "t", tokens, {}),
         "groups": store.commit("clusters/t", "t", clusters, info),
     }
+
+
+def test_clusters_that_learn_nothing_give_nothing(local_ray, store):
+    given = stages(store)
+    sizes = np.bincount(
+        np.concatenate([store.read_part("clusters/t", p)["cluster_id"].to_numpy()
+                        for p in given["groups"].parts]), minlength=7,
+    )  # fmt: skip
+    # The mean loss of cluster 0 falls by 5%, that of 1 by 10%, those of the others by 25%.
+    centers = np.array([[2.0, 1.9], [2.0, 1.8], *5 * [[4.0, 3.0]]])
+    kept = store.write_beside(_centers_file([(None, centers)]), "clusters/c", "centers.arrow")
+    parts = [
+        store.write_part(store.read_part("clusters/t", part), "clusters/c", part.unit)
+        for part in given["groups"].parts
+    ]
+    info = given["groups"].info | {"centers": kept.checksum}
+    given["groups"] = store.commit("clusters/c", "c", parts, info, [kept])
+    found = choose(store, SelectionConfig(selector="cross_fitted_by_cluster", budget=60), **given,
+                   folder="selections/x", fingerprint="x")  # fmt: skip
+    wanted = even(np.where(np.arange(7) == 0, 0, sizes), 60)
+    assert sizes[0] > 0
+    assert found.info["by_cluster"] == wanted.tolist()
+    assert found.info["candidates"] == sizes[1:].sum()
 
 
 def subset_of(store, manifest):

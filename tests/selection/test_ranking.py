@@ -13,7 +13,8 @@ from s2l_ray.scoring.trajectories import losses_array
 from s2l_ray.selection.choose import choose
 from s2l_ray.selection.cut import keys
 from s2l_ray.selection.kinds import Cluster, Draw
-from s2l_ray.selection.ranking import falls, features, rank
+from s2l_ray.selection.points import falls, features, learned, means
+from s2l_ray.selection.ranking import rank
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store.schemas import LOSSES, TOKENS
 
@@ -219,6 +220,26 @@ def test_falls_are_of_the_examples_whose_loss_fell(local_ray, store, given):
     assert table["example_id"].to_pylist() == known["example_id"][fell].tolist()
     assert (losses_array(table) == -np.diff(known["losses"][fell], axis=1)).all()
     assert found.info["steps"] == [2, 3, 4]
+
+
+def test_the_learned_are_the_examples_whose_loss_fell(local_ray, store, given):
+    stages, known = given
+    found = learned(store, stages["trajectories"], folder="learned/l", fingerprint="l")
+    table = pa.concat_tables(store.read_part("learned/l", part) for part in found.parts)
+    fell = known["losses"][:, -1] < known["losses"][:, 0]
+    assert 0 < fell.sum() < COUNT
+    assert table["example_id"].to_pylist() == known["example_id"][fell].tolist()
+    assert (losses_array(table) == known["losses"][fell]).all()
+    assert found.info["steps"] == [1, 2, 3, 4]
+
+
+def test_means_are_one_point_per_example(local_ray, store, given):
+    stages, known = given
+    found = means(store, stages["trajectories"], folder="means/m", fingerprint="m")
+    table = pa.concat_tables(store.read_part("means/m", part) for part in found.parts)
+    assert table["example_id"].to_pylist() == known["example_id"].tolist()
+    assert losses_array(table).shape == (COUNT, 1)
+    np.testing.assert_allclose(losses_array(table)[:, 0], known["losses"].mean(axis=1), rtol=1e-6)
 
 
 def test_features_are_those_at_the_last_checkpoint_in_the_trajectories_schema(

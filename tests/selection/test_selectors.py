@@ -1,12 +1,15 @@
 """Quotas against the paper's loop and the official code's rule, written out naively here."""
 
 import re
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from s2l_ray.config import BUILT_IN_SELECTORS
+from s2l_ray.config import BUILT_IN_SELECTORS, SelectionConfig
 from s2l_ray.selection.kinds import Cluster, Draw
 from s2l_ray.selection.quotas import by_source_then_cluster, even, in_shares, uniform
 from s2l_ray.selection.selectors import selector_named
@@ -101,22 +104,55 @@ def test_shares_are_websters(seed):
     sizes = random.integers(1, 60, 6)
     weights = random.integers(1, 1000, 6)
     budget = int(random.integers(1, sizes.sum() + 1))
-    sources = [str(i) for i in range(6)]
-    quotas = in_shares(sizes, sources, budget, dict(zip(sources, weights.tolist(), strict=True)))
+    quotas = in_shares(sizes, budget, weights)
     assert quotas.tolist() == webster(sizes, weights, budget).tolist()
 
 
 def test_shares_of_a_selection_of_the_same_budget_are_its_counts():
     sizes, sources = np.array([50, 7, 900, 3]), ["a", "b", "c", "d"]
     counts = {"a": 13, "c": 84, "d": 3}  # none of b
-    assert in_shares(sizes, sources, 100, counts).tolist() == [13, 0, 84, 3]
+    quotas = partial(selector_named("random_shares").quotas, sizes, sources, like=counts)
+    assert quotas(100).tolist() == [13, 0, 84, 3]
     # d has no more than 3; when a, c and d are used up, b comes in.
-    assert in_shares(sizes, sources, 200, counts).tolist() == [26, 0, 171, 3]
-    assert in_shares(sizes, sources, 955, counts).tolist() == [50, 2, 900, 3]
+    assert quotas(200).tolist() == [26, 0, 171, 3]
+    assert quotas(955).tolist() == [50, 2, 900, 3]
 
 
-def test_shares_of_nothing_known_are_the_corpus_s_own():
-    assert in_shares(np.array([10, 30, 60]), ["a", "b", "c"], 50).tolist() == [5, 15, 30]
+def test_tempered_quotas_worked_out_by_hand():
+    sizes = np.array([100, 400, 900])  # square roots 10, 20, 30
+    assert selector_named("s2l@0.5").quotas(sizes, [None] * 3, 60).tolist() == [10, 20, 30]
+    assert selector_named("s2l@1").quotas(sizes, [None] * 3, 140).tolist() == [10, 40, 90]
+    # The small cluster has no more than 3: the other two share the rest 1 : 2.
+    sizes = np.array([3, 100, 400])
+    assert selector_named("s2l@0.5").quotas(sizes, [None] * 3, 93).tolist() == [3, 30, 60]
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 0.75, 1])
+def test_tempered_quotas_never_shrink_as_the_budget_grows(alpha):
+    sizes = np.random.default_rng(0).integers(1, 80, 30)
+    quotas = selector_named(f"s2l@{alpha:g}").quotas
+    found = [quotas(sizes, [None] * 30, budget) for budget in range(0, sizes.sum() + 1, 7)]
+    assert [each.sum() for each in found] == [*range(0, sizes.sum() + 1, 7)]
+    assert all((before <= after).all() for before, after in pairwise(found))
+
+
+def test_s2l_itself_is_not_changed_by_its_tempered_variant():
+    tempered = selector_named("s2l@0.5")
+    assert "power 0.5" in tempered.rule
+    assert "power" not in selector_named("s2l").rule
+    assert selector_named("s2l").quotas(np.array([100, 900]), [None] * 2, 60).tolist() == [30, 30]
+
+
+@pytest.mark.parametrize("name", ["random@0.5", "longest@0.5", "s2l_official@0.5"])
+def test_only_selectors_with_even_quotas_over_clusters_can_be_tempered(name):
+    with pytest.raises(ValueError, match="even"):
+        selector_named(name)
+
+
+@pytest.mark.parametrize("name", ["s2l@0", "s2l@1.5", "s2l@", "s2l@x", "s2l@-1", "s2l@0.50"])
+def test_a_power_that_is_none_is_refused_with_what_is_expected(name):
+    with pytest.raises(ValidationError, match="NAME@ALPHA with 0 < ALPHA <= 1"):
+        SelectionConfig(selector=name)
 
 
 @pytest.mark.parametrize("name", BUILT_IN_SELECTORS)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from functools import cache
 
-from s2l_ray.config import BUILT_IN_SELECTORS
+from s2l_ray.config import BUILT_IN_SELECTORS, alpha_of
 from s2l_ray.execution.extensions import import_extension
-from s2l_ray.selection.kinds import Selector
+from s2l_ray.selection.kinds import Cluster, Selector
 
 
 def selector_named(name: str) -> Selector:
-    """Return a selector by its built-in name, or by module:Class.
+    """Return a selector by its built-in name, by NAME@ALPHA, or by module:Class.
 
-    ValueError names what cannot be imported, or is not a selector.
+    ValueError names what cannot be imported, is not a selector, or takes no ALPHA.
     """
-    return _built_in(name) if name in BUILT_IN_SELECTORS else own_selector(name)[0]
+    return _built_in(name) if is_built_in(name) else own_selector(name)[0]
+
+
+def is_built_in(name: str) -> bool:
+    return alpha_of(name)[0] in BUILT_IN_SELECTORS
 
 
 def source_of(name: str) -> list[str]:
@@ -24,7 +29,7 @@ def source_of(name: str) -> list[str]:
 
     For module:Class that is the checksum of the module's source, for a built-in one nothing.
     """
-    return [] if name in BUILT_IN_SELECTORS else [own_selector(name)[1]]
+    return [] if is_built_in(name) else [own_selector(name)[1]]
 
 
 @cache
@@ -44,6 +49,9 @@ def own_selector(name: str) -> tuple[Selector, str]:
 
 @cache
 def _built_in(name: str) -> Selector:
+    base, alpha = alpha_of(name)
+    if alpha:
+        return _tempered(name, _built_in(base), alpha)
     module = importlib.import_module(f"{__name__}.{name}")
     [selector] = [
         each
@@ -53,3 +61,15 @@ def _built_in(name: str) -> Selector:
         and each.__module__ == module.__name__
     ]
     return selector()
+
+
+def _tempered(name: str, base: Selector, alpha: float) -> Selector:
+    if not isinstance(base, Cluster) or type(base).quotas is not Cluster.quotas:
+        raise ValueError(
+            f"selection.selector: {name!r}: expected @ALPHA behind a selector that spreads the "
+            f"budget evenly over clusters, such as s2l@{alpha:g}"
+        )
+    selector = copy.copy(base)
+    selector.alpha = alpha
+    selector.rule += f"; here in proportion to the sizes of the clusters to the power {alpha:g}"
+    return selector

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from s2l_ray.selection import quotas
 from s2l_ray.selection.kinds import Draw
 
@@ -17,4 +19,6 @@ class RandomShares(Draw):
     control_for, control_words = "like", "random examples, the same shares of sources"
 
     def quotas(self, sizes, sources, budget, like=None):
-        return quotas.in_shares(sizes, sources, budget, weights=like)
+        known = {} if like is None else like
+        weights = [known.get(source, 0) for source in sources] if known else sizes
+        return quotas.in_shares(sizes, budget, np.asarray(weights, np.float64))
