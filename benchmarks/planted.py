@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -207,6 +208,9 @@ def main() -> None:
         "--pattern-as-source", action="store_true", help="sources as fine as the patterns"
     )
     parser.add_argument("--wrong-share", type=float, default=WRONG_SHARE)
+    parser.add_argument(
+        "--folder", metavar="DIR", help="keep corpus and run there; the same command then goes on"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     arguments = parser.parse_args()
     corpus, heldout = planted_corpus.generate(
@@ -216,7 +220,12 @@ def main() -> None:
         wrong_share=arguments.wrong_share,
     )
     driver.quiet()
-    with tempfile.TemporaryDirectory() as name:
+    with (
+        tempfile.TemporaryDirectory()
+        if not arguments.folder
+        else nullcontext(arguments.folder) as name
+    ):
+        Path(name).mkdir(parents=True, exist_ok=True)
         paths = planted_corpus.write(Path(name), corpus, heldout)
         with Run.start(settings(Path(name), *paths, arguments)) as run:
             records = run.finish(lambda run: compare(run, comparison_text.say_so_far))

@@ -1,0 +1,140 @@
+"""Cross-fitting: every example's losses are those of the proxy that was not trained on it."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from support.runs import corpus, ids_of, rows_of, settings, stages_run
+from transformers import AutoModelForCausalLM
+
+import s2l_ray
+from s2l_ray.corpus.folds import fold_of
+from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.pipeline.stage import walk
+from s2l_ray.report import gather
+from s2l_ray.scoring.trajectories import assemble
+from s2l_ray.store import Store
+from s2l_ray.store.schemas import LOSSES
+from s2l_ray.store.views import TokensView
+from s2l_ray.training.checkpoints import checkpoints_of
+
+MADE = [
+    "fold-0/tokens", "fold-1/tokens", "fold-1/proxy", "fold-0/losses", "fold-0/proxy",
+    "fold-1/losses", "trajectories_out_of_fold",
+]  # fmt: skip
+
+
+def loss_of(model, row):
+    """Of one example, by the model's own loss."""
+    ids = torch.tensor([row["input_ids"]])
+    labels = torch.where(torch.tensor([row["loss_mask"]]), ids, -100)
+    with torch.no_grad():
+        return model(input_ids=ids, labels=labels).loss.item()
+
+
+@pytest.mark.slow
+def test_each_example_is_scored_by_the_proxy_of_the_other_half(finished, copy, start):
+    config = settings(copy, selection__selector="cross_fitted", selection__export=[])
+    run = start(config)
+    selection = pipeline.select(corpus(), config, run=run)
+    made, found = stages_run(copy)
+    assert found == ["corpus", "tokens"]  # the proxy of the whole corpus is not needed
+    assert sorted(made) == sorted(
+        [*MADE, "learned", "clusters_of_learned", "selections/cross_fitted-seed0"]
+    )
+
+    store = run.store
+    tokens = {row["example_id"]: row for row in rows_of(store, run.done["tokens"])}
+    folds = [ids_of(store, run.done[f"fold-{n}/tokens"]) for n in (0, 1)]
+    assert sorted(folds[0] + folds[1]) == sorted(tokens)
+    assert all(i % 2 == n for n in (0, 1) for i in folds[n]) and min(map(len, folds)) > 80
+
+    curves = {row["example_id"]: row["losses"]
+              for row in rows_of(store, run.done["trajectories_out_of_fold"])}  # fmt: skip
+    assert curves.keys() == {i for i, row in tokens.items() if any(row["loss_mask"])}
+    for number, ids in enumerate(folds):
+        unseen = run.done[f"fold-{1 - number}/proxy"]
+        for place, folder in enumerate(checkpoints_of(unseen).values()):
+            model = AutoModelForCausalLM.from_pretrained(Path(copy) / folder)
+            for i in ids[:10]:
+                assert curves[i][place] == pytest.approx(loss_of(model, tokens[i]), rel=2e-5)
+
+    chosen = set(selection.ids().tolist())
+    fell = {i for i, losses in curves.items() if losses[-1] < losses[0]}
+    assert len(chosen) == 40 and chosen <= fell
+
+    page = Path(gather.write(run, selection)).read_text()
+    assert "trained on the other half" in page
+    run.lease.release()
+    again = s2l_ray.select(corpus(), config)
+    assert again.manifest == selection.manifest and not stages_run(copy)[0]
+
+    # The other rule needs no further training.
+    by_cluster = settings(copy, selection__selector="cross_fitted_by_cluster", selection__export=[])
+    found = s2l_ray.select(corpus(), by_cluster)
+    assert stages_run(copy)[0] == [
+        "clusters_out_of_fold", "selections/cross_fitted_by_cluster-seed0"
+    ]  # fmt: skip
+    assert found.info["examples"] == 40
+
+
+def test_a_fold_has_the_counts_of_its_own_examples(finished):
+    store, run_json = Store(finished[0]), Store(finished[0]).read_json("run.json")
+    tokens = store.manifest(run_json["current"]["tokens"])
+    folds = [fold_of(store, tokens, n, folder=f"fold-{n}/t", fingerprint="t") for n in (0, 1)]
+    whole = TokensView(tokens)
+    for name in ("trainable", "trainable_tokens", "label_tokens", "truncated", "response_lost"):
+        values = [getattr(TokensView(fold), name) for fold in folds]
+        assert sum(values) == getattr(whole, name), name
+        assert name in ("truncated", "response_lost") or min(values) > 0
+    assert TokensView(folds[0]).tokenizer == whole.tokenizer
+    rows = [row for row in rows_of(store, tokens) if row["example_id"] % 2 == 1]
+    assert rows_of(store, folds[1]) == rows
+    assert TokensView(folds[1]).trainable_tokens == sum(
+        len(row["input_ids"]) for row in rows if any(row["loss_mask"])
+    )
+
+
+def test_losses_of_two_proxies_are_joined_by_id_and_cut_to_the_same_number(local_ray, store):
+    """The first has checkpoints 2, 4, 6, 7, the other 2, 4, 6: of the first, 6 is left out."""
+    table = pa.table({"example_id": [1, 2, 4, 5], "source": ["a", "b", "a", "b"]})
+    part = store.write_part(table, "corpus/c", "part-00000", suffix="parquet")
+    given = store.commit("corpus/c", "c", [part], {})
+
+    def losses(name, ids, steps):
+        parts = [
+            store.write_part(
+                pa.table([ids, [i + step / 10 for i in ids], [i + 1 for i in ids]], schema=LOSSES),
+                f"losses/{name}", f"step-{step:06d}/part-00000",
+            )
+            for step in steps
+        ]  # fmt: skip
+        return store.commit(f"losses/{name}", name, parts, {"steps": steps})
+
+    one, other = losses("one", [2, 4], [2, 4, 6, 7]), losses("other", [1, 5], [2, 4, 6])
+    found = assemble(store, given, one, other, folder="trajectories/t", fingerprint="t")
+    assert [{**row, "losses": [round(x, 5) for x in row["losses"]]} for row in
+            rows_of(store, found)] == [
+        {"example_id": 1, "source": "a", "losses": [1.2, 1.4, 1.6], "num_label_tokens": 2},
+        {"example_id": 2, "source": "b", "losses": [2.2, 2.4, 2.7], "num_label_tokens": 3},
+        {"example_id": 4, "source": "a", "losses": [4.2, 4.4, 4.7], "num_label_tokens": 5},
+        {"example_id": 5, "source": "b", "losses": [5.2, 5.4, 5.6], "num_label_tokens": 6},
+    ]  # fmt: skip
+    assert found.info["steps"] == [2, 4, 7]
+
+
+def test_the_plan_of_a_cross_fitted_selection_has_no_proxy_of_the_whole_corpus():
+    from support.runs import plan_of
+
+    config = settings("unused", selection__selector="cross_fitted@0.5",
+                      evaluation__baselines=["random", "el2n"])  # fmt: skip
+    plan = plan_of(config)
+    names = [stage.name for stage in walk([plan.selection(config.selection)])]
+    assert names[:2] == ["corpus", "tokens"] and sorted(names[2:9]) == sorted(MADE)
+    assert names[9:] == [
+        "learned", "clusters_of_learned", "selections/cross_fitted-0.5-seed0"
+    ]  # fmt: skip
+    plain = plan_of(settings("unused", selection__selector="cross_fitted"))
+    groups = [each.groups(each.config.selection).folder for each in (plan, plain)]
+    assert groups[0] == groups[1]  # the quotas alone differ
