@@ -29,10 +29,14 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
     """Declare one selector's subset, after what it draws from."""
     selector = selector_named(choice.selector)
     like = plan.selection(liked(choice)) if selector.like else None
-    before = (plan.before,) if selector.before else ()
-    details = {when: plan.details(choice)[when] for when in selector.details}
-    needed = (*((like,) if like else ()), *before, *details.values())
-    groups = _groups(plan, choice, selector, needed, details)
+    beside: dict[str, Stage] = {}
+    if selector.before:
+        beside["before"] = plan.before
+    if selector.without_prompt:
+        beside["without_prompt"] = plan.without_prompt
+    beside |= {when: plan.details(choice)[when] for when in selector.details}
+    needed = (*((like,) if like else ()), *beside.values())
+    groups = _groups(plan, choice, selector, needed, beside)
     exclude = set() if selector.like else {"like"}
     own = choice.model_copy(update={"export": []}).model_dump(exclude=exclude)
 
@@ -75,10 +79,10 @@ def _groups(
     choice: SelectionConfig,
     selector: Selector,
     needed: tuple[Stage, ...],
-    details: dict[str, Stage],
+    beside: dict[str, Stage],
 ) -> Stage:
     if isinstance(selector, Cluster):
-        return _clusters(plan, selector, needed, details)
+        return _clusters(plan, selector, needed, beside)
     if isinstance(selector, Draw) and selector.groups == "all":
         return plan.trajectories
     settings: list[Any] = [choice.selector, *source_of(choice.selector)]
@@ -89,7 +93,7 @@ def _groups(
         settings.append(plan.config.clusters.n_clusters if strata else 1)
 
     def make(run: Run, **where: Any) -> Manifest:
-        made = {when: run.get(stage) for when, stage in details.items()}
+        made = {name: run.get(stage) for name, stage in beside.items()}
         if isinstance(selector, Cover):
             have, tokens = made["final"], run.get(plan.tokens)
             budget = examples_for(choice.budget, have.rows, run.store, tokens, slack=2)
@@ -101,8 +105,7 @@ def _groups(
             run.get(plan.trajectories),
             selector=choice.selector,
             n_strata=plan.config.clusters.n_clusters,
-            before=run.get(plan.before) if selector.before else None,
-            details=made,
+            beside=made,
             **where,
         )
 
@@ -112,9 +115,9 @@ def _groups(
 
 
 def _clusters(
-    plan: Plan, selector: Cluster, needed: tuple[Stage, ...], details: dict[str, Stage]
+    plan: Plan, selector: Cluster, needed: tuple[Stage, ...], beside: dict[str, Stage]
 ) -> Stage:
-    rows, config = _clustered(plan, selector, needed, details), plan.config.clusters
+    rows, config = _clustered(plan, selector, needed, beside), plan.config.clusters
     if selector.init is not None:
         config = config.model_copy(update={"init": selector.init})
 
@@ -135,7 +138,7 @@ def _clusters(
 
 
 def _clustered(
-    plan: Plan, selector: Cluster, needed: tuple[Stage, ...], details: dict[str, Stage]
+    plan: Plan, selector: Cluster, needed: tuple[Stage, ...], beside: dict[str, Stage]
 ) -> Stage:
     """Declare what a selector clusters: trajectories, or what is made of them."""
     made_of, more = trajectories_of(plan, selector), tuple[Stage, ...]()
@@ -154,7 +157,7 @@ def _clustered(
 
     def make(run: Run, **where: Any) -> Manifest:
         if points is features:
-            where["details"] = run.get(details["final"])
+            where["details"] = run.get(beside["final"])
         return points(run.store, run.get(made_of), **where)
 
     return Stage(name, alone(make), inputs=(made_of, *more), settings=(name,))

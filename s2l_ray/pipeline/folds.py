@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.config import BASELINE, RunConfig, SelectionConfig
-from s2l_ray.corpus.folds import FOLDS, fold_of
+from s2l_ray.corpus.derived import FOLDS, fold_of
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.store import Manifest

@@ -22,6 +22,7 @@ from s2l_ray.config import (
     SelectionConfig,
     TrainingConfig,
 )
+from s2l_ray.corpus.derived import without_prompts
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.ingest import digest_of, ingest
 from s2l_ray.corpus.sources import fingerprint_of
@@ -230,6 +231,24 @@ class Plan:
                 self.config.seed,
                 *self.config.trajectories.precision,
             ),
+            work=self._scoring,
+        )
+
+    @cached_property
+    def without_prompt(self) -> Stage:
+        """The losses of the responses without their prompts, at the proxy's last checkpoint."""
+
+        def make(run: Run, **where: Any) -> Manifest:
+            return without_prompts(run.store, run.get(self.tokens), **where)
+
+        tokens = Stage(
+            "without_prompt/tokens", alone(make), inputs=(self.tokens,), settings=("responses",)
+        )
+        return Stage(
+            "without_prompt",
+            alone(partial(proxy.score_last, self, tokens)),
+            inputs=(self.proxy, tokens),
+            settings=self.config.trajectories.precision,
             work=self._scoring,
         )
 

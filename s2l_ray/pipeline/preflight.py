@@ -173,7 +173,9 @@ def _given(config: RunConfig, heldout: bool, diagnosis: bool) -> Iterator[str]:
             )
         if config.losses is None:
             continue
-        if needs := [*selector.details, *(["before"] if selector.before else [])]:
+        needs = [*selector.details]
+        needs += [name for name in ("before", "without_prompt") if getattr(selector, name)]
+        if needs:
             yield (
                 f"losses: selector {name} needs more than losses ({', '.join(needs)}): expected "
                 "the run's own proxy; leave out losses, or choose another selector"

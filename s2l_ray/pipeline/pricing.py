@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from s2l_ray.analysis.cost import scoring_flops
@@ -90,15 +90,22 @@ class Pricing:
 
     def price(self, stage: Forecast) -> Price:
         """Price a stage by its name."""
-        kind = stage.stage.partition("/")[0]
+        kind, _, rest = stage.stage.partition("/")
+        if kind.startswith("fold-") and rest != "tokens":
+            half = replace(self, work=self.work.half)
+            return half.price(stage._replace(stage=rest))._replace(stage=stage.stage)
         made = {
             "corpus": self._corpus,
             "tokens": self._tokens,
             "proxy": self._proxy,
             "losses": self._losses,
             "before": self._one_pass,
+            "without_prompt": self._derived if rest else self._one_pass,
+            "fold-0": self._derived,
+            "fold-1": self._derived,
             "details": self._one_pass,
             "trajectories": self._trajectories,
+            "trajectories_out_of_fold": self._trajectories,
             "selections": self._selection,
             "exports": self._export,
             "targets": self._target,
@@ -131,6 +138,12 @@ class Pricing:
         counts, parts = self.work.proxy, self.work.num_parts
         start = timing.TASKS + counts.tokenizer_seconds / self.cpus
         return self._tasks(stage, counts.seconds, Stored(counts.bytes, parts + 3, parts + 4), start)
+
+    def _derived(self, stage: Forecast) -> Price:
+        """Tokens made of tokens."""
+        work = self.work
+        stored = Stored(work.proxy.bytes / 2, work.num_parts + 1, work.num_parts)
+        return self._tasks(stage, timing.RANKING * work.proxy.examples, stored)
 
     def _trajectories(self, stage: Forecast) -> Price:
         work, steps = self.work, len(self.steps)

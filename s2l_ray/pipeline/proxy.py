@@ -17,7 +17,7 @@ from s2l_ray.execution.board import make_board, step_on
 from s2l_ray.execution.nodes import check_room
 from s2l_ray.models.files import base_of, is_adapter
 from s2l_ray.models.origin import keep_model
-from s2l_ray.pipeline.stage import Job
+from s2l_ray.pipeline.stage import Job, Stage
 from s2l_ray.scoring.losses import Scoring, score
 from s2l_ray.scoring.while_training import score_while_training
 from s2l_ray.store import Manifest
@@ -175,6 +175,21 @@ def score_before(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Mani
     [manifest] = score(run.store, [scoring], config.trajectories, label="score before")
     run.store.remove(folder, "resume")  # nothing else reads the model
     return manifest
+
+
+def score_last(plan: Plan, tokens: Stage, run: Run, *, folder: str, fingerprint: str) -> Manifest:
+    """Score other tokens of the examples at the last checkpoint."""
+    proxy = run.get(plan.proxy)
+    step = _step_of(proxy, "final")
+    need_checkpoints(run.store, proxy, [step])
+    scoring = Scoring(
+        run.get(tokens),
+        {step: checkpoints_of(proxy)[step]},
+        folder,
+        fingerprint,
+        checksums=checksums_of_checkpoints(proxy),
+    )
+    return score(run.store, [scoring], plan.config.trajectories, label="score without prompts")[0]
 
 
 def _step_of(proxy: Manifest, when: str) -> int:

@@ -76,6 +76,15 @@ class Workload:
     proxy: Counts
     target: Counts | None
 
+    @property
+    def half(self) -> Workload:
+        """What a proxy of half of the corpus trains on, and scores."""
+        counts = self.proxy
+        numbers = {
+            name: getattr(counts, name) // 2 for name in ("examples", "tokens", "labels", "bytes")
+        }
+        return replace(self, proxy=replace(counts, **numbers))
+
     def chosen(self, budget: int | float | str) -> int:
         """Return how many examples a budget is, at the corpus's tokens per example."""
         kind, amount = parse_budget(budget)

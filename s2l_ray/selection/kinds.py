@@ -35,13 +35,15 @@ class Known:
     """What is known about N examples.
 
     losses_NT: the proxy's losses at T checkpoints. before_N: its losses before training, for
-    selectors with `before`. early, final: signals (models/signals.py) at the first and the last
-    checkpoint by name, those in `details`.
+    selectors with `before`. without_prompt_N: its losses at the last checkpoint of the responses
+    without their prompts, for selectors with `without_prompt`. early, final: signals
+    (models/signals.py) at the first and the last checkpoint by name, those in `details`.
     """
 
     losses_NT: np.ndarray
     num_label_tokens_N: np.ndarray
     before_N: np.ndarray | None = None
+    without_prompt_N: np.ndarray | None = None
     early: Mapping[str, np.ndarray] = field(default_factory=dict)
     final: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -62,6 +64,7 @@ class Selector(ABC):
     # checkpoint: {"early": ("el2n",)}.
     details: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     before: ClassVar[bool] = False  # needs the proxy's losses before training
+    without_prompt: ClassVar[bool] = False  # needs the losses of the responses without prompts
     # Takes the tokens or the source shares from another selection, selection.like.
     like: ClassVar[Literal["tokens", "shares"] | None] = None
     # The selector that this one is a control for ("like": the one it resembles), and what the

@@ -24,8 +24,7 @@ def rank(
     *,
     selector: str,
     n_strata: int,
-    before: Manifest | None,
-    details: Mapping[str, Manifest],
+    beside: Mapping[str, Manifest],
     folder: str,
     fingerprint: str,
 ) -> Manifest:
@@ -33,9 +32,10 @@ def rank(
 
     Parts: example_id, group int32, and with Rank score float64, smallest first. info: sources (of
     each group; None if a group crosses sources), edges [BINS - 1] between bins of the score.
-    before: the losses before the proxy's training; details: "early" and "final" -> the stage of
-    signals, for selectors that need them. Strata, medians and edges come from a sample of
-    SAMPLE_ROWS examples, or from all if there are fewer. ValueError for a score that is not finite.
+    beside: what the selector needs beside the trajectories: the signals at the "early" and the
+    "final" checkpoint, the losses "before" the proxy's training and "without_prompt". Strata,
+    medians and edges come from a sample of SAMPLE_ROWS examples, or from all if there are fewer.
+    ValueError for a score that is not finite.
     """
     chosen = selector_named(selector)
     assert isinstance(chosen, Draw | Rank)
@@ -44,9 +44,6 @@ def rank(
         sources = sources_of(store, trajectories)
     elif isinstance(chosen, Draw) and chosen.groups == "strata":
         sources = [None] * n_strata
-    beside = {when: details[when] for when in chosen.details}
-    if before is not None:
-        beside["before"] = before
     units = units_beside(trajectories, beside)
     sample_N, edges = np.empty(0), None
     if _is_scored(chosen):
@@ -129,16 +126,16 @@ def units_beside(trajectories: Manifest, beside: Mapping[str, Manifest]) -> list
 def _known(
     store: Store, table: pa.Table, selector: Draw | Rank, beside: Mapping[str, Mapping[str, Any]]
 ) -> Known:
-    before_N = None
-    if "before" in beside:
-        before_N = read_beside(store, table, beside["before"], ("loss",))["loss"].to_numpy()
-    details = {}
+    losses: dict[str, Any] = {
+        f"{name}_N": read_beside(store, table, beside[name], ("loss",))["loss"].to_numpy()
+        for name in ("before", "without_prompt")
+        if name in beside
+    }
+    details: dict[str, Any] = {}
     for when, names in selector.details.items():
         found = read_beside(store, table, beside[when], names)
         details[when] = {name: found[name].to_numpy() for name in names}
-    return Known(
-        losses_array(table), table["num_label_tokens"].to_numpy(), before_N=before_N, **details
-    )
+    return Known(losses_array(table), table["num_label_tokens"].to_numpy(), **losses, **details)
 
 
 def read_beside(

@@ -159,7 +159,7 @@ def kinds_chosen(store, planted, name, seed):
         groups = cluster(store, groups, config, by_source=False, folder=f"clusters/{seed}",
                          fingerprint="c")  # fmt: skip
     elif selector.groups != "all":
-        groups = rank(store, groups, selector=name, n_strata=10, before=None, details={},
+        groups = rank(store, groups, selector=name, n_strata=10, beside={},
                       folder=f"rankings/{name}-{seed}", fingerprint="r")  # fmt: skip
     subset = choose(
         store, SelectionConfig(selector=name, budget=0.1, seed=seed), corpus=planted["corpus"],

@@ -1,4 +1,5 @@
-"""Cross-fitting: every example's losses are those of the proxy that was not trained on it."""
+"""Cross-fitting: every example's losses are those of the proxy that was not trained on it; and the
+losses of responses alone."""
 
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from support.runs import corpus, ids_of, rows_of, settings, stages_run
 from transformers import AutoModelForCausalLM
 
 import s2l_ray
-from s2l_ray.corpus.folds import fold_of
+from s2l_ray.corpus.derived import fold_of, without_prompts
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline.stage import walk
 from s2l_ray.report import gather
@@ -94,6 +95,46 @@ def test_a_fold_has_the_counts_of_its_own_examples(finished):
     assert TokensView(folds[1]).trainable_tokens == sum(
         len(row["input_ids"]) for row in rows if any(row["loss_mask"])
     )
+
+
+def test_a_response_without_its_prompt_begins_one_token_before_its_first_label(finished):
+    store = Store(finished[0])
+    tokens = store.manifest(store.read_json("run.json")["current"]["tokens"])
+    found = without_prompts(store, tokens, folder="without_prompt/t", fingerprint="t")
+    cut = 0
+    for whole, alone in zip(rows_of(store, tokens), rows_of(store, found), strict=True):
+        first = whole["loss_mask"].index(True) - 1 if any(whole["loss_mask"]) else 0
+        assert alone["input_ids"] == whole["input_ids"][first:]
+        assert alone["loss_mask"] == whole["loss_mask"][first:]
+        assert alone["num_label_tokens"] == whole["num_label_tokens"]
+        assert not alone["loss_mask"][0]
+        cut += first > 0
+    assert cut > 200
+    assert TokensView(found).label_tokens == TokensView(tokens).label_tokens
+
+
+@pytest.mark.slow
+def test_ifd_scores_responses_alone_at_the_last_checkpoint(finished, copy, start):
+    config = settings(copy, selection__selector="ifd", selection__export=[])
+    run = start(config)
+    selection = pipeline.select(corpus(), config, run=run)
+    assert stages_run(copy)[0] == [
+        "without_prompt/tokens", "without_prompt", "rankings/ifd", "selections/ifd-seed0"
+    ]  # fmt: skip
+    store, last = run.store, max(checkpoints_of(run.done["proxy"]).items())[1]
+    model = AutoModelForCausalLM.from_pretrained(copy / last)
+    tokens = rows_of(store, run.done["tokens"])[:20]
+    alone = {row["example_id"]: row["loss"] for row in rows_of(store, run.done["without_prompt"])}
+    for row in tokens:
+        first = row["loss_mask"].index(True) - 1
+        bare = {name: row[name][first:] for name in ("input_ids", "loss_mask")}
+        assert alone[row["example_id"]] == pytest.approx(loss_of(model, bare), rel=2e-5)
+    losses = {r["example_id"]: r["losses"][-1] for r in rows_of(store, run.done["trajectories"])}
+    ratio = {i: losses[i] / alone[i] for i in losses}
+    helped = sorted((r for r in ratio.values() if r <= 1), reverse=True)
+    wanted = helped[:40] if len(helped) >= 40 else helped
+    got = sorted((ratio[i] for i in selection.ids().tolist()), reverse=True)
+    assert [r for r in got if r <= 1] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_losses_of_two_proxies_are_joined_by_id_and_cut_to_the_same_number(local_ray, store):

@@ -27,8 +27,9 @@ def given(store):
     """Corpus, tokens, trajectories, losses before training and details; what they hold, by id."""
     random = np.random.default_rng(0)
     corpus = write_corpus(store, random_examples(COUNT))
-    parts = {"tokens": [], "trajectories": [], "before": [], "early": [], "final": []}
-    known = {"example_id": [], "source": [], "losses": [], "labels": [], "before": []}
+    parts = {name: [] for name in ("tokens", "trajectories", "before", "without_prompt", "early",
+                                   "final")}  # fmt: skip
+    known = {name: [] for name in ("example_id", "source", "losses", "labels", "before", "alone")}
     known |= {(when, name): [] for when in ("early", "final") for name in DETAILS}
     for part in corpus.parts:
         table = store.read_part(corpus.folder, part)
@@ -56,9 +57,13 @@ def given(store):
         of_before = pa.table([ids, pa.array(before), pa.array(labels)], schema=LOSSES)
         unit = f"step-000000/{part.unit}"
         parts["before"].append(store.write_part(of_before, "before/t", unit))
+        alone = losses_NT[:, -1] * random.lognormal(0.3, 0.5, rows).astype(np.float32)
+        table_alone = pa.table([ids, pa.array(alone), pa.array(labels)], schema=LOSSES)
+        unit = f"step-000004/{part.unit}"
+        parts["without_prompt"].append(store.write_part(table_alone, "without_prompt/t", unit))
         for name, values in (("example_id", ids.to_numpy()), ("labels", labels),
                              ("source", table["source"].to_pylist()), ("losses", losses_NT),
-                             ("before", before)):  # fmt: skip
+                             ("before", before), ("alone", alone)):  # fmt: skip
             known[name].extend(values)
         for when, step in (("early", 1), ("final", 4)):
             values = {name: random.random(rows).astype(np.float32) for name in DETAILS[:-1]}
@@ -85,9 +90,10 @@ def select(store, stages, selector, budget, like=None, n_strata=7, seed=3):
     groups = stages["trajectories"]
     drawn = isinstance(chosen, Draw) and chosen.groups == "all"
     if not drawn and not isinstance(chosen, Cluster):
-        before = stages["before"] if chosen.before else None
-        groups = rank(store, groups, selector=selector, n_strata=n_strata, before=before,
-                      details={when: stages[when] for when in chosen.details},
+        needed = [*chosen.details] + ["before"] * chosen.before
+        needed += ["without_prompt"] * chosen.without_prompt
+        groups = rank(store, groups, selector=selector, n_strata=n_strata,
+                      beside={name: stages[name] for name in needed},
                       folder=f"rankings/{selector}", fingerprint="r")  # fmt: skip
     config = SelectionConfig(selector=selector, budget=budget, seed=seed)
     manifest = choose(
@@ -101,6 +107,11 @@ def first(score, known, budget, seed=3):
     """Ids by score, equal ones by key."""
     ids = known["example_id"]
     return ids[np.lexsort((keys(ids, seed), score))][:budget].tolist()
+
+
+def difficulty(ratio):
+    """The largest that is not above 1 first; above 1, the larger the later."""
+    return np.where(ratio > 1, ratio, -ratio)
 
 
 def percentile(score):
@@ -120,6 +131,7 @@ def percentile(score):
             "high_learnability_relative",
             lambda k: k["losses"][:, -1].astype(float) / k["before"] - 1,
         ),
+        ("ifd", lambda k: difficulty(k["losses"][:, -1].astype(float) / k["alone"])),
         ("least_confidence", lambda k: k["final", "confidence"]),
         ("least_confidence_early", lambda k: k["early", "confidence"]),
         (
@@ -170,7 +182,7 @@ def test_a_cut_looks_at_few_examples(local_ray, store, given):
     """Bins between quantiles: also scores that are all of one size."""
     stages, _ = given
     ranked = rank(store, stages["trajectories"], selector="middle_perplexity", n_strata=1,
-                  before=None, details={}, folder="rankings/m", fingerprint="m")  # fmt: skip
+                  beside={}, folder="rankings/m", fingerprint="m")  # fmt: skip
     from s2l_ray.selection import choose as selection
 
     order = selection._Order.of(ranked, 0)
