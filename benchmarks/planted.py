@@ -20,198 +20,27 @@ Columns:
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import pyarrow as pa
+from benchmarks import planted_corpus, truth
+from benchmarks.planted_corpus import LARGE, SMALL, WRONG_SHARE
 
-from benchmarks import machine, planted_corpus
-from benchmarks.planted_corpus import LARGE, SMALL, WRONG_SHARE, Row, kind_of
-from s2l_ray.analysis import paired as comparison
-from s2l_ray.analysis.statistics import interval
-from s2l_ray.config import RunConfig, SelectionConfig, validate
-from s2l_ray.execution import connect as driver
-from s2l_ray.formatting import plus_minus
-from s2l_ray.pipeline.comparison import compare, seeded
-from s2l_ray.pipeline.run import Run
-from s2l_ray.pipeline.subset import choose_subset
-from s2l_ray.report import comparison_text
-from s2l_ray.report.comparison_tables import difference
-from s2l_ray.scoring.trajectories import losses_array
-from s2l_ray.selection.kinds import Cluster
-from s2l_ray.selection.selectors import selector_named
-from s2l_ray.store import Manifest
-
-KINDS = ("large", "small", "wrong")
-COVERED = 10
 DEFAULT = [
     "random", "random_balanced", "loss_strata", "s2l", "s2l_official", "prune_then_cluster",
     "embedding_clusters",
 ]  # fmt: skip
-ONE = {"num_workers": 1, "cpus_per_worker": 1}
-
-
-def settings(folder: Path, corpus: Path, heldout: Path, arguments: argparse.Namespace) -> RunConfig:
-    def training(model_type: str, width: int, layers: int, **more: Any) -> dict[str, Any]:
-        shape = {"model_type": model_type, "hidden_size": width, "num_hidden_layers": layers,
-                 "num_attention_heads": 4, "intermediate_size": 4 * width,
-                 "max_position_embeddings": 32}  # fmt: skip
-        return {"model": {"architecture": shape, "tokenizer_vocab": 512}, "workers": ONE,
-                "learning_rate": 0.002, **more}  # fmt: skip
-
-    return validate(
-        {
-            "name": "planted",
-            "run_dir": str(folder / "run"),
-            "corpus": {"path": str(corpus), "num_parts": 2},
-            "prompt": {"template": "plain", "max_length": 32},
-            "proxy": training(
-                "gpt_neox", 64, 2, epochs=12, num_checkpoints=12,
-                global_batch_size=64, micro_batch_size=64,
-            ),
-            "trajectories": {"workers": {"num_workers": 2}},
-            "clusters": {"n_clusters": arguments.clusters, "stability": False},
-            "target": training(
-                "llama", 128, 2, epochs=30, global_batch_size=32, micro_batch_size=32
-            ),
-            "evaluation": {"files": {"planted": str(heldout)}, "targets_at_once": 2},
-            "compare": {
-                "selectors": arguments.selectors,
-                "budgets": ["10%"],
-                "seeds": list(range(arguments.seeds)),
-                "full": [],
-            },
-        }
-    )  # fmt: skip
-
-
-class Truth:
-    """The rows of a corpus stage by example_id, with their pattern and kind."""
-
-    def __init__(self, run: Run, rows: Sequence[Row]) -> None:
-        self.store = run.store
-        corpus = self.read(run.done["corpus"], "example_id", "row")
-        numbers = zip(corpus["example_id"].to_pylist(), corpus["row"].to_pylist(), strict=True)
-        self.rows = {example_id: rows[number - 1] for example_id, number in numbers}
-
-    def read(self, stage: Manifest, *columns: str) -> pa.Table:
-        return pa.concat_tables(
-            self.store.read_part(stage.folder, part, list(columns)) for part in stage.parts
-        )
-
-    def of(self, table: pa.Table) -> list[Row]:
-        return [self.rows[example_id] for example_id in table["example_id"].to_pylist()]
-
-    def of_subset(self, subset: Manifest) -> Mapping[str, float]:
-        """Count chosen examples by kind, and covered small patterns."""
-        chosen = self.of(self.read(subset, "example_id"))
-        kinds = Counter(map(kind_of, chosen))
-        right = Counter(row["pattern"] for row in chosen if not row["wrong"])
-        covered = sum(right[pattern] >= COVERED for pattern in SMALL)
-        return {kind: kinds[kind] for kind in KINDS} | {"covered": covered}
-
-    def of_clusters(self, clusters: Manifest) -> dict[str, float]:
-        """purity, and for each kind the number of clusters that hold mainly this kind."""
-        table = self.read(clusters, "example_id", "cluster_id")
-        patterns: dict[int, Counter[str]] = {}
-        kinds: dict[int, Counter[str]] = {}
-        for cluster, row in zip(table["cluster_id"].to_pylist(), self.of(table), strict=True):
-            patterns.setdefault(cluster, Counter())[row["pattern"]] += 1
-            kinds.setdefault(cluster, Counter())[kind_of(row)] += 1
-        mainly = Counter(counts.most_common(1)[0][0] for counts in kinds.values())
-        most = sum(counts.most_common(1)[0][1] for counts in patterns.values())
-        return {"purity": most / table.num_rows} | {f"mainly {k}": mainly[k] for k in KINDS}
-
-    def of_losses(self, trajectories: Manifest) -> dict[str, list[float]]:
-        """Mean loss of each kind present, at each checkpoint."""
-        table = self.read(trajectories, "example_id", "losses")
-        losses_NT, kinds = losses_array(table), [kind_of(row) for row in self.of(table)]
-        return {
-            kind: losses_NT[[k == kind for k in kinds]].mean(axis=0, dtype=float).tolist()
-            for kind in KINDS
-            if kind in kinds
-        }
-
-
-def look(
-    run: Run, rows: Sequence[Row], records: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, Any]]]:
-    """Contents of the subsets and clusters of a finished comparison (selector -> one dictionary per
-    seed), and the proxy's losses per seed."""
-    truth, config = Truth(run, rows), run.config
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in config.compare.selectors}
-    losses = []
-    for seed in config.compare.seeds:
-        view = run.view(seeded(config, seed, config.compare.selectors))
-        losses.append(truth.of_losses(view.get(view.plan.trajectories)))
-        mine = {r["method"]: r for r in records if r["selection_seed"] == seed}
-        for name in mine:
-            budget = config.compare.budgets[0] if name == "random" else mine["random"]["examples"]
-            choice = SelectionConfig(selector=name, budget=budget, seed=seed)
-            held = dict(truth.of_subset(choose_subset(view, choice).manifest))
-            if isinstance(selector_named(name), Cluster):
-                held |= truth.of_clusters(view.get(view.plan.groups(choice)))
-            found[name].append(held)
-    return found, losses
-
-
-def losses_of(records: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> list[Any]:
-    """The held-out loss on these patterns, one table row per selector."""
-    arms = [
-        comparison.Outcome(
-            record["method"], record["budget"], record["selection_seed"], record["training_seed"],
-            {"loss": fmean(record["by_source"][pattern] for pattern in patterns)},
-        )
-        for record in records
-    ]  # fmt: skip
-    return comparison.table(arms, "loss")
-
-
-def row_of(
-    name: str, held: Sequence[Mapping[str, float]], small: comparison.Row, large: comparison.Row
-) -> dict[str, Any]:
-    """A selector's row: means ± standard errors over seeds, differences with 95% intervals."""
-
-    def mean(figure: str) -> str:
-        values = [each[figure] for each in held]
-        return plus_minus(*interval(values)[:2])
-
-    row = {"selector": name} | {kind: mean(kind) for kind in KINDS}
-    row["small patterns covered"] = mean("covered")
-    for kind, losses in (("small", small), ("large", large)):
-        row[f"loss, {kind}"] = plus_minus(losses.mean, losses.standard_error)
-        row[f"loss, {kind} − random"] = difference(losses)
-    if "purity" in held[0]:
-        row["purity"] = f"{fmean(each['purity'] for each in held):.2f}"
-        counts = [f"{fmean(each[f'mainly {kind}'] for each in held):.0f}" for kind in KINDS]
-        row["clusters of mostly large/small/wrong"] = "/".join(counts)
-    return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = truth.parser(__doc__.partition("\n")[0], DEFAULT)
     parser.add_argument("--examples", type=int, default=6000)
-    parser.add_argument("--seeds", type=int, default=3, help="a verdict takes 5 or more")
-    parser.add_argument("--corpus-seed", type=int, default=0)
-    parser.add_argument("--clusters", type=int, default=100)
-    parser.add_argument("--selectors", nargs="+", metavar="NAME", default=DEFAULT)
     parser.add_argument(
         "--pattern-as-source", action="store_true", help="sources as fine as the patterns"
     )
     parser.add_argument("--wrong-share", type=float, default=WRONG_SHARE)
-    parser.add_argument(
-        "--folder", metavar="DIR", help="keep corpus and run there; the same command then goes on"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     arguments = parser.parse_args()
     corpus, heldout = planted_corpus.generate(
         arguments.examples,
@@ -219,38 +48,8 @@ def main() -> None:
         pattern_as_source=arguments.pattern_as_source,
         wrong_share=arguments.wrong_share,
     )
-    driver.quiet()
-    with (
-        tempfile.TemporaryDirectory()
-        if not arguments.folder
-        else nullcontext(arguments.folder) as name
-    ):
-        Path(name).mkdir(parents=True, exist_ok=True)
-        paths = planted_corpus.write(Path(name), corpus, heldout)
-        with Run.start(settings(Path(name), *paths, arguments)) as run:
-            records = run.finish(lambda run: compare(run, comparison_text.say_so_far))
-            records = [record for record in records if "too_few" not in record]
-            found, proxies = look(run, corpus, records)
-    of_small, of_large = losses_of(records, SMALL), losses_of(records, LARGE)
-    rows = [
-        row_of(small.method, found[small.method], small, large)
-        for small, large in zip(of_small, of_large, strict=True)
-    ]
-    curves = {kind: [fmean(at) for at in zip(*(each[kind] for each in proxies), strict=True)]
-              for kind in proxies[0]}  # fmt: skip
-    steps = [f"{number + 1}" for number in range(len(curves["small"]))]
-    print("the proxy's mean loss at its checkpoints, by kind")
-    print(machine.table(
-        [{"kind": kind} | dict(zip(steps, curve, strict=True)) for kind, curve in curves.items()],
-        ["kind", *steps],
-    ))  # fmt: skip
-    print(machine.table(rows, list(dict.fromkeys(column for row in rows for column in row))))
-    for kind, losses in (("small", of_small), ("large", of_large)):
-        told = [*comparison.conclusions(losses), *comparison.caveats(losses)]
-        print(f"loss on held-out examples of the {kind} patterns:", *told)
-    machine.write(
-        arguments.json, vars(arguments), rows, found=found, proxy_losses=proxies, records=records
-    )
+    study = truth.Study("planted", corpus, heldout, LARGE, SMALL)
+    truth.measure(study, arguments, max_length=32, vocabulary=512, epochs=(12, 30))
 
 
 if __name__ == "__main__":

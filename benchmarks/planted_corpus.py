@@ -36,11 +36,6 @@ SMALLEST, LARGEST = 600, 12_000  # examples; beyond, large patterns run out of n
 Row = dict[str, Any]
 
 
-def kind_of(row: Row) -> str:
-    """large or small by the row's pattern; wrong for a wrong answer of either."""
-    return "wrong" if row["wrong"] else "large" if row["pattern"] in LARGE else "small"
-
-
 def sizes(num_examples: int) -> dict[str, int]:
     """Examples per pattern: those of small patterns rise evenly from half to one and a half times
     their mean; large patterns share the rest."""

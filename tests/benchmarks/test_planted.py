@@ -9,7 +9,8 @@ import pytest
 from support.corpora import example, write_corpus
 
 from benchmarks import planted_corpus
-from benchmarks.planted_corpus import LARGE, SMALL, kind_of
+from benchmarks.planted_corpus import LARGE, SMALL
+from benchmarks.truth import Study
 from s2l_ray.clustering.clusters import cluster
 from s2l_ray.config import ClustersConfig, SelectionConfig
 from s2l_ray.selection.choose import choose
@@ -61,7 +62,9 @@ def test_patterns_are_as_large_and_as_wrong_as_said(rows):
     assert not any(row["wrong"] for row in planted_corpus.generate(700, wrong_share=0)[0])
     assert wrong == {p: n for p in counts if (n := round(counts[p] * 0.05))}
     assert Counter(row["pattern"] for row in heldout) == dict.fromkeys([*LARGE, *SMALL], 20)
-    assert {kind_of(row) for row in heldout} == {"large", "small"}
+    study = Study("planted", corpus, heldout, LARGE, SMALL)
+    assert {study.kind(row) for row in heldout} == {"large", "small"}
+    assert {study.kind(row) for row in corpus if row["wrong"]} == {"wrong"}
     instructions = {row["instruction"] for row in [*corpus, *heldout]}
     assert len(instructions) == len(corpus) + len(heldout)
 
