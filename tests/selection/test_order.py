@@ -14,8 +14,9 @@ import s2l_ray
 from s2l_ray.clustering.clusters import cluster
 from s2l_ray.config import ClustersConfig, SelectionConfig
 from s2l_ray.selection.choose import choose
+from s2l_ray.selection.points import falls
 from s2l_ray.selection.quotas import even
-from s2l_ray.selection.ranking import falls, rank
+from s2l_ray.selection.ranking import rank
 from s2l_ray.store.schemas import TOKENS, trajectories
 
 ROWS, POINTS = 700, 4
@@ -144,7 +145,7 @@ def test_a_run_chooses_the_first_of_the_order(local_ray, store, method):
         config = ClustersConfig(n_clusters=9, random_state=7, stability=False)
         groups = cluster(store, rows, config, by_source=False, **where)
     elif method == "loss_strata":
-        groups = rank(store, given, selector=method, n_strata=9, before=None, details={}, **where)
+        groups = rank(store, given, selector=method, n_strata=9, beside={}, **where)
     else:
         groups = given
     config = SelectionConfig(selector=method, budget=60, seed=5)
