@@ -15,10 +15,15 @@ forward pass, and the draw.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from s2l_ray.formatting import percent
+from s2l_ray.config.prices import PricesConfig
+from s2l_ray.formatting import measured, percent, short
+
+SIZES = {"1B": 1e9, "8B": 8e9, "70B": 70e9}  # parameters of targets that are told about
+WORTHS = (1.1, 1.5, 2.0)  # times as much random data
 
 
 class Step(NamedTuple):
@@ -44,8 +49,9 @@ class Cost:
     - adapters: the target trains adapters alone.
     - like_proxy: no target is configured, so the epochs are the proxy's.
     - trained_elsewhere: the run did not train the proxy, so what that cost is not known.
-    - parameters, seconds: of the target, if it was trained on the subset. Parameters are counted by
+    - parameters, target: of the target, if it was trained on the subset. Parameters are counted by
       `parameters_at_work`.
+    - prices: of processors; None prints no money.
     """
 
     steps: list[Step]
@@ -56,11 +62,46 @@ class Cost:
     like_proxy: bool = False
     trained_elsewhere: bool = False
     parameters: int | None = None
-    seconds: float | None = None
+    target: Step | None = None
+    prices: PricesConfig | None = None
 
     @property
     def flops(self) -> float:
         return sum(step.flops or 0.0 for step in self.steps)
+
+    @property
+    def against_random(self) -> AgainstRandom | None:
+        """The price beside a random subset; None if it is not known, or if nothing is trained on
+        the subset's tokens alone."""
+        if self.trained_elsewhere or not self.epochs or not self.subset_tokens:
+            return None
+        tokens = self.epochs * self.subset_tokens
+        return AgainstRandom(self.flops, tokens, self.adapters, self.parameters)
+
+    @property
+    def taken(self) -> str:
+        """What selection and target took of processors, and in money, as far as it was measured."""
+        known = [step for step in self.steps if step.cpu_seconds is not None]
+        if not known:
+            return ""
+        on_gpus = any(step.gpu_seconds for step in known)
+        least = "at least " if len(known) < len(self.steps) else ""
+        mine = _hours(known, on_gpus)
+        text = f"Measured, the selection took {least}{self._told(known, on_gpus)}"
+        if self.target is None or not (whole := _hours([self.target], on_gpus)):
+            return f"{text}."
+        return (
+            f"{text}, and training on the subset {self._told([self.target], on_gpus)}: in hours, "
+            f"the subset must be worth {least}{times(1 + mine / whole)} as much random data."
+        )
+
+    def _told(self, steps: list[Step], on_gpus: bool) -> str:
+        text = f"{measured(_hours(steps, on_gpus))} {'GPU' if on_gpus else 'CPU'}-hours"
+        if self.prices is None:
+            return text
+        money = _hours(steps, True) * self.prices.gpu_hour
+        money += _hours(steps, False) * self.prices.cpu_hour
+        return f"{text} ({money:,.2f} {self.prices.currency})"
 
     @property
     def break_even(self) -> float | None:
@@ -127,17 +168,47 @@ class AgainstRandom(NamedTuple):
 
     @property
     def worth(self) -> float | None:
-        """How many times as much random data the subset must be worth to pay: for the price of the
-        selection, the target could train on so many times as many random examples."""
+        """See worth_for; None without a target."""
         if not self.parameters or not self.subset_tokens:
             return None
-        training = training_flops(self.parameters, self.subset_tokens, self.adapters)
-        return 1 + self.flops / training
+        return self.worth_for(self.parameters)
+
+    def worth_for(self, parameters: float) -> float:
+        """How many times as much random data the subset must be worth to pay: for the price of the
+        selection, a target of this size could train on so many times as many random examples."""
+        return 1 + self.flops / training_flops(parameters, self.subset_tokens, self.adapters)
 
     def break_even(self, worth: float) -> float:
         """The size of the target, in parameters, from which on a subset pays that is worth so many
         times as much random data."""
         return self.flops / (training_flops(1, self.subset_tokens, self.adapters) * (worth - 1))
+
+    @property
+    def sentences(self) -> list[str]:
+        """Say what the subset must be worth for some targets, and which targets pay."""
+        if not self.flops:
+            return ["The selection passes nothing through a model: it costs what random does."]
+        worths = ", ".join(f"{times(self.worth_for(p))} for {n}" for n, p in SIZES.items())
+        smallest = ", ".join(f"{times(m)} from {short(self.break_even(m))}" for m in WORTHS)
+        mine = "" if self.worth is None else f"; for this target {times(self.worth)}"
+        return [
+            f"A random subset of the same size costs nothing to choose. To pay, the selected one "
+            f"must be worth more random data: {worths} parameters{mine}.",
+            f"The smallest target that pays, by what the subset is worth: {smallest} parameters "
+            f"on (input embeddings not counted).",
+        ]
+
+
+def times(worth: float) -> str:
+    """Return such as ×1.5 or ×1.0034: what exceeds 1 with two significant digits."""
+    if worth >= 1.1 or worth <= 1:
+        return f"×{worth:.3g}"
+    return f"×{worth:.{min(9, 1 - math.floor(math.log10(worth - 1)))}f}"
+
+
+def _hours(steps: list[Step], on_gpus: bool) -> float:
+    seconds = ((step.gpu_seconds if on_gpus else step.cpu_seconds) or 0.0 for step in steps)
+    return sum(seconds) / 3600
 
 
 def training_flops(parameters: float, tokens: float, adapters: bool) -> float:

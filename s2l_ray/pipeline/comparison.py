@@ -30,7 +30,7 @@ from s2l_ray.config import (
 )
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.progress import about
-from s2l_ray.pipeline import records
+from s2l_ray.pipeline import laws, records
 from s2l_ray.pipeline.alarms import take_over
 from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS, Arm, can_match
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
@@ -148,6 +148,8 @@ def compare(
             view.get(view.plan.trajectories)
             for number in range(config.compare.trainings):
                 arms, short = _arms(view, selectors, training_seed(seed, number))
+                if not place and not number:
+                    laws.tell(view, arms, len(config.compare.seeds))
                 made = _measure(run, arms) + short
                 found += records.keep(run.store, records.COMPARISON, made, settings)
                 done(found)

@@ -41,8 +41,14 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     ]
     if config.target is not None:
         epochs = None if config.target.max_steps else config.target.epochs
-    target = run.done.get(f"targets/{selection_name(choice.selector, choice.seed)}")
+    name = f"targets/{selection_name(choice.selector, choice.seed)}"
+    target, trained_target = run.done.get(name), None
     unknown = target is not None and TrainingView(target).tokens is None  # of target.train
+    if target is not None and config.target is not None:
+        training, workers = TrainingView(target), config.target.workers
+        each = training.seconds * training.workers
+        cpu, gpu = each * workers.cpus_per_worker, each * workers.gpus_per_worker
+        trained_target = Step(name, training.seconds, cpu, gpu, None)
     return Cost(
         steps=steps,
         corpus_tokens=corpus_tokens,
@@ -54,7 +60,8 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         parameters=None
         if target is None or unknown
         else _parameters(run.store, target, label_share),
-        seconds=None if target is None else TrainingView(target).seconds,
+        target=trained_target,
+        prices=config.prices,
     )
 
 

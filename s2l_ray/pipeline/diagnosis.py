@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import ray.data
 
+from s2l_ray.analysis.laws import pair
 from s2l_ray.analysis.stability import agreement, overlap, purity, random_groups, topics_by_cluster
 from s2l_ray.analysis.theorem import Subset, theorem
 from s2l_ray.config import (
@@ -30,6 +32,7 @@ from s2l_ray.errors import TooFew
 from s2l_ray.execution.progress import about
 from s2l_ray.pipeline.alarms import take_over
 from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.pipeline.laws import laws_of
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
 from s2l_ray.pipeline.targets import finetune
@@ -61,10 +64,12 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
 
     stability: a record per variant with changed, to, and by selector (s2l, loss_strata)
     adjusted_rand (its groups and the run's), jaccard (its subset and the run's), by_chance, spread
-    (stability.Overlap) and examples. purity (None if the corpus has one source): topics, largest
-    (the share of the most common topic), and by trajectories, features and random (groups with the
-    trajectories' sizes) mean, quantiles, shares_K, sizes_K (stability.Purity). gradients (None
-    unless asked for): rows of theorem.theorem with the step of the target's checkpoint.
+    (stability.Overlap), examples, and of its and the run's inclusion probabilities correlation and
+    draw_noise (laws.Pair). laws: bins (inclusion.Properties), and laws (laws.Law) by selector.
+    purity (None if the corpus has one source): topics, largest (the share of the most common
+    topic), and by trajectories, features and random (groups with the trajectories' sizes) mean,
+    quantiles, shares_K, sizes_K (stability.Purity). gradients (None unless asked for): rows of
+    theorem.theorem with the step of the target's checkpoint.
     """
     prepare(run, dataset)
     base = run.view(base_config(run.config))
@@ -77,7 +82,12 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
         with about(f"{variant.changed} {variant.to}"):
             subsets = {selector: _beside(base, variant.view, selector) for selector in SELECTORS}
         stability.append({"changed": variant.changed, "to": variant.to, "subsets": subsets})
-    record = {"stability": stability, "purity": _purity(base), "gradients": _gradients(base)}
+    record = {
+        "stability": stability,
+        "laws": _laws(base),
+        "purity": _purity(base),
+        "gradients": _gradients(base),
+    }
     take_over(run, base)
     run.store.write_json(record, *RECORD)
     return record
@@ -193,7 +203,22 @@ def _beside(base: Run, view: Run, selector: str) -> dict[str, Any]:
     own, chosen = _subset(base, selector), _subset(view, selector)
     index = agreement(base.store, _groups(base, selector), _groups(view, selector))
     shared = overlap(base.store, own, chosen)._asdict()
-    return {"adjusted_rand": index, **shared, "examples": SelectionView(chosen).examples}
+    apart = pair(laws_of(base, [(base, own), (view, chosen)]).tally, 0, 1)
+    return {
+        "adjusted_rand": index,
+        **shared,
+        "examples": SelectionView(chosen).examples,
+        "correlation": apart.correlation,
+        "draw_noise": apart.draw_noise,
+    }
+
+
+def _laws(base: Run) -> dict[str, Any]:
+    found = laws_of(base, [(base, _subset(base, selector)) for selector in SELECTORS])
+    return {
+        "bins": {name: list(bins) for name, bins in found.told_apart._asdict().items()},
+        "laws": {name: asdict(found.law(place)) for place, name in enumerate(SELECTORS)},
+    }
 
 
 def _purity(base: Run) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from s2l_ray.pipeline.forecast import Forecast, Need, forecasts, needs
 from s2l_ray.pipeline.odds import Sensitivity, against_random, sensitivities
 from s2l_ray.pipeline.pilot import comparison_price
 from s2l_ray.pipeline.plan import Plan, corpus_stage
+from s2l_ray.pipeline.planned_laws import Planned, planned_laws
 from s2l_ray.pipeline.pricing import Price, Pricing, total
 from s2l_ray.pipeline.rates import Given, Rate, Size, rates, size_of
 from s2l_ray.pipeline.workload import Workload, workload
@@ -40,6 +41,7 @@ class Outlook:
     against: AgainstRandom | None = None
     compared: Price | None = None  # `compare`, from nothing
     sensitivities: list[Sensitivity] = field(default_factory=list)
+    laws: Planned | None = None  # of the selections; None without trajectories
     unfit: list[str] = field(default_factory=list)  # what does not fit, and what to change
 
 
@@ -60,6 +62,8 @@ def outlook(config: RunConfig, given: Given, gpu_memory: float | None = None) ->
     found.prices = [pricing.price(stage) for stage in stages]
     found.total = total(found.prices)
     found.against = against_random(pricing, stages)
+    plan, store = Plan(config, corpus_stage(config)), Store(config.run_dir, config.storage)
+    found.laws = planned_laws(config, plan, store, pricing.work.chosen(config.selection.budget))
     if config.target is not None:
         found.sensitivities = sensitivities(pricing.work)
         found.compared = comparison_price(pricing)

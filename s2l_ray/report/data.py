@@ -12,6 +12,7 @@ from s2l_ray.analysis.statistics import Seeds
 if TYPE_CHECKING:
     from s2l_ray.analysis.alarms import Alarm
     from s2l_ray.analysis.cost import Cost
+    from s2l_ray.analysis.laws import Law
 
 
 class Arm(NamedTuple):
@@ -99,6 +100,14 @@ class Timing(NamedTuple):
     training: float | None = None  # seconds of the training itself, in this run or an earlier one
 
 
+class LawBins(NamedTuple):
+    """What the bins of a law are: edges between them, or the sources."""
+
+    loss_edges: Sequence[float]
+    length_edges: Sequence[float]
+    sources: Sequence[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything the page shows. The page leaves out what is None or empty.
@@ -155,6 +164,9 @@ class ReportData:
     n_iter: int | None = None  # of k-means
     share_above_quota: float | None = None  # share 0..1 of clusters
     adjusted_rand: float | None = None  # index with the clusters of another k-means seed
+
+    law: Law | None = None  # of the selection, over all draws
+    law_bins: LawBins | None = None
 
     examples: Sequence[Sequence[Example]] = ()  # [K] lists by cluster id, chosen ones first
     labelled: Sequence[Labelled] = ()  # random examples, their tokens with labels marked

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from s2l_ray.analysis.gradient_measures import sentences
+from s2l_ray.analysis.laws_told import correlation_told
 from s2l_ray.execution import events, machine
 from s2l_ray.formatting import measured, plural, share
+from s2l_ray.report.data import LawBins
+from s2l_ray.report.diagnosed_laws import inclusion_told, law_sentences_of, laws_of
 from s2l_ray.report.html import environment, name, printable
 from s2l_ray.report.next_steps import Commands, NextStep, write_settings
 
@@ -56,6 +59,8 @@ class Variant(NamedTuple):
     kept: float | None  # overlap beyond chance over that of the draw alone, if that is large
     strata_adjusted_rand: float
     strata_jaccard: float
+    correlation: float | None  # of the inclusion probabilities; None if they do not vary
+    draw_noise: float  # share of the difference between the subsets that draws alone explain
 
 
 def variants_of(record: Diagnosis) -> list[Variant]:
@@ -77,6 +82,8 @@ def variants_of(record: Diagnosis) -> list[Variant]:
                 kept=beyond / kept_by_draw if kept_by_draw else None,
                 strata_adjusted_rand=strata["adjusted_rand"],
                 strata_jaccard=strata["jaccard"],
+                correlation=main["correlation"],
+                draw_noise=main["draw_noise"],
             )
         )
     return rows
@@ -118,9 +125,11 @@ def as_text(record: Diagnosis) -> str:
         lines.append(
             f"  {f'{row.changed} {row.to}':{width}}  adjusted Rand {row.adjusted_rand:.2f} "
             f"({row.strata_adjusted_rand:.2f}), Jaccard {row.jaccard:.3f} "
-            f"({row.strata_jaccard:.3f}), by chance {row.by_chance:.3f}{kept}"
+            f"({row.strata_jaccard:.3f}), by chance {row.by_chance:.3f}{kept}, inclusion "
+            f"correlates at {correlation_told(row.correlation)}, draw noise {share(row.draw_noise)}"
         )
-    return "\n".join([*lines, *sentences_of(record), *gradient_sentences_of(record)])
+    told = [*sentences_of(record), *law_sentences_of(record), *gradient_sentences_of(record)]
+    return "\n".join([*lines, *told])
 
 
 def write(run: Run, record: Diagnosis) -> str:
@@ -144,6 +153,7 @@ def render(
 ) -> str:
     """Return the page as HTML text, to be written as UTF-8. alarms: of the run's stages."""
     from s2l_ray.report.figures import diagnosis as figures
+    from s2l_ray.report.figures.laws import by_loss
 
     rows = variants_of(record)
     told, tone = trust(rows)
@@ -165,6 +175,10 @@ def render(
             groups=GROUPS,
             overlaps=figures.overlaps(rows),
             partitions=figures.partitions(rows),
+            inclusion=figures.inclusion(rows),
+            law=by_loss(laws_of(record)["s2l"], LawBins(**record["laws"]["bins"])),
+            law_sentences=law_sentences_of(record)[1:],
+            correlation_told=correlation_told,
             purities=figures.purities(record["purity"]),
             gradients=record["gradients"] or [],
             next_steps=next_steps(commands),
@@ -244,6 +258,7 @@ def _change(changed: str, rows: Sequence[Variant], noise: float) -> str:
         f"clusters {_range([row.adjusted_rand for row in rows], 2)} ({reading}). Jaccard index of "
         f"the subset {_range([row.jaccard for row in rows], 3)}"
     )
+    text += inclusion_told(rows)
     kept = [row.kept for row in rows if row.kept is not None]
     if not kept:
         return f"{text}."

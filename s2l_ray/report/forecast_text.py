@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from s2l_ray.analysis.cost import SIZES, WORTHS
+from s2l_ray.analysis.laws_told import alike_told, table
 from s2l_ray.config import BASELINE, RunConfig, WorkersConfig
 from s2l_ray.config.prices import PricesConfig
 from s2l_ray.formatting import MISSING, duration, percent, plural, short
@@ -13,9 +16,9 @@ from s2l_ray.pipeline.comparison import num_targets
 from s2l_ray.pipeline.forecast import Forecast, Need, longest_of
 from s2l_ray.pipeline.odds import SD_OF_SEEDS, SPREAD, Sensitivity
 from s2l_ray.pipeline.outlook import Outlook
+from s2l_ray.pipeline.planned_laws import Planned
 from s2l_ray.pipeline.pricing import Price
 
-WORTH = 1.1  # of the break-even that is told
 STAGES = ("stage", "state", "workers", "memory each")
 PRICES = ("examples", "tokens", "FLOPs", "time", "CPU h", "GPU h", "store", "PUTs", "GETs")
 
@@ -31,6 +34,8 @@ def as_text(found: Outlook) -> str:
         scoring = "" if rate.scoring is None else f", scoring {short(rate.scoring)} per actor"
         lines.append(f"speed, {section}: training {told}{scoring} ({rate.how})")
     lines += ["", *_memory(found)]
+    if found.laws is not None:
+        lines += ["", *_laws(found.laws, found.config)]
     if odds := _odds(found):
         lines += ["", "odds", *(f"  {each}" for each in odds)]
     if found.unfit:
@@ -158,6 +163,16 @@ def _memory(found: Outlook) -> list[str]:
     return lines
 
 
+def _laws(laws: Planned, config: RunConfig) -> list[str]:
+    seeds = len(config.evaluation.seeds)
+    told = [*table(laws.names, laws.tally), *alike_told(laws.names, laws.tally, seeds)]
+    told += [f"{name}: unknown, {reason}" for name, reason in laws.unknown.items()]
+    return [
+        f"what the selectors would choose, from the losses of {plural(laws.examples, 'example')}",
+        *(f"  {each}" for each in told),
+    ]
+
+
 def _odds(found: Outlook) -> list[str]:
     against, work = found.against, found.work
     if against is None or work is None:
@@ -173,12 +188,7 @@ def _odds(found: Outlook) -> list[str]:
             f"target on the subset. It pays only if the subset is worth more than {times:.3g} "
             f"times as many random examples{more}."
         )
-    if against.flops:
-        size = short(against.break_even(WORTH))
-        lines.append(
-            f"A subset that is worth {WORTH:g} times as much random data pays for targets from "
-            f"{size} weights on (embeddings not counted)."
-        )
+    lines += against.sentences
     return lines + [_sensitivity(each, found.config) for each in found.sensitivities]
 
 
@@ -232,8 +242,14 @@ def as_json(found: Outlook) -> dict[str, Any]:
         "speed": {section: rate._asdict() for section, rate in found.rates.items()},
         "against_random": found.against
         and found.against._asdict()
-        | {"worth": found.against.worth, "break_even": found.against.break_even(WORTH)},
+        | {
+            "worth": found.against.worth,
+            "worth_by_size": {n: found.against.worth_for(p) for n, p in SIZES.items()},
+            "break_even": {f"{m:g}": found.against.break_even(m) for m in WORTHS},
+        },
         "sensitivity": [each._asdict() for each in found.sensitivities],
+        "laws": found.laws
+        and {name: asdict(found.laws.law(i)) for i, name in enumerate(found.laws.names)},
         "unfit": found.unfit,
         "memory": [
             {

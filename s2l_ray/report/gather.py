@@ -15,11 +15,12 @@ from s2l_ray.config import parse_budget
 from s2l_ray.execution import events, machine
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.cost import cost_of
+from s2l_ray.pipeline.laws import laws_of
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import Selection
 from s2l_ray.pipeline.told import labels_told, share_told
-from s2l_ray.report.data import Arm, Curve, Rejection, ReportData
+from s2l_ray.report.data import Arm, Curve, LawBins, Rejection, ReportData
 from s2l_ray.report.labelled import labelled_examples
 from s2l_ray.report.next_steps import SETTINGS, settings_text, write_settings
 from s2l_ray.report.page import render
@@ -84,6 +85,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         if stage.inputs[0].name == run.plan.seen_by(config.selection).name:  # centers are losses
             clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
+    laws = laws_of(run, [(run, selection.manifest)])
     trained: list[Any] = []
     if config.trains_proxy:
         proxies = [done[name] for name in done if name.rpartition("/")[2] == "proxy"]
@@ -129,6 +131,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         ],
         steps=StepsView(trajectories).steps,
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
+        law=laws.law(),
+        law_bins=LawBins(*laws.told_apart),
         arms=arms_of(arms),
         left_out=_left_out(arms),
         labelled=labelled_examples(run, LABELLED) if config.report.examples else (),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from s2l_ray.analysis.laws_told import sentences as law_sentences
 from s2l_ray.config import BASELINE
 from s2l_ray.report.data import ReportData, evaluated_sources
 from s2l_ray.report.findings import findings
@@ -32,7 +33,7 @@ def render(data: ReportData) -> str:
 
     Raises ValueError if two arms of a selector share a seed.
     """
-    from s2l_ray.report.figures import charts, clusters, plots
+    from s2l_ray.report.figures import charts, clusters, laws, plots
 
     told, notes = "", list[str]()
     if data.arms:
@@ -59,6 +60,10 @@ def render(data: ReportData) -> str:
             sources=_first(_source_rows(data)),
             clusters=_first(_cluster_rows(data)),
             cards=clusters.cards(data),
+            law=laws.by_loss(data.law, data.law_bins),
+            law_sentences=[] if data.law is None else law_sentences(data.law),
+            law_by_length=laws.by_length(data.law, data.law_bins),
+            law_by_source=laws.by_source(data.law, data.law_bins),
             findings=findings(data),
             price=priced(data),
             next_steps=next_steps(data),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from s2l_ray.formatting import duration, measured, share
+from s2l_ray.analysis.cost import WORTHS, times
+from s2l_ray.formatting import duration, share, short
 from s2l_ray.report.figures.parts import Chart, Mark, Row
 from s2l_ray.report.figures.scale import linear
 from s2l_ray.report.html import name, sentences
 
 if TYPE_CHECKING:
-    from s2l_ray.analysis.cost import Step
+    from s2l_ray.analysis.cost import Cost, Step
     from s2l_ray.report.data import ReportData, Timing
 
 MANY = ("selections", "targets", "evaluations", "diagnostics")  # stages that are shown together
@@ -43,26 +44,37 @@ def priced(data: ReportData) -> Price | None:
     stages += [Stage(None, step, step.stage) for step in steps.values()]
     return Price(
         title=_title(data),
-        sentences=[] if data.cost is None else sentences(data.cost.summary),
+        sentences=[] if data.cost is None else _sentences(data.cost),
         times=_times(data),
         stages=stages,
         on_gpus=any(stage.step is not None and stage.step.gpu_seconds for stage in stages),
     )
 
 
+def _sentences(cost: Cost) -> list[str]:
+    """Say what the selection must be worth beside a random subset, then beside the whole corpus."""
+    against = cost.against_random
+    told = [] if against is None else against.sentences
+    found = [each for text in [*told, cost.taken] if text for each in sentences(text)]
+    return found + sentences(cost.summary)
+
+
 def _title(data: ReportData) -> str:
-    cost = data.cost
-    if cost is None:
+    if data.cost is None:
         return "What the run took"
-    if cost.on_subset is None or cost.on_corpus is None:
-        if cost.break_even is None:
-            return "What the selection took"
-        size = f"targets of more than {measured(cost.break_even)} parameters"
-        return f"The selection saves operations for {size}"
-    whole = (cost.flops + cost.on_subset) / cost.on_corpus
-    if whole >= 1:
-        return "For this target, selection takes more operations than training on the whole corpus"
-    return f"Selection and target take {share(whole)} of the operations of training on the corpus"
+    against = data.cost.against_random
+    if against is None or not against.flops:
+        return "What the selection took"
+    if against.worth is not None:
+        return (
+            f"For this target, the subset must be worth {times(against.worth)} as much random data "
+            f"to pay"
+        )
+    least = WORTHS[0]
+    return (
+        f"A subset worth {times(least)} as much random data pays from "
+        f"{short(against.break_even(least))} parameters on"
+    )
 
 
 def _times(data: ReportData) -> Chart | None:

@@ -3,8 +3,9 @@
 import pytest
 from support.runs import Given
 
-from s2l_ray.analysis.cost import Cost, Step
+from s2l_ray.analysis.cost import Cost, Step, times
 from s2l_ray.config import validate
+from s2l_ray.config.prices import PricesConfig
 from s2l_ray.models.properties import parameters_at_work
 from s2l_ray.pipeline import cost
 from s2l_ray.pipeline.cost import cost_of
@@ -82,6 +83,54 @@ def test_words_where_nothing_is_spared_or_no_target_is_configured():
     assert "with 2 epochs (the proxy's, as no target is configured). Selection" in text
 
 
+def test_what_a_subset_must_be_worth_beside_random_by_hand():
+    # 9e9 operations to select; a target trains on 5 epochs of 100 tokens, 6 operations each.
+    found = costs().against_random
+    assert found.worth_for(3_000_000) == 1 + 9e9 / (6 * 3e6 * 500)  # 2: as much again
+    assert found.break_even(2) == 3_000_000 and found.break_even(1.5) == 6_000_000
+    assert found.worth is None and costs(parameters=3_000_000).against_random.worth == 2
+    assert costs(adapters=True).against_random.break_even(2) == 4_500_000
+    one, smallest = found.sentences
+    assert one.endswith("×1.0030 for 1B, ×1.00038 for 8B, ×1.000043 for 70B parameters.")
+    assert "×1.1 from 30M, ×1.5 from 6M, ×2 from 3M parameters" in smallest
+    assert costs(trained_elsewhere=True).against_random is None
+    assert costs(epochs=None).against_random is costs(subset_tokens=0).against_random is None
+    free = costs(steps=[]).against_random
+    assert free.sentences == [
+        "The selection passes nothing through a model: it costs what random does."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("worth", "told"),
+    [(1, "×1"), (1.0000043, "×1.0000043"), (1.019, "×1.019"), (1.0999, "×1.100"), (2.5, "×2.5")],
+)
+def test_worths_show_what_exceeds_one(worth, told):
+    assert times(worth) == told
+
+
+def test_hours_and_money_by_hand():
+    steps = [
+        Step("proxy", 3600.0, 7200.0, 3600.0, 6e9),
+        Step("losses", 1800.0, 1800.0, 1800.0, 3e9),
+    ]
+    target = Step("targets/x", 7200.0, 14400.0, 10800.0, None)
+    prices = PricesConfig(gpu_hour=2, cpu_hour=0.1, currency="EUR")
+    found = costs(steps=steps, target=target, prices=prices).taken
+    # 1.5 hours of a GPU and 2.5 of a CPU; 3 and 4.
+    assert found == (
+        "Measured, the selection took 1.50 GPU-hours (3.25 EUR), and training on the subset 3.00 "
+        "GPU-hours (6.40 EUR): in hours, the subset must be worth ×1.5 as much random data."
+    )
+    reused = Step("clusters", None, None, None, None)
+    assert costs(steps=[*steps, reused]).taken == (
+        "Measured, the selection took at least 1.50 GPU-hours."
+    )
+    on_cpus = [step._replace(gpu_seconds=0.0) for step in steps]
+    assert costs(steps=on_cpus).taken == "Measured, the selection took 2.50 CPU-hours."
+    assert costs(steps=[reused]).taken == ""
+
+
 def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("random",), **scoring):
     """From manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens, of which a
     quarter are labels; a proxy of 9 weights and a head of 4, a target of 45 and one of 20."""
@@ -104,7 +153,12 @@ def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("rand
         f"selections/{selector}-seed0": {"tokens": 200},
     }  # fmt: skip
     if target:
-        infos[f"targets/{selector}-seed0"] = {"seconds": 33.0, "checkpoints": [7], "tokens": 800}
+        infos[f"targets/{selector}-seed0"] = {
+            "seconds": 33.0,
+            "checkpoints": [7],
+            "tokens": 800,
+            "workers": 2,
+        }
     done = {name: Manifest(f"{name}/x", "x", [], info) for name, info in infos.items()}
     done["tokens"] = Manifest("tokens/x", "x", tokens, {})
     times = [
@@ -149,7 +203,8 @@ def test_details_are_counted_once_and_the_target_with_its_epochs(monkeypatch):
         "proxy": 150_000, "losses": 40_000, "trajectories": None, "details/early": 20_000,
         "rankings/grand": None, "selections/grand-seed0": None,
     }  # fmt: skip
-    assert (found.epochs, found.parameters, found.seconds) == (4, 50, 33.0)
+    assert (found.epochs, found.parameters) == (4, 50)
+    assert found.target == Step("targets/grand-seed0", 33.0, 66.0, 0.0, None)
     assert (found.on_subset, found.on_corpus) == (6 * 50 * 4 * 200, 6 * 50 * 4 * 1000)
     assert not found.like_proxy
     assert a_run(monkeypatch, target | {"max_steps": 9}).epochs is None

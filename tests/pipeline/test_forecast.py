@@ -199,8 +199,11 @@ def test_what_the_subset_must_be_worth(config, capsys):
     against = told["against_random"]
     assert against["worth"] == pytest.approx(1 + selecting / training)
     # At the break-even, a tenth more random data costs as much as selecting.
-    more = 0.1 * training / against["parameters"] * against["break_even"]
+    more = 0.1 * training / against["parameters"] * against["break_even"]["1.1"]
     assert more == pytest.approx(selecting)
+    assert against["worth_by_size"]["8B"] == pytest.approx(
+        1 + selecting / (training / against["parameters"] * 8e9)
+    )
     _, text, _ = plan(capsys, config, *epochs)
     assert f"worth more than {against['worth']:.3g} times as many random examples" in text
     assert "more than the corpus has: training on all of it costs less" in text

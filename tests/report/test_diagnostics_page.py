@@ -2,10 +2,11 @@
 
 import copy
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-from support.reports import Page
+from support.reports import Page, a_law
 
 from s2l_ray.analysis.alarms import Alarm
 from s2l_ray.report import diagnostics_page as page
@@ -18,11 +19,12 @@ HOSTILE = "<script>alert(1)</script>"
 def subsets(s2l, strata):
     """Take (adjusted Rand index, Jaccard index) of each; chance gives 0.1."""
     names = ("adjusted_rand", "jaccard", "by_chance", "spread", "examples")
-    found = {"s2l": s2l, "loss_strata": strata}
-    return {
-        selector: dict(zip(names, (*mine, 0.1, 0.01, 40), strict=True))
-        for selector, mine in found.items()
+    names += ("correlation", "draw_noise")
+    found = {
+        "s2l": (*s2l, 0.1, 0.01, 40, 0.97, 0.99),
+        "loss_strata": (*strata, 0.1, 0.01, 40, None, 1.0),
     }
+    return {selector: dict(zip(names, mine, strict=True)) for selector, mine in found.items()}
 
 
 def groups(*shares):
@@ -49,6 +51,14 @@ def record():
             {"changed": changed, "to": to, "subsets": subsets(s2l, strata)}
             for changed, to, s2l, strata in variants
         ],
+        "laws": {
+            "bins": {"loss_edges": [0.5, 1.0], "length_edges": [], "sources": ["a", HOSTILE]},
+            "laws": {
+                "s2l": asdict(a_law(["a", HOSTILE]))
+                | {"corpus": {"loss": [0.4, 0.4, 0.2]}, "subset": {"loss": [0.2, 0.2, 0.6]}},
+                "loss_strata": asdict(a_law(["a", HOSTILE])),
+            },
+        },
         "purity": {
             "topics": ["a", HOSTILE], "largest": 0.6, "trajectories": groups(0.8, 0.9),
             "features": groups(0.9, 1.0), "random": groups(0.6, 0.6),
@@ -135,7 +145,7 @@ def test_sentences_if_the_draw_decides_all(record):
     noise["purity"] = None
     draw, kmeans, number, topics = page.sentences_of(noise)
     assert "not distinguishable from chance" in draw
-    assert kmeans.endswith("subset 0.120.") and number.endswith("subset 0.120.")
+    assert "Beyond chance" not in kmeans + number and "subset 0.120. Inclusion" in kmeans
     assert "one source" in topics
     assert "<svg" not in render(noise)
 
@@ -155,8 +165,8 @@ def test_the_page_escapes_and_shows_every_row(record):
     assert "a &lt;b&gt;" in html and "run &amp; dir" in html
     shown = Page(html)
     table = re.search("All variants as a table.*?<table>(.*?)</table>", html, re.DOTALL)[1]
-    assert Page(table).texts("td")[7:14] == [
-        "43", "0.500", "0.290", "0.100 ± 0.010", "95.0%", "1.00", "0.110",
+    assert Page(table).texts("td")[9:18] == [
+        "43", "0.500", "0.290", "0.100 ± 0.010", "95.0%", "0.970", "99.0%", "1.00", "0.110",
     ]  # fmt: skip
     assert shown.tags.count("svg") == 1 and table.count('<th scope="row">') == 6
     told = " ".join(shown.texts("li"))
@@ -260,8 +270,26 @@ def test_gradients_of_a_target(record):
 
 def test_text_has_a_line_per_variant_and_the_sentences(record):
     lines = page.as_text(record).splitlines()
-    assert len(lines) == 1 + 6 + 7
+    assert len(lines) == 1 + 6 + 7 + 2
     assert " ".join(lines[2].split()) == (
         "k-means seed 43 adjusted Rand 0.50 (1.00), Jaccard 0.290 (0.110), by chance 0.100, "
-        "kept 95%"
+        "kept 95%, inclusion correlates at 0.970, draw noise 99.0%"
+    )
+    assert lines[-1].startswith("loss_strata: 50.0% of the subset comes from the tenth of")
+
+
+def test_inclusion_and_draw_noise_are_told(record):
+    kmeans = record["stability"][1]["subsets"]["s2l"]
+    kmeans["correlation"], kmeans["draw_noise"] = 0.9712, 0.987
+    told = page.sentences_of(record)[1]
+    assert (
+        "Inclusion probabilities correlate at 0.971 or more with the run’s, and the draw alone "
+        "explains 98.7% or more of the difference between the subsets."
+    ) in told
+    kmeans["correlation"] = None  # every example has the same chance
+    assert "Inclusion" not in page.sentences_of(record)[1]
+    assert "inclusion correlates at –, draw noise 98.7%" in page.as_text(record).splitlines()[2]
+    assert page.law_sentences_of(record)[0] == (
+        "s2l: 60.0% of the subset comes from the 20.0% of examples with the highest loss (total "
+        "variation from uniform 0.40)."
     )

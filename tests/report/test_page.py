@@ -34,7 +34,7 @@ def test_the_page_answers_in_the_order_of_the_questions(demo: str) -> None:
     assert Page(demo).texts("h2")[1:] == [
         "Why these examples",
         "Whether it pays",
-        "Selection and target take 40.0% of the operations of training on the corpus",
+        "For this target, the subset must be worth ×4 as much random data to pay",
         "How to go on",
         "The record",
     ]
@@ -42,9 +42,27 @@ def test_the_page_answers_in_the_order_of_the_questions(demo: str) -> None:
     assert Page(demo).texts("h2")[0] == "The subset has nearly the corpus’s mix of sources"
 
 
+def test_the_law_of_the_selection_is_shown(demo: str) -> None:
+    page = Page(demo)
+    assert (
+        "50.0% of the subset comes from the tenth of examples with the highest loss (total "
+        "variation from uniform 0.40)"
+    ) in page.texts("h3")
+    rows = [re.sub("<[^>]*>", " ", row).split() for row in re.findall("<tr.*?</tr>", demo)]
+    # The tenth has 100 of 1,000 examples, and 50 of the 100 chosen ones.
+    assert ["2.25", "and", "more", "50.0%", "50.0%"] in rows
+    assert ["0.250", "to", "0.500", "5.56%", "5.56%"] in rows
+    assert ["12.5", "and", "more", "20.0%", "50.0%", "25.0%"] in rows  # by length
+    assert any("worth 60 uniformly drawn ones" in text for text in page.texts("li"))
+    source = next(row for row in rows if row[0] == "source_0" and len(row) == 7)
+    assert source[-1] == "10.0%"
+    without = changed(law=None)
+    assert "total variation" not in " ".join(without.text) and "–" in without.texts("td")
+
+
 def test_every_figure_has_a_title_and_a_caption(demo: str) -> None:
     figures = re.findall("<figure.*?</figure>", demo, re.DOTALL)
-    assert len(figures) == 9
+    assert len(figures) == 10
     for figure in figures:
         page = Page(figure)
         assert any(page.texts("h2") + page.texts("h3")), figure[:200]
@@ -151,7 +169,16 @@ def test_one_table_says_why_two_times_of_a_stage_differ() -> None:
         "Target on the corpus|3.00e+10||",
     ]
     assert any("with starting its workers" in text for text in page.texts("li"))
-    assert "For this target (1,000,000 parameters) they cost 60.0% less." in page.texts("li")
+    told = page.texts("li")
+    first, second = (
+        next(i for i, text in enumerate(told) if text.startswith(begin))
+        for begin in (
+            "A random subset of the same size costs nothing",
+            "Training on the subset takes",
+        )
+    )
+    assert first < second, "the price beside random comes first"
+    assert "For this target (1,000,000 parameters) they cost 60.0% less." in told
     data = report_data()
     on_gpus = [data.cost.steps[0]._replace(gpu_seconds=4000.0), *data.cost.steps[1:]]
     cost = dataclasses.replace(data.cost, steps=on_gpus, parameters=None)

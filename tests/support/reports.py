@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 
 from s2l_ray.analysis.cost import Cost, Step
-from s2l_ray.report.data import Arm, Curve, Example, Piece, Rejection, ReportData, Timing
+from s2l_ray.analysis.laws import Law
+from s2l_ray.report.data import Arm, Curve, Example, LawBins, Piece, Rejection, ReportData, Timing
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -82,6 +83,19 @@ def arms_of(**losses: list[float]) -> list[Arm]:
     ]
 
 
+def a_law(sources) -> Law:
+    """Half of the subset from the tenth with the highest loss."""
+    even = [1 / len(sources)] * len(sources)
+    return Law(
+        examples=1000,
+        chosen=100.0,
+        reach=1.0,
+        effective=60.0,
+        corpus={"loss": [0.1] * 10, "length": [0.5, 0.3, 0.2], "source": even},
+        subset={"loss": [0.5 / 9] * 9 + [0.5], "length": [0.2, 0.3, 0.5], "source": even},
+    )
+
+
 def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> ReportData:
     """Return a run like the demo's, with K clusters, T checkpoints and made-up numbers."""
     rng = np.random.default_rng(0)
@@ -130,6 +144,8 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
         n_iter=12,
         share_above_quota=0.97,
         adjusted_rand=0.5,
+        law=a_law(names),
+        law_bins=LawBins(np.arange(1, 10) / 4, [5.0, 12.5], names),
         examples=[[example, example._replace(chosen=False)] for _ in range(K)],
         arms=arms,
         timings=[
@@ -148,6 +164,6 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
             subset_tokens=100,
             epochs=5.0,
             parameters=1_000_000,
-            seconds=125.0,
+            target=Step("targets/s2l-seed1", 125.0, 250.0, 0.0, None),
         ),
     )

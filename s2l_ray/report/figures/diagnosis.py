@@ -85,6 +85,33 @@ def partitions(rows: Sequence[Variant]) -> Chart:
     )
 
 
+def inclusion(rows: Sequence[Variant]) -> Chart | None:
+    """Show how the probabilities to be chosen correlate with the run's, and the draw noise."""
+    shown = {row: row.correlation for row in rows[1:] if row.correlation is not None}
+    if not shown:
+        return None
+    axis = linear(shown.values(), include=[0, 1])
+    least, noise = measured(min(shown.values())), share(min(row.draw_noise for row in shown))
+    return Chart(
+        title=f"Inclusion probabilities correlate at {least} or more; the draw explains {noise} "
+        f"or more of the change",
+        caption="Correlation of each example’s probability to be chosen with the run’s. Draw "
+        "noise: the share of the difference between subsets that redrawing alone makes.",
+        names="Changed",
+        axis="correlation of inclusion probabilities",
+        ticks=axis.ticks,
+        heads=["Inclusion", "Draw noise"],
+        rows=[
+            Row(
+                _named(row),
+                [link("grey", axis.at(each), axis.at(1)), Mark("diamond", "main", axis.at(each))],
+                [measured(each), share(row.draw_noise)],
+            )
+            for row, each in shown.items()
+        ],
+    )
+
+
 def _named(row: Variant) -> str:
     return f"{row.changed} {name(row.to)}"
 

@@ -1,0 +1,164 @@
+"""The probability of each example to be chosen, from finished stages, folded over parts.
+
+The driver holds sums (analysis.laws.Tally), never the probabilities. N examples, G groups,
+S selections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from s2l_ray.analysis.laws import Bins, Tally, add, bin_of, tally, tenths
+from s2l_ray.execution.parts import fold_parts
+from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
+from s2l_ray.selection.cut import keys
+from s2l_ray.selection.kinds import Cover, Rank
+from s2l_ray.selection.selectors import selector_named
+from s2l_ray.store import Manifest, Part, Store
+from s2l_ray.store.views import GroupsView, SelectionView
+
+
+class Last(NamedTuple):
+    """The last example that a ranking's cut takes: its score, then its key, then its id."""
+
+    score: float
+    key: int
+    example_id: int
+    seed: int
+
+
+class Chances(NamedTuple):
+    """How a worker gets the probabilities of a part's examples: from their groups, or by the last
+    one that is chosen. Examples without a row there are no candidates."""
+
+    folder: str
+    parts: dict[str, Part]  # by unit
+    column: str | None  # of the groups; None: one group
+    of_group_G: np.ndarray
+    last: Last | None = None
+
+
+class Properties(NamedTuple):
+    """What examples are told apart by. Edges are between tenths, of a sample of SAMPLE_ROWS
+    examples or of all if there are fewer."""
+
+    loss_edges: np.ndarray  # of the mean loss over the checkpoints
+    length_edges: np.ndarray  # label tokens
+    sources: list[str]
+
+
+def chances(store: Store, selection: Manifest, groups: Manifest, num_parts: int) -> Chances:
+    """Return how to get the probabilities of a finished selection.
+
+    groups: what it draws from (pipeline.plan.Plan.groups). num_parts: of the corpus.
+    """
+    view, selector = SelectionView(selection), selector_named(SelectionView(selection).selector)
+    parts = {part.unit.rpartition("/")[2]: part for part in groups.parts}
+    if isinstance(selector, Rank | Cover):
+        last = _last(store, selection, groups, num_parts)
+        return Chances(groups.folder, parts, None, np.ones(1), last)
+    sources = GroupsView(groups).sources
+    if view.by_cluster is not None:
+        column, quotas_G = "cluster_id", np.array(view.by_cluster)
+    elif not GroupsView(groups).has("sources"):
+        return Chances(groups.folder, parts, None, np.array([view.examples / groups.rows]))
+    else:
+        column, quotas_G = "group", np.empty(0)
+    sizes_G = np.zeros(len(sources), np.int64)
+    for counts_G in fold_parts(_sizes, groups.parts, store, groups.folder, column, len(sources)):
+        sizes_G += counts_G
+    if view.by_cluster is None and sources != [None] * len(sources):
+        quotas_G = np.array([view.by_source.get(source or "", 0) for source in sources])
+    elif view.by_cluster is None:
+        quotas_G = selector.quotas(sizes_G, sources, view.examples)
+    return Chances(groups.folder, parts, column, quotas_G / np.maximum(sizes_G, 1))
+
+
+def properties(store: Store, trajectories: Manifest, sources: Iterable[str]) -> Properties:
+    """Return the bins to tell examples apart by. sources: of the corpus."""
+    sample = sample_trajectories(store, trajectories)
+    lengths = sample["num_label_tokens"].to_numpy()
+    return Properties(tenths(_mean(sample)), tenths(lengths), sorted(sources))
+
+
+def measure(
+    store: Store, trajectories: Manifest, told_apart: Properties, of: Sequence[Chances]
+) -> Tally:
+    """Tally the probabilities of the selections `of`, over all examples with a trajectory."""
+    found = fold_parts(
+        part_tally, trajectories.parts, store, trajectories.folder, told_apart, list(of)
+    )
+    return reduce(add, found)
+
+
+def part_tally(
+    part: Part, store: Store, folder: str, told_apart: Properties, of: Sequence[Chances]
+) -> Tally:
+    """Tally one part of the trajectories."""
+    table = store.read_part(folder, part)
+    ids = table["example_id"].combine_chunks()
+    chance_SN = np.array([_chance(store, part.unit, ids, each) for each in of])
+    return tally(chance_SN, bins_of(table, told_apart))
+
+
+def bins_of(table: pa.Table, told_apart: Properties) -> dict[str, Bins]:
+    """Return the bins of a table of trajectories."""
+    sources = pc.index_in(table["source"], value_set=pa.array(told_apart.sources, pa.string()))
+    return {
+        "loss": bin_of(_mean(table), told_apart.loss_edges),
+        "length": bin_of(table["num_label_tokens"].to_numpy(), told_apart.length_edges),
+        "source": Bins(sources.to_numpy(), len(told_apart.sources)),
+    }
+
+
+def _mean(trajectories: pa.Table) -> np.ndarray:
+    return losses_array(trajectories).mean(axis=1, dtype=np.float64)
+
+
+def _chance(store: Store, unit: str, ids: pa.Array, of: Chances) -> np.ndarray:
+    chance_N = np.zeros(len(ids))
+    if unit not in of.parts:  # none of its examples is a candidate
+        return chance_N
+    columns = [of.column] if of.column else ["score"] if of.last else []
+    table = store.read_part(of.folder, of.parts[unit], ["example_id", *columns])
+    at = pc.index_in(ids, value_set=table["example_id"])
+    known_N = at.is_valid().to_numpy(zero_copy_only=False)
+    rows = at.drop_null().to_numpy()
+    if of.last is not None:
+        score, found = table["score"].to_numpy()[rows], ids.to_numpy()[known_N]
+        chance_N[known_N] = _up_to(of.last, score, found)
+    elif of.column is not None:
+        chance_N[known_N] = of.of_group_G[table[of.column].to_numpy()[rows]]
+    else:
+        chance_N[known_N] = of.of_group_G[0]
+    return chance_N
+
+
+def _up_to(last: Last, score: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return whether each example comes at or before the last one that is chosen."""
+    key = keys(ids, last.seed)
+    same = (score == last.score) & (key == np.uint64(last.key))
+    tied = (score == last.score) & (key < np.uint64(last.key))
+    return (score < last.score) | tied | (same & (ids <= last.example_id))
+
+
+def _last(store: Store, selection: Manifest, groups: Manifest, num_parts: int) -> Last:
+    """Find the last chosen example: subsets are in rank order, parts are ranges of ids."""
+    ids = store.read_part(selection.folder, selection.parts[-1], ["example_id"])["example_id"]
+    last, seed = ids[-1].as_py(), SelectionView(selection).seed
+    unit = f"part-{(last * num_parts) >> 63:05d}"
+    [part] = [each for each in groups.parts if each.unit.rpartition("/")[2] == unit]
+    table = store.read_part(groups.folder, part, ["example_id", "score"])
+    at = pc.index(table["example_id"], last).as_py()
+    key = int(keys(np.array([last]), seed)[0])
+    return Last(table["score"][at].as_py(), key, last, seed)
+
+
+def _sizes(part: Part, store: Store, folder: str, column: str, count: int) -> np.ndarray:
+    return np.bincount(store.read_part(folder, part, [column])[column].to_numpy(), minlength=count)

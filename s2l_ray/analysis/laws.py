@@ -1,0 +1,210 @@
+"""The law of a selection: each example's probability to be chosen, over all draws.
+
+It follows from the groups and quotas alone, before anything is trained: `quota / size` of the
+example's group for selectors that draw, and 0 or 1 for selectors that rank. docs/laws.md has the
+formulas.
+
+Everything here is sums over examples, so tallies of parts add up. N examples, S selections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+TENTHS = np.arange(1, 10) / 10
+ROUNDING = 1e-9  # shares that differ by less are equal
+
+
+class Bins(NamedTuple):
+    """The bin of each example [N] by one property, and how many bins there are."""
+
+    of_N: np.ndarray
+    count: int
+
+
+class Spread(NamedTuple):
+    """Examples by the bins X of one property. Expected numbers over draws."""
+
+    corpus_X: np.ndarray  # examples
+    chosen_SX: np.ndarray  # chosen ones
+    variance_SX: np.ndarray  # of the number of chosen ones
+
+
+class Tally(NamedTuple):
+    """Sums over examples, for the probabilities p of S selections and v = p (1 - p)."""
+
+    examples: int
+    spreads: dict[str, Spread]  # by property
+    reach_S: np.ndarray  # examples with p > 0
+    inverse_S: np.ndarray  # sum of 1 / p over these
+    products_SS: np.ndarray  # sum of p p'
+    least_SS: np.ndarray  # sum of min(p, p')
+    noise_SS: np.ndarray  # sum of v v'
+
+    @property
+    def chosen_S(self) -> np.ndarray:
+        return self.least_SS.diagonal()
+
+
+def tally(chance_SN: np.ndarray, bins: Mapping[str, Bins]) -> Tally:
+    """Sum up probabilities of N examples, which have these bins by property."""
+    noise_SN = chance_SN * (1 - chance_SN)
+    held_SN = chance_SN > 0
+    inverse_SN = np.divide(1.0, chance_SN, where=held_SN, out=np.zeros(chance_SN.shape))
+    least_SS = [[float(np.minimum(one, other).sum()) for other in chance_SN] for one in chance_SN]
+    return Tally(
+        chance_SN.shape[1],
+        {
+            name: Spread(
+                np.bincount(of_N, minlength=count),
+                np.array([np.bincount(of_N, each, count) for each in chance_SN]),
+                np.array([np.bincount(of_N, each, count) for each in noise_SN]),
+            )
+            for name, (of_N, count) in bins.items()
+        },
+        held_SN.sum(axis=1),
+        inverse_SN.sum(axis=1),
+        chance_SN @ chance_SN.T,
+        np.array(least_SS),
+        noise_SN @ noise_SN.T,
+    )
+
+
+def add(one: Tally, other: Tally) -> Tally:
+    """Return the tally of the examples of both."""
+    spreads = {
+        name: Spread(*(a + b for a, b in zip(mine, other.spreads[name], strict=True)))
+        for name, mine in one.spreads.items()
+    }
+    sums = (a + b for a, b in zip(one[2:], other[2:], strict=True))
+    return Tally(one.examples + other.examples, spreads, *sums)
+
+
+def tenths(values: np.ndarray) -> np.ndarray:
+    """Return the edges between tenths of the values; fewer if many values are equal."""
+    return np.unique(np.quantile(values, TENTHS))
+
+
+def bin_of(values: np.ndarray, edges: np.ndarray) -> Bins:
+    """Return the bin of each value; a value on an edge belongs to the bin above."""
+    return Bins(np.searchsorted(edges, values, "right"), len(edges) + 1)
+
+
+@dataclass(frozen=True)
+class Law:
+    """What one selection chooses, on average over draws.
+
+    reach: share of the examples that can be chosen at all. effective: Kish's effective sample size,
+    (sum w)^2 / sum w^2 over the subset with weights w = 1 / p, which is reach^2 / sum(1 / p) on
+    average: a uniform draw of so many of the examples within reach estimates their mean as well as
+    the weighted subset does.
+    """
+
+    examples: int
+    chosen: float
+    reach: float
+    effective: float
+    corpus: dict[str, list[float]]  # shares of the examples by property and bin
+    subset: dict[str, list[float]]  # shares of the subset
+
+    def chance(self, of: str) -> list[float]:
+        """Return the mean probability to be chosen in each bin; 0 in empty bins."""
+        rate = self.chosen / self.examples
+        pairs = zip(self.subset[of], self.corpus[of], strict=True)
+        return [rate * mine / all_of_it if all_of_it else 0.0 for mine, all_of_it in pairs]
+
+    def total_variation(self, of: str) -> float:
+        """Return half the sum of the differences between the shares of subset and corpus."""
+        pairs = zip(self.subset[of], self.corpus[of], strict=True)
+        return sum(abs(mine - all_of_it) for mine, all_of_it in pairs) / 2
+
+
+def law(found: Tally, selection: int) -> Law:
+    """Return the law of one of the selections."""
+    chosen, reach = float(found.chosen_S[selection]), int(found.reach_S[selection])
+    return Law(
+        examples=found.examples,
+        chosen=chosen,
+        reach=reach / found.examples,
+        effective=reach**2 / float(found.inverse_S[selection]),
+        corpus={n: (s.corpus_X / found.examples).tolist() for n, s in found.spreads.items()},
+        subset={n: (s.chosen_SX[selection] / chosen).tolist() for n, s in found.spreads.items()},
+    )
+
+
+class Pair(NamedTuple):
+    """How far two selections are apart. Shares are of the examples of the larger subset.
+
+    correlation: of the probabilities over all examples; None if those of one are all equal.
+    differ: the share in which the subsets differ if both are drawn with the same seed. No way to
+    draw makes it smaller on average. drawn_apart: the same with independent draws. by_draw: the
+    share in which two independent draws of one selection differ, the mean of the two.
+    """
+
+    correlation: float | None
+    differ: float
+    drawn_apart: float
+    by_draw: float
+
+    @property
+    def draw_noise(self) -> float:
+        """The share of the difference between independent draws that the draws alone explain."""
+        return min(1.0, self.by_draw / self.drawn_apart) if self.drawn_apart > ROUNDING else 1.0
+
+
+def pair(found: Tally, one: int, other: int) -> Pair:
+    """Compare two of the selections."""
+    products, chosen_S = found.products_SS, found.chosen_S
+    size = max(chosen_S[one], chosen_S[other])
+    mean_S = chosen_S / found.examples
+    covariance = products / found.examples - np.outer(mean_S, mean_S)
+    spread = covariance[one, one] * covariance[other, other]
+    least = (ROUNDING * mean_S[one] * mean_S[other]) ** 2
+    own = [1 - products[each, each] / chosen_S[each] for each in (one, other)]
+    return Pair(
+        correlation=float(covariance[one, other] / math.sqrt(spread)) if spread > least else None,
+        differ=_share(1 - found.least_SS[one, other] / size),
+        drawn_apart=_share(1 - products[one, other] / size),
+        by_draw=_share(sum(own) / 2),
+    )
+
+
+def same_to_targets(found: Tally, one: int, other: int, seeds: int) -> bool:
+    """Return whether no target can tell two selections apart with so many seeds.
+
+    A target sees nothing but its subset. So it is enough that the subsets do not show a difference:
+    in no bin of any property, and not in how much they overlap, is the expected difference larger
+    than the standard deviation that the draws of so many seeds leave of it. A test at the 5% level
+    would then find it in one case of six at most.
+    """
+    chosen_S = found.chosen_S
+    for spread in found.spreads.values():
+        shares, errors = (
+            [values_SX[each] / chosen_S[each] ** power for each in (one, other)]
+            for values_SX, power in ((spread.chosen_SX, 1), (spread.variance_SX, 2))
+        )
+        noise = np.sqrt((errors[0] + errors[1]) / seeds)
+        if (np.abs(shares[0] - shares[1]) > noise + ROUNDING).any():
+            return False
+    apart = pair(found, one, other)
+    shared = sum(found.noise_SS[each, each] / chosen_S[each] ** 2 for each in (one, other)) / 2
+    return apart.drawn_apart - apart.by_draw <= math.sqrt(shared / seeds) + ROUNDING
+
+
+def alike(found: Tally, names: Sequence[str], seeds: int) -> list[tuple[str, str, Pair]]:
+    """Return the pairs of selections that no target can tell apart with so many seeds."""
+    return [
+        (names[one], names[other], pair(found, one, other))
+        for one in range(len(names))
+        for other in range(one + 1, len(names))
+        if same_to_targets(found, one, other, seeds)
+    ]
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, float(value)))

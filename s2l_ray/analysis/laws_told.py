@@ -1,0 +1,83 @@
+"""Selection laws in words, for the log, the terminal and the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from s2l_ray.analysis.laws import Law, Tally, alike, law
+from s2l_ray.formatting import MISSING, measured, plural, share
+
+ALIKE = 0.02  # total variation below which a subset has nearly the corpus's distribution
+RANKS = ("", "second ", "third ", "fourth ", "fifth ")
+
+
+def headline(found: Law) -> str:
+    """Say from which losses more is chosen than their share of the corpus."""
+    subset, corpus = (np.array(shares["loss"]) for shares in (found.subset, found.corpus))
+    moved = found.total_variation("loss")
+    distance = f"total variation from uniform {moved:.2f}"
+    if moved < ALIKE:
+        return f"The subset’s losses are spread like the corpus’s ({distance})"
+    most = int((subset - corpus).argmax())
+    part = "tenth" if abs(corpus[most] - 0.1) < 0.005 else share(float(corpus[most]))
+    below, above = most, len(subset) - 1 - most
+    place = f"{RANKS[above]}highest" if above < below else f"{RANKS[below]}lowest"
+    return (
+        f"{share(float(subset[most]))} of the subset comes from the {part} of examples with the "
+        f"{place} loss ({distance})"
+    )
+
+
+def sentences(found: Law) -> list[str]:
+    """Say how many examples can be chosen, and what the subset is worth as a sample."""
+    told = []
+    if found.reach < 1:
+        told.append(f"{share(found.reach)} of the examples can be chosen, the others cannot.")
+    chosen, effective = round(found.chosen), round(found.effective)
+    if found.reach * found.examples > found.chosen * 1.001:
+        told.append(
+            f"As a sample of these, the {chosen:,} chosen ones are worth {effective:,} uniformly "
+            f"drawn ones (Kish’s effective sample size)."
+        )
+    for of, words in (("source", "sources"), ("length", "lengths")):
+        if len(found.subset[of]) > 1:
+            told.append(
+                f"The mix of {words} is {found.total_variation(of):.2f} from the corpus’s (total "
+                f"variation)."
+            )
+    return told
+
+
+def table(names: Sequence[str], found: Tally) -> list[str]:
+    """Return a line per selection: what share of it has the highest losses, and so on."""
+    rows = [("", "highest tenth", "TV loss", "TV length", "TV source", "effective", "reach")]
+    for place, name in enumerate(names):
+        mine = law(found, place)
+        distances = [f"{mine.total_variation(of):.2f}" for of in ("loss", "length", "source")]
+        top = share(mine.subset["loss"][-1])
+        rows.append((name, top, *distances, f"{mine.effective:,.0f}", share(mine.reach)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def alike_told(names: Sequence[str], found: Tally, seeds: int) -> list[str]:
+    """Say which selections no target can tell apart with so many seeds, a sentence per pair."""
+    return [
+        f"{one} and {other} differ in {share(apart.differ)} of their examples with the same seed, "
+        f"two draws of one of them in {share(apart.by_draw)}: no target can tell them apart with "
+        f"{plural(seeds, 'seed')}."
+        for one, other, apart in alike(found, names, seeds)
+    ]
+
+
+def correlation_told(correlation: float | None) -> str:
+    """Return a correlation of inclusion probabilities; a dash if one of them does not vary."""
+    return MISSING if correlation is None else measured(correlation, 3)

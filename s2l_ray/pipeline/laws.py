@@ -1,0 +1,65 @@
+"""The laws of a run's selections (analysis/laws.py): nothing has to be trained for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from s2l_ray.analysis.inclusion import Properties, chances, measure, properties
+from s2l_ray.analysis.laws import Law, Tally, law
+from s2l_ray.analysis.laws_told import alike_told, table
+from s2l_ray.config import SelectionConfig
+from s2l_ray.store import Manifest
+from s2l_ray.store.views import CorpusView, SelectionView
+
+if TYPE_CHECKING:
+    from s2l_ray.pipeline.arms import Arm
+    from s2l_ray.pipeline.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+class Laws(NamedTuple):
+    """The laws of some selections, in order."""
+
+    told_apart: Properties
+    tally: Tally
+
+    def law(self, selection: int = 0) -> Law:
+        return law(self.tally, selection)
+
+
+def laws_of(run: Run, of: Sequence[tuple[Run, Manifest]]) -> Laws:
+    """Measure the laws of finished selections, each with the run or view that made it.
+
+    run: whose trajectories give the mean losses that examples are told apart by.
+    """
+    corpus, trajectories = CorpusView(run.get(run.plan.corpus)), run.get(run.plan.trajectories)
+    told_apart = properties(run.store, trajectories, corpus.by_source)
+    drawn = []
+    for view, subset in of:
+        groups = view.get(view.plan.groups(_choice(view, subset)))
+        drawn.append(chances(run.store, subset, groups, corpus.num_parts))
+    return Laws(told_apart, measure(run.store, trajectories, told_apart, drawn))
+
+
+def tell(view: Run, arms: Sequence[Arm], seeds: int) -> None:
+    """Log the laws of a comparison's subsets, and which of them no target can tell apart."""
+    [first, *_] = view.config.compare.match
+    subsets = [arm for arm in arms if SelectionView(arm.examples).has("selector")]  # no full arms
+    for budget in dict.fromkeys(arm.budget for arm in subsets):
+        mine = [arm for arm in subsets if (arm.budget, arm.match) == (budget, first)]
+        names = [arm.method for arm in mine]
+        found = laws_of(view, [(view, arm.examples) for arm in mine]).tally
+        logger.info(f"what the selectors choose at budget {budget}, over all draws:")
+        for line in [*table(names, found), *alike_told(names, found, seeds)]:
+            logger.info(f"  {line}")
+
+
+def _choice(view: Run, subset: Manifest) -> SelectionConfig:
+    """The settings that a finished selection was made with."""
+    made = SelectionView(subset)
+    return SelectionConfig(
+        selector=made.selector, budget=made.budget, seed=made.seed, like=view.config.selection.like
+    )

@@ -1,0 +1,215 @@
+"""Selection laws against cases by hand, and against subsets that are really drawn."""
+
+import numpy as np
+import pytest
+
+from s2l_ray.analysis.laws import (
+    Bins,
+    add,
+    alike,
+    bin_of,
+    law,
+    pair,
+    same_to_targets,
+    tally,
+    tenths,
+)
+from s2l_ray.selection.cut import cut
+from s2l_ray.selection.quotas import even
+
+
+def of(*chances, **bins):
+    """A tally; without bins, all examples are in one."""
+    chance_SN = np.array(chances, np.float64)
+    bins = bins or {"loss": [0] * chance_SN.shape[1]}
+    return tally(chance_SN, {n: Bins(np.array(b), max(b) + 1) for n, b in bins.items()})
+
+
+def test_a_law_by_hand():
+    # Two of four with a low loss, one of two with a high one: quotas 1 and 1.
+    found = law(of([0.25] * 4 + [0.5] * 2, loss=[0, 0, 0, 0, 1, 1], source=[0, 1, 0, 1, 0, 1]), 0)
+    assert (found.examples, found.chosen, found.reach) == (6, 2.0, 1.0)
+    assert found.corpus["loss"] == pytest.approx([4 / 6, 2 / 6])
+    assert found.subset["loss"] == [0.5, 0.5]
+    assert found.chance("loss") == [0.25, 0.5]
+    assert found.total_variation("loss") == pytest.approx(1 / 6)
+    assert found.total_variation("source") == 0
+    # Weights 4, 4, 4, 4, 2, 2: 6 * 6 / (4 * 4 + 2 * 2).
+    assert found.effective == pytest.approx(36 / 20)
+
+
+def test_a_uniform_draw_is_as_large_as_it_looks():
+    found = law(of([0.3] * 10), 0)
+    assert found.effective == pytest.approx(found.chosen) == pytest.approx(3)
+
+
+def test_a_ranking_reaches_its_subset_alone():
+    found = law(of([1, 0, 0, 1, 0], loss=[0, 1, 1, 2, 3]), 0)
+    assert (found.chosen, found.reach, found.effective) == (2.0, 0.4, 2.0)
+    assert found.total_variation("loss") == pytest.approx(0.6)
+    assert found.chance("loss") == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_an_empty_bin_has_no_chance():
+    assert law(of([0.5, 0.5], loss=[0, 2]), 0).chance("loss") == [0.5, 0, 0.5]
+
+
+def test_a_pair_by_hand():
+    found = pair(of([0.5, 0.5, 0.5, 0.5], [1, 0.5, 0.5, 0]), 0, 1)
+    assert found.correlation is None  # the first are all equal
+    assert found.differ == pytest.approx(1 - 1.5 / 2)  # min: .5 .5 .5 0
+    assert found.drawn_apart == pytest.approx(1 - 1.0 / 2)
+    # Two draws of the first differ in half, of the second in 1 - (1 + .25 + .25) / 2.
+    assert found.by_draw == pytest.approx((0.5 + 0.25) / 2)
+    assert found.draw_noise == pytest.approx(0.375 / 0.5)
+
+
+def test_correlation_is_numpys():
+    random = np.random.default_rng(0)
+    one = random.random(50)
+    other = (one + random.random(50)) / 2
+    found = pair(of(one, other, 1 - one), 0, 1)
+    assert found.correlation == pytest.approx(np.corrcoef(one, other)[0, 1])
+    assert pair(of(one, other, 1 - one), 0, 2).correlation == pytest.approx(-1)
+
+
+def test_the_same_ranking_twice():
+    found = of([1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1])
+    assert pair(found, 0, 1) == (1.0, 0.0, 0.0, 0.0)
+    assert pair(found, 0, 1).draw_noise == 1
+    assert pair(found, 0, 2) == (-1.0, 1.0, 1.0, 0.0)
+    assert pair(found, 0, 2).draw_noise == 0
+    assert same_to_targets(found, 0, 1, 5) and not same_to_targets(found, 0, 2, 5)
+
+
+def test_subsets_of_other_sizes_differ_in_what_the_larger_has_more():
+    assert pair(of([0.2] * 10, [0.4] * 10), 0, 1).differ == pytest.approx(0.5)
+
+
+def test_tallies_of_parts_add_up():
+    random = np.random.default_rng(1)
+    chance_SN, loss, source = random.random((3, 40)), random.integers(5, size=40), np.arange(40) % 3
+    bins = {"loss": Bins(loss, 5), "source": Bins(source, 3)}
+    whole = tally(chance_SN, bins)
+    parts = [
+        tally(chance_SN[:, part], {n: Bins(b[part], count) for n, (b, count) in bins.items()})
+        for part in (slice(0, 7), slice(7, 40))
+    ]
+    summed = add(*parts)
+    assert summed.examples == 40
+    for name, spread in whole.spreads.items():
+        for mine, other in zip(spread, summed.spreads[name], strict=True):
+            np.testing.assert_allclose(mine, other)
+    for mine, other in zip(whole[2:], summed[2:], strict=True):
+        np.testing.assert_allclose(mine, other)
+
+
+def test_tenths():
+    values = np.arange(100.0)
+    assert np.bincount(bin_of(values, tenths(values)).of_N).tolist() == [10] * 10
+    equal = bin_of(np.full(5, 2.0), tenths(np.full(5, 2.0)))
+    assert equal.count == 2 and (equal.of_N == equal.of_N[0]).all()
+
+
+# -- against subsets that are drawn
+
+N, BUDGET, DRAWS = 400, 90, 600
+
+
+def grouped(seed, count):
+    """Groups of very unequal sizes, ordered in the loss as clusters are; and the losses."""
+    random = np.random.default_rng(seed)
+    loss = np.sort(random.gamma(1.0, size=N))
+    edges = np.sort(random.choice(np.arange(1, N), count - 1, replace=False))
+    return np.searchsorted(edges, np.arange(N), "right").astype(np.int32), loss
+
+
+def chances(group):
+    sizes = np.bincount(group)
+    return (even(sizes, BUDGET) / sizes)[group]
+
+
+def drawn(group, seed):
+    """Whether each example is in the subset that the selection stage cuts with this seed."""
+    ids = np.random.default_rng(9).integers(2**62, size=N)
+    quotas = even(np.bincount(group), BUDGET)
+    return np.isin(ids, cut(ids, group, np.zeros(N), quotas, seed).example_id)
+
+
+def test_the_law_is_the_mean_of_many_draws():
+    group, loss = grouped(3, 12)
+    bins = bin_of(loss, tenths(loss))
+    found = law(tally(chances(group)[None], {"loss": bins}), 0)
+    subsets = np.array([drawn(group, seed) for seed in range(DRAWS)])
+    assert (subsets.sum(axis=1) == BUDGET).all()
+    counted = np.array([np.bincount(bins.of_N[each], minlength=10) for each in subsets]) / BUDGET
+    error = counted.std(axis=0) / np.sqrt(DRAWS)
+    assert (np.abs(counted.mean(axis=0) - found.subset["loss"]) < 4 * error + 1e-9).all()
+    # Kish's effective size of the weights 1 / p that the drawn examples have.
+    weights = 1 / chances(group)
+    kish = [weights[each].sum() ** 2 / (weights[each] ** 2).sum() for each in subsets]
+    assert np.mean(kish) == pytest.approx(found.effective, rel=0.02)
+
+
+def test_pairs_are_the_mean_of_many_draws():
+    one, other = grouped(3, 12)[0], grouped(4, 7)[0]
+    found = pair(of(chances(one), chances(other)), 0, 1)
+    mine = np.array([drawn(one, seed) for seed in range(DRAWS)])
+    same_seed = np.array([drawn(other, seed) for seed in range(DRAWS)])
+    other_seed = np.array([drawn(other, seed + DRAWS) for seed in range(DRAWS)])
+
+    def differ(these, those):
+        return 1 - (these & those).sum(axis=1).mean() / BUDGET
+
+    assert found.drawn_apart == pytest.approx(differ(mine, other_seed), abs=0.01)
+    by_draw = differ(mine, np.roll(mine, 1, axis=0)), differ(same_seed, other_seed)
+    assert found.by_draw == pytest.approx(np.mean(by_draw), abs=0.01)
+    # Small groups fill their quotas earlier or later than their share of the keys.
+    assert found.differ == pytest.approx(differ(mine, same_seed), abs=0.06)
+    assert found.differ <= differ(mine, same_seed) + 0.01
+
+
+def test_strata_of_equal_size_are_random_to_targets():
+    loss = np.arange(1000.0)
+    bins = {"loss": bin_of(loss, tenths(loss))}
+    strata = np.full(1000, 0.11)
+    # Quotas that differ by one: the first half of ten strata of 100 gives one example more.
+    rounded = np.where(np.arange(1000) < 500, 0.12, 0.11)
+    found = tally(np.array([np.full(1000, 0.115), strata * 115 / 110, rounded]), bins)
+    assert [each[:2] for each in alike(found, ["random", "strata", "rounded"], 5)] == [
+        ("random", "strata"),
+        ("random", "rounded"),
+        ("strata", "rounded"),
+    ]
+
+
+@pytest.mark.parametrize(("tilt", "same"), [(0.0, True), (0.01, True), (0.2, False), (1.0, False)])
+def test_a_selector_that_favours_high_losses_is_told_apart(tilt, same):
+    loss = np.arange(20_000.0)
+    top = loss >= 18_000
+    favoured = np.where(top, 0.1 * (1 + tilt), 0.1 * (1 - tilt / 9))
+    found = tally(np.array([np.full(20_000, 0.1), favoured]), {"loss": bin_of(loss, tenths(loss))})
+    assert same_to_targets(found, 0, 1, 5) is same
+    # The overlap alone would not show a small tilt.
+    apart = pair(found, 0, 1)
+    assert apart.differ == pytest.approx(0.1 * tilt)
+    assert apart.by_draw == pytest.approx(0.9, abs=0.1)
+
+
+def test_more_seeds_show_more():
+    loss = np.arange(20_000.0)
+    favoured = np.where(loss >= 18_000, 0.105, 0.1 - 0.005 / 9)
+    found = tally(np.array([np.full(20_000, 0.1), favoured]), {"loss": bin_of(loss, tenths(loss))})
+    # The top tenth has 10 examples more of 200 ± 13.4 by draw in each of the two subsets.
+    assert same_to_targets(found, 0, 1, 3) and not same_to_targets(found, 0, 1, 4)
+
+
+def test_subsets_that_no_bin_tells_apart_do_not_overlap():
+    random = np.random.default_rng(2)
+    chosen = random.permutation(np.repeat([1.0, 0.0], [100, 900]))
+    loss = np.tile(np.arange(10), 100)
+    one = np.where(np.arange(1000) < 100, 1.0, 0.0)  # ten of each loss
+    other = np.roll(one, 300)
+    found = tally(np.array([one, other, chosen]), {"loss": Bins(loss, 10)})
+    assert pair(found, 0, 1).differ == 1
+    assert not same_to_targets(found, 0, 1, 5)
