@@ -10,8 +10,9 @@ Everything here is sums over examples, so tallies of parts add up. N examples, S
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Bins(NamedTuple):
     """The bin of each example [N] by one property, and how many bins there are."""
 
     of_N: np.ndarray
-    count: int
+    number: int
 
 
 class Spread(NamedTuple):
@@ -61,11 +62,11 @@ def tally(chance_SN: np.ndarray, bins: Mapping[str, Bins]) -> Tally:
         chance_SN.shape[1],
         {
             name: Spread(
-                np.bincount(of_N, minlength=count),
-                np.array([np.bincount(of_N, each, count) for each in chance_SN]),
-                np.array([np.bincount(of_N, each, count) for each in noise_SN]),
+                np.bincount(of_N, minlength=number),
+                np.array([np.bincount(of_N, each, number) for each in chance_SN]),
+                np.array([np.bincount(of_N, each, number) for each in noise_SN]),
             )
-            for name, (of_N, count) in bins.items()
+            for name, (of_N, number) in bins.items()
         },
         held_SN.sum(axis=1),
         inverse_SN.sum(axis=1),
@@ -141,9 +142,10 @@ class Pair(NamedTuple):
     """How far two selections are apart. Shares are of the examples of the larger subset.
 
     correlation: of the probabilities over all examples; None if those of one are all equal.
-    differ: the share in which the subsets differ if both are drawn with the same seed. No way to
-    draw makes it smaller on average. drawn_apart: the same with independent draws. by_draw: the
-    share in which two independent draws of one selection differ, the mean of the two.
+    differ: the least share in which the subsets differ on average, however they are drawn. Draws
+    with the same seed come close to it in large groups (selection/cut.py). drawn_apart: the share
+    in which independent draws differ. by_draw: the share in which two independent draws of one
+    selection differ, the mean of the two.
     """
 
     correlation: float | None
@@ -196,14 +198,10 @@ def same_to_targets(found: Tally, one: int, other: int, seeds: int) -> bool:
     return apart.drawn_apart - apart.by_draw <= math.sqrt(shared / seeds) + ROUNDING
 
 
-def alike(found: Tally, names: Sequence[str], seeds: int) -> list[tuple[str, str, Pair]]:
+def alike(found: Tally, seeds: int) -> list[tuple[int, int]]:
     """Return the pairs of selections that no target can tell apart with so many seeds."""
-    return [
-        (names[one], names[other], pair(found, one, other))
-        for one in range(len(names))
-        for other in range(one + 1, len(names))
-        if same_to_targets(found, one, other, seeds)
-    ]
+    pairs = combinations(range(len(found.chosen_S)), 2)
+    return [(one, other) for one, other in pairs if same_to_targets(found, one, other, seeds)]
 
 
 def _share(value: float) -> float:

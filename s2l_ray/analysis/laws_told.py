@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from s2l_ray.analysis.laws import Law, Tally, alike, law
+from s2l_ray.analysis.laws import Law, Tally, alike, law, pair
+from s2l_ray.config import BASELINE
 from s2l_ray.formatting import MISSING, measured, plural, share
 
 ALIKE = 0.02  # total variation below which a subset has nearly the corpus's distribution
+HEADS = ("", "highest tenth", "TV loss", "TV length", "TV source", "effective", "reach")
 RANKS = ("", "second ", "third ", "fourth ", "fifth ")
 
 
@@ -51,13 +53,17 @@ def sentences(found: Law) -> list[str]:
 
 
 def table(names: Sequence[str], found: Tally) -> list[str]:
-    """Return a line per selection: what share of it has the highest losses, and so on."""
-    rows = [("", "highest tenth", "TV loss", "TV length", "TV source", "effective", "reach")]
+    """Return a line per selection: the share of it that has the highest losses, and so on; last the
+    least share in which it differs from a random subset, if that is one of them."""
+    baseline = names.index(BASELINE) if BASELINE in names else None
+    rows = [[*HEADS] if baseline is None else [*HEADS, f"from {BASELINE}"]]
     for place, name in enumerate(names):
         mine = law(found, place)
         distances = [f"{mine.total_variation(of):.2f}" for of in ("loss", "length", "source")]
         top = share(mine.subset["loss"][-1])
-        rows.append((name, top, *distances, f"{mine.effective:,.0f}", share(mine.reach)))
+        rows.append([name, top, *distances, f"{mine.effective:,.0f}", share(mine.reach)])
+        if baseline is not None:
+            rows[-1].append(share(pair(found, baseline, place).differ))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -68,14 +74,28 @@ def table(names: Sequence[str], found: Tally) -> list[str]:
     ]
 
 
-def alike_told(names: Sequence[str], found: Tally, seeds: int) -> list[str]:
-    """Say which selections no target can tell apart with so many seeds, a sentence per pair."""
-    return [
-        f"{one} and {other} differ in {share(apart.differ)} of their examples with the same seed, "
-        f"two draws of one of them in {share(apart.by_draw)}: no target can tell them apart with "
-        f"{plural(seeds, 'seed')}."
-        for one, other, apart in alike(found, names, seeds)
-    ]
+def alike_told(
+    names: Sequence[str],
+    found: Tally,
+    seeds: int,
+    differ: Callable[[int, int], float] | None = None,
+) -> list[str]:
+    """Say which selections no target can tell apart with so many seeds, a sentence per pair.
+
+    differ: the share in which the subsets of two of them differ, if there are any.
+    """
+    told = []
+    for one, other in alike(found, seeds):
+        by_draw = share(pair(found, one, other).by_draw)
+        text = f"differ like two draws of one of them, in {by_draw} of their examples"
+        if differ is not None:
+            counted = share(differ(one, other))
+            text = f"differ in {counted} of their examples, two draws of one of them in {by_draw}"
+        told.append(
+            f"{names[one]} and {names[other]} {text}: no target can tell them apart with "
+            f"{plural(seeds, 'seed')}."
+        )
+    return told
 
 
 def correlation_told(correlation: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from s2l_ray.analysis.inclusion import Properties, chances, measure, properties
 from s2l_ray.analysis.laws import Law, Tally, law
 from s2l_ray.analysis.laws_told import alike_told, table
+from s2l_ray.analysis.stability import share_in
 from s2l_ray.config import SelectionConfig
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import CorpusView, SelectionView
@@ -50,10 +51,14 @@ def tell(view: Run, arms: Sequence[Arm], seeds: int) -> None:
     subsets = [arm for arm in arms if SelectionView(arm.examples).has("selector")]  # no full arms
     for budget in dict.fromkeys(arm.budget for arm in subsets):
         mine = [arm for arm in subsets if (arm.budget, arm.match) == (budget, first)]
-        names = [arm.method for arm in mine]
-        found = laws_of(view, [(view, arm.examples) for arm in mine]).tally
+        names, subsets_of = [arm.method for arm in mine], [arm.examples for arm in mine]
+
+        def differ(one: int, other: int, of: list[Manifest] = subsets_of) -> float:
+            return 1 - share_in(view.store, of[one], of[other])
+
+        found = laws_of(view, [(view, subset) for subset in subsets_of]).tally
         logger.info(f"what the selectors choose at budget {budget}, over all draws:")
-        for line in [*table(names, found), *alike_told(names, found, seeds)]:
+        for line in [*table(names, found), *alike_told(names, found, seeds, differ)]:
             logger.info(f"  {line}")
 
 

@@ -132,7 +132,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         steps=StepsView(trajectories).steps,
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         law=laws.law(),
-        law_bins=LawBins(*laws.told_apart),
+        law_bins=LawBins(**laws.told_apart._asdict()),
         arms=arms_of(arms),
         left_out=_left_out(arms),
         labelled=labelled_examples(run, LABELLED) if config.report.examples else (),
