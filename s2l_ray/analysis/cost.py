@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from s2l_ray.config.prices import PricesConfig
-from s2l_ray.formatting import measured, percent, short
+from s2l_ray.formatting import duration, percent, short
 
 SIZES = {"1B": 1e9, "8B": 8e9, "70B": 70e9}  # parameters of targets that are told about
 WORTHS = (1.1, 1.5, 2.0)  # times as much random data
@@ -45,7 +45,7 @@ class Cost:
 
     - Tokens are those of the proxy's tokenizer.
     - epochs: of the target, the same on subset and corpus. None if it trains for a fixed number of
-      steps.
+      steps, on trained_tokens.
     - adapters: the target trains adapters alone.
     - like_proxy: no target is configured, so the epochs are the proxy's.
     - trained_elsewhere: the run did not train the proxy, so what that cost is not known.
@@ -62,6 +62,7 @@ class Cost:
     like_proxy: bool = False
     trained_elsewhere: bool = False
     parameters: int | None = None
+    trained_tokens: float | None = None
     target: Step | None = None
     prices: PricesConfig | None = None
 
@@ -71,11 +72,12 @@ class Cost:
 
     @property
     def against_random(self) -> AgainstRandom | None:
-        """The price beside a random subset; None if it is not known, or if nothing is trained on
-        the subset's tokens alone."""
-        if self.trained_elsewhere or not self.epochs or not self.subset_tokens:
+        """The price beside a random subset; None if it is not known."""
+        tokens = self.trained_tokens
+        if self.epochs is not None:
+            tokens = self.epochs * self.subset_tokens
+        if self.trained_elsewhere or not tokens:
             return None
-        tokens = self.epochs * self.subset_tokens
         return AgainstRandom(self.flops, tokens, self.adapters, self.parameters)
 
     @property
@@ -86,22 +88,23 @@ class Cost:
             return ""
         on_gpus = any(step.gpu_seconds for step in known)
         least = "at least " if len(known) < len(self.steps) else ""
-        mine = _hours(known, on_gpus)
-        text = f"Measured, the selection took {least}{self._told(known, on_gpus)}"
-        if self.target is None or not (whole := _hours([self.target], on_gpus)):
-            return f"{text}."
+        text = f"The selection took {least}{self._told(known, on_gpus)}."
+        if self.target is None or not (whole := _seconds([self.target], on_gpus)):
+            return text
+        worth = times(1 + _seconds(known, on_gpus) / whole)
         return (
-            f"{text}, and training on the subset {self._told([self.target], on_gpus)}: in hours, "
-            f"the subset must be worth {least}{times(1 + mine / whole)} as much random data."
+            f"{text} Training on the subset took {self._told([self.target], on_gpus)}: by time, "
+            f"the subset must be worth {least}{worth}."
         )
 
     def _told(self, steps: list[Step], on_gpus: bool) -> str:
-        text = f"{measured(_hours(steps, on_gpus))} {'GPU' if on_gpus else 'CPU'}-hours"
+        text = f"{duration(_seconds(steps, on_gpus))} of {'GPU' if on_gpus else 'CPU'} time"
         if self.prices is None:
             return text
-        money = _hours(steps, True) * self.prices.gpu_hour
-        money += _hours(steps, False) * self.prices.cpu_hour
-        return f"{text} ({money:,.2f} {self.prices.currency})"
+        money = _seconds(steps, True) / 3600 * self.prices.gpu_hour
+        money += _seconds(steps, False) / 3600 * self.prices.cpu_hour
+        amount = f"{money:,.2f}" if money >= 0.01 or not money else "less than 0.01"
+        return f"{text} ({amount} {self.prices.currency})"
 
     @property
     def break_even(self) -> float | None:
@@ -188,14 +191,12 @@ class AgainstRandom(NamedTuple):
         """Say what the subset must be worth for some targets, and which targets pay."""
         if not self.flops:
             return ["The selection passes nothing through a model: it costs what random does."]
-        worths = ", ".join(f"{times(self.worth_for(p))} for {n}" for n, p in SIZES.items())
-        smallest = ", ".join(f"{times(m)} from {short(self.break_even(m))}" for m in WORTHS)
-        mine = "" if self.worth is None else f"; for this target {times(self.worth)}"
+        worths = [f"{times(self.worth_for(p))} for {n}" for n, p in SIZES.items()]
+        smallest = [f"{short(self.break_even(m))} if it is worth {times(m)}" for m in WORTHS]
         return [
             f"A random subset of the same size costs nothing to choose. To pay, the selected one "
-            f"must be worth more random data: {worths} parameters{mine}.",
-            f"The smallest target that pays, by what the subset is worth: {smallest} parameters "
-            f"on (input embeddings not counted).",
+            f"must be worth more random data: {', '.join(worths)} parameters.",
+            f"It pays for targets from these numbers of parameters on: {', '.join(smallest)}.",
         ]
 
 
@@ -206,9 +207,8 @@ def times(worth: float) -> str:
     return f"×{worth:.{min(9, 1 - math.floor(math.log10(worth - 1)))}f}"
 
 
-def _hours(steps: list[Step], on_gpus: bool) -> float:
-    seconds = ((step.gpu_seconds if on_gpus else step.cpu_seconds) or 0.0 for step in steps)
-    return sum(seconds) / 3600
+def _seconds(steps: list[Step], on_gpus: bool) -> float:
+    return sum((step.gpu_seconds if on_gpus else step.cpu_seconds) or 0.0 for step in steps)
 
 
 def training_flops(parameters: float, tokens: float, adapters: bool) -> float:

@@ -11,7 +11,7 @@ from s2l_ray.config import BASELINE
 from s2l_ray.formatting import MISSING, measured, plural, share
 
 ALIKE = 0.02  # total variation below which a subset has nearly the corpus's distribution
-HEADS = ("", "highest tenth", "TV loss", "TV length", "TV source", "effective", "reach")
+HEADS = ("selector", "highest tenth", "TV loss", "TV length", "TV source", "effective", "reach")
 RANKS = ("", "second ", "third ", "fourth ", "fifth ")
 
 
@@ -40,37 +40,41 @@ def sentences(found: Law) -> list[str]:
     chosen, effective = round(found.chosen), round(found.effective)
     if found.reach * found.examples > found.chosen * 1.001:
         told.append(
-            f"As a sample of these, the {chosen:,} chosen ones are worth {effective:,} uniformly "
-            f"drawn ones (Kish’s effective sample size)."
+            f"To estimate a mean over them, the {chosen:,} chosen ones are worth {effective:,} "
+            f"uniformly drawn ones (Kish’s effective sample size)."
         )
-    for of, words in (("source", "sources"), ("length", "lengths")):
-        if len(found.subset[of]) > 1:
-            told.append(
-                f"The mix of {words} is {found.total_variation(of):.2f} from the corpus’s (total "
-                f"variation)."
-            )
+    told.append(
+        f"The total variation of their lengths from the corpus’s is "
+        f"{found.total_variation('length'):.2f}."
+    )
     return told
 
 
-def table(names: Sequence[str], found: Tally) -> list[str]:
-    """Return a line per selection: the share of it that has the highest losses, and so on; last the
-    least share in which it differs from a random subset, if that is one of them."""
+def rows(names: Sequence[str], found: Tally) -> list[list[str]]:
+    """Return the heads, then a row per selection: the share of it that has the highest losses, and
+    so on; last the least share in which it differs from a random subset, if that is one of them."""
     baseline = names.index(BASELINE) if BASELINE in names else None
-    rows = [[*HEADS] if baseline is None else [*HEADS, f"from {BASELINE}"]]
+    told = [[*HEADS] if baseline is None else [*HEADS, f"from {BASELINE}"]]
     for place, name in enumerate(names):
         mine = law(found, place)
         distances = [f"{mine.total_variation(of):.2f}" for of in ("loss", "length", "source")]
         top = share(mine.subset["loss"][-1])
-        rows.append([name, top, *distances, f"{mine.effective:,.0f}", share(mine.reach)])
+        told.append([name, top, *distances, f"{mine.effective:,.0f}", share(mine.reach)])
         if baseline is not None:
-            rows[-1].append(share(pair(found, baseline, place).differ))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            told[-1].append(share(pair(found, baseline, place).differ))
+    return told
+
+
+def table(names: Sequence[str], found: Tally) -> list[str]:
+    """Return the lines of `rows`, in columns."""
+    told = rows(names, found)
+    widths = [max(map(len, column)) for column in zip(*told, strict=True)]
     return [
         "  ".join(
             cell.rjust(width) if place else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        for row in rows
+        for row in told
     ]
 
 

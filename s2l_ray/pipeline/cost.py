@@ -39,8 +39,11 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         for stage in stages
         if not stage.name.endswith(("corpus", "tokens"))
     ]
+    subset, trained_tokens = SelectionView(selection), None
     if config.target is not None:
         epochs = None if config.target.max_steps else config.target.epochs
+        examples = (config.target.max_steps or 0) * config.target.global_batch_size
+        trained_tokens = examples * subset.tokens / subset.examples
     name = f"targets/{selection_name(choice.selector, choice.seed)}"
     target, trained_target = run.done.get(name), None
     unknown = target is not None and TrainingView(target).tokens is None  # of target.train
@@ -52,7 +55,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     return Cost(
         steps=steps,
         corpus_tokens=corpus_tokens,
-        subset_tokens=SelectionView(selection).tokens,
+        subset_tokens=subset.tokens,
         epochs=epochs,
         adapters=(config.target or config.proxy).lora is not None,
         like_proxy=config.target is None,
@@ -60,6 +63,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         parameters=None
         if target is None or unknown
         else _parameters(run.store, target, label_share),
+        trained_tokens=trained_tokens or None,
         target=trained_target,
         prices=config.prices,
     )

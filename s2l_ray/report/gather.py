@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.analysis.laws_told import alike_told
+from s2l_ray.analysis.laws_told import rows as law_rows
 from s2l_ray.analysis.measures import metrics_of, value_of
 from s2l_ray.clustering import clusters as clustering
 from s2l_ray.config import parse_budget
 from s2l_ray.execution import events, machine
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.cost import cost_of
+from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.laws import laws_of
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
@@ -28,6 +31,7 @@ from s2l_ray.report.samples import examples_of_clusters, lengths
 from s2l_ray.report.timing import timings_of
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
 from s2l_ray.selection.selectors import selector_named
+from s2l_ray.store import Manifest
 from s2l_ray.store.views import (
     ClustersView,
     CorpusView,
@@ -85,7 +89,9 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         if stage.inputs[0].name == run.plan.seen_by(config.selection).name:  # centers are losses
             clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
-    laws = laws_of(run, [(run, selection.manifest)])
+    others = _others(run)
+    laws = laws_of(run, [(run, each) for each in (selection.manifest, *others.values())])
+    names = [config.selection.selector, *others]
     trained: list[Any] = []
     if config.trains_proxy:
         proxies = [done[name] for name in done if name.rpartition("/")[2] == "proxy"]
@@ -132,6 +138,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         steps=StepsView(trajectories).steps,
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         law=laws.law(),
+        law_rows=law_rows(names, laws.tally) if others else (),
+        laws_alike=alike_told(names, laws.tally, len(config.evaluation.seeds)),
         law_bins=LawBins(**laws.told_apart._asdict()),
         arms=arms_of(arms),
         left_out=_left_out(arms),
@@ -142,6 +150,20 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         peak_memory_bytes=int(machine.peak_memory()),
         **clustered,
     )
+
+
+def _others(run: Run) -> dict[str, Manifest]:
+    """The subsets of the baselines that this run has, one of each."""
+    config = run.config
+    seeds = [config.selection.seed, *config.evaluation.seeds]
+    found = {
+        name: subset
+        for name in config.evaluation.baselines
+        for seed in reversed(seeds)
+        if (subset := run.done.get(f"selections/{selection_name(name, seed)}")) is not None
+    }
+    found.pop(config.selection.selector, None)
+    return found
 
 
 def arms_of(found: Sequence[Record]) -> list[Arm]:

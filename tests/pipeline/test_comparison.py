@@ -103,7 +103,7 @@ def test_a_selector_with_too_few_examples_is_left_out_and_told(monkeypatch, said
 
 
 @pytest.mark.slow
-def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
+def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start, said):
     compare = {
         "selectors": ["s2l", "random"], "budgets": [40], "match": ["examples", "tokens"],
         "seeds": [42, 1], "also": ["loss_strata"], "also_seeds": 1, "full": ["compute"],
@@ -113,6 +113,10 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start):
     lengths = []
     found = comparison.compare(run, lambda so_far: lengths.append(len(so_far)), corpus())
     assert lengths == [8, 14]
+    # What the selectors choose is told once, before the first target.
+    told = said()
+    assert told.count("what the selectors choose at budget 40, over all draws") == 1
+    assert "random and loss_strata differ in" in told
 
     def known(config):
         marked = records.settings_of_comparison(config)

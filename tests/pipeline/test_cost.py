@@ -92,7 +92,9 @@ def test_what_a_subset_must_be_worth_beside_random_by_hand():
     assert costs(adapters=True).against_random.break_even(2) == 4_500_000
     one, smallest = found.sentences
     assert one.endswith("×1.0030 for 1B, ×1.00038 for 8B, ×1.000043 for 70B parameters.")
-    assert "×1.1 from 30M, ×1.5 from 6M, ×2 from 3M parameters" in smallest
+    assert smallest.endswith(
+        "30M if it is worth ×1.1, 6M if it is worth ×1.5, 3M if it is worth ×2."
+    )
     assert costs(trained_elsewhere=True).against_random is None
     assert costs(epochs=None).against_random is costs(subset_tokens=0).against_random is None
     free = costs(steps=[]).against_random
@@ -119,15 +121,17 @@ def test_hours_and_money_by_hand():
     found = costs(steps=steps, target=target, prices=prices).taken
     # 1.5 hours of a GPU and 2.5 of a CPU; 3 and 4.
     assert found == (
-        "Measured, the selection took 1.50 GPU-hours (3.25 EUR), and training on the subset 3.00 "
-        "GPU-hours (6.40 EUR): in hours, the subset must be worth ×1.5 as much random data."
+        "The selection took 1 h 30 min of GPU time (3.25 EUR). Training on the subset took 3 h 00 "
+        "min of GPU time (6.40 EUR): by time, the subset must be worth ×1.5."
     )
     reused = Step("clusters", None, None, None, None)
     assert costs(steps=[*steps, reused]).taken == (
-        "Measured, the selection took at least 1.50 GPU-hours."
+        "The selection took at least 1 h 30 min of GPU time."
     )
     on_cpus = [step._replace(gpu_seconds=0.0) for step in steps]
-    assert costs(steps=on_cpus).taken == "Measured, the selection took 2.50 CPU-hours."
+    assert costs(steps=on_cpus).taken == "The selection took 2 h 30 min of CPU time."
+    little = PricesConfig(cpu_hour=0.001)
+    assert costs(steps=on_cpus, prices=little).taken.endswith("(less than 0.01 USD).")
     assert costs(steps=[reused]).taken == ""
 
 
@@ -150,7 +154,7 @@ def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("rand
         "proxy": proxy, "losses": {"steps": [5, 10, 15]}, "trajectories": {}, "clusters": {},
         f"rankings/{selector}": {}, "before": {"steps": [0]},
         **{f"details/{when}": {"steps": [step]} for when, step in details},
-        f"selections/{selector}-seed0": {"tokens": 200},
+        f"selections/{selector}-seed0": {"tokens": 200, "examples": 10},
     }  # fmt: skip
     if target:
         infos[f"targets/{selector}-seed0"] = {
@@ -207,7 +211,8 @@ def test_details_are_counted_once_and_the_target_with_its_epochs(monkeypatch):
     assert found.target == Step("targets/grand-seed0", 33.0, 66.0, 0.0, None)
     assert (found.on_subset, found.on_corpus) == (6 * 50 * 4 * 200, 6 * 50 * 4 * 1000)
     assert not found.like_proxy
-    assert a_run(monkeypatch, target | {"max_steps": 9}).epochs is None
+    fixed = a_run(monkeypatch, target | {"max_steps": 9, "global_batch_size": 8})
+    assert fixed.epochs is None and fixed.against_random.subset_tokens == 9 * 8 * 20
 
 
 def test_details_of_both_checkpoints_leave_one_pass_to_the_losses(monkeypatch):

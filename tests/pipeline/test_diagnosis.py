@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from support.runs import MARK, Given, architecture, files_of, rows, settings, st
 from s2l_ray.config import TrainingConfig
 from s2l_ray.pipeline import diagnosis
 from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.selection.quotas import even
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.training.checkpoints import checkpoint_steps
 
@@ -63,6 +65,10 @@ def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
     ]  # fmt: skip
     same, seeded = found["draw", "1"], found["k-means seed", "43"]
     assert same["s2l"]["adjusted_rand"] == same["loss_strata"]["adjusted_rand"] == 1
+    # The draw alone changes no probability, so it explains all of the difference.
+    assert same["s2l"]["correlation"] == pytest.approx(1)
+    assert same["s2l"]["draw_noise"] == same["loss_strata"]["draw_noise"] == pytest.approx(1)
+    assert seeded["s2l"]["correlation"] < 0.9999
     assert seeded["loss_strata"] == same["loss_strata"]  # no k-means in it
     thinned = found["checkpoints", "2 of 3"]["loss_strata"]["adjusted_rand"]
     assert 0.2 < thinned < 1
@@ -106,6 +112,16 @@ def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
         )
         assert wanted["jaccard"] == len(chosen & its_chosen) / len(chosen | its_chosen)
         assert wanted["jaccard"] < 1
+        its_labels = its_labels.loc[labels.index]
+        one, other = (even(np.bincount(x), 40)[x] / np.bincount(x)[x] for x in (labels, its_labels))
+        assert wanted["correlation"] == pytest.approx(np.corrcoef(one, other)[0, 1])
+        apart = 1 - (one * other).sum() / 40
+        by_draw = 1 - ((one**2).sum() + (other**2).sum()) / 80
+        assert wanted["draw_noise"] == pytest.approx(by_draw / apart)
+    law, sizes = record["laws"]["laws"]["s2l"], np.bincount(labels)
+    chance = even(sizes, 40)[labels] / sizes[labels]
+    assert law["effective"] == pytest.approx(len(labels) ** 2 / (1 / chance).sum())
+    assert sum(law["subset"]["loss"]) == pytest.approx(1)
 
     purity = record["purity"]
     assert purity["topics"] == ["chat", "sums", "words"]

@@ -38,7 +38,7 @@ def by_loss(law: Law | None, bins: LawBins | None) -> Chart | None:
             )
             for place, (mine, chance) in enumerate(zip(shares, chances, strict=True))
         ],
-        legend=[Key("line", "grey", "uniform draw")],
+        legend=[Key("line", "ink", "uniform draw")],
         zero=axis.at(10),
     )
 
