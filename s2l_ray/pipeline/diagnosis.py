@@ -203,7 +203,8 @@ def _beside(base: Run, view: Run, selector: str) -> dict[str, Any]:
     own, chosen = _subset(base, selector), _subset(view, selector)
     index = agreement(base.store, _groups(base, selector), _groups(view, selector))
     shared = overlap(base.store, own, chosen)._asdict()
-    apart = pair(laws_of(base, [(base, own), (view, chosen)]).tally, 0, 1)
+    trajectories = base.get(base.plan.trajectories)
+    apart = pair(laws_of(base, trajectories, [(base, own), (view, chosen)]).tally, 0, 1)
     return {
         "adjusted_rand": index,
         **shared,
@@ -214,7 +215,8 @@ def _beside(base: Run, view: Run, selector: str) -> dict[str, Any]:
 
 
 def _laws(base: Run) -> dict[str, Any]:
-    found = laws_of(base, [(base, _subset(base, selector)) for selector in SELECTORS])
+    subsets = [(base, _subset(base, selector)) for selector in SELECTORS]
+    found = laws_of(base, base.get(base.plan.trajectories), subsets)
     return {
         "bins": {name: list(bins) for name, bins in found.told_apart._asdict().items()},
         "laws": {name: asdict(found.law(place)) for place, name in enumerate(SELECTORS)},

@@ -31,12 +31,12 @@ class Laws(NamedTuple):
         return law(self.tally, selection)
 
 
-def laws_of(run: Run, of: Sequence[tuple[Run, Manifest]]) -> Laws:
+def laws_of(run: Run, trajectories: Manifest, of: Sequence[tuple[Run, Manifest]]) -> Laws:
     """Measure the laws of finished selections, each with the run or view that made it.
 
-    run: whose trajectories give the mean losses that examples are told apart by.
+    trajectories: of the mean losses that examples are told apart by.
     """
-    corpus, trajectories = CorpusView(run.get(run.plan.corpus)), run.get(run.plan.trajectories)
+    corpus = CorpusView(run.get(run.plan.corpus))
     told_apart = properties(run.store, trajectories, corpus.by_source)
     drawn = []
     for view, subset in of:
@@ -48,6 +48,7 @@ def laws_of(run: Run, of: Sequence[tuple[Run, Manifest]]) -> Laws:
 def tell(view: Run, arms: Sequence[Arm], seeds: int) -> None:
     """Log the laws of a comparison's subsets, and which of them no target can tell apart."""
     [first, *_] = view.config.compare.match
+    trajectories = view.get(view.plan.trajectories)
     subsets = [arm for arm in arms if SelectionView(arm.examples).has("selector")]  # no full arms
     for budget in dict.fromkeys(arm.budget for arm in subsets):
         mine = [arm for arm in subsets if (arm.budget, arm.match) == (budget, first)]
@@ -56,7 +57,7 @@ def tell(view: Run, arms: Sequence[Arm], seeds: int) -> None:
         def differ(one: int, other: int, of: list[Manifest] = subsets_of) -> float:
             return 1 - share_in(view.store, of[one], of[other])
 
-        found = laws_of(view, [(view, subset) for subset in subsets_of]).tally
+        found = laws_of(view, trajectories, [(view, subset) for subset in subsets_of]).tally
         logger.info(f"what the selectors choose at budget {budget}, over all draws:")
         for line in [*table(names, found), *alike_told(names, found, seeds, differ)]:
             logger.info(f"  {line}")

@@ -46,7 +46,7 @@ def planned_laws(config: RunConfig, plan: Plan, store: Store, chosen: int) -> Pl
 
     chosen: examples that the budget is.
     """
-    trajectories = store.manifest(plan.trajectories.folder)
+    trajectories = store.manifest(plan.seen_by(config.selection).folder)
     corpus = store.manifest(plan.corpus.folder)
     if trajectories is None or corpus is None:
         return None
@@ -75,6 +75,8 @@ def _chance(
     selector = selector_named(choice.selector)
     if selector.like == "shares":
         raise _Unknown("its shares are those of another selection")
+    if isinstance(selector, Cluster) and selector.least_fall:
+        raise _Unknown("which clusters it leaves out is still to be seen")
     if isinstance(selector, Draw) and selector.groups == "all":
         return np.full(len(sample), min(1.0, count / len(sample)))
     made = store.manifest(plan.groups(choice).folder)
@@ -107,12 +109,15 @@ def _groups(
     if isinstance(selector, Draw):
         score_N = _scored(selector, sample)
         return stratum_of(score_N, np.sort(score_N), clusters.n_clusters), count
-    if selector.groups != "clusters":
+    if selector.groups == "clusters_of_means":
+        losses_NT = losses_NT.mean(axis=1, keepdims=True, dtype=np.float64)
+    elif selector.groups != "clusters":
         raise _Unknown("its clusters are still to be made")
     from s2l_ray.clustering.kmeans import KMeans  # imports scikit-learn
 
     kmeans = KMeans(
         clusters.n_clusters,
+        init=selector.init or clusters.init,
         max_iter=clusters.max_iter,
         tol=clusters.tol,
         random_state=clusters.random_state,

@@ -90,7 +90,9 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
             clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     others = _others(run)
-    laws = laws_of(run, [(run, each) for each in (selection.manifest, *others.values())])
+    laws = laws_of(
+        run, trajectories, [(run, each) for each in (selection.manifest, *others.values())]
+    )
     names = [config.selection.selector, *others]
     trained: list[Any] = []
     if config.trains_proxy:

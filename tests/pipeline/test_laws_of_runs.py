@@ -16,7 +16,8 @@ from s2l_ray.selection.quotas import even
 from s2l_ray.store import Manifest
 
 N, PARTS, BUDGET = 300, 3, 60
-BASELINES = ["random", "random_balanced", "loss_strata", "longest", "el2n", "random_shares"]
+KNOWN = ["random", "random_balanced", "loss_strata", "longest", "loss_kmeans", "s2l@0.5"]
+UNKNOWN = ["el2n", "random_shares", "cross_fitted_by_cluster", "prune_then_cluster"]
 
 
 class Corpus:
@@ -56,7 +57,7 @@ class Corpus:
 
 @pytest.fixture
 def planned(store):
-    config = settings("unused", evaluation__baselines=BASELINES, clusters__n_clusters=6)
+    config = settings("unused", evaluation__baselines=KNOWN + UNKNOWN, clusters__n_clusters=6)
     plan = plan_of(config)
     assert planned_laws(config, plan, store, BUDGET) is None  # nothing is there yet
     return config, plan, Corpus(store, plan)
@@ -68,10 +69,12 @@ def test_plan_tells_laws_before_anything_else_is_made(store, planned):
     found = planned_laws(config, plan, store, BUDGET)
     assert sorted(store.names("")) == before
     assert found.examples == N
-    assert found.names == ["s2l", "random", "random_balanced", "loss_strata", "longest"]
+    assert found.names == ["s2l", *KNOWN]
     assert found.unknown == {
         "el2n": "it needs more than the losses at the checkpoints",
         "random_shares": "its shares are those of another selection",
+        "cross_fitted_by_cluster": "which clusters it leaves out is still to be seen",
+        "prune_then_cluster": "its clusters are still to be made",
     }
     mine = {name: found.law(place) for place, name in enumerate(found.names)}
     for law in mine.values():
@@ -81,6 +84,14 @@ def test_plan_tells_laws_before_anything_else_is_made(store, planned):
     s2l = (even(sizes, BUDGET) / sizes)[label]
     assert mine["s2l"].subset["loss"] == pytest.approx(corpus.by_loss(s2l).tolist())
     assert mine["s2l"].total_variation("loss") > 0.1
+    tempered = sizes**0.5 / (sizes**0.5).sum() * BUDGET / sizes  # no cluster is smaller than this
+    assert tempered.max() < 1
+    wanted = corpus.by_loss(tempered[label]).tolist()
+    assert mine["s2l@0.5"].subset["loss"] == pytest.approx(wanted, abs=0.02)
+    means = corpus.mean[:, None]
+    label = KMeans(6, random_state=config.clusters.random_state).fit_predict(means)
+    level = (even(np.bincount(label), BUDGET) / np.bincount(label))[label]
+    assert mine["loss_kmeans"].subset["loss"] == pytest.approx(corpus.by_loss(level).tolist())
     assert mine["random"].total_variation("source") == pytest.approx(0, abs=1e-9)
     assert mine["random_balanced"].subset["source"] == pytest.approx([0.5, 0.5])
     assert mine["loss_strata"].total_variation("loss") == pytest.approx(0, abs=1e-9)
@@ -101,7 +112,7 @@ def test_plan_uses_the_stages_that_are_made(store, planned):
     ranking = plan.groups(config.selection.model_copy(update={"selector": "el2n"})).folder
     corpus.stage(ranking, {"sources": [None], "edges": []}, score=pa.array(score))
     found = planned_laws(config, plan, store, 40)
-    assert "el2n" in found.names and list(found.unknown) == ["random_shares"]
+    assert "el2n" in found.names and list(found.unknown) == UNKNOWN[1:]
     chance = np.full(N, 40 / N)  # four clusters of 75
     assert found.law(0).subset["loss"] == pytest.approx(corpus.by_loss(chance).tolist())
     smallest = np.zeros(N)
@@ -164,6 +175,6 @@ def test_compare_tells_what_the_selectors_choose(local_ray, store, caplog):
         f"  random and loss_strata differ in {share(differ)} of their examples, two draws of one "
         f"of them in 80.0%: no target can tell them apart with 5 seeds."
     )
-    found = laws.laws_of(run, [(run, arm.examples) for arm in arms]).tally
+    found = laws.laws_of(run, corpus.trajectories, [(run, arm.examples) for arm in arms]).tally
     differ = 1 - len(ids["s2l"] & ids["random"]) / BUDGET
     assert pair(found, 0, 1).differ == pytest.approx(differ, abs=0.15)
