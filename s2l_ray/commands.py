@@ -253,8 +253,9 @@ def compare(config: RunConfig) -> None:
     """Compare selectors over budgets and seeds, with intervals and verdicts.
 
     Fine-tunes a target for each of compare.selectors, compare.budgets and
-    compare.seeds, with one proxy per seed. Run it again with more seeds or
-    selectors to add to the comparison.
+    compare.seeds, with one proxy per seed. Before the first target, it logs what
+    the selectors choose, and which of them no target can tell apart. Run it again
+    with more seeds or selectors to add to the comparison.
 
     Reads:    corpus.path, evaluation.files, evaluation.answers
     Writes:   the stages of each target; report/comparison.json,
@@ -309,8 +310,9 @@ def plan(config: RunConfig, options: Planning) -> None:
     For each stage of `pipeline`, or of `select` if there is no target: whether it
     exists, examples, tokens, operations, time, hours of CPUs and GPUs, bytes and
     requests on the store, memory of each worker, and money if the section prices is
-    there. Then what the selection must be worth to pay, and how small a difference
-    the planned seeds can show. What does not fit is told, with what to change.
+    there. Then what the selectors would choose, if run_dir has trajectories; what
+    the selection must be worth to pay; and how small a difference the planned seeds
+    can show. What does not fit is told, with what to change.
 
     Counts are estimates from a sample of the sources. Speed is measured on this
     machine for some seconds, or given.

@@ -192,11 +192,12 @@ class AgainstRandom(NamedTuple):
         if not self.flops:
             return ["The selection passes nothing through a model: it costs what random does."]
         worths = [f"{times(self.worth_for(p))} for {n}" for n, p in SIZES.items()]
-        smallest = [f"{short(self.break_even(m))} if it is worth {times(m)}" for m in WORTHS]
+        smallest = [f"{times(m)} from {short(self.break_even(m))}" for m in WORTHS]
         return [
             f"A random subset of the same size costs nothing to choose. To pay, the selected one "
             f"must be worth more random data: {', '.join(worths)} parameters.",
-            f"It pays for targets from these numbers of parameters on: {', '.join(smallest)}.",
+            f"The smallest target that pays, by what the subset is worth: {', '.join(smallest)} "
+            f"parameters on.",
         ]
 
 
