@@ -33,7 +33,7 @@ class Spread(NamedTuple):
 
     corpus_X: np.ndarray  # examples
     chosen_SX: np.ndarray  # chosen ones
-    variance_SX: np.ndarray  # of the number of chosen ones
+    variance_SX: np.ndarray  # of the number of chosen ones, as if each was drawn on its own
 
 
 class Tally(NamedTuple):

@@ -166,7 +166,7 @@ def _memory(found: Outlook) -> list[str]:
 def _laws(laws: Planned, config: RunConfig) -> list[str]:
     seeds = len(config.evaluation.seeds)
     told = [*table(laws.names, laws.tally), *alike_told(laws.names, laws.tally, seeds)]
-    told += [f"{name}: unknown, {reason}" for name, reason in laws.unknown.items()]
+    told += [f"{name} is not known: {reason}" for name, reason in laws.unknown.items()]
     return [
         f"what the selectors would choose, from the losses of {plural(laws.examples, 'example')}",
         *(f"  {each}" for each in told),

@@ -92,9 +92,7 @@ def test_what_a_subset_must_be_worth_beside_random_by_hand():
     assert costs(adapters=True).against_random.break_even(2) == 4_500_000
     one, smallest = found.sentences
     assert one.endswith("×1.0030 for 1B, ×1.00038 for 8B, ×1.000043 for 70B parameters.")
-    assert smallest.endswith(
-        "30M if it is worth ×1.1, 6M if it is worth ×1.5, 3M if it is worth ×2."
-    )
+    assert smallest.endswith("×1.1 from 30M, ×1.5 from 6M, ×2 from 3M parameters on.")
     assert costs(trained_elsewhere=True).against_random is None
     assert costs(epochs=None).against_random is costs(subset_tokens=0).against_random is None
     free = costs(steps=[]).against_random
