@@ -34,13 +34,13 @@ def headline(found: Law) -> str:
 
 def sentences(found: Law) -> list[str]:
     """Say how many examples can be chosen, and what the subset is worth as a sample."""
-    told = []
+    told, whole = [], "the corpus" if found.reach == 1 else "these"
     if found.reach < 1:
         told.append(f"{share(found.reach)} of the examples can be chosen, the others cannot.")
     chosen, effective = round(found.chosen), round(found.effective)
     if found.reach * found.examples > found.chosen * 1.001:
         told.append(
-            f"To estimate a mean over them, the {chosen:,} chosen ones are worth {effective:,} "
+            f"To estimate a mean over {whole}, the {chosen:,} chosen ones are worth {effective:,} "
             f"uniformly drawn ones (Kish’s effective sample size)."
         )
     told.append(

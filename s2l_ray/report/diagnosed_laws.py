@@ -30,7 +30,8 @@ def inclusion_told(rows: Sequence[Variant]) -> str:
     if not known:
         return ""
     explained = share(min(row.draw_noise for row in rows))
+    more = " or more" if len(rows) > 1 else ""
     return (
-        f". Inclusion probabilities correlate at {measured(min(known))} or more with the run’s, "
-        f"and the draw alone explains {explained} or more of the difference between the subsets"
+        f". Inclusion probabilities correlate at {measured(min(known))}{more} with the run’s, and "
+        f"the draw alone explains {explained}{more} of the difference between the subsets"
     )
