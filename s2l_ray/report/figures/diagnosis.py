@@ -13,7 +13,7 @@ from s2l_ray.report.figures.scale import linear
 from s2l_ray.report.html import name
 
 if TYPE_CHECKING:
-    from s2l_ray.report.diagnostics_page import Variant
+    from s2l_ray.report.diagnosis_text import Variant
 
 MAX_POINTS = 400  # of a curve of purities
 
