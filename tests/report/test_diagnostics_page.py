@@ -225,6 +225,20 @@ def test_overlaps_and_partitions_by_hand(record):
     assert len(partitions.rows) == 5  # the draw keeps the clusters
 
 
+def test_inclusion_is_drawn_of_variants_whose_probabilities_vary(record):
+    for variant, correlation in zip(
+        record["stability"], (1, 0.97, None, 0.5, 0.6, 0.9), strict=True
+    ):
+        variant["subsets"]["s2l"]["correlation"] = correlation
+    chart = figures.inclusion(page.variants_of(record))
+    assert [row.cells for row in chart.rows] == [
+        ["0.970", "99.0%"], ["0.500", "99.0%"], ["0.600", "99.0%"], ["0.900", "99.0%"],
+    ]  # fmt: skip
+    assert [mark.start for mark in chart.rows[1].marks] == [50, 50]
+    assert chart.title.startswith("Inclusion probabilities correlate at 0.500 or more")
+    assert figures.inclusion(page.variants_of(record)[:1]) is None  # the draw changes none
+
+
 def test_purities_by_hand(record):
     plot = figures.purities(record["purity"])
     assert (
