@@ -165,11 +165,11 @@ def pair(found: Tally, one: int, other: int) -> Pair:
     size = max(chosen_S[one], chosen_S[other])
     mean_S = chosen_S / found.examples
     covariance = products / found.examples - np.outer(mean_S, mean_S)
-    spread = covariance[one, one] * covariance[other, other]
-    least = (ROUNDING * mean_S[one] * mean_S[other]) ** 2
+    variances = covariance.diagonal()[[one, other]]
+    vary = (variances > ROUNDING * mean_S[[one, other]] ** 2).all()
     own = [1 - products[each, each] / chosen_S[each] for each in (one, other)]
     return Pair(
-        correlation=float(covariance[one, other] / math.sqrt(spread)) if spread > least else None,
+        correlation=float(covariance[one, other] / np.sqrt(variances.prod())) if vary else None,
         differ=_share(1 - found.least_SS[one, other] / size),
         drawn_apart=_share(1 - products[one, other] / size),
         by_draw=_share(sum(own) / 2),

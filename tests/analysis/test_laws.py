@@ -73,6 +73,11 @@ def test_correlation_is_numpys():
     assert pair(of(one, other, 1 - one), 0, 2).correlation == pytest.approx(-1)
 
 
+def test_equal_probabilities_correlate_with_nothing():
+    one = np.random.default_rng(0).random(5546)
+    assert pair(of(one, np.full(5546, 666 / 5546)), 0, 1).correlation is None
+
+
 def test_the_same_ranking_twice():
     found = of([1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1])
     assert pair(found, 0, 1) == (1.0, 0.0, 0.0, 0.0)
