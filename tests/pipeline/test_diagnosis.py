@@ -113,10 +113,10 @@ def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
         assert wanted["jaccard"] == len(chosen & its_chosen) / len(chosen | its_chosen)
         assert wanted["jaccard"] < 1
         its_labels = its_labels.loc[labels.index]
-        one, other = (even(np.bincount(x), 40)[x] / np.bincount(x)[x] for x in (labels, its_labels))
-        assert wanted["correlation"] == pytest.approx(np.corrcoef(one, other)[0, 1])
-        apart = 1 - (one * other).sum() / 40
-        by_draw = 1 - ((one**2).sum() + (other**2).sum()) / 80
+        mine, its = (even(np.bincount(x), 40)[x] / np.bincount(x)[x] for x in (labels, its_labels))
+        assert wanted["correlation"] == pytest.approx(np.corrcoef(mine, its)[0, 1])
+        apart = 1 - (mine * its).sum() / 40
+        by_draw = 1 - ((mine**2).sum() + (its**2).sum()) / 80
         assert wanted["draw_noise"] == pytest.approx(by_draw / apart)
     law, sizes = record["laws"]["laws"]["s2l"], np.bincount(labels)
     chance = even(sizes, 40)[labels] / sizes[labels]
