@@ -79,7 +79,10 @@ def _chance(
         raise _Unknown("which clusters it leaves out is still to be seen")
     if isinstance(selector, Draw) and selector.groups == "all":
         return np.full(len(sample), min(1.0, count / len(sample)))
-    made = store.manifest(plan.groups(choice).folder)
+    groups = plan.groups(choice)
+    made = store.manifest(groups.folder)
+    if made is None and len(groups.inputs) > 1:  # signals, for one
+        raise _Unknown("it needs more than the losses at the checkpoints")
     if isinstance(selector, Rank | Cover):
         score_N = _score(store, selector, made, sample)
         chance_N = np.zeros(len(sample))
@@ -136,14 +139,12 @@ def _score(
         score_N = _column(store, made, sample, "score").fill_null(np.inf).to_numpy()
         ranked = GroupsView(made).ranked
         return score_N if ranked is None else np.where(score_N < ranked, score_N, np.inf)
-    if isinstance(selector, Cover) or selector.order == "middle":
+    if isinstance(selector, Cover) or selector.order == "middle":  # of all examples
         raise _Unknown("its ranking is still to be made")
     return _scored(selector, sample)
 
 
 def _scored(selector: Rank | Draw, sample: pa.Table) -> np.ndarray:
-    if selector.details or selector.before:
-        raise _Unknown("it needs more than the losses at the checkpoints")
     return selector.score(Known(losses_array(sample), sample["num_label_tokens"].to_numpy()))
 
 

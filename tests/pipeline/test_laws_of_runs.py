@@ -17,7 +17,7 @@ from s2l_ray.store import Manifest
 
 N, PARTS, BUDGET = 300, 3, 60
 KNOWN = ["random", "random_balanced", "loss_strata", "longest", "loss_kmeans", "s2l@0.5"]
-UNKNOWN = ["el2n", "random_shares", "cross_fitted_by_cluster", "prune_then_cluster"]
+UNKNOWN = ["el2n", "ifd", "random_shares", "cross_fitted_by_cluster", "prune_then_cluster"]
 
 
 class Corpus:
@@ -72,6 +72,7 @@ def test_plan_tells_laws_before_anything_else_is_made(store, planned):
     assert found.names == ["s2l", *KNOWN]
     assert found.unknown == {
         "el2n": "it needs more than the losses at the checkpoints",
+        "ifd": "it needs more than the losses at the checkpoints",
         "random_shares": "its shares are those of another selection",
         "cross_fitted_by_cluster": "which clusters it leaves out is still to be seen",
         "prune_then_cluster": "its clusters are still to be made",
