@@ -15,8 +15,9 @@ page. Overrides may follow DIR: `compare.also=[]` keeps the main selectors only,
 - `shared`: how much of the subset random's subset contains too, in percent.
 - `loss`: held-out loss in nats per response token. `macro`: the mean over sources.
 - `− random`: the paired difference, with its 95% interval over seeds.
-- `error over examples`: standard error of one pair's difference over the held-out examples.
-- `p (Holm)`: corrected over the methods of a table; a verdict takes five seeds.
+- `error over examples`: the part of the difference's standard error that the held-out examples
+  cause for all seeds alike.
+- `p (Holm)`: corrected over the budgets and methods; a verdict takes six seeds.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ import ray
 import yaml
 
 from benchmarks import machine
-from s2l_ray.config import SelectorName, validate
+from s2l_ray.config import CompareConfig, SelectorName, validate
 from s2l_ray.corpus.identity import hash63
 from s2l_ray.report.comparison_tables import groups_of
 
+LOSS = CompareConfig(primary="loss")  # as in the results so far
 MAIN = ["s2l", "s2l_official", "random", "random_balanced", "random_shares", "loss_strata"]
 PROMPT = {"template": "plain", "max_length": 256}
 PROXY = {"model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 2,
@@ -116,6 +118,8 @@ def settings(folder: Path, models: dict[str, str]) -> dict[str, Any]:
         "evaluation": {"answer_marker": "The answer is", "targets_at_once": 2},
         "compare": {
             "selectors": MAIN,
+            "worth": [],
+            "untuned": False,
             "also": [name for name in get_args(SelectorName) if name not in MAIN],
         },
     }  # fmt: skip
@@ -125,7 +129,7 @@ def results(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per budget and method: held-out loss and macro loss (the mean over sources), and
     their differences from random. `of other metrics` holds uncorrected p values."""
     rows = []
-    for group in groups_of(records):
+    for group in groups_of(records, LOSS):
         for row in group.tables[0].rows:
             mean, _, low, high, _ = row.difference
             others = {
@@ -138,11 +142,11 @@ def results(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "tokens trained on": group.costs[row.method]["trained_tokens"],
                 "shared": group.costs[row.method]["shared"],
                 "loss": row.mean, "difference": mean, "from": low, "to": high,
-                "over examples": group.tables[0].errors.get(row.method),
+                "over examples": row.over_examples,
                 "p (Holm)": row.adjusted_p, "verdict": row.verdict,
                 "macro": macro.mean, "macro difference": macro.difference.mean,
                 "macro from": macro.difference.low, "macro to": macro.difference.high,
-                "macro over examples": group.tables[1].errors.get(row.method),
+                "macro over examples": macro.over_examples,
                 "of other metrics": [
                     {"metric": key, "mean": each.mean, "difference": each.difference._asdict()}
                     for key, each in others.items()
@@ -168,7 +172,7 @@ def main() -> None:
     rows = results(records)
     controls = [
         f"Budget {group.budget}, {table.metric.words}: {sentence}"
-        for group in groups_of(records)
+        for group in groups_of(records, LOSS)
         for table in group.tables[:2]
         for sentence in table.controls
     ]

@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -20,7 +21,9 @@ import pyarrow as pa
 
 from benchmarks import machine
 from benchmarks.planted_corpus import write
-from s2l_ray.analysis import paired as comparison
+from s2l_ray.analysis import verdicts
+from s2l_ray.analysis.paired import Outcome
+from s2l_ray.analysis.paired import Row as Compared
 from s2l_ray.analysis.statistics import interval
 from s2l_ray.config import RunConfig, SelectionConfig, validate
 from s2l_ray.execution import connect as driver
@@ -95,6 +98,8 @@ def settings(
                 "budgets": ["10%"],
                 "seeds": list(range(arguments.seeds)),
                 "full": [],
+                "worth": [],
+                "untuned": False,
             },
         }
     )  # fmt: skip
@@ -173,17 +178,17 @@ def look(
 def losses_of(records: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> list[Any]:
     """The held-out loss on these patterns, one table row per selector."""
     arms = [
-        comparison.Outcome(
+        Outcome(
             record["method"], record["budget"], record["selection_seed"], record["training_seed"],
             {"loss": fmean(record["by_source"][pattern] for pattern in patterns)},
         )
         for record in records
     ]  # fmt: skip
-    return comparison.table(arms, "loss")
+    return verdicts.table(arms, "loss")
 
 
 def row_of(
-    name: str, held: Sequence[Mapping[str, float]], small: comparison.Row, large: comparison.Row
+    name: str, held: Sequence[Mapping[str, float]], small: Compared, large: Compared
 ) -> dict[str, Any]:
     """A selector's row: means ± standard errors over seeds, differences with 95% intervals."""
 
@@ -225,7 +230,8 @@ def measure(study: Study, arguments: argparse.Namespace, **shape: Any) -> None:
         Path(name).mkdir(parents=True, exist_ok=True)
         paths = write(Path(name), study.corpus, study.heldout)
         with Run.start(settings(study, Path(name), *paths, arguments, **shape)) as run:
-            records = run.finish(lambda run: compare(run, comparison_text.say_so_far))
+            told = partial(comparison_text.tell_progress, run.config)
+            records = run.finish(lambda run: compare(run, told))
             records = [record for record in records if "too_few" not in record]
             found, proxies = look(run, study, records)
     of_small, of_large = losses_of(records, study.small), losses_of(records, study.large)
@@ -243,8 +249,9 @@ def measure(study: Study, arguments: argparse.Namespace, **shape: Any) -> None:
     ))  # fmt: skip
     print(machine.table(rows, list(dict.fromkeys(column for row in rows for column in row))))
     for kind, losses in (("small", of_small), ("large", of_large)):
-        told = [*comparison.conclusions(losses), *comparison.caveats(losses)]
-        print(f"loss on held-out examples of the {kind} patterns:", *told)
+        said = verdicts.conclusions(losses)
+        said += verdicts.caveats(losses, verdicts.num_tested([losses]))
+        print(f"loss on held-out examples of the {kind} patterns:", *said)
     machine.write(
         arguments.json, vars(arguments), rows, found=found, proxy_losses=proxies, records=records
     )

@@ -258,10 +258,12 @@ def compare(config: RunConfig) -> None:
     with more seeds or selectors to add to the comparison.
 
     Reads:    corpus.path, evaluation.files, evaluation.answers
-    Writes:   the stages of each target; report/comparison.json,
-              report/comparison.html and run.json in run_dir
+    Writes:   the stages of each target; report/comparison.json (a record per
+              target), report/verdicts.json, report/comparison.html and run.json in
+              run_dir
     Prints:   the number of targets before it starts; then the differences from
-              random selection, the path of the report
+              random selection and verdicts on the primary measure, the path of
+              the report
     Example:  %(prog)s my.yaml compare.budgets=[0.05,0.11]
     """
     from s2l_ray.pipeline import comparison, records
@@ -273,8 +275,10 @@ def compare(config: RunConfig) -> None:
         settings = records.settings_of_comparison(config)
         seen = records.known(run.store, records.COMPARISON, settings)
         print(text.plan(config, comparison.num_targets(config), seen))
-        found = run.finish(lambda run: comparison.compare(run, text.say_so_far))
-        _print(run, text.as_text(found))
+        found = run.finish(
+            lambda run: comparison.compare(run, lambda so_far: text.tell_progress(config, so_far))
+        )
+        _print(run, text.as_text(found, config.compare))
         print(f"report: {page.write(run, found)}")
 
 

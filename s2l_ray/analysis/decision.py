@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from s2l_ray.analysis.paired import Outcome, Row, paired_differences, table
+from s2l_ray.analysis.measures import Metric
+from s2l_ray.analysis.paired import Outcome, Row, of_examples, paired_differences
 from s2l_ray.analysis.statistics import MIN_UNITS, Interval, interval, pairs_needed
+from s2l_ray.analysis.verdicts import table
 from s2l_ray.config import BASELINE
 from s2l_ray.formatting import plural, with_interval
 
@@ -15,18 +17,21 @@ BALANCED = "random_balanced"
 FULL = "full, equal compute"  # pipeline.arms.FULL_COMPUTE
 ERRORS = 5.0  # standard errors by which all the data must beat random
 USEFUL = 0.5  # share of the headroom that a selection must be able to gain to be worth more seeds
+WOULD = "a smaller budget, more target.epochs, or a harder evaluation (docs/price.md)"
 
 Answer = Literal["select", "do not select", "take source-balanced random", "undecided"]
 
 
 class Headroom(NamedTuple):
     """Whether a setting can tell selections apart. size: what the best selection could gain, in
-    the metric. would: what would give the setting headroom, if it has none."""
+    the metric. would: what would give the setting headroom, if it has none. measured: whether the
+    whole corpus was trained on, with two seeds or more."""
 
     passed: bool
     size: float
     why: str
     would: str = ""
+    measured: bool = True
 
 
 class Decision(NamedTuple):
@@ -37,34 +42,36 @@ class Decision(NamedTuple):
     would: str = ""
 
 
-Check = Callable[[Sequence[Outcome], str], Headroom]
+Check = Callable[[Sequence[Outcome], Metric], Headroom]
 
 
-def headroom(arms: Sequence[Outcome], metric: str) -> Headroom:
+def headroom(arms: Sequence[Outcome], metric: Metric) -> Headroom:
     """Check that all the data, trained on for as many tokens, beats random by ERRORS standard
     errors. If even that does not, a better subset of the data could not be seen either."""
-    would = "a smaller selection.budget, more target.epochs, or a harder evaluation (docs/price.md)"
     difference = _rows(arms, metric).get(FULL)
     if difference is None or difference.difference.mean is None:
-        return Headroom(False, 0.0, f"no target was trained on the whole corpus ({FULL})", would)
+        why = f"no target was trained on the whole corpus ({FULL})"
+        return Headroom(False, 0.0, why, WOULD, measured=False)
     mean, error, *_ = difference.difference
     assert mean is not None
-    shown = _shown(difference.difference)
-    if error is None or mean + ERRORS * error >= 0:
+    gain, shown = _gain(mean, metric), _shown(difference.difference, metric)
+    if error is None:
+        why = f"{plural(difference.pairs, 'seed')} of the whole corpus show no spread ({shown})"
+        return Headroom(False, max(0.0, gain), why, "more seeds", measured=False)
+    if not gain > ERRORS * error:
         why = (
             f"all the data at equal compute does not beat {BASELINE} by {ERRORS:g} standard errors "
             f"({shown}), so this setting cannot tell selections apart"
         )
-        return Headroom(False, max(0.0, -mean), why, would)
-    return Headroom(True, -mean, f"all the data at equal compute beats {BASELINE} by {shown}")
+        return Headroom(False, max(0.0, gain), why, WOULD)
+    return Headroom(True, gain, f"all the data at equal compute beats {BASELINE} by {shown}")
 
 
-def decide(arms: Sequence[Outcome], metric: str, main: str, check: Check = headroom) -> Decision:
-    """Say what to do. Lower is better in the metric. check: the headroom, without which nothing is
-    decided."""
+def decide(arms: Sequence[Outcome], metric: Metric, main: str, check: Check = headroom) -> Decision:
+    """Say what to do. check: the headroom, without which nothing is decided."""
     rows = _rows(arms, metric)
     row, balanced = rows[main], rows.get(BALANCED)
-    shown = f"{main} − {BASELINE}: {_shown(row.difference)}"
+    shown = f"{main} − {BASELINE}: {_shown(row.difference, metric)}"
     if row.units < MIN_UNITS:
         why = f"no verdict: {plural(row.units, 'seed')}, and one takes {MIN_UNITS} ({shown})"
         return Decision("undecided", why, "a higher price, for more seeds")
@@ -72,41 +79,64 @@ def decide(arms: Sequence[Outcome], metric: str, main: str, check: Check = headr
     if not room.passed:
         return Decision("undecided", room.why, room.would)
     if main != BALANCED and balanced is not None and balanced.verdict == "better":
-        found = interval(paired_differences(arms, metric, main, BALANCED).values())
-        if found.high is None or found.high >= 0:
+        found = _difference(arms, metric, main, BALANCED)
+        if not _is_better(found, metric):
             return Decision(
                 "take source-balanced random",
-                f"{BALANCED} is better than {BASELINE} ({_shown(balanced.difference)}) and {main} "
-                f"is not better than that ({_shown(found)})",
+                f"{BALANCED} is better than {BASELINE} ({_shown(balanced.difference, metric)}) and "
+                f"{main} is not better than that ({_shown(found, metric)})",
             )
     if row.verdict == "better":
         answer: Answer = "take source-balanced random" if main == BALANCED else "select"
         return Decision(answer, f"{main} is better than {BASELINE} ({shown})")
     if row.verdict == "worse":
         return Decision("do not select", f"{main} is worse than {BASELINE} ({shown})")
-    low, error = row.difference.low, row.difference.standard_error
-    if row.verdict == "no verdict" or low is None or not error:
+    low, high, error = row.difference.low, row.difference.high, row.difference.standard_error
+    if row.verdict == "no verdict" or low is None or high is None or not error:
         return Decision("undecided", f"the pairs show no spread ({shown})", "other seeds")
     useful = USEFUL * room.size
-    if -low < useful:
+    if max(_gain(low, metric), _gain(high, metric)) < useful:
         return Decision(
             "do not select",
             f"{main} gains less than {USEFUL:.0%} of what {room.why.partition(' beats ')[0]} gains "
             f"({shown})",
         )
-    needed = pairs_needed(error * math.sqrt(row.units), useful)
-    return Decision(
-        "undecided",
+    why = (
         f"{main} is not distinguishable from {BASELINE}, and may still gain {USEFUL:.0%} of what "
-        f"all the data gains ({shown})",
-        f"about {max(needed, row.units + 1)} seeds, which show a difference of {useful:.2g}",
+        f"all the data gains ({shown})"
     )
+    if 2 * (row.over_examples or 0.0) > useful:
+        would = f"more evaluation examples: these alone hide differences of {useful:.2g}"
+        return Decision("undecided", why, would)
+    needed = max(
+        pairs_needed((row.over_seeds or 0.0) * math.sqrt(row.units), useful), row.units + 1
+    )
+    would = f"about {needed} seeds, which show a difference of {useful:.2g}"
+    return Decision("undecided", why, would)
 
 
-def _rows(arms: Sequence[Outcome], metric: str) -> dict[str, Row]:
-    return {row.method: row for row in table(arms, metric, BASELINE)}
+def _rows(arms: Sequence[Outcome], metric: Metric) -> dict[str, Row]:
+    found = table(arms, metric.key, BASELINE, metric.lower_is_better)
+    return {row.method: row for row in found}
 
 
-def _shown(difference: Interval) -> str:
+def _difference(arms: Sequence[Outcome], metric: Metric, main: str, other: str) -> Interval:
+    found = paired_differences(arms, metric.key, main, other)
+    return interval(found.values(), found, of_examples(arms, metric.key, main, other))
+
+
+def _gain(difference: float, metric: Metric) -> float:
+    return -difference if metric.lower_is_better else difference
+
+
+def _is_better(difference: Interval, metric: Metric) -> bool:
+    """Whether a whole interval is on the better side of zero."""
+    _, _, low, high, _ = difference
+    if low is None or high is None:
+        return False
+    return high < 0 if metric.lower_is_better else low > 0
+
+
+def _shown(difference: Interval, metric: Metric) -> str:
     mean, _, low, high, _ = difference
-    return "unknown" if mean is None else f"{with_interval(mean, low, high)} nats per token"
+    return "unknown" if mean is None else f"{with_interval(mean, low, high)} {metric.unit}"

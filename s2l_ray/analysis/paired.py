@@ -1,4 +1,4 @@
-"""Paired comparison of selectors: pairs of arms, the table of one budget and metric, its verdicts.
+"""Paired comparison of selectors: pairs of arms, and the table of one budget and metric.
 
 A pair is two arms with the same selection seed and training seed, and so the same initial weights.
 A difference is always method − baseline.
@@ -7,23 +7,32 @@ A difference is always method − baseline.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
-from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, Interval, Seeds, holm, interval
-from s2l_ray.formatting import plural, with_interval
+from s2l_ray.analysis.equality import least_margin, p_of_equality, p_of_signs
+from s2l_ray.analysis.examples import shared
+from s2l_ray.analysis.statistics import Interval, OverExamples, Seeds, interval
 
-Verdict = Literal["better", "worse", "not distinguishable", "no verdict"]
+Verdict = Literal[
+    "better", "worse", "equal", "not distinguishable", "no verdict", "reference", "exploratory"
+]
+REFERENCES = ("full, ", "untuned", "random ×")  # how the arms begin that are no selectors
 
 
 class Outcome(NamedTuple):
-    """The result of one arm: a target trained on one selection with one seed, then evaluated."""
+    """The result of one arm: a target trained on one selection with one seed, then evaluated.
+
+    influences: of groups of evaluation examples on the metrics whose error over examples is known
+    (analysis.examples).
+    """
 
     selector: str
     budget: int | float | str
     selection_seed: int
     training_seed: int
     metrics: Mapping[str, float]
+    influences: Mapping[str, Sequence[float]] = {}
 
     @property
     def seeds(self) -> Seeds:
@@ -44,11 +53,30 @@ class Row(NamedTuple):
     training_seeds: int
     adjusted_p: float | None  # after Holm's correction
     verdict: Verdict | None
+    # Standard error of the difference that the examples cause for all seeds alike; None: unknown.
+    over_examples: float | None = None
+    signs_p: float | None = None  # exact, by flipping signs; not corrected
+    margin: float | None = None  # within which the two would count as equal
+    equal_p: float | None = None  # of being within it; adjusted once judged
+    within: float | None = None  # the smallest margin that is shown at 5%, not corrected
 
     @property
     def units(self) -> int:
         """The number of independent pairs: pairs that share a seed count once."""
         return min(self.selection_seeds, self.training_seeds)
+
+    @property
+    def over_seeds(self) -> float | None:
+        """The standard error of the difference without what the examples add to it."""
+        error = self.difference.standard_error
+        if error is None or self.over_examples is None:
+            return error
+        return math.sqrt(max(0.0, error**2 - self.over_examples**2))
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the arm is no selector: all the data, no training, another amount of random."""
+        return self.method.startswith(REFERENCES)
 
 
 class _Arm(Protocol):
@@ -94,15 +122,19 @@ def paired_differences(
     return {seeds: value for seeds, value in found.items() if math.isfinite(value)}
 
 
-def table(
-    arms: Sequence[Outcome], metric: str, baseline: str = "random", lower_is_better: bool = True
+def rows(
+    arms: Sequence[Outcome],
+    metric: str,
+    baseline: str = "random",
+    margin: float | str | None = None,
 ) -> list[Row]:
-    """Return one row per selector, in order of appearance, from the arms of one budget.
+    """Return one row per selector, in order of appearance, from the arms of one budget, without
+    verdicts.
 
     Means and standard errors are over all runs of a method. They are not finite if a value is not.
-    A verdict needs `MIN_UNITS` selection seeds, as many training seeds, and some spread. p is after
-    Holm's correction over the methods that meet this. Raises ValueError for several budgets, a
-    missing baseline, an arm without the metric, or two arms of a selector with the same seeds.
+    margin: of equality, in units of the metric, or such as "1%" of the baseline's mean. Raises
+    ValueError for several budgets, a missing baseline, an arm without the metric, or two arms of a
+    selector with the same seeds.
     """
     methods = list(dict.fromkeys(arm.selector for arm in arms))
     if len(budgets := list(dict.fromkeys(arm.budget for arm in arms))) > 1:
@@ -116,107 +148,55 @@ def table(
                 f"and training seed {arm.training_seed}: found {sorted(arm.metrics)}, expected "
                 f"{metric!r}"
             )
-    rows = [_row(arms, metric, method, baseline) for method in methods]
-    tested = {
-        row.method: row.difference.p_value
-        for row in rows
-        if row.units >= MIN_UNITS and row.difference.p_value is not None
-    }
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return [
-        row._replace(
-            adjusted_p=adjusted[row.method],
-            verdict=_verdict(row.difference, adjusted[row.method], lower_is_better),
-        )
-        if row.method in adjusted
-        else row
-        for row in rows
-    ]
+    if isinstance(margin, str):
+        values = [arm.metrics[metric] for arm in arms if arm.selector == baseline]
+        margin = float(margin.rstrip("% ")) / 100 * abs(math.fsum(values) / len(values))
+    return [_row(arms, metric, method, baseline, margin) for method in methods]
 
 
-def _row(arms: Sequence[Outcome], metric: str, method: str, baseline: str) -> Row:
+def _row(
+    arms: Sequence[Outcome], metric: str, method: str, baseline: str, margin: float | None
+) -> Row:
     mine = {arm.seeds: arm.metrics[metric] for arm in arms if arm.selector == method}
     pairs = paired(arms, method, baseline)
     found = paired_differences(arms, metric, method, baseline)
     mean, standard_error, *_ = interval(mine.values(), mine)
-    return Row(
+    error = of_examples(arms, metric, method, baseline)
+    row = Row(
         method=method,
         runs=len(mine),
         mean=mean,
         standard_error=standard_error,
-        difference=interval(found.values(), found),
+        difference=interval(found.values(), found, error),
         pairs=len(found),
         left_out=len(pairs) - len(found),
         selection_seeds=len({selection for selection, _ in found}),
         training_seeds=len({training for _, training in found}),
         adjusted_p=None,
         verdict=None if method == baseline else "no verdict",
+        over_examples=None if error is None else math.sqrt(error.variance),
+        signs_p=p_of_signs(found) if found else None,
+        margin=margin,
+        within=least_margin(found.values(), found, error),
     )
+    if row.is_reference:
+        return row._replace(verdict="reference")
+    if margin is None or row.verdict is None:
+        return row
+    return row._replace(equal_p=p_of_equality(found.values(), margin, found, error))
 
 
-def _verdict(difference: Interval, adjusted_p: float, lower_is_better: bool) -> Verdict:
-    assert difference.mean is not None  # since there is a p
-    if adjusted_p > ALPHA:
-        return "not distinguishable"
-    return "better" if (difference.mean < 0) == lower_is_better else "worse"
-
-
-def conclusions(rows: Sequence[Row]) -> list[str]:
-    """Return the verdicts of a table in sentences, with differences and 95% intervals."""
-    baseline = _baseline(rows)
-    by_verdict = {
-        verdict: [row for row in rows if row.verdict == verdict]
-        for verdict in ("better", "worse", "not distinguishable", "no verdict")
-    }
-    found = []
-    if better := by_verdict["better"]:
-        found.append(f"Better than {baseline}: {_listed(better)}.")
-    if worse := by_verdict["worse"]:
-        found.append(f"Worse than {baseline}: {_listed(worse)}.")
-    if alike := by_verdict["not distinguishable"]:
-        found.append(
-            f"Not distinguishable from {baseline}: {_listed(alike)}. This does not show that they "
-            "are equal."
-        )
-    if few := by_verdict["no verdict"]:
-        found.append(
-            f"No verdict: {_listed(few)}. A verdict needs pairs from at least {MIN_UNITS} "
-            "selection seeds, with finite values and some spread. Further trainings on the subset "
-            "of one seed do not count as seeds."
-        )
-    return found
-
-
-def caveats(rows: Sequence[Row]) -> list[str]:
-    """Return what narrows the verdicts of a table: the correction, and pairs without a value."""
-    found = []
-    tested = [row for row in rows if row.adjusted_p is not None]
-    if len(tested) > 1:
-        found.append(
-            f"p is after Holm's correction for {len(tested)} comparisons; better and worse need "
-            f"p ≤ {ALPHA}. The 95% intervals are not corrected, so one may exclude zero at p > "
-            f"{ALPHA}."
-        )
-    for row in rows:
-        if row.left_out:
-            found.append(
-                f"Left out because a value is not finite: {plural(row.left_out, 'pair')} of "
-                f"{row.method} and {_baseline(rows)}."
-            )
-    return found
-
-
-def _baseline(rows: Sequence[Row]) -> str:
-    return next(row.method for row in rows if row.verdict is None)
-
-
-def _listed(rows: Iterable[Row]) -> str:
-    return "; ".join(f"{row.method} {_numbers(row)}" for row in rows)
-
-
-def _numbers(row: Row) -> str:
-    mean, _, low, high, _ = row.difference
-    found = plural(row.pairs, "pair")
-    if row.adjusted_p is not None:
-        found += ", p < 0.001" if row.adjusted_p < 0.001 else f", p = {row.adjusted_p:.3g}"
-    return f"({found})" if mean is None else f"{with_interval(mean, low, high)} ({found})"
+def of_examples(
+    arms: Sequence[Outcome], metric: str, method: str, baseline: str
+) -> OverExamples | None:
+    """Return the variance of the mean difference that the evaluation examples cause for all seeds
+    alike; None if a pair's influences are not known."""
+    found: dict[Seeds, list[float]] = {}
+    for mine, other in paired(arms, method, baseline):
+        if not math.isfinite(mine.metrics[metric] - other.metrics[metric]):
+            continue
+        ours, theirs = mine.influences.get(metric), other.influences.get(metric)
+        if ours is None or theirs is None or len(ours) != len(theirs):
+            return None
+        found[mine.seeds] = [x - y for x, y in zip(ours, theirs, strict=True)]
+    return shared(found) if found else None

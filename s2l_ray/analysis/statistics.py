@@ -13,9 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-MIN_UNITS = 5  # independent pairs that a verdict needs
+# Independent pairs that a verdict needs. Signs flipped at random, five that all agree still have
+# p = 2/32 = 0.0625; six have 2/64 = 0.031.
+MIN_UNITS = 6
 ALPHA = 0.05  # two-sided; intervals are 95%
-SMALLEST_P = 1e-15  # lower end of the search for p in `interval`
+SMALLEST_P = 1e-15  # lower end of the search for p
 
 Seeds = tuple[int, int]  # selection seed, training seed
 
@@ -38,7 +40,77 @@ class Spreads(NamedTuple):
     rest: float | None
 
 
-def interval(values: Iterable[float], seeds: Iterable[Seeds] | None = None) -> Interval:
+class Mean(NamedTuple):
+    """A mean and its independent errors: standard errors, each with its degrees of freedom."""
+
+    mean: float
+    errors: tuple[float, ...]
+    freedoms: tuple[int, ...]
+
+    @property
+    def standard_error(self) -> float:
+        return math.hypot(*self.errors)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the error over seeds, the first, is more than rounding."""
+        return math.isfinite(self.standard_error) and self.errors[0] > 1e-9 * abs(self.mean)
+
+    def half_width(self, alpha: float) -> float:
+        """Return the half width of the interval that misses with probability alpha."""
+        from scipy.special import stdtrit  # 0.1 s to import
+
+        parts = zip(self.freedoms, self.errors, strict=True)
+        return math.hypot(*(stdtrit(freedom, alpha / 2) * error for freedom, error in parts))
+
+    def p_value(self, distance: float) -> float:
+        """Return the two-sided p of a distance between the mean and a hypothesis: the level whose
+        interval has this half width, at least `SMALLEST_P` if there are several errors."""
+        from scipy.special import stdtr
+
+        if len(self.freedoms) == 1:
+            return float(2 * stdtr(self.freedoms[0], -abs(distance) / self.standard_error))
+        if self.half_width(SMALLEST_P) <= abs(distance):
+            return SMALLEST_P
+        from scipy.optimize import brentq
+
+        def beyond(log_p: float) -> float:
+            return self.half_width(math.exp(log_p)) - abs(distance)
+
+        return math.exp(brentq(beyond, math.log(SMALLEST_P), 0))
+
+
+class OverExamples(NamedTuple):
+    """The variance of a mean that its evaluation examples cause (analysis.examples)."""
+
+    variance: float
+    freedom: int
+
+
+def mean_of(
+    values: Iterable[float],
+    seeds: Iterable[Seeds] | None = None,
+    examples: OverExamples | None = None,
+) -> Mean | None:
+    """Return the mean of two or more values with its errors, None for fewer. See `interval`."""
+    values = list(values)
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    errors, freedoms = _standard_errors([value - mean for value in values], seeds)
+    if len(errors) > 1 and errors[0] < errors[1]:  # the larger first, for `has_spread`
+        errors, freedoms = errors[::-1], freedoms[::-1]
+    if examples is not None and examples.variance > 0:
+        errors.append(math.sqrt(examples.variance))
+        freedoms.append(examples.freedom)
+    return Mean(mean, tuple(errors), tuple(freedoms))
+
+
+def interval(
+    values: Iterable[float],
+    seeds: Iterable[Seeds] | None = None,
+    examples: OverExamples | None = None,
+) -> Interval:
     """Return the mean of `values` with its 95% interval. `seeds` are those of each value.
 
     - No `seeds`, or no seed twice: the values are independent, and the interval is Student's t.
@@ -47,45 +119,33 @@ def interval(values: Iterable[float], seeds: Iterable[Seeds] | None = None) -> I
       G − 1 degrees of freedom. With equal group sizes this is the t interval over group means.
     - Both kinds repeat: the two V are added. This counts their common part σ²/ST twice, which
       Cameron, Gelbach and Miller (2011, Journal of Business & Economic Statistics 29:238) subtract,
-      so the interval is conservative. The half width is sqrt(t_a² V_a + t_b² V_b), each t with its
-      own degrees of freedom. It covers at least 95% (Banerjee 1960, Sankhyā 22:357). With
-      Satterthwaite's degrees of freedom up to 12% would be missed (two seeds by ten). p is the
-      level whose interval ends at zero, at least `SMALLEST_P`.
+      so the interval is conservative.
+    - `examples`: the variance that all values share because they are means over the same evaluation
+      examples. It is added too. V over seeds contains what seeds and examples cause together, so
+      nothing is counted twice (analysis.examples).
+
+    The half width of several V is sqrt(Σ t_k² V_k), each t with its own degrees of freedom. It
+    covers at least 95% (Banerjee 1960, Sankhyā 22:357). With Satterthwaite's degrees of freedom up
+    to 12% would be missed (two seeds by ten). p is the level whose interval ends at zero, at least
+    `SMALLEST_P`.
 
     Assumes additive normal effects of each seed and of the rest. Exact for independent values and
-    for equal groups of one seed, conservative for crossed seeds, approximate for incomplete tables.
+    for equal groups of one seed, conservative for several V, approximate for incomplete tables.
     A seed that all values share is held fixed: the result holds for that seed only.
 
-    No value: all None. One value: only the mean. Values without spread (a standard error below
-    1e-9 of the mean is rounding), or one that is not finite: no interval and no p.
+    No value: all None. One value: only the mean. Values without spread over seeds (a standard error
+    below 1e-9 of the mean is rounding), or one that is not finite: no interval and no p.
     """
     values = list(values)
     if not values:
         return Interval()
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Interval(mean)
-    errors, freedoms = _standard_errors([value - mean for value in values], seeds)
-    error = math.hypot(*errors)
-    if not math.isfinite(error) or error <= 1e-9 * abs(mean):
-        return Interval(mean, error)
-    from scipy.special import stdtr, stdtrit  # 0.1 s to import
-
-    def half_width(alpha: float) -> float:
-        return math.hypot(
-            *(stdtrit(df, alpha / 2) * e for df, e in zip(freedoms, errors, strict=True))
-        )
-
-    if len(freedoms) == 1:
-        p = float(2 * stdtr(freedoms[0], -abs(mean) / error))
-    elif half_width(SMALLEST_P) <= abs(mean):
-        p = SMALLEST_P
-    else:
-        from scipy.optimize import brentq
-
-        log_p = brentq(lambda x: half_width(math.exp(x)) - abs(mean), math.log(SMALLEST_P), 0)
-        p = math.exp(log_p)
-    return Interval(mean, error, mean - half_width(ALPHA), mean + half_width(ALPHA), p)
+    found = mean_of(values, seeds, examples)
+    if found is None:
+        return Interval(values[0])
+    if not found.has_spread:
+        return Interval(found.mean, found.standard_error)
+    mean, half = found.mean, found.half_width(ALPHA)
+    return Interval(mean, found.standard_error, mean - half, mean + half, found.p_value(mean))
 
 
 def _standard_errors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -21,8 +22,11 @@ from s2l_ray.config.values import (
     Seed,
     SelectorName,
     no_entry_twice,
+    shown,
     with_baseline,
 )
+
+ENOUGH = 6  # seeds for a verdict: analysis.statistics.MIN_UNITS
 
 
 class EvaluationConfig(Section):
@@ -101,6 +105,8 @@ class EvaluationConfig(Section):
 class CompareConfig(Section):
     """What `compare` trains and evaluates: a target for each selector, budget and seed."""
 
+    newer = ("primary", "equivalent", "worth", "untuned", "shares_of")
+
     selectors: list[SelectorName] = Field(
         ["s2l", "random_balanced", "loss_strata", "random"],
         description="Selectors to compare. `random` must be one of them: the others are compared "
@@ -115,9 +121,9 @@ class CompareConfig(Section):
         "`examples`, the `tokens` of the subset, or `compute` (the tokens trained on).",
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
-        [0, 1, 2, 3, 4],
+        [0, 1, 2, 3, 4, 5],
         description="Seeds, each with a proxy, clusters and subsets of its own. A verdict needs "
-        "five.",
+        "six.",
     )
     also: list[SelectorName] = Field(
         [], description="Selectors to compare with the first `also_seeds` seeds only."
@@ -133,6 +139,33 @@ class CompareConfig(Section):
         description="Trainings on the whole corpus to compare with: for as much `compute` as a "
         "subset takes, or for as many `epochs`.",
     )
+    untuned: bool = Field(
+        True, description="Evaluate the target before any training, too. Trains nothing."
+    )
+    worth: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.5, 2.0],
+        description="Amounts of random data, in units of a budget, to train on as well. With them "
+        "a selection is told in random data: worth ×1.3 as much. Amounts that the corpus is too "
+        "small for are left out. `[]` trains none.",
+    )
+    shares_of: list[SelectorName] = Field(
+        [],
+        description="Selectors whose shares of sources `random` is drawn with, too: a control for "
+        "each, random_shares of SELECTOR.",
+    )
+    primary: Annotated[str, Field(pattern=r"^[a-z]\w*(/.+)?$")] | None = Field(
+        None,
+        description="The measure that verdicts are on, such as `loss`, `macro_100`, `files/NAME`, "
+        "`exact_match/NAME` or `by_source/NAME`. `null` takes the first that there is: the mean "
+        "over `evaluation.answers`, the mean over `evaluation.files`, the mean over sources with "
+        "at least 100 held-out examples, the loss. All other measures are exploratory.",
+    )
+    equivalent: Annotated[float, Field(gt=0)] | str | None = Field(
+        None,
+        description="Difference in the primary measure within which a selector counts as equal to "
+        'random: nats per token (or a share of answers), or such as `"1%"` of random\'s value. '
+        "`null` prints the smallest difference that can be ruled out instead.",
+    )
     difference: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Difference in loss, in nats per token, to plan for: the job prints how many "
@@ -143,7 +176,28 @@ class CompareConfig(Section):
         """Return the selectors to compare with the seed at index `number` of seeds."""
         return self.selectors + (self.also if number < self.also_seeds else [])
 
-    @field_validator("selectors", "also", "budgets", "match", "seeds", "full")
+    @property
+    def num_tests(self) -> int:
+        """How many verdicts there are to correct for, if all selectors get enough seeds."""
+        judged = len(self.also) if self.also_seeds >= ENOUGH else 0
+        methods = len(self.selectors) - 1 + judged + len(self.shares_of)
+        return max(1, methods * len(self.budgets) * len(self.match))
+
+    @field_validator("equivalent")
+    @classmethod
+    def _percent(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, str) and not re.fullmatch(r"(?=.*[1-9])\d+(\.\d+)?%", value):
+            raise ValueError(f"expected a number above 0, or such as '1%', got {shown(value)}")
+        return value
+
+    @field_validator("worth")
+    @classmethod
+    def _other_amounts(cls, value: list[float]) -> list[float]:
+        if 1 in value:
+            raise ValueError("1 is the budget itself, which is trained on anyway: leave it out")
+        return sorted(value)
+
+    @field_validator("selectors", "also", "budgets", "match", "seeds", "full", "worth", "shares_of")
     @classmethod
     def _once(cls, value: list) -> list:
         return no_entry_twice(value)
@@ -152,6 +206,8 @@ class CompareConfig(Section):
     def _comparable(self) -> CompareConfig:
         if both := sorted(set(self.selectors) & set(self.also)):
             raise ValueError(f"also: {', '.join(both)} is already in selectors")
+        if odd := sorted({BASELINE, "random_shares", "random_tokens"} & set(self.shares_of)):
+            raise ValueError(f"shares_of: {odd[0]} has no shares of sources of its own")
         if "random_tokens" in self.selectors + self.also and "examples" not in self.match:
             raise ValueError(
                 f"match: random_tokens needs examples among them, got {self.match}: it takes as "

@@ -1,11 +1,18 @@
 """Evaluation of targets: response loss on held-out examples, and exact match of answers."""
 
 from s2l_ray.evaluation.answers import RULE
-from s2l_ray.evaluation.exact_match import Answering, answer, answer_sets, counts
+from s2l_ray.evaluation.exact_match import (
+    Answering,
+    answer,
+    answer_sets,
+    counts,
+    influences_of_answers,
+)
 from s2l_ray.evaluation.heldout import (
+    by_file,
     check_marker,
-    errors_over_examples,
     heldout_examples,
+    influences,
     nothing_left,
     read_losses,
     summarise,
@@ -19,10 +26,12 @@ __all__ = [
     "Answering",
     "answer",
     "answer_sets",
+    "by_file",
     "check_marker",
     "counts",
-    "errors_over_examples",
     "heldout_examples",
+    "influences",
+    "influences_of_answers",
     "judge",
     "notes",
     "nothing_left",

@@ -9,6 +9,10 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.analysis.examples import in_groups, of_mean_over_tokens
 from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, TrajectoriesConfig
 from s2l_ray.corpus.ingest import ingest_once
 from s2l_ray.corpus.sources import split_of_path
@@ -128,6 +132,16 @@ def counts(answers: Manifest) -> dict[str, int]:
         "questions": answers.rows,
         "of": view.of,
     }
+
+
+def influences_of_answers(store: Store, answers: Manifest) -> list[float]:
+    """Return how groups of questions influence the share of correct answers (analysis.examples)."""
+    parts = [
+        store.read_part(answers.folder, part, ["example_id", "correct"]) for part in answers.parts
+    ]
+    table = pa.concat_tables(parts).sort_by("example_id")
+    correct = table["correct"].to_numpy().astype(float)
+    return in_groups(of_mean_over_tokens(correct, np.ones(len(correct))), np.arange(len(correct)))
 
 
 def _make_answerer(*args: Any) -> Any:

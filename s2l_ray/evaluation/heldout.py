@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2l_ray.analysis.examples import in_groups, of_mean_over_tokens
+from s2l_ray.analysis.measures import LARGE
 from s2l_ray.config import CorpusConfig, EvaluationConfig
 from s2l_ray.corpus.ingest import ingest_once
 from s2l_ray.corpus.sources import split_of_path
@@ -101,6 +103,7 @@ class HeldOutLosses(NamedTuple):
 
     example_id: np.ndarray
     source: np.ndarray
+    origin: np.ndarray  # the set, by its place in the scores
     total: np.ndarray  # loss summed over label tokens
     labels: np.ndarray  # number of label tokens
 
@@ -114,7 +117,7 @@ class HeldOutLosses(NamedTuple):
 def read_losses(store: Store, scores: Scores) -> HeldOutLosses:
     """Read the losses of all sets, with the sources of the examples."""
     found = []
-    for examples, losses in scores:
+    for place, (examples, losses) in enumerate(scores):
         tables, by_unit = [], {part.unit: part for part in examples.parts}
         for part in losses.parts:
             table = store.read_part(losses.folder, part)
@@ -126,7 +129,9 @@ def read_losses(store: Store, scores: Scores) -> HeldOutLosses:
         table = pa.concat_tables(tables).sort_by("example_id")
         labels = table["num_label_tokens"].to_numpy().astype(np.float64)
         total = table["loss"].to_numpy() * labels
-        found.append((table["example_id"].to_numpy(), table["source"].to_numpy(), total, labels))
+        origin = np.full(len(total), place)
+        ids, sources = table["example_id"].to_numpy(), table["source"].to_numpy()
+        found.append((ids, sources, origin, total, labels))
     return HeldOutLosses(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
@@ -152,41 +157,66 @@ def summarise(losses: HeldOutLosses) -> dict[str, Any]:
     }
 
 
-def errors_over_examples(mine: HeldOutLosses, others: HeldOutLosses) -> dict[str, float | None]:
-    """Estimate the standard errors of the differences of two targets' `loss` and `macro`.
+def by_file(losses: HeldOutLosses, origins: Sequence[str]) -> dict[str, float]:
+    """Return the loss over the tokens of each of evaluation.files. origins: names of the sets."""
+    return {
+        origins[place]: float(losses.total[mine].sum() / losses.labels[mine].sum())
+        for place, mine in _rows_of_files(losses, origins).items()
+    }
 
-    The error is over repeated draws of the held-out examples (for macro, as many of each source).
-    That of a mean over tokens is by linearisation (Cochran 1977, Sampling Techniques). It is None
-    for fewer than two examples; macro's is None if that is so for any source.
-    """
-    assert np.array_equal(mine.example_id, others.example_id)
-    less = mine.total - others.total
 
-    def error(rows: np.ndarray | slice) -> float | None:
-        labels = mine.labels[rows]
-        count = len(labels)
-        if count < 2:
-            return None
-        residual = less[rows] - labels * (less[rows].sum() / labels.sum())
-        return float(np.sqrt(count / (count - 1) * (residual**2).sum()) / labels.sum())
+def influences(losses: HeldOutLosses, origins: Sequence[str]) -> dict[str, list[float]]:
+    """Return how groups of examples influence each measure (analysis.examples), by its key
+    (analysis.measures). origins: names of the sets."""
+    order = np.argsort(losses.example_id, kind="stable")
 
-    apart = [error(rows) for rows in mine.by_source().values()]
-    known = [each for each in apart if each is not None]
-    macro = float(np.sqrt(np.square(known).sum())) / len(apart) if known == apart else None
-    return {"loss": error(slice(None)), "macro": macro}
+    def mean_over(parts: Iterable[np.ndarray]) -> list[float]:
+        """Of the mean over parts of the mean over a part's tokens."""
+        parts = list(parts)
+        found_N = np.zeros(len(order))
+        for mine in parts:
+            of_part = of_mean_over_tokens(losses.total[mine], losses.labels[mine])
+            found_N[mine] = of_part / len(parts)
+        return in_groups(found_N, order)
+
+    sources, files = losses.by_source(), _rows_of_files(losses, origins)
+    large = [mine for mine in sources.values() if len(mine) >= LARGE]
+    found = {"loss": mean_over([np.arange(len(order))])}
+    if all(len(mine) > 1 for mine in sources.values()):  # one example has no spread
+        found["macro"] = mean_over(sources.values())
+    if len(large) > 1:
+        found["macro_100"] = mean_over(large)
+    if files:
+        found["files"] = mean_over(files.values())
+        found |= {f"files/{origins[place]}": mean_over([mine]) for place, mine in files.items()}
+    return found
+
+
+def _rows_of_files(losses: HeldOutLosses, origins: Sequence[str]) -> dict[int, np.ndarray]:
+    """Return the rows of each file with a loss, by its place in `origins`."""
+    found = {
+        place: np.flatnonzero(losses.origin == place)
+        for place, origin in enumerate(origins)
+        if origin != "heldout"
+    }
+    return {place: mine for place, mine in found.items() if len(mine)}
 
 
 def summarise_answers(store: Store, scores: Scores, marker: str) -> dict[str, Any]:
     """Average the loss of the label tokens after the marker, as `summarise` does.
 
     scores: with losses after the marker. Returns answer_loss, answer_macro, answer_by_source,
-    answer_label_tokens, and answer_left_out, which counts the examples without such a token.
+    answer_label_tokens, answer_left_out, which counts the examples without such a token, and the
+    influences on answer_loss.
     """
     examples, scored = (sum(each[i].rows for each in scores) for i in (0, 1))
     if not scored:
         raise nothing_left(examples, marker)
-    found = summarise(read_losses(store, scores))
+    read = read_losses(store, scores)
+    found, order = summarise(read), np.argsort(read.example_id, kind="stable")
+    influence = in_groups(of_mean_over_tokens(read.total, read.labels), order)
     return {
+        "influences": {"answer_loss": influence},
         "answer_loss": found["loss"],
         "answer_macro": found["macro"],
         "answer_label_tokens": found["label_tokens"],

@@ -55,7 +55,7 @@ def _compared(config: RunConfig, plan: Plan) -> Iterator[Item]:
         selectors = config.compare.selectors_with(place)
         view = Plan(comparison.seeded(config, seed, selectors), plan.corpus)
         yield from _others([view.trajectories], known, f"seed {seed}")
-    count = comparison.num_targets(config)
+    count = comparison.num_targets(config) + comparison.num_untuned(config)
     yield Item("targets", pattern="targets/[^/]+", count=count)
     count *= len(_measures(config))
     yield Item("evaluations", pattern="evaluations/(?!tokens/).+", count=count)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s2l_ray.config import SelectorName, TrainingConfig
+from s2l_ray.config import BASELINE, SelectorName, TrainingConfig
 from s2l_ray.pipeline.identity import file_name
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import num_steps
 
 FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
+UNTUNED = "untuned"  # the target before any training
+OF = " of "  # between a control and the selector that it resembles: random_shares of s2l
+
+
+def more_random(times: float) -> str:
+    """Name random selection with so many times the budget."""
+    return f"{BASELINE} ×{times:g}"
+
+
+def times_of(method: str) -> float | None:
+    """Return the factor of such a name; None for another method."""
+    name, _, times = method.partition(" ×")
+    return float(times) if name == BASELINE and times else None
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,7 @@ class Arm:
     match: str  # what is equal to the baseline's: examples, tokens or compute
     selection_seed: int
     training_seed: int
-    method: str  # a selector's name, FULL_COMPUTE or FULL_EPOCHS
+    method: str  # a selector's name (with OF), more_random, FULL_COMPUTE, FULL_EPOCHS or UNTUNED
     examples: Manifest
     count: int  # of examples that have a label token
     tokens: int  # in these, by the proxy's tokenizer
@@ -32,6 +45,8 @@ class Arm:
 
     @property
     def steps(self) -> int:
+        if self.method == UNTUNED:
+            return 0
         return num_steps(self.training, self.count)
 
     @property
@@ -42,7 +57,10 @@ class Arm:
     @property
     def name(self) -> str:
         """Arms with one name are one training."""
-        who = file_name(self.method.replace(", equal ", "-"))
+        if self.method == UNTUNED:
+            return UNTUNED if self.training.model.name else f"{UNTUNED}-train{self.training_seed}"
+        who = BASELINE if times_of(self.method) else self.method
+        who = file_name(who.replace(", equal ", "-").replace(OF, "-of-"))
         return self.own_name or (
             f"{who}-{self.count}-seed{self.selection_seed}-steps{self.steps}"
             f"-train{self.training_seed}"

@@ -14,36 +14,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import ray.data
 
+from s2l_ray.analysis.measures import check_primary
 from s2l_ray.analysis.stability import share_in
 from s2l_ray.config import (
     BASELINE,
     RunConfig,
     SelectionConfig,
     SelectorName,
-    TrainingConfig,
     parse_budget,
 )
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.progress import about
 from s2l_ray.pipeline import laws, records
 from s2l_ray.pipeline.alarms import take_over
-from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS, Arm, can_match
+from s2l_ray.pipeline.arms import UNTUNED, Arm, can_match
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.memory import check_memory
+from s2l_ray.pipeline.planned import arms_of_seeds
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
-from s2l_ray.pipeline.targets import finetune, side_by_side
+from s2l_ray.pipeline.targets import finetune, side_by_side, untuned
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
-from s2l_ray.store.views import SelectionView, TokensView, TrainingView
-from s2l_ray.training.checkpoints import num_steps
+from s2l_ray.store.views import CorpusView, SelectionView, TrainingView
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +132,11 @@ def compare(
     if config.target is not None:
         check_memory(run, "target", config.target)
     prepare_evaluation(run)
-    for selector in config.compare.selectors_with(0):
+    if config.compare.primary is not None:
+        corpus = CorpusView(run.get(run.plan.corpus))
+        sources = None if config.evaluation.files else corpus.heldout_by_source
+        check_primary(config.compare.primary, sources, config.evaluation)
+    for selector in [*config.compare.selectors_with(0), *config.compare.shares_of]:
         for budget in config.compare.budgets:
             choice = config.selection.model_copy(update={"selector": selector, "budget": budget})
             wanted = config.model_copy(update={"selection": choice})
@@ -147,7 +149,7 @@ def compare(
         with about(f"seed {seed}"):
             view.get(view.plan.trajectories)
             for number in range(config.compare.trainings):
-                arms, short = _arms(view, selectors, training_seed(seed, number))
+                arms, short = arms_of_seeds(view, selectors, training_seed(seed, number))
                 if not place and not number:
                     laws.tell(view, arms, len(config.compare.seeds))
                 made = _measure(run, arms) + short
@@ -164,83 +166,39 @@ def training_seed(seed: int, number: int) -> int:
 
 
 def num_targets(config: RunConfig) -> int:
-    """Return how many targets `compare` trains at most; the baseline is trained once for all that
-    is matched with it."""
+    """Return how many targets `compare` trains at most; the baseline and its other amounts are
+    trained once for all that is matched with them."""
     compare = config.compare
     found = 0
     for place in range(len(compare.seeds)):
-        found += 1 + len(compare.full) * len(compare.match)
+        found += 1 + len(compare.full) * len(compare.match) + len(compare.worth)
+        found += len(compare.shares_of) * ("examples" in compare.match)
         others = [name for name in compare.selectors_with(place) if name != BASELINE]
         found += sum(can_match(name, match) for name in others for match in compare.match)
     return found * compare.trainings * len(compare.budgets)
 
 
+def num_untuned(config: RunConfig) -> int:
+    """Return how many targets `compare` evaluates untrained. A pretrained one is the same for all
+    seeds."""
+    assert config.target is not None
+    if not config.compare.untuned:
+        return 0
+    return 1 if config.target.model.name else len(config.compare.seeds) * config.compare.trainings
+
+
 def seeded(config: RunConfig, seed: int, selectors: list[SelectorName]) -> RunConfig:
     """Return the settings with another seed for proxy, clusters and draws. The compared selectors
     take the place of the baselines, so that the signals they need are scored together."""
+    compared = list(dict.fromkeys([*selectors, *config.compare.shares_of]))
     return config.model_copy(
         update={
             "seed": seed,
             "clusters": config.clusters.model_copy(update={"random_state": seed}),
             "selection": config.selection.model_copy(update={"seed": seed}),
-            "evaluation": config.evaluation.model_copy(update={"baselines": selectors}),
+            "evaluation": config.evaluation.model_copy(update={"baselines": compared}),
         }
     )
-
-
-def _arms(
-    view: Run, selectors: list[SelectorName], training_seed: int
-) -> tuple[list[Arm], list[Record]]:
-    """The arms of one pair of seeds, and records of selectors without a subset. view: the run with
-    the selection seed's trajectories."""
-    arms: list[Arm] = []
-    short: list[Record] = []
-    config, target, seed = view.config, view.config.target, view.config.seed
-    assert target is not None
-    like = config.selection.like
-
-    def subset(selector: SelectorName, budget: Any) -> tuple[Manifest, int, int]:
-        choice = SelectionConfig(selector=selector, budget=budget, seed=seed, like=like)
-        manifest = choose_subset(view, choice).manifest
-        return manifest, SelectionView(manifest).examples, SelectionView(manifest).tokens
-
-    tokens = TokensView(view.get(view.plan.tokens))
-    full = view.get(view.plan.corpus), tokens.trainable, tokens.trainable_tokens
-    for budget in config.compare.budgets:
-        base = subset(BASELINE, budget)
-        # Per example of each step: the batch size is the same for all.
-        seen = num_steps(target, base[1]) * base[2] / base[1]
-
-        def equal_compute(chosen: tuple[Manifest, int, int], seen: float = seen) -> TrainingConfig:
-            """As many steps as see the tokens that the baseline's training sees."""
-            steps = max(1, round(seen * chosen[1] / chosen[2]))
-            return target.model_copy(update={"max_steps": steps})
-
-        for match in config.compare.match:
-            arm = partial(Arm, str(budget), match, seed, training_seed)
-            for selector in selectors:
-                if not can_match(selector, match):
-                    continue
-                if selector == BASELINE:
-                    arms.append(arm(selector, *base, 1.0, target))
-                    continue
-                wanted = f"{base[2]} tokens" if match == "tokens" else base[1]
-                try:
-                    chosen = subset(selector, wanted)
-                except TooFew as error:
-                    logger.warning(f"compare: {selector} is left out: {error}")
-                    seeds = seed, training_seed
-                    short.append(records.too_few(selector, budget, match, *seeds, error))
-                    continue
-                shared = share_in(view.store, chosen[0], base[0])
-                training = equal_compute(chosen) if match == "compute" else target
-                resembled = like if selector_named(selector).like else None
-                arms.append(arm(selector, *chosen, shared, training, resembled))
-            if "compute" in config.compare.full:
-                arms.append(arm(FULL_COMPUTE, *full, base[1] / full[1], equal_compute(full)))
-            if "epochs" in config.compare.full:
-                arms.append(arm(FULL_EPOCHS, *full, base[1] / full[1], target))
-    return arms, short
 
 
 def _measure(run: Run, arms: list[Arm]) -> list[Record]:
@@ -249,34 +207,32 @@ def _measure(run: Run, arms: list[Arm]) -> list[Record]:
 
     def tune(name: str) -> Manifest:
         arm = unique[name]
+        if arm.method == UNTUNED:
+            return untuned(run, name, seed=arm.training_seed)
         return finetune(run, arm.examples, name, seed=arm.training_seed, training=arm.training)
 
     targets = side_by_side(tune, unique, run.config.evaluation.targets_at_once)
-    bases = {arm.pair: arm.name for arm in arms if arm.method == BASELINE}
-    against: dict[str, set[str]] = {}  # one training may belong to several pairs, at other budgets
-    for arm in arms:
-        if arm.method != BASELINE and arm.pair in bases:
-            against.setdefault(arm.name, set()).add(bases[arm.pair])
-    measured = evaluate(run, targets, against)
+    measured = evaluate(run, targets)
 
     def record(arm: Arm) -> Record:
-        target, mine = targets[arm.name], dict(measured[arm.name])
-        if errors := mine.pop("errors_over_examples", None):
-            mine["errors_over_examples"] = errors[bases[arm.pair]]
-        if arm.like is not None:
-            mine["like"] = arm.like
-        return {
-            "method": arm.method,
-            "budget": arm.budget,
-            "match": arm.match,
-            "selection_seed": arm.selection_seed,
-            "training_seed": arm.training_seed,
-            "examples": arm.count,
-            "tokens": arm.tokens,
-            "shared": arm.shared,
-            "steps": TrainingView(target).step,
-            "trained_tokens": TrainingView(target).tokens,
-            "target": target.folder,
-        } | mine
+        target = targets[arm.name]
+        like = {} if arm.like is None else {"like": arm.like}
+        return (
+            {
+                "method": arm.method,
+                "budget": arm.budget,
+                "match": arm.match,
+                "selection_seed": arm.selection_seed,
+                "training_seed": arm.training_seed,
+                "examples": arm.count,
+                "tokens": arm.tokens,
+                "shared": arm.shared,
+                "steps": TrainingView(target).step,
+                "trained_tokens": TrainingView(target).tokens,
+                "target": target.folder,
+            }
+            | measured[arm.name]
+            | like
+        )
 
     return [record(arm) for arm in arms]

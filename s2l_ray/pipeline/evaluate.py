@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -41,16 +41,14 @@ def prepare_evaluation(run: Run) -> None:
     _tokens_of_heldout(run, heldout)
 
 
-def evaluate(
-    run: Run, targets: dict[str, Manifest], against: Mapping[str, Iterable[str]] | None = None
-) -> dict[str, dict[str, Any]]:
+def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
     """Evaluate fine-tuned targets, by their names.
 
-    Each result has the held-out response loss (evaluation.summarise); with
-    evaluation.answer_marker, the loss after the marker (evaluation.summarise_answers); with
-    evaluation.answers, exact_match: {set: counts}; and left_out, sentences about what is not
-    evaluated on because the corpus has it too. against: targets -> the targets that each is
-    compared with; errors_over_examples are the errors of those differences, by the other's name.
+    Each result has the held-out response loss (evaluation.summarise); with evaluation.files, also
+    by_file; with evaluation.answer_marker, the loss after the marker
+    (evaluation.summarise_answers); with evaluation.answers, exact_match: {set: counts}; influences,
+    from which the error of a difference over the examples follows (analysis.examples); and
+    left_out, sentences about what is not evaluated on because the corpus has it too.
     """
     config, settings = run.config, run.config.evaluation
     corpus = run.get(run.plan.corpus)
@@ -67,18 +65,25 @@ def evaluate(
 
     def result(name: str) -> dict[str, Any]:
         found = evaluation.summarise(read[name])
+        origins = list(heldout)
+        if by_file := evaluation.by_file(read[name], origins):
+            found["by_file"] = by_file
+        influences = evaluation.influences(read[name], origins)
         found["left_out"] = evaluation.notes(heldout | sets)
-        if others := (against or {}).get(name):
-            found["errors_over_examples"] = {
-                other: evaluation.errors_over_examples(read[name], read[other]) for other in others
-            }
         if settings.answer_marker is not None:
-            found |= evaluation.summarise_answers(
-                run.store, scores(name, "/answer"), settings.answer_marker
-            )
+            after = scores(name, "/answer")
+            of_answers = evaluation.summarise_answers(run.store, after, settings.answer_marker)
+            influences |= of_answers.pop("influences")
+            found |= of_answers
         if sets:
             found["exact_match"] = {each: evaluation.counts(answers[name, each]) for each in sets}
-        return found
+            influences |= {
+                f"exact_match/{each}": evaluation.influences_of_answers(
+                    run.store, answers[name, each]
+                )
+                for each in sets
+            }
+        return found | {"influences": influences}
 
     return {name: result(name) for name in targets}
 

@@ -35,10 +35,9 @@ class Sensitivity(NamedTuple):
 def sensitivities(work: Workload) -> list[Sensitivity]:
     """Of `pipeline` and of `compare`."""
     config = work.config
-    tests = max(1, len(config.compare.selectors) - 1 + len(config.compare.full))
     planned = [
         ("evaluation.seeds", len(config.evaluation.seeds), 1),
-        ("compare.seeds", len(config.compare.seeds), tests),
+        ("compare.seeds", len(config.compare.seeds), config.compare.num_tests),
     ]
     over_examples = SD_OF_EXAMPLES / math.sqrt(work.heldout) if work.heldout else None
     return [

@@ -13,13 +13,13 @@ from s2l_ray.analysis.statistics import MIN_UNITS
 from s2l_ray.config import BASELINE, RunConfig, TrainingConfig, parse_budget
 from s2l_ray.formatting import duration, plural
 from s2l_ray.pipeline import timing
-from s2l_ray.pipeline.comparison import num_targets
+from s2l_ray.pipeline.comparison import num_targets, num_untuned
 from s2l_ray.pipeline.forecast import TO_DO, Forecast, stages_of
 from s2l_ray.pipeline.pricing import Price, Pricing
 from s2l_ray.pipeline.stage import Stage
 from s2l_ray.pipeline.workload import Counts
 
-SEEDS = (MIN_UNITS + 1, 3)  # enough for a verdict; or for a first look
+SEEDS = (MIN_UNITS, 3)  # enough for a verdict; or for a first look
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01)  # of the corpus
 LEAST = 1000  # examples of a corpus
 HELDOUT = 500  # examples held out, if MOST_HELDOUT allows it
@@ -156,10 +156,13 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
         "selection": data.get("selection", {}) | {"budget": budget, "export": []},
         "target": target.model_dump(mode="json", exclude_unset=True),
         "compare": {
+            "primary": config.compare.primary,
             "selectors": list(dict.fromkeys([main, BALANCED, BASELINE])),
             "budgets": [budget],
             "seeds": list(range(seeds)),
             "full": ["compute"],
+            "untuned": False,
+            "worth": [],
         },
     }  # fmt: skip
     if not own:
@@ -217,9 +220,10 @@ def comparison_price(pricing: Pricing) -> Price:
         )
     assert config.target is not None
     targets = num_targets(config)
+    evaluated = targets + num_untuned(config)
     target = pricing.price(Forecast("targets/one", TO_DO, config.target.workers, "training"))
     workers = config.evaluation.workers or config.trajectories.workers
-    evaluation = Forecast("evaluations", TO_DO, workers, "scoring", targets // seeds)
+    evaluation = Forecast("evaluations", TO_DO, workers, "scoring", evaluated // seeds)
     each.append(pricing.price(evaluation))
     found = [(price, 1.0) for price in once] + [(price, float(seeds)) for price in each]
     found.append((target, float(targets)))

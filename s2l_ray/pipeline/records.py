@@ -2,10 +2,10 @@
 
 A record: method, budget, match, selection_seed, training_seed, examples, tokens, shared, steps,
 trained_tokens, target (the folder of its stage), like (the selector it resembles, if any), and what
-evaluate.evaluate gives; its errors_over_examples are those of the difference from the baseline. For
-a selector that has too few examples to choose from, `too_few` (the reason) stands in place of all
-after the seeds. settings: the fingerprint of what a record depends on beside its arm. checksum: of
-the rest.
+evaluate.evaluate gives. Earlier versions had errors_over_examples in place of influences: those of
+the difference from the baseline. For a selector that has too few examples to choose from, `too_few`
+(the reason) stands in place of all after the seeds. settings: the fingerprint of what a record
+depends on beside its arm. checksum: of the rest.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
@@ -17,12 +18,15 @@ from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import Damaged
 from s2l_ray.execution.hub import only_cached
 from s2l_ray.execution.remote import get
-from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.models.origin import keep_model
+from s2l_ray.pipeline.identity import local_files, prompt_settings, selection_name
 from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.pipeline.subset import prepare, select
 from s2l_ray.store import Manifest
-from s2l_ray.training.checkpoints import checkpoints_of
+from s2l_ray.training.checkpoints import checkpoint_name, checkpoints_of, write_initial
+from s2l_ray.training.resume import TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,44 @@ def finetune(
 ) -> Manifest:
     """Fine-tune the target on examples. training: other settings than config.target."""
     return run.get(run.plan.target(name, examples, seed=seed, training=training))
+
+
+def untuned(run: Run, name: str, *, seed: int) -> Manifest:
+    """Return the target as it is before training: a stage of one checkpoint, step 0.
+
+    seed: of the initial weights of a model from scratch. The weights of a pretrained model are not
+    copied. Adapters start as zero, so they change nothing and are left out.
+    """
+    assert run.config.target is not None
+    model, prompt = run.config.target.model, run.config.target_prompt or run.config.prompt
+    own_seed = None if model.name else seed
+
+    def make(run: Run, *, folder: str, fingerprint: str) -> Manifest:
+        info = TrainingState(checkpoints=[0], workers=0).as_info()
+        del info["files"], info["weights"]
+        origin = keep_model(run.store, model)
+        if origin is not None:
+            return run.store.commit(folder, fingerprint, [], info | {"folders": [origin]})
+        tokenizer = run.plan.prepare_tokenizer(run, model, prompt).folder
+        start = TrainingConfig(model=model)
+        checkpoint = f"{folder}/{checkpoint_name(0)}"
+        ray.get(write_initial.remote(run.store, start, origin, tokenizer, seed, checkpoint))
+        written = run.store.manifest(checkpoint)
+        assert written is not None
+        parts = [
+            replace(file, unit=path, file=path)
+            for file in written.files
+            for path in [f"{checkpoint_name(0)}/{file.file}"]
+        ]
+        return run.store.commit(folder, fingerprint, parts, info)
+
+    stage = Stage(
+        f"targets/{name}",
+        alone(make),
+        inputs=(run.plan.corpus,),  # a tokenizer may be trained on it
+        settings=("untuned", model, *local_files(model), prompt_settings(prompt), own_seed),
+    )
+    return run.get(stage)
 
 
 def finetune_selected(run: Run) -> tuple[Manifest, str]:

@@ -148,7 +148,7 @@ def _verdict(store: Store, config: RunConfig, subset: Manifest) -> str:
         return NONE
     found = records.known(store, records.COMPARISON, records.settings_of_comparison(config))
     if found:
-        return f"```text\n{comparison_text.as_text(found)}\n```"
+        return f"```text\n{comparison_text.as_text(found, config.compare)}\n```"
     settings = records.settings_of_baselines(config, subset.fingerprint)
     if arms := arms_of(records.known(store, records.BASELINES, settings)):
         told, notes = verdict(arms, main=config.selection.selector)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from s2l_ray.analysis.measures import ArmRecord
+from s2l_ray.analysis.measures import LARGE, ArmRecord
 from s2l_ray.analysis.paired import Row
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable
-from s2l_ray.config import BASELINE
+from s2l_ray.analysis.verdicts import num_tested
+from s2l_ray.config import BASELINE, CompareConfig
 from s2l_ray.execution import events, machine
 from s2l_ray.formatting import measured, plural
-from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS
+from s2l_ray.pipeline.arms import OF
+from s2l_ray.report.comparison_json import VERDICTS, as_json
 from s2l_ray.report.comparison_tables import (
+    RULES,
     Group,
     difference,
     groups_of,
     left_out_of,
     pooled,
+    small_sources,
     spreads_of,
 )
+from s2l_ray.report.comparison_text import headroom_told, worth_told
 from s2l_ray.report.html import environment, name, printable, quoted
 from s2l_ray.report.next_steps import FEWEST_SEEDS, Commands, NextStep, write_settings
 
@@ -31,12 +35,16 @@ if TYPE_CHECKING:
 
 MAX_NAMED = 2  # methods in the summary; more are counted
 MAX_TABLES = 100  # measures of one group
+ROOM = "Take a smaller budget, more epochs or a harder evaluation."
 MORE_SEEDS = ",".join(map(str, range(2 * MIN_UNITS)))
 
 
 def write(run: Run, records: Sequence[ArmRecord]) -> str:
-    """Write the page to report/comparison.html and return its address."""
-    page = render(run.config.name, run.store.uri, records, write_settings(run), run.alarms.all())
+    """Write the page to report/comparison.html, and report/verdicts.json; return the page's
+    address."""
+    rules, commands = run.config.compare, write_settings(run)
+    page = render(run.config.name, run.store.uri, records, commands, run.alarms.all(), rules)
+    run.store.write_json(as_json(groups_of(records, rules)), *VERDICTS)
     run.store.write_bytes(page.encode(), "report", "comparison.html")
     events.tell(lambda each: each.reported("comparison.html", page))
     return run.store.address("report", "comparison.html")
@@ -48,11 +56,12 @@ def render(
     records: Sequence[ArmRecord],
     commands: Commands | None = None,
     of_run: Sequence[Alarm] = (),
+    rules: CompareConfig = RULES,
 ) -> str:
     """Return the page as HTML text, to be written as UTF-8. of_run: alarms of the run's stages."""
     from s2l_ray.report.figures import comparison as figures
 
-    groups = groups_of(records)
+    groups = groups_of(records, rules)
     told, tone = trust(groups)
     page = (
         environment()
@@ -64,7 +73,9 @@ def render(
             baseline=BASELINE,
             alpha=ALPHA,
             min_units=MIN_UNITS,
-            tables=sum(len(group.tables) for group in groups),
+            primary=groups[0].tables[0].metric.words if groups else "",
+            exploratory=max((len(group.tables) - 1 for group in groups), default=0),
+            tested=num_tested([group.tables[0].rows for group in groups]),
             lead=[compared(groups), result(groups)],
             trusted=told,
             tone=tone,
@@ -74,6 +85,7 @@ def render(
             forests=[figures.forest(group) for group in groups],
             by_metric=[figures.by_metric(group) for group in groups],
             difference=difference,
+            told=[_short_told(group) for group in groups],
             left_out=left_out_of(records),
             next_steps=next_steps(groups, commands),
             versions=machine.versions(),
@@ -83,26 +95,40 @@ def render(
     return printable(page)
 
 
+def _short_told(group: Group) -> list[str]:
+    """Return what is said of a group beside its chart, which has the verdicts."""
+    first = group.tables[0]
+    small = small_sources(group)
+    found = worth_told(group) + headroom_told(group) + first.controls + group.too_few
+    if small:
+        found.append(
+            f"{plural(len(small), 'source')} with fewer than {LARGE} held-out examples "
+            f"{'is' if len(small) == 1 else 'are'} shown, but not in the mean."
+        )
+    return found + first.caveats
+
+
 def compared(groups: Sequence[Group]) -> str:
     """Say how much was compared."""
-    methods = {row.method for group in groups for row in group.tables[0].rows}
+    methods = {row.method for row in _others(groups)}
     runs = sum(row.runs for group in groups for row in group.tables[0].rows)
     budgets = len({group.budget for group in groups})
     seeds = max((row.selection_seeds for row in _others(groups)), default=0)
     return (
-        f"{plural(runs, 'target')} compare {plural(len(methods) - 1, 'method')} with {BASELINE}, "
+        f"{plural(runs, 'target')} compare {plural(len(methods), 'method')} with {BASELINE}, "
         f"at {plural(budgets, 'budget')} and over {plural(seeds, 'seed')}."
     )
 
 
 def result(groups: Sequence[Group]) -> str:
-    """Name the methods that are better than the baseline in the first group, and those worse."""
+    """Name the methods that are better than the baseline in the first group, worse, or equal."""
     if not groups:
         return "Nothing was compared yet."
-    rows = [row for row in groups[0].tables[0].rows if row.verdict is not None]
+    rows = _others(groups[:1])
     where = f"At budget {name(groups[0].budget)}, equal {groups[0].match}: "
     told = []
-    for verdict, words in (("better", "better than"), ("worse", "worse than")):
+    verdicts = (("better", "better than"), ("worse", "worse than"), ("equal", "equal to"))
+    for verdict, words in verdicts:
         if found := [quoted(row.method) for row in rows if row.verdict == verdict]:
             names = ", ".join(found) if len(found) <= MAX_NAMED else plural(len(found), "method")
             told.append(f"{names} {'is' if len(found) == 1 else 'are'} {words} {BASELINE}")
@@ -122,9 +148,12 @@ def trust(groups: Sequence[Group]) -> tuple[str, str]:
             f"{'has' if seeds == 1 else 'have'} a difference, and a verdict needs {MIN_UNITS}."
         ), "bad"
     tone = "good" if any(row.verdict == "better" for row in rows) else "unsure"
+    if (room := groups[0].headroom).measured and not room.passed:
+        return f"This setting cannot tell selections apart: it has no headroom. {ROOM}", "bad"
     if not (found := spreads_of(groups[0])):
         return "The differences have no spread, so no verdict is possible.", "bad"
-    least = detectable(pooled(list(found.values())), seeds, alpha=ALPHA / max(1, len(found)))
+    tested = num_tested([group.tables[0].rows for group in groups])
+    least = detectable(pooled(list(found.values())), seeds, alpha=ALPHA / max(1, tested))
     return (
         f"{seeds:,} seeds show differences of {measured(least)} or more with 80% power; smaller "
         "ones may exist."
@@ -149,23 +178,17 @@ def next_steps(groups: Sequence[Group], commands: Commands | None) -> list[NextS
     if commands is None or not groups:
         return []
     rows = _others(groups[:1])
-    better = [
-        row
-        for row in rows
-        if row.verdict == "better"
-        and row.difference.mean is not None
-        and row.method not in (FULL_COMPUTE, FULL_EPOCHS)
-    ]
+    better = [row for row in rows if row.verdict == "better" and row.difference.mean is not None]
     if max((row.units for row in rows), default=0) < MIN_UNITS:
         seeds = f"compare.seeds=[{FEWEST_SEEDS}]"
         commands.add(f"Get a verdict, from {MIN_UNITS} seeds", "compare", seeds)
         return commands.steps
     if better:
-        best = min(better, key=lambda row: row.difference.mean or math.inf)
-        overrides = f"selection.selector={best.method}", f"selection.budget={groups[0].budget}"
+        best = max(better, key=lambda row: abs(row.difference.mean or 0.0))
+        overrides = [*_selecting(best.method), f"selection.budget={groups[0].budget}"]
         commands.add(f"Train the target on {name(best.method)}’s subset", "finetune", *overrides)
     else:
-        overrides = f"selection.selector={BASELINE}", f"selection.budget={groups[0].budget}"
+        overrides = [*_selecting(BASELINE), f"selection.budget={groups[0].budget}"]
         commands.add("Train the target on random examples", "finetune", *overrides)
     commands.add(
         "Look for smaller differences, with more seeds", "compare", f"compare.seeds=[{MORE_SEEDS}]"
@@ -174,5 +197,17 @@ def next_steps(groups: Sequence[Group], commands: Commands | None) -> list[NextS
     return commands.steps
 
 
+def _selecting(method: str) -> list[str]:
+    """Return the overrides that select as a method does."""
+    selector, _, like = method.partition(OF)
+    return [f"selection.selector={selector}", *([f"selection.like={like}"] if like else [])]
+
+
 def _others(groups: Sequence[Group]) -> list[Row]:
-    return [row for group in groups for row in group.tables[0].rows if row.verdict is not None]
+    """Return the rows of the primary measure that are compared with the baseline."""
+    return [
+        row
+        for group in groups
+        for row in group.tables[0].rows
+        if row.verdict is not None and not row.is_reference
+    ]

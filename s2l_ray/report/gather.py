@@ -11,9 +11,9 @@ import numpy as np
 
 from s2l_ray.analysis.laws_told import alike_told
 from s2l_ray.analysis.laws_told import rows as law_rows
-from s2l_ray.analysis.measures import metrics_of, value_of
+from s2l_ray.analysis.measures import error_over_examples, metrics_of, value_of
 from s2l_ray.clustering import clusters as clustering
-from s2l_ray.config import parse_budget
+from s2l_ray.config import BASELINE, parse_budget
 from s2l_ray.execution import events, machine
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.cost import cost_of
@@ -171,8 +171,18 @@ def _others(run: Run) -> dict[str, Manifest]:
 def arms_of(found: Sequence[Record]) -> list[Arm]:
     """Return the arms of the records of comparison.baselines."""
     measured = [record for record in found if "loss" in record]
-    metrics = metrics_of(measured) if measured else []
+    metrics = metrics_of(measured, "loss") if measured else []
     others = [m for m in metrics if m.key != "loss" and not m.key.startswith("by_source/")]
+    bases = {r["selection_seed"]: r for r in measured if r["method"] == BASELINE}
+
+    def error(record: Record) -> float | None:
+        if "errors_over_examples" in record:  # of an earlier version
+            return record["errors_over_examples"].get("loss")
+        base = bases.get(record["selection_seed"])
+        if base is None or record["method"] == BASELINE:
+            return None
+        return error_over_examples(record, base, "loss")
+
     return [
         Arm(
             r["method"],
@@ -182,7 +192,7 @@ def arms_of(found: Sequence[Record]) -> list[Arm]:
             r["loss"],
             r["by_source"],
             r["tokens"],
-            r.get("errors_over_examples", {}).get("loss"),
+            error(r),
             {metric.words: value_of(r, metric.key) for metric in others},
         )
         for r in measured

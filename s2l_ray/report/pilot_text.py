@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from s2l_ray.analysis.decision import Check, Decision, decide, headroom
-from s2l_ray.analysis.measures import metrics_of, value_of
-from s2l_ray.analysis.paired import Outcome
+from s2l_ray.analysis.measures import metrics_of
 from s2l_ray.config import RunConfig, fingerprint
 from s2l_ray.formatting import duration, plural
 from s2l_ray.pipeline import comparison
@@ -21,6 +20,7 @@ from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.timing import Stored
 from s2l_ray.report import comparison_page, comparison_text
+from s2l_ray.report.comparison_tables import outcomes_of
 from s2l_ray.store import Store
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(config: RunConfig, options: Planning, limit: Limit, check: Check = headr
     began = time.monotonic()
 
     def guard(records: list[Record]) -> None:
-        comparison_text.say_so_far(records)
+        comparison_text.tell_progress(pilot.config, records)
         seeds, share = len({each["selection_seed"] for each in records}), limit.share(pilot.price)
         spent = time.monotonic() - began
         if not share or not pilot.price.seconds or seeds == len(pilot.config.compare.seeds):
@@ -76,7 +76,8 @@ def run(config: RunConfig, options: Planning, limit: Limit, check: Check = headr
         decision = _decision(records, pilot.config, check)
         page = comparison_page.write(of_pilot, records)
         of_pilot.store.write_json(decision._asdict(), "report", RECORD)
-    lines = [comparison_text.as_text(records), *ended, f"report: {page}", "", *told(decision)]
+    text = comparison_text.as_text(records, pilot.config.compare)
+    lines = [text, *ended, f"report: {page}", "", *told(decision)]
     return "\n".join(lines)
 
 
@@ -88,18 +89,8 @@ def told(decision: Decision) -> list[str]:
 
 def _decision(records: list[Record], config: RunConfig, check: Check) -> Decision:
     whole = [record for record in records if "too_few" not in record]
-    metric = metrics_of(whole)[0].key
-    arms = [
-        Outcome(
-            each["method"],
-            each["budget"],
-            each["selection_seed"],
-            each["training_seed"],
-            {metric: value_of(each, metric)},
-        )
-        for each in whole
-    ]
-    return decide(arms, metric, config.selection.selector, check)
+    metric = metrics_of(whole, config.compare.primary)[0]
+    return decide(outcomes_of(whole, metric), metric, config.selection.selector, check)
 
 
 def _choice(pilot: Pilot, limit: Limit) -> list[str]:

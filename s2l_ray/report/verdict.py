@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
+from s2l_ray.analysis.equality import p_of_signs
 from s2l_ray.analysis.paired import paired
 from s2l_ray.analysis.statistics import MIN_UNITS, interval
 from s2l_ray.formatting import measured, plural, plus_minus, signed, span
@@ -106,6 +107,9 @@ def _verdict(found: Sequence[float], main: str, baseline: str) -> str:
     size = plus_minus(abs(mean), error)
     direction = "lower" if mean < 0 else "higher"
     basis = f"mean ± standard error over {n} pairs of targets with the same seed"
+    signs = p_of_signs({(pair, pair): value for pair, value in enumerate(found)})
+    if n < MIN_UNITS and signs is not None:
+        basis += f"; with signs flipped at random, p = {signs:.3g}"
     if n == 1:
         basis = "one pair of targets with the same seed, so no standard error over seeds"
     if n < MIN_UNITS or error is None or low is None or high is None:

@@ -3,9 +3,11 @@
 import pytest
 
 from s2l_ray.analysis.decision import FULL, Headroom, decide, headroom
+from s2l_ray.analysis.measures import SHARE, Metric
 from s2l_ray.analysis.paired import Outcome
 from s2l_ray.pipeline.arms import FULL_COMPUTE
 
+LOSS = Metric("loss", "held-out loss")
 WOBBLE = [-0.002, -0.001, 0.0, 0.0005, 0.001, 0.0015]  # over six seeds; sums to 0
 
 
@@ -25,7 +27,7 @@ def arms(s2l, balanced=0.0, full=-0.1, seeds=6, spread=1.0):
 
 
 def answer(*given, **more):
-    return decide(arms(*given, **more), "loss", "s2l")
+    return decide(arms(*given, **more), LOSS, "s2l")
 
 
 def test_the_name_of_training_on_everything_is_that_of_the_comparison():
@@ -65,7 +67,7 @@ def test_a_selector_that_may_still_gain_much_is_undecided_and_seeds_would_decide
 def test_without_headroom_nothing_is_decided():
     found = answer(-0.03, full=-0.0005)
     assert found.answer == "undecided"
-    assert "cannot tell selections apart" in found.why and "smaller selection.budget" in found.would
+    assert "cannot tell selections apart" in found.why and "a smaller budget" in found.would
     # Full data that is worse than random is no headroom either.
     assert answer(-0.03, full=0.2).answer == "undecided"
 
@@ -76,14 +78,38 @@ def test_few_seeds_decide_nothing():
 
 
 def test_the_check_of_headroom_can_be_replaced():
-    closed = decide(arms(-0.03), "loss", "s2l", lambda *_: Headroom(False, 0.0, "closed", "a key"))
+    closed = decide(arms(-0.03), LOSS, "s2l", lambda *_: Headroom(False, 0.0, "closed", "a key"))
     assert (closed.answer, closed.why, closed.would) == ("undecided", "closed", "a key")
 
 
 def test_headroom_takes_five_standard_errors():
     # The full arm's differences vary by WOBBLE / 2: a standard error of 0.000282.
-    assert headroom(arms(0, full=-0.0015), "loss").passed
-    assert not headroom(arms(0, full=-0.0013), "loss").passed
-    assert headroom(arms(0, full=-0.05), "loss").size == pytest.approx(0.05)
+    assert headroom(arms(0, full=-0.0015), LOSS).passed
+    assert not headroom(arms(0, full=-0.0013), LOSS).passed
+    assert headroom(arms(0, full=-0.05), LOSS).size == pytest.approx(0.05)
     without = [arm for arm in arms(0) if arm.selector != FULL]
-    assert "no target was trained on the whole corpus" in headroom(without, "loss").why
+    found = headroom(without, LOSS)
+    assert "no target was trained on the whole corpus" in found.why and not found.measured
+    assert not headroom(arms(0, full=-0.2, seeds=1), LOSS).measured
+
+
+def test_a_share_of_correct_answers_is_better_if_it_is_higher():
+    right = Metric("loss", "share", False, SHARE)
+    turned = [arm._replace(metrics={"loss": 6 - arm.metrics["loss"]}) for arm in arms(-0.03)]
+    assert decide(turned, right, "s2l").answer == "select"
+    assert headroom(turned, right).size == pytest.approx(0.1)
+    assert "+0.100" in headroom(turned, right).why and SHARE in headroom(turned, right).why
+    worse = [arm._replace(metrics={"loss": 6 - arm.metrics["loss"]}) for arm in arms(0.03)]
+    assert decide(worse, right, "s2l").answer == "do not select"
+    balanced = [arm._replace(metrics={"loss": 6 - arm.metrics["loss"]}) for arm in
+                arms(-0.03, balanced=-0.03)]  # fmt: skip
+    assert decide(balanced, right, "s2l").answer == "take source-balanced random"
+
+
+def test_more_seeds_do_not_help_against_few_examples():
+    few = [
+        arm._replace(influences={"loss": [0.05 * (arm.selector == "s2l"), 0.0, 0.0, 0.0]})
+        for arm in arms(-0.02)
+    ]
+    found = decide(few, LOSS, "s2l")
+    assert found.answer == "undecided" and found.would.startswith("more evaluation examples")

@@ -217,7 +217,7 @@ def test_where_the_subset_is_and_how_to_go_on(demo: str) -> None:
     [load, verdict, noise, budget] = page.texts("pre")[:4]
     assert "ray.data.read_parquet('/runs/my demo/selections/s2l-seed42/f00/subset')" in load
     file = "'/runs/my demo/report/config.yaml'"
-    assert verdict == f"s2l-ray compare {file} 'compare.seeds=[0,1,2,3,4]'"
+    assert verdict == f"s2l-ray compare {file} 'compare.seeds=[0,1,2,3,4,5]'"
     assert noise == f"s2l-ray diagnose {file}" and budget.startswith(f"s2l-ray select {file} ")
 
 

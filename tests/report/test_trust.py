@@ -53,9 +53,9 @@ def test_the_mix_of_sources_by_hand() -> None:
     ("s2l", "told", "tone"),
     [
         ([0.9], "Not yet shown to help: held-out loss is 0.100 lower than with random examples "
-                "(1 pair; a verdict needs 5).", "unsure"),
+                "(1 pair; a verdict needs 6).", "unsure"),
         ([1.1, 1.2], "Do not trust it yet: held-out loss is 0.150 higher than with random examples "
-                     "(2 pairs; a verdict needs 5).", "bad"),
+                     "(2 pairs; a verdict needs 6).", "bad"),
         # mean -0.02, variance 0.8e-4, SE 0.0036515, t 2.571: half width 0.00939
         ([0.99, 0.98, 0.97, 0.99, 0.98, 0.97],
          "Trust it: held-out loss is 0.0200 lower than with random examples (95% interval −0.0294 "
@@ -104,9 +104,9 @@ def test_the_next_step_follows_from_what_is_known() -> None:
     assert "pipeline" in command and "target.model.name=NAME" in command
     assert " pipeline " in first()[1]
     assert " compare " in first(arms=arms_of(s2l=[0.9], random=[1.0]))[1]
-    better = arms_of(s2l=[0.99, 0.98, 0.97, 0.99, 0.98], random=[1.0] * 5)
+    better = arms_of(s2l=[0.99, 0.98, 0.97, 0.99, 0.98, 0.97], random=[1.0] * 6)
     assert " finetune " in first(arms=better)[1]
-    worse = arms_of(s2l=[1.01, 1.02, 1.03, 1.01, 1.02], random=[1.0] * 5)
+    worse = arms_of(s2l=[1.01, 1.02, 1.03, 1.01, 1.02, 1.03], random=[1.0] * 6)
     assert next_steps(data_of(arms=worse))[0].why == "Compare other selectors"
     on_s3 = next_steps(data_of(settings_path="s3://bucket/run/report/config.yaml"))
     assert on_s3[0].command == "aws s3 cp s3://bucket/run/report/config.yaml config.yaml"
@@ -126,8 +126,8 @@ def test_every_command_is_one_that_the_program_takes(tmp_path) -> None:
     """Each names a command, and its overrides fit the settings that it reads."""
     model = {"model": {"name": "m"}, "num_checkpoints": 2}
     settings = {"run_dir": "r", "corpus": {"path": "c"}, "proxy": model, "target": model}
-    better = arms_of(s2l=[0.99, 0.98, 0.97, 0.99, 0.98], random=[1.0] * 5)
-    worse = arms_of(s2l=[1.01, 1.02, 1.03, 1.01, 1.02], random=[1.0] * 5)
+    better = arms_of(s2l=[0.99, 0.98, 0.97, 0.99, 0.98, 0.97], random=[1.0] * 6)
+    worse = arms_of(s2l=[1.01, 1.02, 1.03, 1.01, 1.02, 1.03], random=[1.0] * 6)
     some = {"arms": arms_of(s2l=[0.9], random=[1.0])}
     seen = set()
     for fields in ({}, {"has_target": False}, {"has_heldout": False}, some,

@@ -46,12 +46,18 @@ def test_verdict_worse_and_noise() -> None:
         ([0.9, 0.8], "No verdict", "0.150 ± 0.050 lower than that of random. Basis: mean"),
         ([1.1, 1.2], "s2l did not beat random in this run", "0.150 ± 0.050 higher"),
         ([0.5, 0.5, 0.5, 0.5], "No verdict", "0.500 ± 0 lower"),
+        (
+            [0.9, 0.8, 0.9, 0.8, 0.7],
+            "No verdict",
+            "5 pairs of targets with the same seed; with "
+            "signs flipped at random, p = 0.0625. A verdict",
+        ),
     ],
 )
 def test_too_few_pairs_support_no_verdict(main: list[float], lead: str, numbers: str) -> None:
     text = verdict(arms_of(s2l=main, random=[1.0] * len(main)), main="s2l")
     assert text.startswith(lead) and numbers in text
-    assert "A verdict needs at least 5 pairs." in text
+    assert "A verdict needs at least 6 pairs." in text
 
 
 def test_equal_differences_support_no_verdict() -> None:

@@ -16,11 +16,12 @@ from s2l_ray.report.figures.scale import Scale, linear
 from s2l_ray.report.html import name, quoted
 
 MAX_REACH = 5  # an axis ends at the farthest row within so many median reaches
+MAX_WORDS = 100  # characters of a measure's name
 MAX_ROWS = 40  # of a chart by metric
 LEGEND = (
     Key("diamond", "main", "better"),
     Key("diamond", "worse", "worse"),
-    Key("diamond", "grey", "not distinguishable, or no verdict"),
+    Key("diamond", "grey", "equal, not distinguishable, no verdict, or a reference"),
 )
 
 
@@ -32,30 +33,38 @@ class Named(NamedTuple):
 
 
 def forest(group: Group) -> Chart | None:
-    """Show the difference in held-out loss of each method, with its 95% interval."""
+    """Show the difference in the primary measure of each method, with its 95% interval."""
     table = group.tables[0]
     rows = [Named(row.method, row) for row in table.rows if row.verdict is not None]
     better = [quoted(row.method) for row in table.rows if row.verdict == "better"]
     tested = [row for row in table.rows if row.adjusted_p is not None]
-    title = f"No verdict yet on {plural(len(rows), 'method')}"
+    methods = [row for row in table.rows if row.verdict is not None and not row.is_reference]
+    title = f"No verdict yet on {plural(len(methods), 'method')}"
     if better:
         are = "is" if len(better) == 1 else "are"
         title = f"{', '.join(better[:3])} {are} better than {BASELINE}"
         if len(better) > 3:
-            title = f"{len(better):,} of {plural(len(rows), 'method')} are better than {BASELINE}"
+            count = f"{len(better):,} of {plural(len(methods), 'method')}"
+            title = f"{count} are better than {BASELINE}"
     elif tested:
         title = f"None of {plural(len(tested), 'method')} is better than {BASELINE}"
+    side = "Left" if table.metric.lower_is_better else "Right"
     caption = (
-        f"Held-out loss minus that of {BASELINE}: mean over pairs and 95% interval. Left of the "
-        "line is better."
+        f"Primary measure: {name(table.metric.words, MAX_WORDS)}. Mean difference to {BASELINE} "
+        f"over pairs, and its 95% interval over seeds and examples. {side} of the line is better."
     )
-    return _chart(rows, title, caption, names="Method")
+    axis = f"difference to {BASELINE}, {table.metric.unit}"
+    return _chart(rows, title, caption, axis, names="Method")
 
 
 def by_metric(group: Group) -> list[Chart]:
     """Return a chart per method: its difference on each source and other measure of the loss."""
     tables = [table for table in group.tables[1:] if table.metric.lower_is_better]
-    methods = [row.method for row in group.tables[0].rows if row.verdict is not None]
+    methods = [
+        row.method
+        for row in group.tables[0].rows
+        if row.verdict is not None and not row.is_reference
+    ]
     found = []
     for method in methods:
         rows = [
@@ -64,18 +73,15 @@ def by_metric(group: Group) -> list[Chart]:
             for row in table.rows
             if row.method == method
         ]
-        tested = [row for _, row in rows if row.adjusted_p is not None]
-        counts = {v: sum(1 for row in tested if row.verdict == v) for v in ("better", "worse")}
-        title = f"{name(method)} by source: no verdict yet"
-        if tested:
-            title = (
-                f"{name(method)} is better on {counts['better']:,} and worse on "
-                f"{counts['worse']:,} of {plural(len(tested), 'measure')}"
-            )
-        caption = "Difference in loss by source and measure, with 95% intervals."
+        title = f"{name(method)} by other measures (exploratory)"
+        caption = (
+            "Difference in loss by source and measure, with 95% intervals. Of many measures some "
+            "differ by chance, so there are no verdicts."
+        )
         if len(rows) > MAX_ROWS:
             caption += f" The first {MAX_ROWS} of {len(rows):,}."
-        if chart := _chart(rows[:MAX_ROWS], title, caption, names="Measure"):
+        axis = f"difference in loss to {BASELINE}"
+        if chart := _chart(rows[:MAX_ROWS], title, caption, axis, names="Measure"):
             found.append(chart)
     return found
 
@@ -88,7 +94,9 @@ def _short(table: Table) -> str:
     return words
 
 
-def _chart(rows: Sequence[Named], title: str, caption: str, *, names: str) -> Chart | None:
+def _chart(
+    rows: Sequence[Named], title: str, caption: str, axis_title: str, *, names: str
+) -> Chart | None:
     """A difference much larger than most is an arrow at the end of the axis."""
     drawn = [
         each
@@ -107,7 +115,7 @@ def _chart(rows: Sequence[Named], title: str, caption: str, *, names: str) -> Ch
         title=title,
         caption=caption,
         names=names,
-        axis=f"difference in loss to {BASELINE}",
+        axis=axis_title,
         ticks=axis.ticks,
         heads=["Difference [95% interval]", "Verdict (p, Holm)"],
         rows=[Row(text, _marks(row, axis, end), _cells(row)) for text, row in drawn],
