@@ -1,6 +1,7 @@
 """Held-out loss by hand; what is evaluated on."""
 
 import json
+import math
 
 import datasets
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 from support.corpora import example, write_corpus
 from support.evaluation import CORPUS, sources_of, turns_of
 
+from s2l_ray.analysis.examples import GROUPS, variance
 from s2l_ray.config import EvaluationConfig
 from s2l_ray.evaluation.exact_match import answer_sets
 from s2l_ray.evaluation.heldout import (
-    errors_over_examples,
+    by_file,
     heldout_examples,
+    influences,
     read_losses,
     summarise,
     summarise_answers,
@@ -88,7 +91,11 @@ def test_errors_over_examples_are_those_of_examples_drawn_again(store):
         }
         return read_losses(store, [stages(store, given, f"target{target}")])
 
-    found = errors_over_examples(scores(0), scores(1))
+    def errors(mine, other):
+        ours, theirs = (influences(each, ["heldout"]) for each in (mine, other))
+        return {key: math.sqrt(variance(np.subtract(ours[key], theirs[key]))) for key in ours}
+
+    found = errors(scores(0), scores(1))
 
     def differences(rows):
         def loss(rows):
@@ -112,11 +119,47 @@ def test_errors_over_examples_are_those_of_examples_drawn_again(store):
     pair = [
         read_losses(store, [stages(store, given, f"few{n}")]) for n, given in enumerate((one, more))
     ]
-    assert errors_over_examples(*pair) == {"loss": pytest.approx(1 / 3), "macro": None}
+    assert errors(*pair) == {"loss": pytest.approx(1 / 3, rel=1e-4)}
+
+
+def test_the_measures_of_files_and_of_large_sources_have_influences(store):
+    """By hand, all examples of one token: the influence on a mean is (loss − mean) / n."""
+
+    def given(kind, counts):
+        return {
+            f"{kind}{source}{n}": (source, float(n % 2), 1)
+            for source, count in counts.items()
+            for n in range(count)
+        }
+
+    sets = [
+        stages(store, given("h", {"a": 150, "b": 100, "c": 99}), "heldout"),
+        stages(store, given("x", {"exam": 4}), "exam"),
+        stages(store, given("y", {"quiz": 2}), "quiz"),
+    ]
+    losses, names = read_losses(store, sets), ["heldout", "exam", "quiz"]
+    assert by_file(losses, names) == {"exam": 0.5, "quiz": 0.5}
+    found = influences(losses, names)
+    assert set(found) == {"loss", "macro", "macro_100", "files", "files/exam", "files/quiz"}
+    assert {len(each) for each in found.values()} == {GROUPS}
+
+    def squares(key):
+        # Summed over groups of one or two examples: of a set of four, most are alone.
+        return float(np.square(found[key]).sum())
+
+    assert sum(found["files/exam"]) == pytest.approx(0, abs=1e-4)
+    assert squares("files/exam") == pytest.approx(4 * 0.125**2, rel=0.6)
+    # Half of each file's influence.
+    both = (np.array(found["files/exam"]) + found["files/quiz"]) / 2
+    assert found["files"] == pytest.approx(list(both), abs=1e-5)
+    # c has 99 examples. Means of sources that are even: ±0.5 of 150 and of 100, halved.
+    wanted = 150 * (0.5 / 150 / 2) ** 2 + 100 * (0.5 / 100 / 2) ** 2
+    assert squares("macro_100") == pytest.approx(wanted, rel=0.35)
 
 
 def test_the_loss_of_answers_counts_the_examples_without_one(store):
     result = summarise_answers(store, [stages(store, GIVEN, "heldout")], "so:")
+    influence = result.pop("influences")["answer_loss"]
     assert result == {
         "answer_loss": pytest.approx((2 + 3 + 8 + 5) / 16),
         "answer_macro": pytest.approx((5 / 4 + 4 + 0.5) / 3),
@@ -124,6 +167,7 @@ def test_the_loss_of_answers_counts_the_examples_without_one(store):
         "answer_by_source": pytest.approx({"a": 5 / 4, "b": 4, "c": 0.5}),
         "answer_left_out": 1,
     }
+    assert len(influence) == 4 and sum(influence) == pytest.approx(0, abs=1e-4)
     nothing = stages(store, {"r3": GIVEN["r3"]}, "nothing")
     with pytest.raises(
         ValueError, match=r"answer_marker: none of 1 held-out responses has tokens after 'so:'"

@@ -52,8 +52,9 @@ def test_what_a_comparison_makes():
     for seed in (0, 1):
         assert by_name[f"proxy (seed {seed})"].folders != by_name["tokens"].folders
     assert by_name["proxy (seed 0)"].folders != by_name["proxy (seed 1)"].folders
-    assert by_name["targets"].count == 2 * 2 * 2  # selectors, budgets, seeds
-    assert by_name["evaluations"].count == 8 * 4  # two sets, as a whole and after the marker
+    # Budgets, seeds; s2l, random of three amounts; and a target from scratch as it is, per seed.
+    assert by_name["targets"].count == 2 * 2 * (1 + 3) + 2
+    assert by_name["evaluations"].count == 18 * 4  # two sets, as a whole and after the marker
 
 
 def test_targets_are_known_unless_the_budget_is_in_tokens():

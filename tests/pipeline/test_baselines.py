@@ -47,10 +47,15 @@ def test_compare_pairs_the_arms_and_keeps_heldout_apart(finished, copy, start):
     # Each is compared with the baseline's target of its own seed.
     heldout = run.store.manifest(f"{run.done['corpus'].folder}/heldout")
     of_seed = (run.done[f"evaluations/{name}-seed1/heldout"] for name in ("s2l", "random"))
-    read = (evaluation.read_losses(run.store, [(heldout, scored)]) for scored in of_seed)
-    wanted = evaluation.errors_over_examples(*read)
-    assert arms[1]["errors_over_examples"] == wanted and wanted["loss"] > 0
-    assert not any("errors_over_examples" in arm for arm in arms[2:])
+    mine, other = (evaluation.read_losses(run.store, [(heldout, scored)]) for scored in of_seed)
+    less, labels = mine.total - other.total, mine.labels
+    residual = less - labels * less.sum() / labels.sum()
+    wanted = np.sqrt(len(less) / (len(less) - 1) * (residual**2).sum()) / labels.sum()
+    [shown] = [arm for arm in gather.arms_of(arms) if (arm.selector, arm.seed) == ("s2l", 1)]
+    assert shown.error_over_examples == pytest.approx(wanted, rel=1e-3) and wanted > 0
+    assert [arm.error_over_examples is None for arm in gather.arms_of(arms)] == [
+        False, False, True, True,
+    ]  # fmt: skip
 
     # Held-out examples are scored, and nothing was trained on them.
     hidden = set(ids_of(run.store, heldout))

@@ -52,6 +52,7 @@ def test_run_json_keeps_the_stages_that_a_later_command_does_not_need(copy):
 @pytest.mark.slow
 def test_comparison_json_keeps_records_until_they_are_measured_again(copy, start):
     compare = {"selectors": ["random"], "match": ["examples"], "full": []}
+    compare |= {"worth": [], "untuned": False}
     one = settings(copy, compare=compare | {"budgets": [20], "seeds": [42, 1]})
     other = settings(copy, compare=compare | {"budgets": [30], "seeds": [42]}, target__epochs=1)
 
