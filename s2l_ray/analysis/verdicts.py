@@ -84,12 +84,13 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
             f"Not distinguishable from {baseline}: {_listed(alike)}. This does not show that they "
             "are equal."
         )
-        for row in alike:
-            if row.within is not None:
-                found.append(
-                    f"{row.method} and {baseline} differ by less than {measured(row.within)} (5% "
-                    "error, not corrected)."
-                )
+        known = [row for row in alike if row.within is not None]
+        listed = "; ".join(f"{row.method} {measured(row.within or 0.0)}" for row in known)
+        if known:
+            found.append(
+                f"They differ from {baseline} by less than (5% error each, not corrected): "
+                f"{listed}."
+            )
     if few := by_verdict.get("no verdict"):
         found.append(
             f"No verdict: {_listed(few)}. A verdict needs pairs from at least {MIN_UNITS} "

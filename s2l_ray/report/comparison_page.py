@@ -25,7 +25,7 @@ from s2l_ray.report.comparison_tables import (
     small_sources,
     spreads_of,
 )
-from s2l_ray.report.comparison_text import headroom_told, worth_told
+from s2l_ray.report.comparison_text import headroom_told
 from s2l_ray.report.html import environment, name, printable, quoted
 from s2l_ray.report.next_steps import FEWEST_SEEDS, Commands, NextStep, write_settings
 
@@ -99,7 +99,7 @@ def _short_told(group: Group) -> list[str]:
     """Return what is said of a group beside its chart, which has the verdicts."""
     first = group.tables[0]
     small = small_sources(group)
-    found = worth_told(group) + headroom_told(group) + first.controls + group.too_few
+    found = headroom_told(group) + first.controls + group.too_few
     if small:
         found.append(
             f"{plural(len(small), 'source')} with fewer than {LARGE} held-out examples "
@@ -129,9 +129,12 @@ def result(groups: Sequence[Group]) -> str:
     told = []
     verdicts = (("better", "better than"), ("worse", "worse than"), ("equal", "equal to"))
     for verdict, words in verdicts:
-        if found := [quoted(row.method) for row in rows if row.verdict == verdict]:
+        named = [row.method for row in rows if row.verdict == verdict]
+        if found := [quoted(method) for method in named]:
             names = ", ".join(found) if len(found) <= MAX_NAMED else plural(len(found), "method")
             told.append(f"{names} {'is' if len(found) == 1 else 'are'} {words} {BASELINE}")
+            if len(found) == 1 and (worth := groups[0].worth.get(named[0])):
+                told[-1] += f", worth {worth.words} as much {BASELINE} data"
     if not told and any(row.verdict == "not distinguishable" for row in rows):
         told.append(f"no method is distinguishable from {BASELINE}")
     return where + ("; ".join(told) or "no verdict") + "."
@@ -148,9 +151,10 @@ def trust(groups: Sequence[Group]) -> tuple[str, str]:
             f"{'has' if seeds == 1 else 'have'} a difference, and a verdict needs {MIN_UNITS}."
         ), "bad"
     tone = "good" if any(row.verdict == "better" for row in rows) else "unsure"
-    if (room := groups[0].headroom).measured and not room.passed:
+    apart = any(row.verdict in ("better", "worse") for row in rows)
+    if (room := groups[0].headroom).measured and not room.passed and not apart:
         return f"This setting cannot tell selections apart: it has no headroom. {ROOM}", "bad"
-    if not (found := spreads_of(groups[0])):
+    if not (found := spreads_of(groups[0], examples=True)):
         return "The differences have no spread, so no verdict is possible.", "bad"
     tested = num_tested([group.tables[0].rows for group in groups])
     least = detectable(pooled(list(found.values())), seeds, alpha=ALPHA / max(1, tested))

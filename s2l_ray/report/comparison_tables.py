@@ -250,17 +250,19 @@ def _root(variance: float | None) -> float | None:
     return None if variance is None else math.sqrt(variance)
 
 
-def spreads_of(group: Group) -> dict[str, tuple[float, int]]:
+def spreads_of(group: Group, *, examples: bool = False) -> dict[str, tuple[float, int]]:
     """Return method -> standard deviation of the primary measure's difference over seeds, and its
     degrees of freedom.
 
     A seed's difference is the mean over its trainings. Methods without spread are left out.
+    examples: with the error of the evaluation examples, as if seeds caused it.
     """
-    return {
-        row.method: (row.over_seeds * math.sqrt(row.units), row.units - 1)
-        for row in group.tables[0].rows
-        if row.units > 1 and row.over_seeds and not row.is_reference
-    }
+    found = {}
+    for row in group.tables[0].rows:
+        error = row.difference.standard_error if examples else row.over_seeds
+        if row.units > 1 and error and not row.is_reference:
+            found[row.method] = error * math.sqrt(row.units), row.units - 1
+    return found
 
 
 def pooled(spreads: Sequence[tuple[float, int]]) -> float:

@@ -153,6 +153,9 @@ def headroom_told(group: Group) -> list[str]:
         return [f"Headroom unknown: {room.why}."]
     if room.passed:
         return [f"Headroom: {room.why}."]
+    if any(row.verdict in ("better", "worse") for row in group.tables[0].rows):
+        # The setting does tell some selections apart.
+        return [f"Little headroom: {room.why.partition(', so ')[0]}."]
     return [f"No headroom: {room.why}. What would: {room.would}."]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from s2l_ray.analysis.paired import Row as Compared
 from s2l_ray.config import BASELINE
-from s2l_ray.formatting import measured, plural
+from s2l_ray.formatting import MISSING, measured, plural
 from s2l_ray.report.comparison_tables import Group, Table, difference
 from s2l_ray.report.figures.parts import Chart, Key, Mark, Row, Tone
 from s2l_ray.report.figures.scale import Scale, linear
@@ -21,7 +21,7 @@ MAX_ROWS = 40  # of a chart by metric
 LEGEND = (
     Key("diamond", "main", "better"),
     Key("diamond", "worse", "worse"),
-    Key("diamond", "grey", "equal, not distinguishable, no verdict, or a reference"),
+    Key("diamond", "grey", "no difference shown, or a reference"),
 )
 
 
@@ -53,8 +53,15 @@ def forest(group: Group) -> Chart | None:
         f"Primary measure: {name(table.metric.words, MAX_WORDS)}. Mean difference to {BASELINE} "
         f"over pairs, and its 95% interval over seeds and examples. {side} of the line is better."
     )
+    worth = {method: found.words for method, found in group.worth.items()}
+    if worth:
+        some = next(iter(group.worth.values()))
+        caption += (
+            f" Worth: so many times as much {BASELINE} data does as well, with a 95% interval; "
+            f"measured from ×{some.least:.3g} to ×{some.most:.3g}."
+        )
     axis = f"difference to {BASELINE}, {table.metric.unit}"
-    return _chart(rows, title, caption, axis, names="Method")
+    return _chart(rows, title, caption, axis, names="Method", legend=LEGEND, worth=worth)
 
 
 def by_metric(group: Group) -> list[Chart]:
@@ -89,15 +96,25 @@ def by_metric(group: Group) -> list[Chart]:
 def _short(table: Table) -> str:
     """Return a metric's words without what all of them begin with."""
     words = table.metric.words
+    if table.metric.key == "loss":
+        return "all held-out tokens"
     for start in ("held-out loss on ", "held-out loss, "):
         words = words.removeprefix(start)
     return words
 
 
 def _chart(
-    rows: Sequence[Named], title: str, caption: str, axis_title: str, *, names: str
+    rows: Sequence[Named],
+    title: str,
+    caption: str,
+    axis_title: str,
+    *,
+    names: str,
+    legend: Sequence[Key] = (),
+    worth: Mapping[str, str] | None = None,
 ) -> Chart | None:
-    """A difference much larger than most is an arrow at the end of the axis."""
+    """Draw a row each. worth: in random data, by method; a column, if there are any. A difference
+    much larger than most is an arrow at the end of the axis."""
     drawn = [
         each
         for each in rows
@@ -117,9 +134,12 @@ def _chart(
         names=names,
         axis=axis_title,
         ticks=axis.ticks,
-        heads=["Difference [95% interval]", "Verdict (p, Holm)"],
-        rows=[Row(text, _marks(row, axis, end), _cells(row)) for text, row in drawn],
-        legend=LEGEND,
+        heads=["Difference [95% interval]", *(["Worth"] if worth else []), "Verdict (p, Holm)"],
+        rows=[
+            Row(text, _marks(row, axis, end), _cells(row, worth and worth.get(row.method, MISSING)))
+            for text, row in drawn
+        ],
+        legend=list(legend),
         zero=axis.at(0),
     )
 
@@ -137,10 +157,10 @@ def _marks(row: Compared, axis: Scale, end: float) -> list[Mark]:
     return marks
 
 
-def _cells(row: Compared) -> list[str]:
+def _cells(row: Compared, worth: str | None) -> list[str]:
     p = row.adjusted_p
     told = "" if p is None else " (< 0.001)" if p < 0.001 else f" ({measured(p, 2)})"
-    return [difference(row), f"{row.verdict}{told}"]
+    return [difference(row), *([worth] if worth else []), f"{row.verdict}{told}"]
 
 
 def _all(drawn: Sequence[Named]) -> list[float]:
