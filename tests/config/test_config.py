@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from s2l_ray.analysis.statistics import MIN_UNITS
 from s2l_ray.config import (
+    CompareConfig,
     PromptConfig,
     RunConfig,
     TrainingConfig,
@@ -18,6 +20,7 @@ from s2l_ray.config import (
     parse_budget,
     validate,
 )
+from s2l_ray.config.evaluation import ENOUGH
 from s2l_ray.config.values import parse_interval
 from s2l_ray.errors import ConfigError
 
@@ -322,6 +325,11 @@ def test_wrong_value_names_field_and_what_it_has(data, field):
         ),
         (small(compare={"selectors": ["s2l"]}), "expected random among them"),
         (small(compare={"also": ["el2n", "s2l"]}), "compare: also: s2l is already in selectors"),
+        (small(compare={"worth": [0.5, 1]}), "compare.worth: 1 is the budget itself"),
+        (small(compare={"worth": [0]}), "compare.worth.0: expected a number greater than 0, got 0"),
+        (small(compare={"shares_of": ["random"]}), "shares_of: random has no shares of sources"),
+        (small(compare={"equivalent": "1"}), "expected a number above 0, or such as '1%', got"),
+        (small(compare={"equivalent": "0%"}), "expected a number above 0, or such as '1%', got"),
     ],
 )
 def test_impossible_combination_is_refused(data, message):
@@ -585,3 +593,18 @@ def test_refusing_a_config_imports_neither_torch_nor_ray(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "nearest valid name: corpus" in done.stdout
+
+
+def test_newer_fields_of_compare_change_no_fingerprint_at_their_defaults():
+    plain = CompareConfig()
+    assert plain.settings().keys().isdisjoint(CompareConfig.newer)
+    assert CompareConfig(worth=[4, 0.5]).settings()["worth"] == [0.5, 4.0]
+    assert CompareConfig(equivalent="1.5%").equivalent == "1.5%"
+
+
+def test_verdicts_to_correct_for_are_those_of_methods_budgets_and_matches():
+    compare = CompareConfig(budgets=[10, 20], match=["examples", "tokens"], shares_of=["s2l"])
+    assert compare.num_tests == (3 + 1) * 2 * 2
+    also = compare.model_copy(update={"also": ["el2n"], "also_seeds": 6})
+    assert also.num_tests == 20
+    assert ENOUGH == MIN_UNITS

@@ -327,6 +327,7 @@ JOBS = {
     "pipeline": ("pipeline", "evaluation.baselines=[random, longest]"),
     "compare": (
         "compare", "compare.selectors=[s2l, random]", "compare.budgets=[15]", "compare.seeds=[42]",
+        "compare.worth=[]",
     ),
     "diagnose": (
         "diagnose", "diagnose.seeds=[]", "diagnose.checkpoints=[2]", "diagnose.n_clusters=[4]",
