@@ -178,6 +178,7 @@ def evaluate(config: RunConfig) -> None:
     Prints:   the losses and the counts
     Example:  %(prog)s my.yaml evaluation.files.exam=exam.jsonl
     """
+    from s2l_ray.analysis.examples import variance
     from s2l_ray.pipeline import subset as pipeline
     from s2l_ray.pipeline import targets
     from s2l_ray.pipeline.evaluate import evaluate as evaluate_targets
@@ -202,8 +203,10 @@ def evaluate(config: RunConfig) -> None:
             f"{result['answer_left_out']:,} examples without it"
         )
     for name, of in result.get("exact_match", {}).items():
+        error = variance(result["influences"][f"exact_match/{name}"])
+        told = "" if error is None else f" ± {error**0.5:.1%}"
         print(
-            f"{of['correct'] / of['questions']:8.1%}  {name}: {of['correct']:,} correct of "
+            f"{of['correct'] / of['questions']:8.1%}{told}  {name}: {of['correct']:,} correct of "
             f"{of['questions']:,} questions ({of['of']:,} in the set), "
             f"{of['no_answer']:,} without an answer"
         )

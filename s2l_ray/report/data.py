@@ -27,6 +27,7 @@ class Arm(NamedTuple):
     n_tokens: int  # of the selection
     error_over_examples: float | None  # standard error of the loss − baseline's, over examples
     others: Mapping[str, float]  # other metrics, by their names in words
+    influences: Sequence[float] = ()  # of groups of held-out examples on the loss, if known
 
     @property
     def seeds(self) -> Seeds:

@@ -11,7 +11,7 @@ import numpy as np
 
 from s2l_ray.analysis.laws_told import alike_told
 from s2l_ray.analysis.laws_told import rows as law_rows
-from s2l_ray.analysis.measures import error_over_examples, metrics_of, value_of
+from s2l_ray.analysis.measures import error_over_examples, influences_of, metrics_of, value_of
 from s2l_ray.clustering import clusters as clustering
 from s2l_ray.config import BASELINE, parse_budget
 from s2l_ray.execution import events, machine
@@ -194,6 +194,7 @@ def arms_of(found: Sequence[Record]) -> list[Arm]:
             r["tokens"],
             error(r),
             {metric.words: value_of(r, metric.key) for metric in others},
+            influences_of(r, "loss") or (),
         )
         for r in measured
     ]

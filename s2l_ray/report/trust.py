@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from s2l_ray.analysis.paired import paired
-from s2l_ray.analysis.statistics import MIN_UNITS, interval
+from s2l_ray.analysis.statistics import MIN_UNITS
 from s2l_ray.config import BASELINE
 from s2l_ray.formatting import measured, plural, share, signed
 from s2l_ray.report.html import name
-from s2l_ray.report.verdict import differences
+from s2l_ray.report.verdict import differences, over_pairs
 
 if TYPE_CHECKING:
     from s2l_ray.report.data import ReportData
@@ -52,8 +52,9 @@ def trust(data: ReportData) -> tuple[str, str]:
     main = data.selector
     if main == BASELINE:
         return f"Nothing to compare: {BASELINE} is the baseline itself.", "unsure"
-    found = differences(paired(data.arms, main, BASELINE))
-    mean, _, low, high, _ = interval(found)
+    pairs = paired(data.arms, main, BASELINE)
+    found = differences(pairs)
+    mean, _, low, high, _ = over_pairs(pairs)
     if mean is None:
         return (
             "Whether they help was not measured: no target was trained on them and on random ones."

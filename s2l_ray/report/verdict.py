@@ -8,8 +8,9 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from s2l_ray.analysis.equality import p_of_signs
+from s2l_ray.analysis.examples import shared
 from s2l_ray.analysis.paired import paired
-from s2l_ray.analysis.statistics import MIN_UNITS, interval
+from s2l_ray.analysis.statistics import MIN_UNITS, Interval, interval
 from s2l_ray.formatting import measured, plural, plus_minus, signed, span
 from s2l_ray.report.html import name
 
@@ -43,6 +44,19 @@ def differences(pairs: Sequence[tuple[Arm, Arm]], source: str | None = None) -> 
 
     found = [loss(main) - loss(baseline) for main, baseline in pairs]
     return [difference for difference in found if math.isfinite(difference)]
+
+
+def over_pairs(pairs: Sequence[tuple[Arm, Arm]]) -> Interval:
+    """Return the mean difference in held-out loss of pairs with finite losses, with its interval
+    over seeds and, if their influences are known, over held-out examples."""
+    finite = [(main, base) for main, base in pairs if math.isfinite(main.loss - base.loss)]
+    found = {
+        main.seeds: [x - y for x, y in zip(main.influences, base.influences, strict=True)]
+        for main, base in finite
+        if main.influences and len(main.influences) == len(base.influences)
+    }
+    known = shared(found) if found and len(found) == len(finite) else None
+    return interval(differences(finite), examples=known)
 
 
 def summarize(arms: Sequence[Arm], baseline: str) -> list[Summary]:
@@ -86,19 +100,21 @@ def other_measures(arms: Sequence[Arm]) -> list[str]:
 def verdict(arms: Sequence[Arm], *, main: str, baseline: str = "random") -> tuple[str, list[str]]:
     """Say whether `main` beat `baseline`, with the numbers; and what to know when reading them.
 
-    With `MIN_UNITS` pairs or more, the verdict is that of the 95% interval (Student's t over the
-    pairs). With fewer, or with the same difference in all pairs, there are numbers but no verdict.
+    With `MIN_UNITS` pairs or more, the verdict is that of the 95% interval over seeds and held-out
+    examples (`over_pairs`). With fewer, or with the same difference in all pairs, there are numbers
+    but no verdict.
     """
     if main == baseline:
         return f"The selector of this run is {baseline}, the baseline: there is no comparison.", []
     pairs = paired(arms, main, baseline)
     found = differences(pairs)
-    return _verdict(found, name(main), baseline), _notes(pairs, len(pairs) - len(found))
+    told = _verdict(found, over_pairs(pairs), name(main), baseline)
+    return told, _notes(pairs, len(pairs) - len(found))
 
 
-def _verdict(found: Sequence[float], main: str, baseline: str) -> str:
+def _verdict(found: Sequence[float], over: Interval, main: str, baseline: str) -> str:
     n = len(found)
-    mean, error, low, high, _ = interval(found)
+    mean, error, low, high, _ = over
     if mean is None:
         return (
             f"Whether {main} helps was not measured: no pair of targets of {main} and {baseline} "

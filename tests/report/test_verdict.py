@@ -28,6 +28,20 @@ def test_verdict_better() -> None:
     assert "−0.0294 to −0.0106" in text  # 0.02 ± 2.571 x 0.0036515
 
 
+def test_the_verdict_has_the_error_over_examples_too() -> None:
+    arms = arms_of(s2l=[0.99, 0.98, 0.97, 0.99, 0.98, 0.97], random=[1.0] * 6)
+    # Differences of the influences: ±0.01 in two groups, for all seeds: 2 (1 + 1) times 0.0001.
+    known = [
+        arm._replace(influences=[0.02, -0.02] if arm.selector == "s2l" else [0.01, -0.01])
+        for arm in arms
+    ]
+    text = verdict(known, main="s2l")
+    assert text.startswith("s2l is not distinguishable from random")
+    assert "−0.0200 ± 0.020." in text  # √(0.0036515² + 0.0004)
+    one_lacks = [arms[0], *known[1:]]
+    assert verdict(one_lacks, main="s2l") == verdict(arms, main="s2l")
+
+
 def test_verdict_worse_and_noise() -> None:
     worse = arms_of(s2l=[1.01, 1.02, 1.03, 1.01, 1.02, 1.03], random=[1.0] * 6)
     assert verdict(worse, main="s2l").startswith("s2l is worse than random")

@@ -139,7 +139,7 @@ def differences_by_source(data: ReportData) -> Chart | None:
 def forest(
     values: dict[str, list[float]], *, title: str, caption: str, names: str, axis: str
 ) -> Chart:
-    """Show differences by name: each one, their mean, and its 95% interval from five on."""
+    """Show differences by name: each one, their mean, and its 95% interval from `MIN_UNITS`."""
     intervals = {row: interval(found) for row, found in values.items()}
     ends = [
         each
