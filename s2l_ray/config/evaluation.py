@@ -105,7 +105,7 @@ class EvaluationConfig(Section):
 class CompareConfig(Section):
     """What `compare` trains and evaluates: a target for each selector, budget and seed."""
 
-    newer = ("primary", "equivalent", "worth", "untuned", "shares_of")
+    newer = ("primary", "equivalent", "worth", "untuned", "shares")
 
     selectors: list[SelectorName] = Field(
         ["s2l", "random_balanced", "loss_strata", "random"],
@@ -148,10 +148,11 @@ class CompareConfig(Section):
         "a selection is told in random data: worth ×1.3 as much. Amounts that the corpus is too "
         "small for are left out. `[]` trains none.",
     )
-    shares_of: list[SelectorName] = Field(
-        [],
-        description="Selectors whose shares of sources `random` is drawn with, too: a control for "
-        "each, random_shares of SELECTOR.",
+    shares: dict[SelectorName, Annotated[list[SelectorName], Field(min_length=1)]] = Field(
+        {},
+        description="Selectors to draw with the source shares of others as well: "
+        "`{random: [s2l], s2l: [random]}` is random with S2L's mix of sources, and S2L with "
+        "random's. Controls for what the mix does.",
     )
     primary: Annotated[str, Field(pattern=r"^[a-z]\w*(/.+)?$")] | None = Field(
         None,
@@ -180,8 +181,25 @@ class CompareConfig(Section):
     def num_tests(self) -> int:
         """How many verdicts there are to correct for, if all selectors get enough seeds."""
         judged = len(self.also) if self.also_seeds >= ENOUGH else 0
-        methods = len(self.selectors) - 1 + judged + len(self.shares_of)
-        return max(1, methods * len(self.budgets) * len(self.match))
+        methods = (len(self.selectors) - 1 + judged) * len(self.match)
+        methods += len(self.mixed) * ("examples" in self.match)
+        return max(1, methods * len(self.budgets))
+
+    @property
+    def mixed(self) -> list[tuple[SelectorName, SelectorName]]:
+        """The pairs of `shares`: a selector, and the one whose source shares it gets."""
+        return [(name, like) for name, likes in self.shares.items() for like in likes]
+
+    @field_validator("shares")
+    @classmethod
+    def _two_selectors(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, likes in value.items():
+            no_entry_twice(likes)
+            for odd in {"random_shares", "random_tokens"} & {name, *likes}:
+                raise ValueError(f"{odd} copies another selection itself: name that one")
+            if name in likes:
+                raise ValueError(f"{name}: expected the shares of another selector, got its own")
+        return value
 
     @field_validator("equivalent")
     @classmethod
@@ -197,7 +215,7 @@ class CompareConfig(Section):
             raise ValueError("1 is the budget itself, which is trained on anyway: leave it out")
         return sorted(value)
 
-    @field_validator("selectors", "also", "budgets", "match", "seeds", "full", "worth", "shares_of")
+    @field_validator("selectors", "also", "budgets", "match", "seeds", "full", "worth")
     @classmethod
     def _once(cls, value: list) -> list:
         return no_entry_twice(value)
@@ -206,8 +224,6 @@ class CompareConfig(Section):
     def _comparable(self) -> CompareConfig:
         if both := sorted(set(self.selectors) & set(self.also)):
             raise ValueError(f"also: {', '.join(both)} is already in selectors")
-        if odd := sorted({BASELINE, "random_shares", "random_tokens"} & set(self.shares_of)):
-            raise ValueError(f"shares_of: {odd[0]} has no shares of sources of its own")
         if "random_tokens" in self.selectors + self.also and "examples" not in self.match:
             raise ValueError(
                 f"match: random_tokens needs examples among them, got {self.match}: it takes as "

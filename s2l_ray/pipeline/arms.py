@@ -13,6 +13,7 @@ from s2l_ray.training.checkpoints import num_steps
 FULL_COMPUTE, FULL_EPOCHS = "full, equal compute", "full, equal epochs"
 UNTUNED = "untuned"  # the target before any training
 OF = " of "  # between a control and the selector that it resembles: random_shares of s2l
+IN = " in shares of "  # between a selector and the one whose source shares it has
 
 
 def more_random(times: float) -> str:
@@ -34,7 +35,9 @@ class Arm:
     match: str  # what is equal to the baseline's: examples, tokens or compute
     selection_seed: int
     training_seed: int
-    method: str  # a selector's name (with OF), more_random, FULL_COMPUTE, FULL_EPOCHS or UNTUNED
+    method: (
+        str  # a selector's name (with OF or IN), more_random, FULL_COMPUTE, FULL_EPOCHS or UNTUNED
+    )
     examples: Manifest
     count: int  # of examples that have a label token
     tokens: int  # in these, by the proxy's tokenizer
@@ -60,7 +63,9 @@ class Arm:
         if self.method == UNTUNED:
             return UNTUNED if self.training.model.name else f"{UNTUNED}-train{self.training_seed}"
         who = BASELINE if times_of(self.method) else self.method
-        who = file_name(who.replace(", equal ", "-").replace(OF, "-of-"))
+        who = file_name(
+            who.replace(", equal ", "-").replace(IN, "-in-shares-of-").replace(OF, "-of-")
+        )
         return self.own_name or (
             f"{who}-{self.count}-seed{self.selection_seed}-steps{self.steps}"
             f"-train{self.training_seed}"

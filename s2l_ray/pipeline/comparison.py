@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import chain
 
 import ray.data
 
@@ -34,6 +35,7 @@ from s2l_ray.pipeline.arms import UNTUNED, Arm, can_match
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.memory import check_memory
+from s2l_ray.pipeline.mixed import check_shares
 from s2l_ray.pipeline.planned import arms_of_seeds
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
@@ -136,7 +138,10 @@ def compare(
         corpus = CorpusView(run.get(run.plan.corpus))
         sources = None if config.evaluation.files else corpus.heldout_by_source
         check_primary(config.compare.primary, sources, config.evaluation)
-    for selector in [*config.compare.selectors_with(0), *config.compare.shares_of]:
+    for selector in config.compare.shares:
+        check_shares(selector)
+    of_shares = {name for pair in config.compare.mixed for name in pair}
+    for selector in [*config.compare.selectors_with(0), *of_shares]:
         for budget in config.compare.budgets:
             choice = config.selection.model_copy(update={"selector": selector, "budget": budget})
             wanted = config.model_copy(update={"selection": choice})
@@ -172,7 +177,7 @@ def num_targets(config: RunConfig) -> int:
     found = 0
     for place in range(len(compare.seeds)):
         found += 1 + len(compare.full) * len(compare.match) + len(compare.worth)
-        found += len(compare.shares_of) * ("examples" in compare.match)
+        found += len(compare.mixed) * ("examples" in compare.match)
         others = [name for name in compare.selectors_with(place) if name != BASELINE]
         found += sum(can_match(name, match) for name in others for match in compare.match)
     return found * compare.trainings * len(compare.budgets)
@@ -190,7 +195,7 @@ def num_untuned(config: RunConfig) -> int:
 def seeded(config: RunConfig, seed: int, selectors: list[SelectorName]) -> RunConfig:
     """Return the settings with another seed for proxy, clusters and draws. The compared selectors
     take the place of the baselines, so that the signals they need are scored together."""
-    compared = list(dict.fromkeys([*selectors, *config.compare.shares_of]))
+    compared = list(dict.fromkeys([*selectors, *chain.from_iterable(config.compare.mixed)]))
     return config.model_copy(
         update={
             "seed": seed,

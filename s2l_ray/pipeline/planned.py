@@ -14,12 +14,14 @@ from s2l_ray.pipeline import records
 from s2l_ray.pipeline.arms import (
     FULL_COMPUTE,
     FULL_EPOCHS,
+    IN,
     OF,
     UNTUNED,
     Arm,
     can_match,
     more_random,
 )
+from s2l_ray.pipeline.mixed import subset_in_shares
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import choose_subset
@@ -84,8 +86,8 @@ class _Budget:
                 found.arms.append(arm(selector, *base, 1.0, self.target))
             elif can_match(selector, match):
                 self._add(found, match, selector, selector)
-        for liked in compare.shares_of if match == "examples" else ():
-            self._add(found, match, f"random_shares{OF}{liked}", "random_shares", liked)
+        for selector, like in compare.mixed if match == "examples" else ():
+            self._add_mixed(found, selector, like)
         share = base.size / self.full.size
         if "compute" in compare.full:
             training = self._equal_compute(self.full)
@@ -117,13 +119,31 @@ class _Budget:
         try:
             chosen = self._subset(selector, wanted, like)
         except TooFew as error:
-            logger.warning(f"compare: {method} is left out: {error}")
-            seeds = self.view.config.seed, self.training_seed
-            found.short.append(records.too_few(method, self.budget, match, *seeds, error))
+            self._too_few(found, method, match, error)
             return
         shared = share_in(self.view.store, chosen.examples, base.examples)
         training = self._equal_compute(chosen) if match == "compute" else self.target
         found.arms.append(self._arm(match)(method, *chosen, shared, training, like))
+
+    def _add_mixed(self, found: Planned, selector: SelectorName, like: SelectorName) -> None:
+        """Add a selector's arm with the source shares of another, at equal examples."""
+        if selector == BASELINE:
+            self._add(found, "examples", f"random_shares{OF}{like}", "random_shares", like)
+            return
+        method, base = f"{selector}{IN}{like}", self.base
+        try:
+            manifest = subset_in_shares(self.view, selector, like, base.size)
+        except TooFew as error:
+            self._too_few(found, method, "examples", error)
+            return
+        chosen = _chosen(manifest)
+        shared = share_in(self.view.store, manifest, base.examples)
+        found.arms.append(self._arm("examples")(method, *chosen, shared, self.target, like))
+
+    def _too_few(self, found: Planned, method: str, match: str, error: TooFew) -> None:
+        logger.warning(f"compare: {method} is left out: {error}")
+        seeds = self.view.config.seed, self.training_seed
+        found.short.append(records.too_few(method, self.budget, match, *seeds, error))
 
     def _subset(
         self, selector: SelectorName, budget: Any, like: SelectorName | None = None
@@ -131,9 +151,7 @@ class _Budget:
         config = self.view.config
         like = like or config.selection.like
         choice = SelectionConfig(selector=selector, budget=budget, seed=config.seed, like=like)
-        manifest = choose_subset(self.view, choice).manifest
-        subset = SelectionView(manifest)
-        return Chosen(manifest, subset.examples, subset.tokens)
+        return _chosen(choose_subset(self.view, choice).manifest)
 
     def _equal_compute(self, chosen: Chosen) -> TrainingConfig:
         """As many steps as see the tokens that the baseline's training sees."""
@@ -142,3 +160,8 @@ class _Budget:
         seen = num_steps(self.target, base.size) * base.tokens / base.size
         steps = max(1, round(seen * chosen.size / chosen.tokens))
         return self.target.model_copy(update={"max_steps": steps})
+
+
+def _chosen(subset: Manifest) -> Chosen:
+    view = SelectionView(subset)
+    return Chosen(subset, view.examples, view.tokens)

@@ -13,7 +13,7 @@ from s2l_ray.analysis.verdicts import num_tested
 from s2l_ray.config import BASELINE, CompareConfig
 from s2l_ray.execution import events, machine
 from s2l_ray.formatting import measured, plural
-from s2l_ray.pipeline.arms import OF
+from s2l_ray.pipeline.arms import IN, OF
 from s2l_ray.report.comparison_json import VERDICTS, as_json
 from s2l_ray.report.comparison_tables import (
     RULES,
@@ -182,7 +182,11 @@ def next_steps(groups: Sequence[Group], commands: Commands | None) -> list[NextS
     if commands is None or not groups:
         return []
     rows = _others(groups[:1])
-    better = [row for row in rows if row.verdict == "better" and row.difference.mean is not None]
+    better = [
+        row
+        for row in rows
+        if row.verdict == "better" and row.difference.mean is not None and IN not in row.method
+    ]
     if max((row.units for row in rows), default=0) < MIN_UNITS:
         seeds = f"compare.seeds=[{FEWEST_SEEDS}]"
         commands.add(f"Get a verdict, from {MIN_UNITS} seeds", "compare", seeds)

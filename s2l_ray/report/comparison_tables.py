@@ -18,10 +18,10 @@ from s2l_ray.analysis.paired import Outcome, Row, rows
 from s2l_ray.analysis.statistics import spreads
 from s2l_ray.analysis.verdicts import caveats, conclusions, judge, num_tested, table
 from s2l_ray.analysis.worth import Curve, Worth, worth
-from s2l_ray.config import BASELINE, BUILT_IN_SELECTORS, CompareConfig
+from s2l_ray.config import BASELINE, CompareConfig
 from s2l_ray.formatting import MISSING, plural, span, with_interval
-from s2l_ray.pipeline.arms import OF, times_of
-from s2l_ray.selection.selectors import selector_named
+from s2l_ray.pipeline.arms import IN, OF, times_of
+from s2l_ray.selection.selectors import is_built_in, selector_named
 
 RULES = CompareConfig()
 
@@ -194,11 +194,7 @@ def _against_controls(
     likes = {record["method"]: record["like"] for record in records if "like" in record}
     found = []
     for control in dict.fromkeys(arm.selector for arm in arms):
-        selector = control.partition(OF)[0]
-        if selector not in BUILT_IN_SELECTORS:
-            continue
-        kind = selector_named(selector)
-        main = likes.get(control, "") if kind.control_for == "like" else kind.control_for
+        main, words = _controlled(control, likes.get(control, ""))
         pair = (main, control)
         both = [arm for arm in arms if arm.selector in pair]
         if {arm.selector for arm in both} == set(pair):
@@ -206,10 +202,23 @@ def _against_controls(
             [row] = [row for row in compared if row.method == main]
             if row.pairs:
                 found.append(
-                    f"{main} − {control} ({kind.control_words}): {difference(row)} "
+                    f"{main} − {control} ({words}): {difference(row)} "
                     f"({plural(row.pairs, 'pair')}, not corrected)."
                 )
     return found
+
+
+def _controlled(control: str, like: str) -> tuple[str, str]:
+    """Return the method that this one is a control for, "" if none, and what it keeps. like: of its
+    records."""
+    main, separator, of = control.partition(IN)
+    if separator:
+        return main, f"the same selector with {of}'s shares of sources"
+    selector = control.partition(OF)[0]
+    if not is_built_in(selector):
+        return "", ""
+    kind = selector_named(selector)
+    return like if kind.control_for == "like" else kind.control_for, kind.control_words
 
 
 def _errors(records: Sequence[ArmRecord], metric: str) -> dict[str, float]:

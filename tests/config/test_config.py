@@ -327,7 +327,11 @@ def test_wrong_value_names_field_and_what_it_has(data, field):
         (small(compare={"also": ["el2n", "s2l"]}), "compare: also: s2l is already in selectors"),
         (small(compare={"worth": [0.5, 1]}), "compare.worth: 1 is the budget itself"),
         (small(compare={"worth": [0]}), "compare.worth.0: expected a number greater than 0, got 0"),
-        (small(compare={"shares_of": ["random"]}), "shares_of: random has no shares of sources"),
+        (
+            small(compare={"shares": {"s2l": ["s2l"]}}),
+            "shares: s2l: expected the shares of",
+        ),
+        (small(compare={"shares": {"random_shares": ["s2l"]}}), "random_shares copies another sel"),
         (small(compare={"equivalent": "1"}), "expected a number above 0, or such as '1%', got"),
         (small(compare={"equivalent": "0%"}), "expected a number above 0, or such as '1%', got"),
     ],
@@ -603,8 +607,9 @@ def test_newer_fields_of_compare_change_no_fingerprint_at_their_defaults():
 
 
 def test_verdicts_to_correct_for_are_those_of_methods_budgets_and_matches():
-    compare = CompareConfig(budgets=[10, 20], match=["examples", "tokens"], shares_of=["s2l"])
-    assert compare.num_tests == (3 + 1) * 2 * 2
+    shares = {"random": ["s2l"], "s2l": ["random"]}
+    compare = CompareConfig(budgets=[10, 20], match=["examples", "tokens"], shares=shares)
+    assert compare.num_tests == 3 * 2 * 2 + 2 * 2  # shares at equal examples alone
     also = compare.model_copy(update={"also": ["el2n"], "also_seeds": 6})
-    assert also.num_tests == 20
+    assert also.num_tests == 4 * 2 * 2 + 2 * 2
     assert ENOUGH == MIN_UNITS

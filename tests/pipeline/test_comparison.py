@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runs import MARK, Given, corpus, ids_of, rows, settings
+from support.runs import MARK, Given, corpus, ids_of, rows, rows_of, settings
 
 import s2l_ray
 from s2l_ray.pipeline import comparison, planned, records
@@ -30,7 +30,7 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
         "seeds": [42],  # of the finished run: its proxy is found
         "full": ["compute", "epochs"],
         "worth": [0.5, 2, 50],
-        "shares_of": ["longest"],
+        "shares": {"random": ["longest"], "longest": ["random"]},
     }
     config = settings(copy, compare=compare)
     run = start(config)
@@ -47,8 +47,8 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
     candidates = view.done["trajectories"].rows
     for budget, count in (("30", 30), ("20%", round(0.2 * candidates))):
         of = {(a.match, a.method): a for a in arms if a.budget == budget}
-        # Two amounts of random (50 times is more than there is), no training, and a control.
-        assert len(of) == 3 * (5 + 2 + 1) + 1
+        # Two amounts of random (50 times is more than there is), no training, and two controls.
+        assert len(of) == 3 * (5 + 2 + 1) + 2
         base = of["examples", "random"]
         assert base == replace(of["tokens", "random"], match="examples")
         assert base.count == count and base.steps == -(-2 * count // 20)
@@ -77,6 +77,21 @@ def test_arms_of_a_pair_of_seeds_are_matched_as_asked(copy, start):
         assert (untuned.count, untuned.steps, untuned.name) == (0, 0, "untuned-train7")
         control = of["examples", "random_shares of longest"]
         assert control.like == "longest" and control.name.startswith("random_shares-of-longest-")
+        turned = of["examples", "longest in shares of random"]
+        assert turned.name.startswith("longest-in-shares-of-random-") and turned.like == "random"
+        assert SelectionView(turned.examples).by_source == SelectionView(base.examples).by_source
+        # The longest of each source.
+        lengths = {}
+        for row in rows_of(view.store, view.done["tokens"]):
+            lengths[row["example_id"]] = row["num_label_tokens"]
+        sources = {row["example_id"]: row["source"] for row in rows_of(view.store, full.examples)}
+        mine = set(ids_of(view.store, turned.examples))
+
+        def longest_of(ids, source, lengths=lengths, sources=sources):
+            return sorted((lengths[each] for each in ids if sources[each] == source), reverse=True)
+
+        for source, n in SelectionView(base.examples).by_source.items():
+            assert longest_of(mine, source) == longest_of(sources, source)[:n]
         by_source = SelectionView(control.examples).by_source
         assert by_source == SelectionView(longest.examples).by_source
         assert by_source != SelectionView(base.examples).by_source
@@ -128,7 +143,7 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start, said):
     compare = {
         "selectors": ["s2l", "random"], "budgets": [40], "match": ["examples", "tokens"],
         "seeds": [42, 1], "also": ["loss_strata"], "also_seeds": 1, "full": ["compute"],
-        "worth": [0.5], "shares_of": ["s2l"], "equivalent": "5%",
+        "worth": [0.5], "shares": {"random": ["s2l"]}, "equivalent": "5%",
     }  # fmt: skip
     exam = copy / "exam.jsonl"
     exam.write_text("".join(json.dumps(row) + "\n" for row in rows(30, seed=6)))
@@ -167,7 +182,8 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start, said):
         assert half["examples"] == 20 and half["steps"] == 2 and half["loss"] > random["loss"]
         assert (untuned["steps"], untuned["trained_tokens"]) == (0, 0)
         # A model from scratch guesses among 320 tokens before it is trained.
-        assert untuned["loss"] == pytest.approx(np.log(320), rel=0.05) > half["loss"]
+        assert untuned["loss"] == pytest.approx(np.log(320), rel=0.05)
+        assert untuned["loss"] > half["loss"]
         control = by["random_shares of s2l", "examples", seed]
         assert control["like"] == "s2l" and control["examples"] == 40
         # The examples' influences on the primary measure, the file's loss: 30 groups of one.

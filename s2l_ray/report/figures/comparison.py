@@ -136,7 +136,11 @@ def _chart(
         ticks=axis.ticks,
         heads=["Difference [95% interval]", *(["Worth"] if worth else []), "Verdict (p, Holm)"],
         rows=[
-            Row(text, _marks(row, axis, end), _cells(row, worth and worth.get(row.method, MISSING)))
+            Row(
+                text,
+                _marks(row, axis, end),
+                _cells(row, (worth or {}).get(row.method, MISSING if worth else None)),
+            )
             for text, row in drawn
         ],
         legend=list(legend),
