@@ -47,7 +47,7 @@ def test_types_and_defaults_of_some_fields():
     assert found["proxy and target", "learning_rate"] == ("number > 0", "`2e-05`")
     assert found["model", "dtype"] == ("`auto`, `float32` or `bfloat16`", '`"float32"`')
     assert found["evaluation", "files"] == ("mapping to paths", "`{}`")
-    assert found["compare", "seeds"] == ("list of integers ≥ 0", "`[0, 1, 2, 3, 4]`")
+    assert found["compare", "seeds"] == ("list of integers ≥ 0", "`[0, 1, 2, 3, 4, 5]`")
     assert found["diagnose", "proxies"] == ("mapping to [model](#model)", "`{}`")
     assert found["The run", "target"][1] == "`null`"
     assert {field for section, field in found if section == "The run"} == set(
