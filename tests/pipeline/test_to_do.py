@@ -53,7 +53,7 @@ def test_many_of_a_kind_are_counted(told):
     )
     [line] = told("compare", compare__seeds=[0, 1], compare__selectors=["random"])
     assert "proxy (seed 0), losses (seed 0), trajectories (seed 0), proxy (seed 1), " in line
-    assert line.endswith("up to 4 targets, up to 4 evaluations")
+    assert line.endswith("up to 10 targets, up to 10 evaluations")
 
 
 def test_what_exists_is_reused(told):

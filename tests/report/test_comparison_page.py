@@ -331,7 +331,7 @@ def test_a_selection_is_compared_with_its_controls():
         ]
     [group] = groups_of(found)
     assert group.tables[0].controls == [
-        "s2l − loss_strata (strata of the mean loss instead of clusters): −0.0225 "
+        "s2l − loss_strata (strata of the mean loss, of equal size): −0.0225 "
         "[−0.0245, −0.0205] (6 pairs, not corrected).",
         "s2l − random_shares (random examples, the same shares of sources): −0.0425 "
         "[−0.0445, −0.0405] (6 pairs, not corrected).",

@@ -139,7 +139,7 @@ def _chart(
             Row(
                 text,
                 _marks(row, axis, end),
-                _cells(row, (worth or {}).get(row.method, MISSING if worth else None)),
+                _cells(row, worth.get(row.method, MISSING) if worth else None),
             )
             for text, row in drawn
         ],
