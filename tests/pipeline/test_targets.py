@@ -13,6 +13,7 @@ import torch
 from support.runs import MARK, contents_of, corpus, files_of, ids_of, rows_of, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from s2l_ray.analysis.examples import variance
 from s2l_ray.evaluation.answers import extract
 from s2l_ray.execution import stopping
 from s2l_ray.pipeline import subset as pipeline
@@ -103,7 +104,22 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     assert [entry["stage"] for entry in run.times if not entry["reused"]] == [
         "evaluations/one/exam"
     ]
+    share = found["correct"] / 9
+    of_questions = second["influences"].pop("exact_match/exam")
+    assert variance(of_questions) == pytest.approx(share * (1 - share) / 8, rel=1e-3)  # a share's
+    assert len(result["influences"].pop("exact_match/exam")) == 13
     assert second | {"exact_match": 0} == result | {"exact_match": 0}
+
+    # A pretrained target that is not trained: what the training of these weights gave.
+    tokens = run.done["evaluations/tokens/heldout"]
+    given = {"name": targets.model_path(run, target),
+             "tokenizer": run.store.address(tokens.info["tokenizer"])}  # fmt: skip
+    view = run.view(settings(copy, **changed, target__model=given))
+    untuned = targets.untuned(view, "untuned", seed=3)
+    assert untuned.info["folders"] == [given["name"]] and untuned.info["step"] == 0
+    third = evaluate(view, {"untuned": untuned})["untuned"]
+    assert third["loss"] == pytest.approx(second["loss"], rel=1e-6)
+    assert third["exact_match"] == second["exact_match"]
 
 
 @pytest.mark.slow
