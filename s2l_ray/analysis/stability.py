@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.execution.parts import fold_parts
-from s2l_ray.scoring.trajectories import sources_of
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.views import GroupsView, SelectionView
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
+
+MAX_TOPICS = 10_000
 
 RANDOM_GROUPS = 1000  # at least, for what chance gives
 
@@ -117,22 +118,36 @@ def jaccard_by_chance(size: int, other: int, candidates: int) -> tuple[float, fl
 
 
 def topics_by_cluster(
-    store: Store, clusters: Manifest, trajectories: Manifest
+    store: Store, clusters: Manifest, examples: Manifest, column: str = "source"
 ) -> tuple[np.ndarray, list[str]]:
-    """Count examples [K, S] by cluster and topic; return the S topics, the corpus's sources, too.
+    """Count examples [K, S] by cluster and topic; return the S topics too. Examples without a topic
+    are not counted.
 
-    clusters: of these trajectories, or of a stage of the same schema and examples.
+    examples: a stage with the clusters' examples, and their topics in `column`. ValueError if it
+    has more than MAX_TOPICS, of which the driver has a table.
     """
-    topics = [source for source in sources_of(store, trajectories) if source is not None]
+    topics = labels_of(store, examples, column)
+    if len(topics) > MAX_TOPICS:
+        raise ValueError(
+            f"corpus.columns.{column}: expected at most {MAX_TOPICS:,} topics, found "
+            f"{len(topics):,}, the first {topics[0]!r}; name a column of fewer"
+        )
     counts_KS = np.zeros((len(GroupsView(clusters).sources), len(topics)), np.int64)
-    parts = {part.unit: part for part in trajectories.parts}
+    parts = {part.unit: part for part in examples.parts}
     pairs = [
-        ((clusters.folder, part), (trajectories.folder, parts[part.unit]))
-        for part in clusters.parts
+        ((clusters.folder, part), (examples.folder, parts[part.unit])) for part in clusters.parts
     ]
-    for part_counts in fold_parts(_topic_counts, pairs, store, len(counts_KS), topics):
+    for part_counts in fold_parts(_topic_counts, pairs, store, len(counts_KS), topics, column):
         counts_KS += part_counts
     return counts_KS, topics
+
+
+def labels_of(store: Store, examples: Manifest, column: str) -> list[str]:
+    """Return the values of a stage's column, sorted, without null."""
+    found = set[str]()
+    for labels in fold_parts(_labels_in, examples.parts, store, examples.folder, column):
+        found.update(labels)
+    return sorted(found)
 
 
 def purity(counts_KS: np.ndarray) -> Purity:
@@ -179,18 +194,25 @@ def _joint_counts(pair: PartPair, store: Store, shape: tuple[int, int]) -> np.nd
     return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def _topic_counts(pair: PartPair, store: Store, num_clusters: int, topics: list[str]) -> np.ndarray:
-    clusters, trajectories = pair
+def _labels_in(part: Part, store: Store, folder: str, column: str) -> list[str]:
+    return store.read_part(folder, part, [column])[column].drop_null().unique().to_pylist()
+
+
+def _topic_counts(
+    pair: PartPair, store: Store, num_clusters: int, topics: list[str], column: str
+) -> np.ndarray:
+    clusters, examples = pair
     ids, labels = _labels(store, *clusters)
-    table = store.read_part(*trajectories, ["example_id", "source"])
+    table = store.read_part(*examples, ["example_id", column])
     at = pc.index_in(pa.array(ids), value_set=table["example_id"])
     if at.null_count:
         raise ValueError(
             f"{store.address(clusters[0], clusters[1].file)}: {at.null_count:,} examples are not "
-            f"in {store.address(trajectories[0], trajectories[1].file)}"
+            f"in {store.address(examples[0], examples[1].file)}"
         )
-    topic = pc.index_in(table["source"].take(at), value_set=pa.array(topics)).to_numpy()
-    places = labels.astype(np.int64) * len(topics) + topic
+    values = pa.array(topics, pa.string())
+    topic = pc.fill_null(pc.index_in(table[column].take(at), value_set=values), -1).to_numpy()
+    places = (labels.astype(np.int64) * len(topics) + topic)[topic >= 0]
     return np.bincount(places, minlength=num_clusters * len(topics)).reshape(num_clusters, -1)
 
 

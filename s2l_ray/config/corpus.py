@@ -40,14 +40,15 @@ class CorpusConfig(Section):
     columns: dict[
         Literal[
             "instruction", "input", "output", "messages", "source", "system", "tools", "history",
-            "reasoning",
+            "reasoning", "topic",
         ],
         str | None,
     ] = Field(
         {},
         description="Column names by field, such as `{instruction: question, output: answer}`. "
         "Fields left out are detected for each row; `source: null` ignores a column named "
-        "`source`.",
+        "`source`. `topic` is read only if it is given: a label that `diagnose` compares clusters "
+        "with in place of the source, and that reaches no model.",
     )  # fmt: skip
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
         {},

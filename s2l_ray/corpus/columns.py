@@ -130,7 +130,7 @@ def whole_columns(names: frozenset[str], given: Given) -> Columns | None:
     pair = own.keys() & {"instruction", "output", "input"}
     chats = [own["messages"]] if "messages" in own else [] if pair else CHATS
     if chat := next((name for name in chats if name in names), None):
-        others = own.keys() - {"messages", "system", "tools", "source"}
+        others = own.keys() - {"messages", "system", "tools", "source", "topic"}
         unused = (*MEDIA, *UNUSED, *UNUSED_BESIDE_CHATS, *sorted(own[field] for field in others))
         return Columns(chat, unused=_among(unused, names), **more)
     found = next((pair for pair in _pairs(names, own) if names.issuperset(pair)), None)

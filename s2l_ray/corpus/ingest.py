@@ -36,7 +36,7 @@ from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.shuffle import gather, scatter
 from s2l_ray.formatting import plural
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.schemas import DUPLICATES, EXAMPLES, REJECTED
+from s2l_ray.store.schemas import DUPLICATES, EXAMPLES, EXAMPLES_WITH_TOPIC, REJECTED
 from s2l_ray.store.views import CorpusView
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def ingest(
     else:
         digest = digest or digest_of(dataset, config)
         reading = reading_of_dataset(dataset, digest, config, seed)
-    found = _write_parts(store, reading, folder, config.duplicates, label)
+    schema = EXAMPLES_WITH_TOPIC if "topic" in config.columns else EXAMPLES
+    found = _write_parts(store, reading, folder, (config.duplicates, schema), label)
     info = found.info(reading, config.duplicates)
     if dataset is not None:
         info["unusable_files"] = []  # a dataset is no file
@@ -198,7 +199,7 @@ class _Written:
 
 
 def _write_parts(
-    store: Store, reading: Reading, folder: str, duplicates: str, label: str
+    store: Store, reading: Reading, folder: str, how: tuple[str, pa.Schema], label: str
 ) -> _Written:
     """Read all rows, bring them together by part, and write the parts."""
     groups: list[list[Any]] = [[] for _ in range(reading.num_groups)]
@@ -214,7 +215,7 @@ def _write_parts(
     check_ranges(ranges)
     written = _Written()
     with Progress(f"write {label}", total=reading.num_parts, unit="parts") as progress:
-        for summaries in gather(_write_group, groups, store, folder, reading.num_parts, duplicates):
+        for summaries in gather(_write_group, groups, store, folder, reading.num_parts, *how):
             for summary in summaries:
                 written.add(summary)
             progress.advance(len(summaries))
@@ -228,8 +229,12 @@ def _write_group(
     folder: str,
     num_parts: int,
     duplicates: str,
+    schema: pa.Schema,
 ) -> list[dict[str, Any]]:
-    """Write the parts of a group. In each table the rows are in order of their parts."""
+    """Write the parts of a group. In each table the rows are in order of their parts.
+
+    schema: of the examples.
+    """
     parts = [table["part"].to_numpy() for table in tables]
     summaries = []
     for number in np.unique(np.concatenate(parts)):
@@ -239,13 +244,21 @@ def _write_group(
             for table, (first, end) in zip(tables, spans, strict=True)
         ]
         summaries.append(
-            _write(pa.concat_tables(rows), int(number), store, folder, num_parts, duplicates)
+            _write(
+                pa.concat_tables(rows), int(number), store, folder, num_parts, duplicates, schema
+            )
         )
     return summaries
 
 
 def _write(
-    table: pa.Table, number: int, store: Store, folder: str, num_parts: int, duplicates: str
+    table: pa.Table,
+    number: int,
+    store: Store,
+    folder: str,
+    num_parts: int,
+    duplicates: str,
+    schema: pa.Schema,
 ) -> dict[str, Any]:
     """Write all rows of one part to its files; return a summary for the driver."""
     bad = table.filter(pc.is_null(table["example_id"])).sort_by(
@@ -260,9 +273,9 @@ def _write(
     parts, counts = {}, {"duplicates": {"": repeated.num_rows}}
     beside = {"/rejected": bad} | ({"/duplicates": repeated} if duplicates == "drop" else {})
     for place, side in [*sides.items(), *beside.items()]:
-        schema = BESIDE.get(place, EXAMPLES)
+        has = BESIDE.get(place, schema)
         if side.num_rows:
-            whole = side.select(schema.names).cast(schema).combine_chunks()
+            whole = side.select(has.names).cast(has).combine_chunks()
             part = store.write_part(whole, folder + place, f"part-{number:05d}", suffix="parquet")
             parts[place] = part.to_json()
     for place, side in sides.items():

@@ -28,15 +28,15 @@ from s2l_ray.corpus.identity import (
 from s2l_ray.corpus.mapping import RowMap, mapped, row_map_of
 from s2l_ray.corpus.regular import Examples, regular_examples
 from s2l_ray.corpus.rows import BadRow, Batch, SourceRow, check_columns, one_by_one, text_of
-from s2l_ray.corpus.shapes import RowSettings, parse, row_settings_of
+from s2l_ray.corpus.shapes import RowSettings, parse, row_settings_of, topic_of
 from s2l_ray.corpus.trees import with_chats
 from s2l_ray.execution.remote import rows_of
-from s2l_ray.store.schemas import EXAMPLES, TURNS
+from s2l_ray.store.schemas import EXAMPLES_WITH_TOPIC, TURNS
 
 PARSED = pa.schema(  # an example (the reason is null), or a rejected row (the example_id is null)
     [
         ("part", pa.int32()),
-        *EXAMPLES,
+        *EXAMPLES_WITH_TOPIC,
         ("heldout", pa.bool_()),
         ("raw", pa.string()),
         ("reason", pa.string()),
@@ -200,6 +200,7 @@ def _table_of(
         "turns": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), turns),
         "file": pa.repeat(file, len(keys)),
         "row": numbers,
+        "topic": examples.topics,
         "heldout": are_heldout(contents, config.heldout_share, seed),
     }
     arrays = [
@@ -230,10 +231,11 @@ def _example(
     if isinstance(row.content, BadRow):
         raise row.content
     source, example = parse(row.content, settings, typed=row.typed, like=like)
+    topic = topic_of(row.content, settings)
     content = content_of(example)
     key = example_id_of(source, content)
     held = is_heldout(content, config.heldout_share, seed)
-    line = (key, key, source, *example, file, row.number, held, None, None, None)
+    line = (key, key, source, *example, file, row.number, topic, held, None, None, None)
     return line, len(content)
 
 
@@ -242,7 +244,7 @@ def _rejected(row: SourceRow, file: str, bad: BadRow) -> tuple[tuple[Any, ...], 
     raw = text_of(row)
     key = hash63(f"{file}:{row.number}:{raw}".encode(errors="replace"))
     texts = (_printable(text) for text in (raw, bad.reason, bad.category))
-    return (key, None, None, None, None, file, row.number, None, *texts), len(raw)
+    return (key, None, None, None, None, file, row.number, None, None, *texts), len(raw)
 
 
 def _printable(text: str) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.corpus.columns import MEANINGFUL, Columns, whole_columns
-from s2l_ray.corpus.shapes import LONGEST_SOURCE, RowSettings
+from s2l_ray.corpus.shapes import LONGEST_LABEL, RowSettings
 from s2l_ray.corpus.trees import KEYS
 from s2l_ray.corpus.turns import CALL, Rules
 
@@ -41,6 +41,7 @@ class Examples(NamedTuple):
 
     rows: np.ndarray
     sources: pa.StringArray
+    topics: pa.StringArray  # null: none
     turns: Turns
 
 
@@ -65,20 +66,26 @@ def regular_examples(table: pa.RecordBatch, settings: RowSettings) -> list[Examp
             continue
         rows = np.flatnonzero(shapes == shape)
         some = table if len(rows) == table.num_rows else table.take(pa.array(rows))
-        sources = _texts(some, columns.source)
+        sources, topics = _texts(some, columns.source), _texts(some, settings.topic)
         made = _chats(some, columns, settings.rules) if columns.messages else _pairs(some, columns)
-        if sources is None or made is None:
+        if sources is None or topics is None or made is None:
             continue
         turns, good = made
-        long = pc.fill_null(pc.greater(pc.utf8_length(sources), LONGEST_SOURCE), False)
-        good &= _are_sound(turns) & ~long.to_numpy(zero_copy_only=False)
+        good &= _are_sound(turns) & ~(_too_long(sources) | _too_long(topics))
         if not good.all():
-            rows, sources, turns = rows[good], sources.filter(pa.array(good)), turns.only(good)
+            rows, turns, kept = rows[good], turns.only(good), pa.array(good)
+            sources, topics = sources.filter(kept), topics.filter(kept)
         if len(rows):
             unnamed = pc.equal(sources.fill_null(""), "")
             sources = pc.if_else(unnamed, settings.source, sources)
-            found.append(Examples(rows, sources, turns))
+            topics = pc.if_else(pc.equal(topics, ""), None, topics)
+            found.append(Examples(rows, sources, topics, turns))
     return found
+
+
+def _too_long(labels: pa.StringArray) -> np.ndarray:
+    long = pc.fill_null(pc.greater(pc.utf8_length(labels), LONGEST_LABEL), False)
+    return long.to_numpy(zero_copy_only=False)
 
 
 def _filled(column: pa.Array) -> np.ndarray:

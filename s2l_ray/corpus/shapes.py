@@ -20,7 +20,7 @@ PLACEHOLDER = re.compile(
 )
 
 
-LONGEST_SOURCE = 1000  # characters; the driver and reports have each name
+LONGEST_LABEL = 1000  # characters; the driver and reports have each name
 
 
 class RowSettings(NamedTuple):
@@ -30,6 +30,10 @@ class RowSettings(NamedTuple):
     source: str = "default"  # of rows that name none
     rules: Rules = Rules()
 
+    @property
+    def topic(self) -> str | None:
+        return dict(self.given).get("topic")
+
 
 def row_settings_of(config: CorpusConfig) -> RowSettings:
     roles = ROLES | {name.strip().lower(): role for name, role in config.roles.items()}
@@ -37,6 +41,11 @@ def row_settings_of(config: CorpusConfig) -> RowSettings:
     unnamed = {"source": None} if "source" in config.ignore_keys else {}
     given = frozenset((unnamed | config.columns).items())
     return RowSettings(given, config.source or "default", rules)
+
+
+def topic_of(content: dict[str, Any], settings: RowSettings) -> str | None:
+    """Return a row's topic; None if it has none, or corpus.columns.topic is not given."""
+    return _label(content, settings.topic, "topic") or None
 
 
 def parse(
@@ -67,7 +76,8 @@ def parse(
     if turns[0]["role"] == "assistant":
         raise BadRow("the first turn is the assistant's")
     tools = _tools(content, columns, rules) if columns.tools else None
-    return _source(content, columns.source) or settings.source, Example(turns, tools)
+    source = _label(content, columns.source, "source") or settings.source
+    return source, Example(turns, tools)
 
 
 def _refuse_placeholder(turn: Turn) -> None:
@@ -79,7 +89,7 @@ def _refuse_placeholder(turn: Turn) -> None:
         raise BadRow("placeholder of an image, video or audio: media are not supported", detail)
 
 
-def _source(row: dict[str, Any], column: str | None) -> str | None:
+def _label(row: dict[str, Any], column: str | None, field: str) -> str | None:
     found = row.get(column) if column else None
     wrong = f"wrong type of {column!r}"
     if isinstance(found, float) and not math.isfinite(found):
@@ -88,11 +98,12 @@ def _source(row: dict[str, Any], column: str | None) -> str | None:
         found = str(found)
     if found is not None and not isinstance(found, str):
         raise BadRow(wrong, f"expected a string, got {kind_of(found)}")
-    if found is not None and len(found) > LONGEST_SOURCE:
+    if found is not None and len(found) > LONGEST_LABEL:
+        other = "corpus.columns.source: null ignores it"
         raise BadRow(
-            f"too long a name of a source in {column!r}",
-            f"{len(found):,} characters; the limit is {LONGEST_SOURCE:,}; if the column holds "
-            "something else, corpus.columns.source: null ignores it",
+            f"too long a name of a {field} in {column!r}",
+            f"{len(found):,} characters; the limit is {LONGEST_LABEL:,}; if the column holds "
+            f"something else, {other if field == 'source' else 'leave out corpus.columns.topic'}",
         )
     return found
 

@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 import ray.data
 
 from s2l_ray.analysis.laws import pair
-from s2l_ray.analysis.stability import agreement, overlap, purity, random_groups, topics_by_cluster
+from s2l_ray.analysis.stability import (
+    agreement,
+    labels_of,
+    overlap,
+    purity,
+    random_groups,
+    topics_by_cluster,
+)
 from s2l_ray.analysis.theorem import Subset, theorem
 from s2l_ray.config import (
     BASELINE,
@@ -39,7 +46,7 @@ from s2l_ray.pipeline.targets import finetune
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
-from s2l_ray.store.views import CorpusView, SelectionView, StepsView, TokensView
+from s2l_ray.store.views import SelectionView, StepsView, TokensView
 from s2l_ray.training.checkpoints import checkpoints_of, checksums_of_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -66,10 +73,10 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     adjusted_rand (its groups and the run's), jaccard (its subset and the run's), by_chance, spread
     (stability.Overlap), examples, and of its and the run's inclusion probabilities correlation and
     draw_noise (laws.Pair). laws: bins (inclusion.Properties), and laws (laws.Law) by selector.
-    purity (None if the corpus has one source): topics, largest (the share of the most common
-    topic), and by trajectories, features and random (groups with the trajectories' sizes) mean,
-    quantiles, shares_K, sizes_K (stability.Purity). gradients (None unless asked for): rows of
-    theorem.theorem with the step of the target's checkpoint.
+    purity (None if the corpus has one topic): topics, largest (the share of the most common
+    topic), column (topic or source), and by trajectories, features and random (groups with the
+    trajectories' sizes) mean, quantiles, shares_K, sizes_K (stability.Purity). gradients (None
+    unless asked for): rows of theorem.theorem with the step of the target's checkpoint.
     """
     prepare(run, dataset)
     base = run.view(base_config(run.config))
@@ -224,15 +231,22 @@ def _laws(base: Run) -> dict[str, Any]:
 
 
 def _purity(base: Run) -> dict[str, Any] | None:
-    if len(CorpusView(base.get(base.plan.corpus)).by_source) < 2:
+    corpus = base.get(base.plan.corpus)
+    column = "topic" if "topic" in base.config.corpus.columns else "source"
+    if len(labels_of(base.store, corpus, column)) < 2:
         return None
     _subset(base, FEATURES)
-    tables, trajectories = {}, base.get(base.plan.trajectories)
+    tables = {}
     for name, selector in (("trajectories", "s2l"), ("features", FEATURES)):
-        tables[name], topics = topics_by_cluster(base.store, _groups(base, selector), trajectories)
+        groups = _groups(base, selector)
+        tables[name], topics = topics_by_cluster(base.store, groups, corpus, column)
     tables["random"] = random_groups(tables["trajectories"], base.config.seed)
     topics_S = tables["trajectories"].sum(axis=0)
-    found: dict[str, Any] = {"topics": topics, "largest": float(topics_S.max() / topics_S.sum())}
+    found: dict[str, Any] = {
+        "topics": topics,
+        "largest": float(topics_S.max() / topics_S.sum()),
+        "column": column,
+    }
     for name, counts_KS in tables.items():
         pure = purity(counts_KS)._asdict()
         lists = {each: pure[each].tolist() for each in ("shares_K", "sizes_K")}

@@ -198,7 +198,7 @@ def _control(proxies: Sequence[Variant], noise: float) -> str:
 
 def _purity(purity: Diagnosis | None) -> str:
     if purity is None:
-        return "The corpus has one source, so how well clusters follow topics is unknown."
+        return "The corpus has one topic, so how well clusters follow topics is unknown."
     mine, features, random = (purity[name]["mean"] for name in GROUPS)
     reading = "follow the topics somewhat"
     if mine - random < ALIKE:

@@ -32,6 +32,9 @@ EXAMPLES = pa.schema(
     ]
 )
 
+# Of a corpus with corpus.columns.topic: null for a row without one.
+EXAMPLES_WITH_TOPIC = EXAMPLES.append(pa.field("topic", pa.string()))
+
 
 def completed(examples: pa.Table, schema: pa.Schema) -> pa.Table:
     """Add the nullable columns and turn fields that an older version did not write."""
@@ -159,5 +162,14 @@ ANSWERS = pa.schema(
         ("generated", pa.string()),
         ("extracted", pa.string()),  # null: no answer found
         ("correct", pa.bool_()),
+    ]
+)
+
+TEXTS = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("generated", pa.string()),
+        ("rouge_l", pa.float32()),
+        ("bert_score", pa.float32()),  # null: not measured
     ]
 )

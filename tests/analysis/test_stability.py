@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
+from s2l_ray.analysis import stability
 from s2l_ray.analysis.stability import (
     adjusted_rand,
     agreement,
@@ -142,7 +143,7 @@ def test_random_groups_have_the_sizes_and_the_topics_of_chance():
     assert sizes.tolist() == [35] * 334 + [12] * 334 + [0] * 334
 
 
-def test_topics_are_counted_as_in_a_loop(local_ray, store):
+def test_topics_are_counted_as_in_a_loop(local_ray, store, monkeypatch):
     random = np.random.default_rng(2)
     labels, topics = random.integers(6, size=N), random.choice(["b", "a", "c"], size=N)
     losses = stage(store, "t", np.arange(N), {"source": topics})
@@ -154,6 +155,13 @@ def test_topics_are_counted_as_in_a_loop(local_ray, store):
     for label, topic, is_there in zip(labels, topics, some, strict=True):
         wanted[label, names.index(topic)] += is_there
     assert (counts == wanted).all()
+    other = np.where(topics == "b", None, topics)  # examples without a topic do not count
+    labelled = stage(store, "l", np.arange(N), {"topic": other})
+    counts, names = topics_by_cluster(store, clusters, labelled, "topic")
+    assert names == ["a", "c"] and (counts == wanted[:, [0, 2]]).all()
     less = stage(store, "less", np.arange(0, N, 2), {"source": topics[::2]})
     with pytest.raises(ValueError, match=r"/c/part-(\d+).* are not in .*/less/part-\1"):
         topics_by_cluster(store, clusters, less)
+    monkeypatch.setattr(stability, "MAX_TOPICS", 2)
+    with pytest.raises(ValueError, match=r"columns\.source: expected at most 2 topics, .* 3"):
+        topics_by_cluster(store, clusters, losses)
