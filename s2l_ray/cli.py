@@ -70,7 +70,7 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
         parser.add_argument("paths", nargs="*", metavar="PATH.jsonl", help="the file to write")
     if command.takes == "push":
         parser.add_argument("target", metavar="hf://OWNER/NAME", help="the dataset to write")
-    if command.takes in ("run", "plan", "pilot", "settings", "examples", "push"):
+    if command.takes in ("run", "evaluate", "plan", "pilot", "settings", "examples", "push"):
         parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration of the run")
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value",
@@ -100,6 +100,13 @@ def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
             choices=range(1, 1001),
             metavar="N",
             help="the number of examples, 3 unless given",
+        )
+    if command.takes == "evaluate":
+        parser.add_argument(
+            "--lm-eval",
+            metavar="TASKS",
+            help="tasks of lm-evaluation-harness to run on the target too: names or YAML files, "
+            "separated by commas",
         )
     if command.takes == "pilot":
         limit = parser.add_mutually_exclusive_group(required=True)
@@ -212,7 +219,7 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
             )
         command.work(*given)
         _disconnect(arguments)  # takes seconds, so before the last lines
-        if command.takes in ("run", "pilot"):
+        if command.takes in ("run", "evaluate", "pilot"):
             say_next(arguments, given[0], time.monotonic() - began)
     # What a user can fix. Anything else is a bug and keeps its trace.
     except (ValueError, OSError) as error:
@@ -264,6 +271,8 @@ def _given(command: Command, arguments: argparse.Namespace) -> tuple[Any, ...]:
     except ConfigError as error:
         screen.write_line(str(error), "error")
         sys.exit(2)
+    if command.takes == "evaluate":
+        return config, arguments.lm_eval
     if command.takes == "pilot":
         from s2l_ray.pipeline.pilot import Limit
 

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Takes = Literal[
-    "run", "plan", "pilot", "run_dir", "garbage", "settings", "examples", "push", "path", "nothing"
+    "run",
+    "evaluate",
+    "plan",
+    "pilot",
+    "run_dir",
+    "garbage",
+    "settings",
+    "examples",
+    "push",
+    "path",
+    "nothing",
 ]
 
 
@@ -38,12 +48,12 @@ class Planning(NamedTuple):
 
 @dataclass(frozen=True)
 class Command:
-    """work gets what the command takes: run, a RunConfig; plan, a RunConfig and a Planning;
-    pilot, these and a Limit; run_dir, a string, a list of overrides, and whether to watch it and
-    to print JSON; garbage, a string, a list of overrides, and whether to remove nothing; settings,
-    a RunConfig and a list of each Setting; examples, a RunConfig and a number; push, a RunConfig,
-    the target and whether all may read it; path, a string; nothing, no argument. then: the
-    commands that may follow."""
+    """work gets what the command takes: run, a RunConfig; evaluate, a RunConfig and the tasks of
+    --lm-eval or None; plan, a RunConfig and a Planning; pilot, these and a Limit; run_dir, a
+    string, a list of overrides, and whether to watch it and to print JSON; garbage, a string, a
+    list of overrides, and whether to remove nothing; settings, a RunConfig and a list of each
+    Setting; examples, a RunConfig and a number; push, a RunConfig, the target and whether all may
+    read it; path, a string; nothing, no argument. then: the commands that may follow."""
 
     name: str
     work: Callable[..., None]
@@ -164,32 +174,41 @@ def finetune(config: RunConfig) -> None:
         _print(run, f"model: {targets.model_path(run, target)}")
 
 
-@command("evaluate", needs_target=True, needs_heldout=True, then=("pipeline",))
-def evaluate(config: RunConfig) -> None:
+@command("evaluate", takes="evaluate", needs_target=True, needs_heldout=True, then=("pipeline",))
+def evaluate(config: RunConfig, tasks: str | None = None) -> None:
     """Evaluate the fine-tuned target on held-out examples and questions.
 
     Measures the loss per response token, by source. With evaluation.answers, also
-    generates answers and counts exact matches. Makes the selection and the target
-    first if run_dir does not have them.
+    generates answers and counts exact matches; with evaluation.texts, generates
+    texts and compares them with references; with --lm-eval, runs
+    lm-evaluation-harness on the target. Makes the selection and the target first if
+    run_dir does not have them.
 
-    Reads:    corpus.path, evaluation.files, evaluation.answers; targets/NAME in
-              run_dir
-    Writes:   evaluations/NAME in run_dir, and the stages of `finetune`
-    Prints:   the losses and the counts
+    Reads:    corpus.path, evaluation.files, evaluation.answers, evaluation.texts;
+              targets/NAME in run_dir
+    Writes:   evaluations/NAME in run_dir, and the stages of `finetune`; with
+              --lm-eval, report/lm-eval.json
+    Prints:   the losses, the counts and the scores
     Example:  %(prog)s my.yaml evaluation.files.exam=exam.jsonl
     """
     from s2l_ray.analysis.examples import variance
+    from s2l_ray.evaluation.lm_eval import check_lm_eval
     from s2l_ray.pipeline import subset as pipeline
     from s2l_ray.pipeline import targets
     from s2l_ray.pipeline.evaluate import evaluate as evaluate_targets
     from s2l_ray.pipeline.evaluate import prepare_evaluation
+    from s2l_ray.pipeline.generating import run_harness
     from s2l_ray.pipeline.run import Run
+
+    if tasks is not None:
+        check_lm_eval()
 
     def evaluated(run: Run) -> dict[str, Any]:
         pipeline.prepare(run)
         prepare_evaluation(run)
         target, name = targets.finetune_selected(run)
-        return evaluate_targets(run, {name: target})[name]
+        found = evaluate_targets(run, {name: target})[name]
+        return found | ({} if tasks is None else {"lm_eval": run_harness(run, target, tasks)})
 
     with Run.start(config, "evaluate") as run:
         result = run.finish(evaluated)
@@ -210,6 +229,14 @@ def evaluate(config: RunConfig) -> None:
             f"{of['questions']:,} questions ({of['of']:,} in the set), "
             f"{of['no_answer']:,} without an answer"
         )
+        for why in (each for each in of if each.startswith("programs_")):
+            print(f"{of[why]:8,}  programs of {name} ended with: {why.removeprefix('programs_')}")
+    for key, score in result.get("texts", {}).items():
+        written = result["texts_written"][key.rpartition("/")[0]]
+        print(f"{score:8.4f}  {key}, {written:,} texts")
+    for task, metrics in result.get("lm_eval", {}).items():
+        for metric, value in metrics.items():
+            print(f"{value:8.4f}  {metric} of {task}, by lm-evaluation-harness")
     for sentence in result["left_out"]:
         print(sentence)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RUNNING = ("run", "examples", "pilot")  # what a command takes that makes stages
+RUNNING = ("run", "evaluate", "examples", "pilot")  # what a command takes that makes stages
 
 
 def help_of(command: Command) -> str:

@@ -18,6 +18,7 @@ ArmRecord = Mapping[str, Any]
 LARGE = 100  # held-out examples of a source that counts in the mean over sources
 MEANS = ("exact_match", "files")  # means over what the user gave, if it is several
 NATS, SHARE = "nats per token", "share of correct answers"
+TEXT_METRICS = {"bleu": "BLEU", "rouge_l": "ROUGE-L", "bert_score": "BERTScore"}
 
 
 class Metric(NamedTuple):
@@ -77,6 +78,10 @@ def _known(records: Sequence[ArmRecord]) -> list[Metric]:
     if len(sets) > 1:
         known.append(Metric("exact_match", f"{SHARE}, mean over {len(sets):,} sets", False, SHARE))
     known += [Metric(f"exact_match/{name}", f"{name}, {SHARE}", False, SHARE) for name in sets]
+    for key in first.get("texts", {}):
+        name, _, metric = key.rpartition("/")
+        words = TEXT_METRICS[metric]
+        known.append(Metric(f"texts/{key}", f"{name}, {words}", False, words))
     return [metric for metric in known if all(_has(record, metric.key) for record in records)]
 
 
@@ -133,6 +138,8 @@ def check_primary(key: str, sources: Mapping[str, int] | None, config: Any) -> N
     for kind, names in (("files", config.files), ("exact_match", config.answers)):
         if names:
             fixed += [kind, *(f"{kind}/{name}" for name in names)]
+    metrics = ["bleu", "rouge_l"] + ["bert_score"] * (config.bert_score_model is not None)
+    fixed += [f"texts/{name}/{metric}" for name in config.texts for metric in metrics]
     of_source = key.startswith("by_source/")
     if of_source and (sources is None or key.removeprefix("by_source/") in sources):
         return

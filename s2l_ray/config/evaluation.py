@@ -32,7 +32,10 @@ ENOUGH = 6  # seeds for a verdict: analysis.statistics.MIN_UNITS
 class EvaluationConfig(Section):
     """What targets are evaluated on, and what `pipeline` compares the selection with."""
 
-    newer = ("workers",)
+    newer = (
+        "workers", "answer_with", "few_shot", "few_shot_examples", "texts", "bert_score_model",
+        "bert_score_layer",
+    )  # fmt: skip
 
     files: dict[FileName, Location] = Field(
         {},
@@ -41,8 +44,8 @@ class EvaluationConfig(Section):
     )
     split: str | None = Field(
         None,
-        description="Split to read for `files` and `answers`, as `corpus.split`. `null` means the "
-        "split that the path names, or `test`.",
+        description="Split to read for `files`, `answers`, `few_shot` and `texts`, as "
+        "`corpus.split`. `null` means the split that the path names, or `test`.",
     )
     answer_marker: Annotated[str, Field(min_length=1)] | None = Field(
         None,
@@ -56,8 +59,40 @@ class EvaluationConfig(Section):
     )
     answers_at_most: Positive | None = Field(
         None,
-        description="Maximum number of questions asked per set, a random sample that is the same "
-        "for every target. `null` asks all.",
+        description="Maximum number of questions asked per set, and of texts generated per set of "
+        "`texts`: a random sample that is the same for every target. `null` takes all.",
+    )
+    answer_with: Literal["text", "chain", "program", "program_or_text"] = Field(
+        "text",
+        description="How questions are put. `text` asks the question alone; `chain` adds \"Let's "
+        'think step by step." (chain of thought). `program` adds "Let\'s write a program." and '
+        "runs the Python program of the answer in a sandbox; its last printed line is the answer. "
+        "`program_or_text` does so too, and asks again with `text` if the program gives none. "
+        "Programs need Linux and the right to make namespaces.",
+    )
+    few_shot: Location | None = Field(
+        None,
+        description="File with answered examples that precede each question as earlier turns: "
+        "columns `question` and `answer`, in this order. `null` asks without examples.",
+    )
+    few_shot_examples: Positive | None = Field(
+        None, description="Number of rows of `few_shot` to use, from the first. `null` uses all."
+    )
+    texts: dict[FileName, Location] = Field(
+        {},
+        description="Sets of examples for text metrics, by name: files with the corpus's columns. "
+        "The target answers each prompt, and BLEU and ROUGE-L compare its text with the response. "
+        "Rows that the corpus has too are left out.",
+    )
+    bert_score_model: Location | None = Field(
+        None,
+        description="Folder of the model that BERTScore compares texts with, in Hugging Face "
+        "format, on every node. `null` leaves BERTScore out.",
+    )
+    bert_score_layer: Positive | None = Field(
+        None,
+        description="Layer of `bert_score_model` whose output is compared, counted from 1, such as "
+        "17 for `roberta-large`.",
     )
     max_new_tokens: Positive = Field(
         256, description="Maximum length of a generated answer, in tokens."
@@ -99,6 +134,20 @@ class EvaluationConfig(Section):
         for name in self.answers:
             if name in self.files or name == "heldout":
                 raise ValueError(f"answers: the name {name!r} is taken by held-out examples")
+        for name in self.texts:
+            if name in (*self.files, *self.answers, "heldout"):
+                raise ValueError(f"texts: the name {name!r} is taken by files or answers")
+        return self
+
+    @model_validator(mode="after")
+    def _together(self) -> EvaluationConfig:
+        if self.few_shot_examples is not None and self.few_shot is None:
+            raise ValueError("few_shot_examples: expected the file few_shot too, got null")
+        if (self.bert_score_model is None) != (self.bert_score_layer is None):
+            raise ValueError(
+                "bert_score_model, bert_score_layer: expected both or neither, got "
+                f"{shown(self.bert_score_model)} and {self.bert_score_layer}"
+            )
         return self
 
 

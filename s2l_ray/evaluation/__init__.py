@@ -1,6 +1,7 @@
-"""Evaluation of targets: response loss on held-out examples, and exact match of answers."""
+"""Evaluation of targets: response loss on held-out examples, exact match, and text metrics."""
 
 from s2l_ray.evaluation.answers import RULE
+from s2l_ray.evaluation.asking import Asking, asking_of
 from s2l_ray.evaluation.exact_match import (
     Answering,
     answer,
@@ -20,14 +21,20 @@ from s2l_ray.evaluation.heldout import (
 )
 from s2l_ray.evaluation.judging import judge
 from s2l_ray.evaluation.leaks import notes
+from s2l_ray.evaluation.sandbox import check_sandbox
+from s2l_ray.evaluation.texts import TextMetrics, text_scores, text_sets
 
 __all__ = [
     "RULE",
     "Answering",
+    "Asking",
+    "TextMetrics",
     "answer",
     "answer_sets",
+    "asking_of",
     "by_file",
     "check_marker",
+    "check_sandbox",
     "counts",
     "heldout_examples",
     "influences",
@@ -38,4 +45,6 @@ __all__ = [
     "read_losses",
     "summarise",
     "summarise_answers",
+    "text_scores",
+    "text_sets",
 ]

@@ -6,6 +6,7 @@ The restart unit is one part of the questions under one target.
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,9 @@ import pyarrow as pa
 
 from s2l_ray.analysis.examples import in_groups, of_mean_over_tokens
 from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, TrajectoriesConfig
-from s2l_ray.corpus.ingest import ingest_once
-from s2l_ray.corpus.sources import split_of_path
-from s2l_ray.errors import Damaged
+from s2l_ray.evaluation.asking import Asking, read_questions
 from s2l_ray.evaluation.leaks import without_corpus
+from s2l_ray.evaluation.texts import TextMetrics
 from s2l_ray.execution.parts import Actors, StageParts, map_stages
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import AnswersView
@@ -75,24 +75,10 @@ def answer_sets(
         raise ValueError(
             "evaluation.answers: math-verify is not installed; install the extra 'answers'"
         )
-    found = {}
-    for name, path in config.answers.items():
-        settings = CorpusConfig(
-            path=path,
-            split=config.split or split_of_path(path, "test"),
-            columns={"instruction": "question", "output": "answer"},
-            ignore_keys=like.ignore_keys,
-            source=name,
-            duplicates="number",  # a question asked twice counts twice
-            max_rejected_share=0,
-            num_parts=PARTS,
-        )
-        try:
-            found[name] = ingest_once(store, settings, f"evaluations/corpora/{name}")
-        except Damaged:  # of the run directory: it is mended
-            raise
-        except ValueError as error:
-            raise ValueError(f"evaluation.answers: {name}: {error}") from error
+    found = {
+        name: read_questions(store, config, name, path, like, f"answers: {name}", PARTS)
+        for name, path in config.answers.items()
+    }
     return without_corpus(store, examples, found, "answers")
 
 
@@ -105,18 +91,19 @@ def answer(
     prompt: PromptConfig,
     max_new_tokens: int,
     setting: str,
+    how: Asking | TextMetrics,
 ) -> list[Manifest]:
-    """Make stages of answers with one actor pool, and return their manifests in order.
+    """Make stages of answers, or of texts, with one actor pool; return their manifests in order.
 
-    Parts have the names of the questions' parts, and the schema ANSWERS. setting: the config
-    field of the workers, for messages.
+    Parts have the names of the questions' parts, and the schema ANSWERS, or TEXTS with TextMetrics.
+    setting: the config field of the workers, for messages.
     """
     stages = [answering.stage() for answering in answerings]
     return map_stages(
         store,
         stages,
         _make_answerer,
-        (store, config, tokenizer_folder, prompt, max_new_tokens),
+        (how, store, config, tokenizer_folder, prompt, max_new_tokens),
         label="answer",
         actors=Actors(config.workers, config.max_workers, setting=setting),
     )
@@ -124,14 +111,16 @@ def answer(
 
 def counts(answers: Manifest) -> dict[str, int]:
     """Count answers: correct, no_answer (no answer found in the generated text), questions (asked),
-    of (questions in the set)."""
-    view = AnswersView(answers)
+    of (questions in the set), and programs_NAME for each way that programs failed."""
+    view, failed = AnswersView(answers), Counter[str]()
+    for part in view.programs_failed_by_part:
+        failed.update(part)
     return {
         "correct": view.correct,
         "no_answer": view.no_answer,
         "questions": answers.rows,
         "of": view.of,
-    }
+    } | {f"programs_{why}": count for why, count in sorted(failed.items())}
 
 
 def influences_of_answers(store: Store, answers: Manifest) -> list[float]:
@@ -144,8 +133,8 @@ def influences_of_answers(store: Store, answers: Manifest) -> list[float]:
     return in_groups(of_mean_over_tokens(correct, np.ones(len(correct))), np.arange(len(correct)))
 
 
-def _make_answerer(*args: Any) -> Any:
+def _make_answerer(how: Asking | TextMetrics, *args: Any) -> Any:
     # Only actors import it: the driver starts without torch and models.
-    from s2l_ray.evaluation.generation import Answerer
+    from s2l_ray.evaluation.generation import Answerer, Writer
 
-    return Answerer(*args)
+    return Answerer(how, *args) if isinstance(how, Asking) else Writer(how, *args)

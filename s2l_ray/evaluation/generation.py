@@ -1,7 +1,8 @@
-"""Greedy generation by a target: the workers' side of exact_match.py. B questions, L tokens."""
+"""Greedy generation by a target: the workers' side of answering.py. B questions, L tokens."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -10,22 +11,27 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from s2l_ray.config import PromptConfig, TrajectoriesConfig
 from s2l_ray.corpus.prompts import end_tokens, prompts_of
+from s2l_ray.corpus.rows import Example
 from s2l_ray.corpus.tokenization import examples_of
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.evaluation.answers import expected_answer, extract
+from s2l_ray.evaluation.asking import Asking
 from s2l_ray.evaluation.judging import judge
+from s2l_ray.evaluation.programs import answers_of_programs
+from s2l_ray.evaluation.text_metrics import bert_score, bleu_counts, rouge_l
+from s2l_ray.evaluation.texts import TextMetrics, reference_of
 from s2l_ray.execution.remote import get
 from s2l_ray.models.held import HeldModel
 from s2l_ray.models.loading import explain_out_of_memory
 from s2l_ray.store import Store
-from s2l_ray.store.schemas import ANSWERS, EXAMPLES, completed
+from s2l_ray.store.schemas import ANSWERS, EXAMPLES, TEXTS, completed
 
 # Of a batch: prompts and new tokens, padded. Their keys and values take about 1 GB.
 TOKENS_AT_ONCE = 8192
 
 
-class Answerer:
-    """The work of one actor: makes parts of answers with the target that it holds."""
+class Generator:
+    """What one actor does: generates texts with the target that it holds."""
 
     def __init__(
         self,
@@ -41,11 +47,14 @@ class Answerer:
         self.ends = end_tokens(prompt, self.tokenizer)
         self.held = HeldModel(store, config.workers, dtype=config.dtype, tf32=config.tf32)
 
-    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        model = self.held.load(unit["model"]).model
+    def rows(self, unit: dict[str, Any]) -> pa.Table:
+        """Read the unit's questions or examples."""
         table = completed(self.store.read_part(unit["questions"], unit["part"]), EXAMPLES)
-        questions = table.slice(0, unit["rows"])
-        examples = examples_of(questions)
+        return table.slice(0, unit["rows"])
+
+    def texts(self, unit: dict[str, Any], examples: list[Example]) -> list[str]:
+        """Generate a text after the prompt of each example."""
+        model = self.held.load(unit["model"]).model
         at_once = self.config.tokens_per_batch or TOKENS_AT_ONCE
         doing = f"generating answers in batches of {at_once} tokens"
         with explain_out_of_memory(unit["model"], doing, "lower trajectories.tokens_per_batch"):
@@ -56,15 +65,67 @@ class Answerer:
                 max_new_tokens=self.max_new_tokens,
                 tokens_at_once=at_once,
             )
-        generated = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        extracted = [extract(text) for text in generated]
+        return self.tokenizer.batch_decode(new, skip_special_tokens=True)
+
+
+class Answerer(Generator):
+    """Makes parts of answers: generated, extracted (or printed by a program) and judged."""
+
+    def __init__(self, asking: Asking, *args: Any) -> None:
+        super().__init__(*args)
+        self.asking = asking
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        questions = self.rows(unit)
+        examples = examples_of(questions)
+        generated = self.texts(unit, [self.asking.put(each) for each in examples])
+        if self.asking.runs_programs:
+            extracted, failed = answers_of_programs(generated)
+        else:
+            extracted, failed = [extract(text) for text in generated], []
+        if again := self.asking.again:
+            left = [row for row, found in enumerate(extracted) if found is None]
+            texts = self.texts(unit, [again.put(examples[row]) for row in left])
+            for row, text in zip(left, texts, strict=True):
+                generated[row], extracted[row] = text, extract(text)
         expected = [expected_answer(each.turns[-1]["text"]) for each in examples]
         correct = get(judge.remote(extracted, expected))
         rows = [questions["example_id"].combine_chunks(), generated, extracted, correct]
         arrays = [pa.array(row, field.type) for row, field in zip(rows, ANSWERS, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=ANSWERS), {
+        stats = {
             "correct": sum(correct),
             "no_answer": extracted.count(None),
+            "made_of": self.held.checksum,
+        }
+        if self.asking.runs_programs:
+            stats["programs_failed"] = dict(Counter(failed))
+        return pa.Table.from_arrays(arrays, schema=ANSWERS), stats
+
+
+class Writer(Generator):
+    """Makes parts of texts: generated, and compared with the response of their example."""
+
+    def __init__(self, metrics: TextMetrics, *args: Any) -> None:
+        super().__init__(*args)
+        self.metrics = metrics
+
+    def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        table = self.rows(unit)
+        examples = examples_of(table)
+        texts = self.texts(unit, examples)
+        references = [reference_of(each) for each in examples]
+        rouge = rouge_l(texts, references)
+        bert: list[float] | None = None
+        if self.metrics.model is not None:
+            assert self.metrics.layer is not None
+            bert = bert_score(texts, references, self.metrics.model, self.metrics.layer)
+        measured: list[Any] = [None] * len(texts) if bert is None else list(bert)
+        rows = [table["example_id"].combine_chunks(), texts, rouge, measured]
+        arrays = [pa.array(row, field.type) for row, field in zip(rows, TEXTS, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=TEXTS), {
+            "bleu_counts": bleu_counts(texts, references),
+            "rouge_l": sum(rouge),
+            "bert_score": None if bert is None else sum(bert),
             "made_of": self.held.checksum,
         }
 

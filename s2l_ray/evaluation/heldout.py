@@ -32,19 +32,35 @@ def heldout_examples(
     without a source get the file's name, or NAME (file) if that is a source of the corpus.
     ValueError if there is nothing to evaluate on.
     """
-    found, files = {}, {}
-    corpus = CorpusView(examples)
+    found, corpus = {}, CorpusView(examples)
     heldout = store.manifest(f"{examples.folder}/heldout")
     if heldout is None and corpus.heldout:
         missing = store.address(examples.folder, "heldout", "manifest.json")
         raise Damaged(f"{missing}: missing", examples.folder)
     if heldout is not None and heldout.rows:
         found["heldout"] = heldout
+    files = read_like_corpus(store, examples, config, like, "files")
+    found |= without_corpus(store, examples, files, "files")
+    if not found:
+        raise ValueError(NOTHING)
+    return found
+
+
+def read_like_corpus(
+    store: Store, examples: Manifest, config: EvaluationConfig, like: CorpusConfig, kind: str
+) -> dict[str, Manifest]:
+    """Read each file of evaluation.KIND ("files" or "texts") by name, with the corpus's settings.
+
+    See `heldout_examples` for the columns and sources.
+    """
+    files, corpus = {}, CorpusView(examples)
     columns = {
-        ours: theirs for ours, theirs in like.columns.items() if ours != "source" or theirs is None
+        ours: theirs
+        for ours, theirs in like.columns.items()
+        if theirs is None or ours not in ("source", "topic")
     }
     taken = corpus.by_source.keys() | corpus.heldout_by_source.keys()
-    for name, path in config.files.items():
+    for name, path in getattr(config, kind).items():
         settings = CorpusConfig(
             path=path,
             split=config.split or split_of_path(path, "test"),
@@ -61,11 +77,8 @@ def heldout_examples(
         except Damaged:  # of the run directory: it is mended
             raise
         except ValueError as error:
-            raise ValueError(f"evaluation.files: {name}: {error}") from error
-    found |= without_corpus(store, examples, files, "files")
-    if not found:
-        raise ValueError(NOTHING)
-    return found
+            raise ValueError(f"evaluation.{kind}: {name}: {error}") from error
+    return files
 
 
 def check_marker(store: Store, heldout: dict[str, Manifest], marker: str) -> None:

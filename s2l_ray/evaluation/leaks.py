@@ -30,8 +30,8 @@ def without_corpus(
 ) -> dict[str, Manifest]:
     """Return each set without the rows that the corpus `examples` has too, or itself if none.
 
-    A set that lost rows is a stage of its own (store.views.LeaksView). kind: "files" or "answers",
-    as in the config. ValueError if nothing is left of a set.
+    A set that lost rows is a stage of its own (store.views.LeaksView). kind: "files", "texts" or
+    "answers", as in the config. ValueError if nothing is left of a set.
     """
     stages = {}
     for name, given in sets.items():
@@ -74,7 +74,7 @@ def notes(sets: Mapping[str, Manifest]) -> list[str]:
 
 
 def _note(kind: str, name: str, gone: int, rows: int, places: list[str]) -> str:
-    what = "examples" if kind == "files" else "questions"
+    what = "questions" if kind == "answers" else "examples"
     return (
         f"evaluation.{kind}: {name}: left out {gone:,} of {rows:,} {what}, because the corpus has "
         f"them too; the first is {places[0]}, which is also {places[1]}"
@@ -109,7 +109,7 @@ def _part_places(
 
 def _contents(example: Example, kind: str) -> list[int]:
     """Hash what a row of a set and one of the corpus must share to be a leak."""
-    if kind == "files":
+    if kind != "answers":
         turns: list[Any] = [{**turn, "train": None} for turn in example.turns]
         return [hash63(content_of(Example(turns, example.tools)))]
     asked = ("user", "input")  # if the instruction is the task, the input is the question

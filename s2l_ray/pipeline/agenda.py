@@ -89,7 +89,7 @@ def _measures(config: RunConfig) -> list[str]:
     """Return what each target is evaluated on, by the names of its stages."""
     sets = _heldout(config)
     after = [f"{each}/answer" for each in sets] if config.evaluation.answer_marker else []
-    return [*sets, *after, *config.evaluation.answers]
+    return [*sets, *after, *config.evaluation.answers, *config.evaluation.texts]
 
 
 def _items(stages: Iterable[Stage]) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Fine-tuned targets evaluated: held-out loss, the loss of answers, and exact match."""
+"""Fine-tuned targets evaluated: held-out loss, the loss of answers, and what they generate."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from functools import partial
 from typing import Any
 
 from s2l_ray import evaluation
-from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.corpus.tokenization import tokenize
 from s2l_ray.execution.nodes import check_room
-from s2l_ray.pipeline.identity import prompt_settings
+from s2l_ray.pipeline.generating import (
+    check_generation,
+    generate,
+    generated_sets,
+    scoring_of_targets,
+)
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
@@ -35,9 +39,9 @@ def prepare_evaluation(run: Run) -> None:
         check_room("evaluation.workers", settings.workers)
     if settings.answer_marker is not None:
         evaluation.check_marker(run.store, heldout, settings.answer_marker)
-    sets = evaluation.answer_sets(run.store, corpus, settings, run.config.corpus)
-    for sentence in evaluation.notes(heldout | sets):
+    for sentence in evaluation.notes(heldout | generated_sets(run).all):
         logger.info(sentence)
+    check_generation(run)
     _tokens_of_heldout(run, heldout)
 
 
@@ -46,17 +50,18 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
 
     Each result has the held-out response loss (evaluation.summarise); with evaluation.files, also
     by_file; with evaluation.answer_marker, the loss after the marker
-    (evaluation.summarise_answers); with evaluation.answers, exact_match: {set: counts}; influences,
+    (evaluation.summarise_answers); with evaluation.answers, exact_match: {set: counts}; with
+    evaluation.texts, texts: {set/metric: score} and texts_written: {set: how many}; influences,
     from which the error of a difference over the examples follows (analysis.examples); and
     left_out, sentences about what is not evaluated on because the corpus has it too.
     """
     config, settings = run.config, run.config.evaluation
     corpus = run.get(run.plan.corpus)
     heldout = evaluation.heldout_examples(run.store, corpus, settings, config.corpus)
-    sets = evaluation.answer_sets(run.store, corpus, settings, run.config.corpus)
     tokens = _tokens_of_heldout(run, heldout)
     losses = _losses(run, targets, tokens)
-    answers = _answers(run, targets, sets, next(iter(tokens.values()))) if sets else {}
+    sets = generated_sets(run)
+    generated = generate(run, targets, sets, TokensView(next(iter(tokens.values()))).tokenizer)
 
     def scores(name: str, end: str = "") -> list[tuple[Manifest, Manifest]]:
         return [(examples, losses[name, f"{origin}{end}"]) for origin, examples in heldout.items()]
@@ -65,25 +70,17 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
 
     def result(name: str) -> dict[str, Any]:
         found = evaluation.summarise(read[name])
-        origins = list(heldout)
+        origins, made = list(heldout), generated[name]
         if by_file := evaluation.by_file(read[name], origins):
             found["by_file"] = by_file
-        influences = evaluation.influences(read[name], origins)
-        found["left_out"] = evaluation.notes(heldout | sets)
+        influences = evaluation.influences(read[name], origins) | made.pop("influences", {})
+        found["left_out"] = evaluation.notes(heldout | sets.all)
         if settings.answer_marker is not None:
             after = scores(name, "/answer")
             of_answers = evaluation.summarise_answers(run.store, after, settings.answer_marker)
             influences |= of_answers.pop("influences")
             found |= of_answers
-        if sets:
-            found["exact_match"] = {each: evaluation.counts(answers[name, each]) for each in sets}
-            influences |= {
-                f"exact_match/{each}": evaluation.influences_of_answers(
-                    run.store, answers[name, each]
-                )
-                for each in sets
-            }
-        return found | {"influences": influences}
+        return found | made | {"influences": influences}
 
     return {name: result(name) for name in targets}
 
@@ -150,7 +147,7 @@ def _losses(
     run: Run, targets: Mapping[str, Manifest], tokens: Mapping[str, Manifest]
 ) -> dict[tuple[str, str], Manifest]:
     """Score each target on each set of tokens, with one pool of actors: by target and set."""
-    config, setting = _scoring(run)
+    config, setting = scoring_of_targets(run)
 
     def make(run: Run, jobs: list[Job]) -> list[Manifest]:
         scorings = []
@@ -172,62 +169,5 @@ def _losses(
         )
         for name, target in targets.items()
         for origin, examples in tokens.items()
-    }
-    return dict(zip(stages, run.get_all(stages.values()), strict=True))
-
-
-def _scoring(run: Run) -> tuple[TrajectoriesConfig, str]:
-    """Return the settings that targets are scored with, and the config field of the workers."""
-    scoring, workers = run.config.trajectories, run.config.evaluation.workers
-    if workers is None:
-        return scoring, "trajectories.workers"
-    update = {"workers": workers, "max_workers": None}
-    return scoring.model_copy(update=update), "evaluation.workers"
-
-
-def _answers(
-    run: Run, targets: Mapping[str, Manifest], sets: Mapping[str, Manifest], tokens: Manifest
-) -> dict[tuple[str, str], Manifest]:
-    """Let each target answer the questions of each set, with one pool: by target and set."""
-    settings, (scoring, setting) = run.config.evaluation, _scoring(run)
-    prompt = run.config.target_prompt or run.config.prompt
-    tokenizer = TokensView(tokens).tokenizer
-
-    def make(run: Run, jobs: list[Job]) -> list[Manifest]:
-        answerings = []
-        for job in jobs:
-            target, questions = (each.found for each in job.stage.inputs)
-            assert target is not None and questions is not None
-            step, model = max(checkpoints_of(target).items())
-            answerings.append(
-                evaluation.Answering(
-                    questions,
-                    model,
-                    made_of=checksums_of_checkpoints(target).get(step),
-                    at_most=settings.answers_at_most,
-                    **job.where,
-                )
-            )
-        return evaluation.answer(
-            run.store,
-            answerings,
-            scoring,
-            tokenizer_folder=tokenizer,
-            prompt=prompt,
-            max_new_tokens=settings.max_new_tokens,
-            setting=setting,
-        )
-
-    how = (*scoring.precision, settings.max_new_tokens, settings.answers_at_most, evaluation.RULE)
-    stages = {
-        (name, each): Stage(
-            f"evaluations/{name}/{each}",
-            make,
-            inputs=(Stage.given(target), Stage.given(questions)),
-            settings=(tokenizer, prompt_settings(prompt), *how),
-            work=Work("scoring", scoring.workers, scoring.max_workers),
-        )
-        for name, target in targets.items()
-        for each, questions in sets.items()
     }
     return dict(zip(stages, run.get_all(stages.values()), strict=True))

@@ -187,11 +187,14 @@ def _sources(config: RunConfig, corpus: bool, heldout: bool, *, thorough: bool) 
     if corpus:
         yield from _fault_of(_find, config.corpus, thorough)
     evaluation = config.evaluation
-    for kind, files in (("files", evaluation.files), ("answers", evaluation.answers)):
+    few_shot = {} if evaluation.few_shot is None else {"few_shot": evaluation.few_shot}
+    kinds = {"files": evaluation.files, "answers": evaluation.answers, "texts": evaluation.texts}
+    for kind, files in (kinds | {"few_shot": few_shot}).items():
         for name, path in files.items() if heldout else ():
             settings = CorpusConfig(path=path, split=evaluation.split)
             for fault in _fault_of(_find, settings, thorough):
-                yield f"evaluation.{kind}: {name}: {fault}"
+                field = kind if kind == name else f"{kind}: {name}"
+                yield f"evaluation.{field}: {fault}"
 
 
 def _find(config: CorpusConfig, thorough: bool) -> None:

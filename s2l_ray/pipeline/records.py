@@ -98,10 +98,11 @@ def _prompt(prompt: PromptConfig | None) -> dict[str, Any] | None:
 
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
-    settings = config.evaluation.model_dump(
-        exclude={"baselines", "seeds", "targets_at_once", "workers"}
-    )
-    return settings | {"split": config.evaluation.split or "test"}
+    apart = {"baselines", "seeds", "targets_at_once", "workers"}
+    found = {
+        name: value for name, value in config.evaluation.settings().items() if name not in apart
+    }
+    return found | {"split": config.evaluation.split or "test"}
 
 
 def read(store: Store, name: str) -> list[Record]:

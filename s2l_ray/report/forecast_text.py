@@ -82,8 +82,9 @@ def _beside(found: Outlook) -> list[str]:
         gpus = f" and {price.gpu_hours:.3g} GPU-hours" if price.gpu_hours else ""
         targets = f"{num_targets(config):,} targets over {seeds}"
         lines.append(f"compare, from nothing: {targets}, {lasts}{gpus}")
-    if found.prices and config.evaluation.answers:
-        lines.append("not priced: answers to the questions of evaluation.answers")
+    for field in ("answers", "texts"):
+        if found.prices and getattr(config.evaluation, field):
+            lines.append(f"not priced: what targets generate for evaluation.{field}")
     return lines
 
 

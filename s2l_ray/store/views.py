@@ -51,12 +51,14 @@ class _Key(Generic[T]):
 class _Stats(_Key[list[T]]):
     """A value of each part's stats, in the manifest's order."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *absent: T) -> None:
         super().__init__()
-        self.of = name
+        self.of, self.absent = name, absent
 
     def read(self, manifest: Manifest) -> list[T]:
-        return [_value(part.stats, self.of, manifest.folder, ()) for part in manifest.parts]
+        return [
+            _value(part.stats, self.of, manifest.folder, self.absent) for part in manifest.parts
+        ]
 
 
 class _Sum(_Key[int]):
@@ -195,6 +197,15 @@ class AnswersView(View):
     of = _Key[int]()  # questions in the set, asked or not
     correct = _Sum()
     no_answer = _Sum()
+    programs_failed_by_part = _Stats[dict[str, int]]("programs_failed", {})  # why -> programs
+
+
+class TextsView(View):
+    """Texts that a target generated, with what their metrics are made of."""
+
+    bleu_counts_by_part = _Stats[list[int]]("bleu_counts")  # text_metrics.bleu_counts
+    rouge_l_by_part = _Stats[float]("rouge_l")  # sums
+    bert_score_by_part = _Stats[float | None]("bert_score")  # sums; None: not measured
 
 
 class LeaksView(View):

@@ -16,7 +16,7 @@ from s2l_ray.config.strict_yaml import MAX_DEPTH, MAX_VALUES
 from s2l_ray.errors import ConfigError
 
 FIXED = {"derandomize": True, "deadline": None, "database": None}
-SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 
 
 @pytest.fixture(scope="module")

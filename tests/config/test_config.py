@@ -25,7 +25,7 @@ from s2l_ray.config.values import parse_interval
 from s2l_ray.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 PAPER = ["mathinstruct-pythia-410m", "mathinstruct-phi-2", "mathinstruct-phi-3-mini"]
 
 

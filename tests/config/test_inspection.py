@@ -9,7 +9,7 @@ import pytest
 from s2l_ray.config import RunConfig, Section, load, resolve, schema
 from s2l_ray.errors import ConfigError
 
-SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 TEXT = """
 run_dir: runs/x
 corpus: {path: a.jsonl, columns: {source: null}}

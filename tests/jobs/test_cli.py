@@ -16,12 +16,13 @@ from support.runs import settings
 from s2l_ray import __version__, cli
 from s2l_ray.commands import COMMANDS, Command
 from s2l_ray.config import RunConfig, load, schema
+from s2l_ray.evaluation import lm_eval
 from s2l_ray.execution.job import JOB_CONFIG
 
 # jobs/inspect.py and jobs/gc.py would hide modules of the standard library from the other jobs.
 NO_JOBS = ("inspect", "gc")
 AS_JOBS = {n: each for n, each in COMMANDS.items() if " " not in n and n not in NO_JOBS}
-RUNS = [name for name, each in COMMANDS.items() if each.takes == "run"]
+RUNS = [name for name, each in COMMANDS.items() if each.takes in ("run", "evaluate")]
 
 
 @pytest.fixture
@@ -65,15 +66,24 @@ def test_the_list_of_commands_says_what_each_is_for(s2l_ray):
         assert re.search(rf"^    {name}\s+{summary[:20]}", text, re.M), name
 
 
+def test_a_harness_that_is_not_installed_is_named_before_anything_runs(
+    s2l_ray, config, monkeypatch
+):
+    monkeypatch.setattr(lm_eval.importlib.util, "find_spec", lambda name: None)
+    status, out, said = s2l_ray("evaluate", config, "--lm-eval", "gsm8k")
+    assert (status, out) == (1, "") and not (config.parent / "run").exists()
+    assert "--lm-eval: lm-eval is not installed; install the extra 'lm-eval'" in said
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_tells_what_a_command_reads_writes_and_an_example(name, help_of, config):
     text = help_of(name)
-    labels = ["Prints"] + ["Reads", "Writes"] * (COMMANDS[name].takes in ("run", "examples"))
-    for label in labels:
+    makes_stages = COMMANDS[name].takes in ("run", "evaluate", "examples")
+    for label in ["Prints"] + ["Reads", "Writes"] * makes_stages:
         assert re.search(rf"^{label}: ", text, re.M), label
     (example,) = re.findall(r"^Example:  s2l-ray (.+)", text, re.M)
     assert example.startswith(name + " ")
-    if COMMANDS[name].takes in ("run", "settings"):
+    if COMMANDS[name].takes in ("run", "evaluate", "settings"):
         given, *overrides = shlex.split(example.removeprefix(name))
         assert given == "my.yaml"
         load(config, overrides)  # refuses a key that no longer exists

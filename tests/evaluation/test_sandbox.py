@@ -1,0 +1,182 @@
+"""Attacks on the sandbox, each with what it would have done outside."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from s2l_ray.evaluation import sandbox
+from s2l_ray.evaluation.sandbox import Ran, check_sandbox, run_programs
+
+# The module os and others, in spite of the limit on imports: what follows must hold without it.
+AROUND = """
+loader = [c for c in ().__class__.__base__.__subclasses__() if c.__name__ == "_wrap_close"][0]
+os = loader.__init__.__globals__["sys"].modules["os"]
+get = os.sys.modules.get
+def tried(what, *args):
+    try:
+        return what(*args)
+    except BaseException as error:
+        return type(error).__name__
+"""
+
+FAILS = {
+    "import os": "error",
+    "from socket import socket": "error",
+    "__import__('os').system('id')": "error",
+    "open('/etc/passwd').read()": "error",
+    "raise SystemError": "error",
+    "1 +": "error",
+    "print('a' * 1_000_000)": "output",
+    "while True: print('a' * 1000)": "memory",
+    "x = bytearray(4_000_000_000)": "memory",
+    "x = [0]\nwhile True: x = x * 2": "memory",
+    "try:\n  while True: pass\nexcept BaseException:\n  pass\nwhile True: pass": "time",
+    "x = 9 ** 9 ** 9": "time",
+    "def f(): f()\nf()": "error",
+    AROUND + "os._exit(3)": "error",
+    AROUND + "get('ctypes').string_at(0)": "error",
+    AROUND + "os.close(1)\nwhile True: pass": "time",
+}
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(sandbox, "SECONDS", 1)
+    monkeypatch.setattr(sandbox, "MEMORY", 2**26)
+
+
+def test_a_program_that_fails_or_does_harm_has_no_result(short):
+    """One batch, and an honest program at its end: none of them harms what comes after it."""
+    ran = run_programs([*FAILS, "print(6 * 7)"])
+    assert dict(zip(FAILS, [each.why for each in ran], strict=False)) == FAILS
+    assert ran[-1] == Ran("42\n")
+
+
+def test_a_program_that_waits_is_ended(monkeypatch):
+    monkeypatch.setattr(sandbox, "WALL_SECONDS", 1)
+    assert run_programs([AROUND + "get('time').sleep(100)"]) == [Ran("", "time")]
+
+
+def test_a_program_that_would_keep_a_right_is_not_run(monkeypatch, tmp_path):
+    """Limits cannot be set here. The program has not failed: it is not run, and that is said."""
+    code = sandbox.INSIDE.read_text()
+    assert '"RLIMIT_{name}"' in code
+    (tmp_path / "sandboxed.py").write_text(code.replace('"RLIMIT_{name}"', '"NO_LIMIT_{name}"'))
+    monkeypatch.setattr(sandbox, "INSIDE", tmp_path / "sandboxed.py")
+    with pytest.raises(ValueError, match="could not give up its rights"):
+        run_programs(["print(1)"])
+
+
+def said(code):
+    [ran] = run_programs([AROUND + code])
+    assert ran.why is None
+    return ran.output.splitlines()
+
+
+def test_there_is_no_file_to_read_or_to_write(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    lines = said(
+        f"for path in ['/etc/passwd', {str(secret)!r}, '/proc/self/environ', '/dev/null']:\n"
+        "    print(tried(os.open, path, 0))\n"
+        "for path in ['/new', '/tmp/new', 'new', os.__file__]:\n"
+        "    print(tried(os.open, path, os.O_CREAT | os.O_WRONLY))\n"
+        "print(tried(os.mkdir, '/new'), tried(os.unlink, os.__file__))\n"
+        "print(tried(os.chroot, '..'), tried(os.listdir, '/proc'), sorted(os.environ))\n"
+        "print([n for n in range(3, 100) if tried(os.fstat, n) != 'OSError'])"
+    )
+    assert lines[:4] == ["FileNotFoundError"] * 4
+    assert not {"3", "4", "5"} & set(lines[4:8]) and len(lines) == 11
+    assert lines[8] == "OSError OSError"
+    environment = ["LC_CTYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH", "PYTHONHASHSEED"]
+    assert lines[9] == f"PermissionError FileNotFoundError {environment}"
+    assert lines[10] == "[]"  # none of the caller's open files
+
+
+def test_there_is_no_network_no_process_and_no_privilege():
+    lines = said(
+        "ctypes = get('ctypes')\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(tried(os.fork), tried(os.kill, os.getppid(), 9), os.getpid(), os.getppid())\n"
+        "print([libc.unshare(flag) for flag in (0x10000000, 0x40000000, 0x20000)])\n"
+        "print(libc.prctl(39, 0, 0, 0, 0))\n"  # PR_GET_NO_NEW_PRIVS
+        "address = bytes([2, 0, 0, 80, 127, 0, 0, 1]) + bytes(8)\n"
+        "opened = libc.socket(2, 1, 0)\n"
+        "print(libc.connect(opened, address, 16), os.strerror(ctypes.get_errno()))\n"
+    )
+    # The process is the first of its namespace: it has no parent there, and nobody beside it.
+    assert lines[0].startswith("BlockingIOError ") and lines[0].endswith(" 1 0")
+    assert lines[1] == "[-1, -1, -1]" and lines[2] == "1"
+    assert lines[3] == "-1 Network is unreachable"
+
+
+def test_what_a_caller_that_is_killed_had_started_ends_too(tmp_path):
+    started = "from s2l_ray.evaluation import sandbox\nsandbox.SECONDS = 30\n"
+    code = AROUND + "get('time').sleep(8.765)"
+    command = [sys.executable, "-c", f"{started}sandbox.run_programs([{code!r}] * 9)"]
+    before = set(os.listdir("/proc"))
+    caller = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    inside = []
+    for _ in range(100):
+        time.sleep(0.1)
+        inside = [pid for pid in set(os.listdir("/proc")) - before if _runs_sandboxed(pid)]
+        if len(inside) >= 3:  # server, keeper and program
+            break
+    assert len(inside) >= 3
+    caller.kill()
+    caller.wait()
+    for _ in range(50):
+        if not any(map(_runs_sandboxed, inside)):
+            break
+        time.sleep(0.1)
+    assert not any(map(_runs_sandboxed, inside))
+
+
+def _runs_sandboxed(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            words = file.read().split("\0")
+    except OSError:
+        return False
+    return words[0] == sys.executable and any("sandboxed.py" in word for word in words)
+
+
+def test_without_namespaces_nothing_is_run(tmp_path):
+    """A caller without capabilities, as root of a container is: namespaces are refused."""
+    if os.geteuid() != 0:
+        pytest.fail("this test runs as root: it gives its privileges up")
+    code = "from s2l_ray.evaluation.sandbox import check_sandbox\ncheck_sandbox()"
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    command = [*drop, sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: evaluation.answer_with: a program that a model wrote runs")
+    assert "Operation not permitted" in last and "answer_with: text" in last
+    check_sandbox()
+
+
+def test_what_programs_need_is_there():
+    ran = run_programs(
+        [
+            "import math\nfrom fractions import Fraction\nprint(math.comb(5, 2), Fraction(1, 3))",
+            "from sympy import *\nx = symbols('x')\nprint(solve(x**2 - 4), integrate(1/(x**3+1)))",
+            "import numpy as np\nprint(np.linalg.solve([[1., 1.], [1., -1.]], [3., 1.]))",
+            "from datetime import datetime\nprint(datetime.strptime('2024-03-01', '%Y-%m-%d'))",
+            "import random\nprint(random.random())\nans = 3",
+            "ans = 6 * 7",
+            "def main():\n    print('x')\nif __name__ == '__main__':\n    main()",
+            "print(1)\nexit()",
+            "raise SystemExit",
+        ]
+    )
+    assert [each.why for each in ran] == [None] * 7 + ["error", None]
+    outputs = [each.output for each in ran]
+    assert outputs[0] == "10 1/3\n" and outputs[1].startswith("[-2, 2] log(x + 1)/3")
+    assert outputs[2:4] == ["[2. 1.]\n", "2024-03-01 00:00:00\n"]
+    assert outputs[4] == "0.8444218515250481\n"  # seeded: the answer is the same in each run
+    assert outputs[5:7] == ["42", "x\n"]
+    assert run_programs([]) == []
