@@ -29,8 +29,8 @@ from benchmarks import planted_corpus, truth
 from benchmarks.planted_corpus import LARGE, SMALL, WRONG_SHARE
 
 DEFAULT = [
-    "random", "random_balanced", "loss_strata", "s2l", "s2l_official", "prune_then_cluster",
-    "embedding_clusters",
+    "random", "random_balanced", "loss_strata", "loss_kmeans", "s2l", "s2l_official_clusters",
+    "s2l@0.5", "prune_then_cluster", "cross_fitted", "cross_fitted@0.5", "cross_fitted_by_cluster",
 ]  # fmt: skip
 
 

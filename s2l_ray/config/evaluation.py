@@ -157,7 +157,7 @@ class CompareConfig(Section):
     newer = ("primary", "equivalent", "worth", "untuned", "shares")
 
     selectors: list[SelectorName] = Field(
-        ["s2l", "random_balanced", "loss_strata", "random"],
+        ["s2l", "loss_kmeans", "random_balanced", "random"],
         description="Selectors to compare. `random` must be one of them: the others are compared "
         "with it.",
     )

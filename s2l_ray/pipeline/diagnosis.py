@@ -4,8 +4,8 @@ each with one thing changed; its clusters with the corpus's topics; and gradient
 Equal keys would make two subsets similar whatever their groups are (selection/kinds.py), so every
 variant draws with another selection seed than the run's. The variant "draw" changes nothing else.
 What it shares with the run's subset beyond chance is due to the clusters, and is the most that
-another variant can be expected to share. The control is loss_strata, S2L without clusters. Its
-strata have equal sizes, so every example is equally likely: its partition can be compared with
+another variant can be expected to share. The control is loss_strata, strata of the mean loss. They
+have equal sizes, so every example is equally likely: its partition can be compared with
 S2L's, and its subsets share what chance gives.
 """
 

@@ -22,15 +22,13 @@ from s2l_ray.config import (
     SelectionConfig,
     TrainingConfig,
 )
-from s2l_ray.corpus.derived import without_prompts
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.ingest import digest_of, ingest
 from s2l_ray.corpus.sources import fingerprint_of
-from s2l_ray.pipeline import alarms, proxy
+from s2l_ray.pipeline import alarms, passes, proxy
 from s2l_ray.pipeline.choice import choice_stage, export_stages, trajectories_of
 from s2l_ray.pipeline.folds import out_of_fold
 from s2l_ray.pipeline.identity import (
-    liked,
     local_files,
     prompt_settings,
     settings_of,
@@ -155,7 +153,7 @@ class Plan:
             inputs=(self.proxy, self.tokens),
             settings=self.config.trajectories.precision,
             reads=tuple(self.details(self.config.selection).values()),
-            work=self._scoring,
+            work=self.scoring,
             check=self._drop_checkpoints if self.config.trains_proxy else None,
         )
 
@@ -219,83 +217,23 @@ class Plan:
     @cached_property
     def before(self) -> Stage:
         """The losses of the proxy before its training."""
-        model, lora = self.config.proxy.model, self.config.proxy.lora
-        return Stage(
-            "before",
-            alone(partial(proxy.score_before, self)),
-            inputs=(self.tokens,),
-            settings=(
-                model,
-                *local_files(model),
-                *([] if lora is None else [lora.settings()]),
-                self.config.seed,
-                *self.config.trajectories.precision,
-            ),
-            work=self._scoring,
-        )
+        return passes.before(self)
 
     @cached_property
     def without_prompt(self) -> Stage:
         """The losses of the responses without their prompts, at the proxy's last checkpoint."""
-
-        def make(run: Run, **where: Any) -> Manifest:
-            return without_prompts(run.store, run.get(self.tokens), **where)
-
-        tokens = Stage(
-            "without_prompt/tokens", alone(make), inputs=(self.tokens,), settings=("responses",)
-        )
-        return Stage(
-            "without_prompt",
-            alone(partial(proxy.score_last, self, tokens)),
-            inputs=(self.proxy, tokens),
-            settings=self.config.trajectories.precision,
-            work=self._scoring,
-        )
+        return passes.without_prompt(self)
 
     def details(self, choice: SelectionConfig) -> dict[str, Stage]:
-        """Declare the signals at the proxy's first ("early") and last ("final") checkpoint: those
-        that this selection needs, and those that the run's own selection and baselines need, since
-        one pass computes them together."""
-        columns = self.columns(choice)
-        own = selector_named(choice.selector).details
-        return {
-            when: replace(
-                self._details(when, wanted),
-                # A selection depends on the columns that it needs, whatever else was computed.
-                known_as=self._details(when, own[when]).identity if when in own else None,
-            )
-            for when, wanted in columns.items()
-        }
+        """Declare the signals at the proxy's first ("early") and last ("final") checkpoint."""
+        return passes.details(self, choice)
 
-    def columns(self, choice: SelectionConfig) -> dict[str, tuple[str, ...]]:
-        """Return the names of the signals to compute together, by "early" and "final"."""
-        run = self.config
-        named = [run.selection, choice]
-        named += [
-            SelectionConfig(selector=selector, like=run.selection.like)
-            for selector in run.evaluation.baselines
-        ]
-        named += [liked(each) for each in named if selector_named(each.selector).like]
-        found: dict[str, set[str]] = {"early": set(), "final": set()}
-        for each in named:
-            for when, columns in selector_named(each.selector).details.items():
-                found[when].update(columns)
-        return {when: tuple(sorted(columns)) for when, columns in found.items() if columns}
-
-    def _details(self, when: str, columns: tuple[str, ...]) -> Stage:
-        return Stage(
-            f"details/{when}",
-            self._score_details,
-            inputs=(self.proxy, self.tokens),
-            settings=(*self.config.trajectories.precision, "details", when, columns),
-            work=self._scoring,
-        )
-
-    def _score_details(self, run: Run, jobs: list[Job]) -> list[Manifest]:
+    def score_details(self, run: Run, jobs: list[Job]) -> list[Manifest]:
+        """The maker of all details: one pass makes those that are missing together."""
         return proxy.score_details(self, run, jobs)
 
     @property
-    def _scoring(self) -> Work:
+    def scoring(self) -> Work:
         settings = self.config.trajectories
         return Work("scoring", settings.workers, settings.max_workers)
 

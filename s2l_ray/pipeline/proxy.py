@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from s2l_ray.config import ModelConfig, TrainingConfig
+from s2l_ray.config import ModelConfig, RunConfig, SelectionConfig, TrainingConfig
 from s2l_ray.execution.board import make_board, step_on
 from s2l_ray.execution.nodes import check_room
 from s2l_ray.models.files import base_of, is_adapter
 from s2l_ray.models.origin import keep_model
+from s2l_ray.pipeline.identity import liked
 from s2l_ray.pipeline.stage import Job, Stage
 from s2l_ray.scoring.losses import Scoring, score
 from s2l_ray.scoring.while_training import score_while_training
+from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import TokensView
 from s2l_ray.training.checkpoints import (
@@ -47,7 +49,7 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
     check_room("trajectories.workers", config.trajectories.workers)  # now, not after the training
     steps = num_steps(config.proxy, TokensView(tokens).trainable)
     kept = checkpoint_steps(config.proxy, steps)
-    columns, whens = plan.columns(config.selection), {kept[0]: "early", kept[-1]: "final"}
+    wanted, whens = columns(config, config.selection), {kept[0]: "early", kept[-1]: "final"}
     details = plan.details(config.selection)
 
     def scorings(steps: list[int]) -> list[Scoring]:
@@ -62,7 +64,7 @@ def train_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
                 mine,
                 details[when].folder if when else plan.losses.folder,
                 "",
-                signals=columns.get(when, ()),
+                signals=wanted.get(when, ()),
             )
             for when, mine in checkpoints.items()
         ]
@@ -142,6 +144,21 @@ def score_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
     )
     label = f"score {plan.prefix.rstrip('/')}".rstrip()
     return score(run.store, [scoring], plan.config.trajectories, label=label)[0]
+
+
+def columns(config: RunConfig, choice: SelectionConfig) -> dict[str, tuple[str, ...]]:
+    """Return the names of the signals to compute together, by "early" and "final"."""
+    named = [config.selection, choice]
+    named += [
+        SelectionConfig(selector=selector, like=config.selection.like)
+        for selector in config.evaluation.baselines
+    ]
+    named += [liked(each) for each in named if selector_named(each.selector).like]
+    found: dict[str, set[str]] = {"early": set(), "final": set()}
+    for each in named:
+        for when, columns in selector_named(each.selector).details.items():
+            found[when].update(columns)
+    return {when: tuple(sorted(columns)) for when, columns in found.items() if columns}
 
 
 def score_details(plan: Plan, run: Run, jobs: list[Job]) -> list[Manifest]:
