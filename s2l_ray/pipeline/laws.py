@@ -46,10 +46,13 @@ def laws_of(run: Run, trajectories: Manifest, of: Sequence[tuple[Run, Manifest]]
 
 
 def tell(view: Run, arms: Sequence[Arm], seeds: int) -> None:
-    """Log the laws of a comparison's subsets, and which of them no target can tell apart."""
+    """Log the laws of the compared selectors, and which of them no target can tell apart.
+
+    view: see comparison.seeded; its baselines are the compared selectors.
+    """
     [first, *_] = view.config.compare.match
     trajectories = view.get(view.plan.trajectories)
-    subsets = [arm for arm in arms if SelectionView(arm.examples).has("selector")]  # no full arms
+    subsets = [arm for arm in arms if arm.method in view.config.evaluation.baselines]
     for budget in dict.fromkeys(arm.budget for arm in subsets):
         mine = [arm for arm in subsets if (arm.budget, arm.match) == (budget, first)]
         names, subsets_of = [arm.method for arm in mine], [arm.examples for arm in mine]

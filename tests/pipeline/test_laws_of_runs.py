@@ -136,7 +136,10 @@ def subset(store, corpus, choice, group, quotas):
 
 def test_compare_tells_what_the_selectors_choose(local_ray, store, caplog):
     selectors = ["random", "s2l", "loss_strata"]
-    config = settings("unused", clusters__n_clusters=6, compare={"selectors": selectors})
+    config = settings(
+        "unused", clusters__n_clusters=6, compare={"selectors": selectors},
+        evaluation__baselines=selectors,
+    )  # fmt: skip
     plan = plan_of(config)
     corpus = Corpus(store, plan)
     stratum = np.argsort(np.argsort(corpus.mean)) * 6 // N
