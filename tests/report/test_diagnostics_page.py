@@ -60,7 +60,8 @@ def record():
             },
         },
         "purity": {
-            "topics": ["a", HOSTILE], "largest": 0.6, "trajectories": groups(0.8, 0.9),
+            "topics": ["a", HOSTILE], "column": "source", "largest": 0.6,
+            "trajectories": groups(0.8, 0.9),
             "features": groups(0.9, 1.0), "random": groups(0.6, 0.6),
         },
         "gradients": None,
@@ -146,7 +147,7 @@ def test_sentences_if_the_draw_decides_all(record):
     draw, kmeans, number, topics = page.sentences_of(noise)
     assert "not distinguishable from chance" in draw
     assert "Beyond chance" not in kmeans + number and "subset 0.120. Inclusion" in kmeans
-    assert "one source" in topics
+    assert "one topic" in topics
     assert "<svg" not in render(noise)
 
 
