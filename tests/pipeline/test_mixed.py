@@ -1,0 +1,58 @@
+"""A selector with the source shares of another: which budget it is taken from."""
+
+import pytest
+from support.runs import Given, settings
+
+from s2l_ray.errors import TooFew
+from s2l_ray.pipeline import mixed
+from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.store import Manifest
+
+MADE = Manifest("selections/made", "made", [])
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Return a function of the number of candidates: the budgets that were tried, and the result.
+
+    A fifth of what `longest` chooses is of source b, two fifths of what random chooses.
+    """
+
+    def take(candidates):
+        tried = []
+
+        def choose(_, choice):
+            n = choice.budget
+            if choice.selector == "random":
+                by_source = {"a": n - 2 * n // 5, "b": 2 * n // 5}
+            else:
+                tried.append(n)
+                by_source = {"a": n - n // 5, "b": n // 5}
+            info = {"by_source": by_source, "candidates": candidates}
+            return pipeline.Selection(None, Manifest("selections/x", f"{n}", [], info))
+
+        monkeypatch.setattr(mixed, "choose_subset", choose)
+        config = settings("run")
+        name = f"selections/longest-in-shares-of-random-seed{config.seed}"
+        view = Given.of(config, {name: MADE})
+        return tried, lambda: mixed.subset_in_shares(view, "longest", "random", 10)
+
+    return take
+
+
+def test_a_budget_that_has_enough_of_each_source_is_found(taken):
+    tried, subset = taken(100)
+    assert subset() is MADE and tried == [10, 20]
+
+
+def test_a_source_that_the_selector_has_too_few_of_is_told(taken):
+    tried, subset = taken(15)
+    with pytest.raises(TooFew, match="longest can choose 3 examples of b, but random's share is 4"):
+        subset()
+    assert tried == [10, 15]
+
+
+def test_a_greedy_selector_has_no_order_within_a_source():
+    mixed.check_shares("s2l")
+    with pytest.raises(ValueError, match=r"compare\.shares: k_center chooses greedily"):
+        mixed.check_shares("k_center")
