@@ -123,14 +123,15 @@ def counts(answers: Manifest) -> dict[str, int]:
     } | {f"programs_{why}": count for why, count in sorted(failed.items())}
 
 
-def influences_of_answers(store: Store, answers: Manifest) -> list[float]:
-    """Return how groups of questions influence the share of correct answers (analysis.examples)."""
+def influences_of_answers(store: Store, answers: Manifest, column: str = "correct") -> list[float]:
+    """Return how groups of questions influence the mean of a column, such as the share of correct
+    answers (analysis.examples)."""
     parts = [
-        store.read_part(answers.folder, part, ["example_id", "correct"]) for part in answers.parts
+        store.read_part(answers.folder, part, ["example_id", column]) for part in answers.parts
     ]
     table = pa.concat_tables(parts).sort_by("example_id")
-    correct = table["correct"].to_numpy().astype(float)
-    return in_groups(of_mean_over_tokens(correct, np.ones(len(correct))), np.arange(len(correct)))
+    values = table[column].to_numpy().astype(float)
+    return in_groups(of_mean_over_tokens(values, np.ones(len(values))), np.arange(len(values)))
 
 
 def _make_answerer(how: Asking | TextMetrics, *args: Any) -> Any:

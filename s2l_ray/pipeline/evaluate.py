@@ -73,7 +73,7 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
         origins, made = list(heldout), generated[name]
         if by_file := evaluation.by_file(read[name], origins):
             found["by_file"] = by_file
-        influences = evaluation.influences(read[name], origins) | made.pop("influences", {})
+        influences = evaluation.influences(read[name], origins) | made.pop("influences")
         found["left_out"] = evaluation.notes(heldout | sets.all)
         if settings.answer_marker is not None:
             after = scores(name, "/answer")

@@ -53,19 +53,18 @@ def check_generation(run: Run) -> None:
 def generate(
     run: Run, targets: Mapping[str, Manifest], sets: Sets, tokenizer: str
 ) -> dict[str, dict[str, Any]]:
-    """Return, by target, exact_match: {set: counts} and its influences, texts: {set/metric: score}
-    and texts_written: {set: how many}, if there are sets."""
-    found: dict[str, dict[str, Any]] = {name: {} for name in targets}
+    """Return, by target, exact_match: {set: counts}, texts: {set/metric: score} and texts_written:
+    {set: how many}, if there are sets; and influences, by measure (analysis.examples)."""
+    found: dict[str, dict[str, Any]] = {name: {"influences": {}} for name in targets}
     settings = run.config.evaluation
     if sets.answers:
         made = _made(run, targets, sets.answers, tokenizer, _asking(run))
         for name in targets:
             counts = {each: evaluation.counts(made[name, each]) for each in sets.answers}
             found[name]["exact_match"] = counts
-            found[name]["influences"] = {
-                f"exact_match/{each}": evaluation.influences_of_answers(run.store, made[name, each])
-                for each in sets.answers
-            }
+            for each in sets.answers:
+                influences = evaluation.influences_of_answers(run.store, made[name, each])
+                found[name]["influences"][f"exact_match/{each}"] = influences
     if sets.texts:
         metrics = TextMetrics(settings.bert_score_model, settings.bert_score_layer)
         made = _made(run, targets, sets.texts, tokenizer, metrics)
@@ -76,6 +75,13 @@ def generate(
                 for metric, score in evaluation.text_scores(made[name, each]).items()
             }
             found[name]["texts_written"] = {each: made[name, each].rows for each in sets.texts}
+            for key in found[name]["texts"]:
+                each, _, metric = key.rpartition("/")
+                if metric != "bleu":  # no mean over texts
+                    influences = evaluation.influences_of_answers(
+                        run.store, made[name, each], metric
+                    )
+                    found[name]["influences"][f"texts/{key}"] = influences
     return found
 
 

@@ -85,13 +85,19 @@ def test_a_primary_measure_that_targets_will_not_have_is_refused():
         check_primary(name, counts, plain)
     check_primary("by_source/x", None, plain)  # files have sources that are not known yet
     rich = EvaluationConfig(
-        files={"exam": "e.jsonl"}, answers={"sums": "s.jsonl"}, answer_marker="So:"
+        files={"exam": "e.jsonl"},
+        answers={"sums": "s.jsonl"},
+        texts={"notes": "n.jsonl"},
+        answer_marker="So:",
     )
-    for name in ("files", "files/exam", "exact_match", "exact_match/sums", "answer_loss"):
+    named = ("files", "files/exam", "exact_match", "exact_match/sums", "answer_loss")
+    for name in (*named, "texts/notes/bleu", "texts/notes/rouge_l"):
         check_primary(name, None, rich)
         with pytest.raises(ValueError, match=rf"compare.primary: found '{name}', expected a meas"):
             check_primary(name, counts, plain)
     with pytest.raises(ValueError, match=r"loss, macro, by_source/a, by_source/b$"):
         check_primary("macro_100", {"a": 99, "b": 300}, plain)
+    with pytest.raises(ValueError, match="found 'texts/notes/bert_score'"):
+        check_primary("texts/notes/bert_score", None, rich)  # without a model
     with pytest.raises(ValueError, match="found 'by_source/x'"):
         check_primary("by_source/x", counts, plain)

@@ -56,6 +56,11 @@ def test_targets_write_programs_and_texts(copy, start, tmp_path):
     assert keys == ["texts/notes/bleu", "texts/notes/rouge_l"]
     assert value_of(result, "texts/notes/rouge_l") == texts["notes/rouge_l"]
 
+    influences = result["influences"]
+    assert {"exact_match/exam", "texts/notes/rouge_l"} <= influences.keys()
+    assert "texts/notes/bleu" not in influences  # no mean over texts
+    assert sum(influences["texts/notes/rouge_l"]) == pytest.approx(0, abs=1e-9)
+
     # What an actor does with programs that a better target writes.
     stage = run.done["evaluations/one/exam"]
     folder = next((copy / "evaluations/corpora/exam").iterdir()).relative_to(copy)
