@@ -63,6 +63,7 @@ def cluster(
                 n_clusters = rows.distinct(source, n_clusters)
             kmeans = KMeans(
                 n_clusters,
+                init=config.init,
                 max_iter=config.max_iter,
                 tol=config.tol,
                 random_state=config.random_state,
@@ -185,6 +186,7 @@ def _diagnose(
         def fit_sample(seed: int) -> KMeans:
             return KMeans(
                 config.n_clusters,
+                init=config.init,
                 max_iter=config.max_iter,
                 tol=config.tol,
                 random_state=seed,

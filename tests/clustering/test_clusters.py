@@ -97,6 +97,25 @@ def test_a_stopped_stage_goes_on_at_its_last_iteration(local_ray, store, by_sour
 
 
 @pytest.mark.parametrize("by_source", [False, True])
+def test_every_setting_of_k_means_reaches_it(local_ray, store, by_source):
+    losses_NT, sources = blobs(700, centers=30), ["a", "b"] * 350
+    given = trajectories(store, losses_NT, sources)
+    all_settings = {"n_clusters": 20, "max_iter": 9, "tol": 0.01, "random_state": 5}
+    found = []
+    for init in ("k-means++", "random", "official"):
+        settings = all_settings | {"init": init}
+        assert settings.keys() == ClustersConfig.model_fields.keys() - {"num_actors", "stability"}
+        made = run(store, given, by_source=by_source, **settings)
+        rows = [slice(0, None, 2), slice(1, None, 2)] if by_source else [slice(None)]
+        wanted = [KMeans(**settings).fit(losses_NT[each].astype(np.float32)) for each in rows]
+        found.append(np.concatenate([fit.cluster_centers_ for fit in wanted]))
+        assert read_centers(store, made).tobytes() == found[-1].tobytes()
+        for name in store.names("clusters/c"):
+            store.remove("clusters/c", name)
+    assert not np.array_equal(found[0], found[1]) and not np.array_equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("by_source", [False, True])
 def test_actors_and_this_process_give_the_same_bits(local_ray, store, by_source):
     random = np.random.default_rng(3)
     given = trajectories(store, random.normal(size=(40_000, T)), ["a", "b"] * 20_000)

@@ -59,9 +59,9 @@ def run(store, monkeypatch):
     )
     monkeypatch.setattr(samples, "load_tokenizer", lambda store, folder: Letters())
     report = SimpleNamespace(examples_per_cluster=4)
-    return SimpleNamespace(
-        store=store, done=done, clusters=clusters, config=SimpleNamespace(report=report)
-    )
+    plan = SimpleNamespace(seen_by=lambda choice: SimpleNamespace(name="trajectories"))
+    config = SimpleNamespace(report=report, selection=None)
+    return SimpleNamespace(store=store, done=done, clusters=clusters, config=config, plan=plan)
 
 
 def subset(run, *ids):
