@@ -1,4 +1,5 @@
-"""Write the tables of benchmarks/results/ into RESULTS.md, and the headlines into README.md.
+"""Write the tables of benchmarks/results/ into RESULTS.md, the headlines into README.md, and the
+figure of docs/does-it-pay.md.
 
 python benchmarks/readme.py
 """
@@ -6,6 +7,7 @@ python benchmarks/readme.py
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ TITLES = {  # of the tables, in their order
     "planted-right-2": "Planted patterns, no wrong answers, second corpus",
     "planted-right-3": "Planted patterns, no wrong answers, third corpus",
     "planted": "Planted patterns, 5% wrong answers",
+    "laws": "What selectors choose from the trajectories of math problems",
     "corpus": "Reading and tokenizing, 28,930 rows",
     "corpus-1M": "Reading, 1,000,000 rows",
     "corpus-tokens": "Tokenizing, 200,000 rows",
@@ -148,20 +151,20 @@ def headlines(results: dict[str, Result]) -> str:
         beside = f"`random_balanced` {interval(other, prefix)}"
         return what, f"`s2l` {interval(ours, prefix)}", beside
 
-    def rare(what: str, stem: str) -> tuple[str, str, str]:
-        names = ("s2l", "prune_then_cluster")
+    def rare(what: str, stem: str, beside: str) -> tuple[str, str, str]:
+        names = ("s2l", beside)
         ours, other = (f"`{name}` {row(stem, name)['loss, small − random']}" for name in names)
         return what, ours, other
 
-    scoring, fit = row("scoring", "ours"), row("kmeans-10M", "ours, 2 actors")
+    scoring, fit = row("scoring", "ours"), row("kmeans-10M", "ours")
     peer = row("kmeans-10M", "scikit-learn KMeans")
     rows = [
         losses("Math problems, 11%: loss over all tokens", "comparison-fresh"),
         losses("Math problems, 11%: mean over sources", "comparison-fresh", "macro "),
         losses("Math problems, 38%: loss over all tokens", "comparison-38"),
         losses("Math problems, 38%: mean over sources", "comparison-38", "macro "),
-        rare("Planted patterns: loss on rare ones", "planted-right"),
-        rare("Planted patterns with 5% wrong answers", "planted"),
+        rare("Planted patterns: loss on rare ones", "planted-right", "prune_then_cluster"),
+        rare("Planted patterns with 5% wrong answers", "planted", "cross_fitted"),
         (
             "Scoring in fp32",
             f"{scoring['speedup over official']:.1f} times as fast as the official code",
@@ -175,6 +178,66 @@ def headlines(results: dict[str, Result]) -> str:
     ]
     columns = ("measured", "result", "for comparison")
     return machine.table([dict(zip(columns, row, strict=True)) for row in rows], columns) + "\n"
+
+
+def figure(result: Result) -> str:
+    """The planted benchmark as a drawing (SVG): per selector, the difference from random in the
+    loss on small and on large patterns, with 95% intervals."""
+    rows = [row for row in result["rows"] if row["loss, small − random"] != "–"]
+    left, width, line, top = 230, 420, 34, 64
+    low, high = -3.0, 2.5
+
+    def across(value: float) -> float:
+        return left + (value - low) / (high - low) * width
+
+    height = top + line * len(rows) + 46
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {height}" '
+        f'font-family="sans-serif" font-size="13" role="img">',
+        "<style>text{fill:#222}.axis{stroke:#999}.small{fill:#0b6e99;stroke:#0b6e99}"
+        ".large{fill:#c2571a;stroke:#c2571a}"
+        "@media(prefers-color-scheme:dark){text{fill:#ddd}.small{fill:#5cc1ec;stroke:#5cc1ec}"
+        ".large{fill:#f0935b;stroke:#f0935b}}</style>",
+        '<text x="0" y="18" font-size="15">Planted patterns with 5% wrong answers: loss against '
+        "a random subset</text>",
+        f'<circle class="small" cx="{left}" cy="40" r="4"/><text x="{left + 10}" y="44">rare '
+        f'patterns</text><circle class="large" cx="{left + 120}" cy="40" r="4"/>'
+        f'<text x="{left + 130}" y="44">common patterns</text>',
+    ]
+    for value in (-3, -2, -1, 0, 1, 2):
+        x = across(value)
+        dash = "" if value == 0 else ' stroke-dasharray="2 4"'
+        drawn.append(
+            f'<line class="axis" x1="{x}" x2="{x}" y1="{top - 8}" y2="{height - 38}"{dash}/>'
+            f'<text x="{x}" y="{height - 22}" text-anchor="middle">{value:+d}</text>'.replace(
+                ">-", ">−"
+            )
+        )
+    for number, row in enumerate(rows):
+        y = top + line * number
+        drawn.append(f'<text x="0" y="{y + 12}">{row["selector"]}</text>')
+        for place, kind in ((4, "small"), (14, "large")):
+            mean, start, end = spread(row[f"loss, {kind} − random"])
+            drawn.append(
+                f'<line class="{kind}" stroke-width="2" x1="{across(max(start, low)):.1f}" '
+                f'x2="{across(min(end, high)):.1f}" y1="{y + place}" y2="{y + place}"/>'
+                f'<circle class="{kind}" cx="{across(mean):.1f}" cy="{y + place}" r="4"/>'
+            )
+    drawn.append(
+        f'<text x="{left}" y="{height - 4}">loss − random’s, nats per response token, 95% intervals'
+        "</text></svg>"
+    )
+    return "\n".join(drawn) + "\n"
+
+
+def spread(text: str) -> tuple[float, float, float]:
+    """Read a difference with its interval, as `interval` writes it."""
+    mean, start, end = re.findall(r"[−+][\d.]+", text)[:3]
+    return (
+        float(mean.replace("−", "-")),
+        float(start.replace("−", "-")),
+        float(end.replace("−", "-")),
+    )
 
 
 def put(text: str, name: str, block: str) -> str:
@@ -194,6 +257,7 @@ def main() -> None:
         (ROOT / "README.md", "headlines", headlines(results)),
     ):
         file.write_text(put(file.read_text(), name, block))
+    (ROOT / "docs" / "does-it-pay.svg").write_text(figure(results["planted"]))
 
 
 if __name__ == "__main__":

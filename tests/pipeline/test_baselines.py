@@ -133,7 +133,7 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, said
     monkeypatch.setattr(
         comparison,
         "evaluate",
-        lambda _, made, against: {n: {"loss": 1.0, "left_out": ["x"]} for n in made},
+        lambda _, made: {n: {"loss": 1.0, "left_out": ["x"]} for n in made},
     )
     baselines = ["prune_then_cluster", "random"]
     config = settings("run", evaluation__baselines=baselines, evaluation__seeds=[0, 1])
