@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds: expected 2 or more, for the agreement of two")
     losses_NT = losses_of(arguments.run_dir)
     rows = [row_of(losses_NT, each, arguments.n_clusters, arguments.seeds) for each in SELECTORS]
     for row in rows:  # of other dimensions, and so in other units

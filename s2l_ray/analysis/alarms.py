@@ -78,9 +78,10 @@ def of_losses(
     means_T: np.ndarray,
     medians_T: np.ndarray,
     vocabulary: int | None,
+    unseen: bool = False,
 ) -> Iterator[Alarm]:
     """means_T, medians_T: over the examples with a loss. vocabulary: tokens that the proxy knows;
-    None if unknown."""
+    None if unknown. unseen: the losses are of examples that the proxies were not trained on."""
     first, last = float(means_T[0]), float(means_T[-1])
     guessing = math.inf if vocabulary is None else math.log(vocabulary)
     proxy = "The proxy" if config.losses is None else "The training behind losses.path"
@@ -91,6 +92,14 @@ def of_losses(
             f"{proxy} diverged: its mean loss is {told} at the last checkpoint (step "
             f"{steps[-1]:,}), above {bound}, that of guessing among {vocabulary:,} tokens",
             advice(config, "Lower"),
+        )
+    elif last > first and unseen:
+        before, after = _apart(first, last)
+        yield Alarm(
+            "overfitted",
+            f"The mean loss of examples that the proxies have not seen rose from {before} at the "
+            f"first checkpoint to {after} at the last",
+            "The proxies memorise what they are trained on. Lower proxy.epochs.",
         )
     elif last > first:
         before, after = _apart(first, last)

@@ -36,7 +36,8 @@ class TrajectoriesConfig(Section):
     while_training: bool = Field(
         False,
         description="Score a checkpoint as soon as it is saved, beside the proxy's training, if "
-        "the cluster has room for another actor.",
+        "the cluster has room for another actor. The proxies of `cross_fitted` are scored after "
+        "their trainings, since neither scores what it is trained on.",
     )
     allow_diverged: bool = Field(
         False,

@@ -54,7 +54,9 @@ def _compared(config: RunConfig, plan: Plan) -> Iterator[Item]:
     for place, seed in enumerate(config.compare.seeds):
         selectors = config.compare.selectors_with(place)
         view = Plan(comparison.seeded(config, seed, selectors), plan.corpus)
-        yield from _others([view.trajectories], known, f"seed {seed}")
+        chosen = [config.selection.model_copy(update={"selector": each}) for each in selectors]
+        seen = [view.trajectories, *map(view.seen_by, chosen)]
+        yield from _others(seen, known, f"seed {seed}")
     count = comparison.num_targets(config) + comparison.num_untuned(config)
     yield Item("targets", pattern="targets/[^/]+", count=count)
     count *= len(_measures(config))

@@ -89,15 +89,17 @@ def _label(run: Run) -> str:
     return "" if run.recorded else f"seed {run.config.seed}: "
 
 
-def check_losses(plan: Plan, run: Run, trajectories: Manifest) -> None:
-    """ValueError if the proxy diverged, unless trajectories.allow_diverged."""
+def check_losses(plan: Plan, run: Run, trajectories: Manifest, *, fold: str = "") -> None:
+    """ValueError if the proxy diverged, unless trajectories.allow_diverged. fold: of one of the
+    proxies, if each has scored what another was trained on."""
     if not trajectories.rows:
         return
     config, steps = plan.config, StepsView(trajectories).steps
     means_T = mean_losses(run.store, trajectories)
     medians_T = np.median(losses_array(sample_trajectories(run.store, trajectories)), axis=0)
-    proxy = None if config.losses is not None else run.done.get(plan.proxy.name)
-    found = [*of_losses(config, steps, means_T, medians_T, vocabulary_of(run.store, proxy))]
+    proxy = None if config.losses is not None else run.done.get(f"{fold}proxy")
+    vocabulary = vocabulary_of(run.store, proxy)
+    found = [*of_losses(config, steps, means_T, medians_T, vocabulary, unseen=bool(fold))]
     refused = [each for each in found if each.kind == "diverged"]
     if not refused or config.trajectories.allow_diverged:
         tell(run, "trajectories", found)
@@ -109,8 +111,10 @@ def check_losses(plan: Plan, run: Run, trajectories: Manifest) -> None:
     )
 
 
-def check_clusters(run: Run, clusters: Manifest) -> None:
-    tell(run, "clusters", [*of_clusters(ClustersView(clusters))])
+def check_clusters(plan: Plan, run: Run, clusters: Manifest) -> None:
+    """Only those that the run's own selection draws from: controls have others."""
+    if clusters.folder == plan.groups(plan.config.selection).folder:
+        tell(run, "clusters", [*of_clusters(ClustersView(clusters))])
 
 
 def check_selection(plan: Plan, run: Run, selection: Manifest) -> None:

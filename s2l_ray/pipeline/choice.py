@@ -127,13 +127,16 @@ def _clusters(
             alarms.check_differ(plan.config, run.store, run.get(rows))
         return cluster(run.store, run.get(rows), config, by_source=by_source, **where)
 
+    name: str = selector.groups
+    if selector.init is not None and name == "clusters":  # of another selector in the same run
+        name = f"clusters_{selector.init}"
     return Stage(
-        selector.groups,
+        name,
         alone(make),
         inputs=(rows,),
         settings=(clusters_settings(config), selector.groups),
         beside=(config.stability,),  # the agreement with another seed changes no cluster
-        check=alarms.check_clusters,
+        check=partial(alarms.check_clusters, plan),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_ray.config import BASELINE, RunConfig, SelectionConfig
 from s2l_ray.corpus.derived import FOLDS, fold_of
+from s2l_ray.pipeline import alarms
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.store import Manifest
@@ -21,7 +22,8 @@ def out_of_fold(plan: Plan) -> Stage:
     """Declare the trajectories of all examples by proxies that were not trained on them."""
     from s2l_ray.pipeline.plan import Plan
 
-    config = _without_signals(plan.config)
+    assert plan.config.trains_proxy  # preflight refuses it
+    config = without_signals(plan.config)
     folds = [Plan(config, plan.corpus, f"fold-{number}/") for number in range(FOLDS)]
     for number, fold in enumerate(folds):
         vars(fold)["tokens"] = Stage(
@@ -40,7 +42,11 @@ def out_of_fold(plan: Plan) -> Stage:
         return assemble(run.store, run.get(plan.corpus), *map(run.get, losses), **where)
 
     return Stage(
-        "trajectories_out_of_fold", alone(make), inputs=tuple(losses), reads=(plan.corpus,)
+        "trajectories_out_of_fold",
+        alone(make),
+        inputs=tuple(losses),
+        reads=(plan.corpus,),
+        check=partial(alarms.check_losses, plan, fold=folds[0].prefix),
     )
 
 
@@ -48,7 +54,7 @@ def _make_fold(plan: Plan, number: int, run: Run, **where: Any) -> Manifest:
     return fold_of(run.store, run.get(plan.tokens), number, **where)
 
 
-def _without_signals(config: RunConfig) -> RunConfig:
+def without_signals(config: RunConfig) -> RunConfig:
     """The folds' proxies give losses alone, after their training: while one trains, what it is to
     score is not what it trains on."""
     return config.model_copy(

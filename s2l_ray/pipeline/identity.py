@@ -35,8 +35,10 @@ def settings_of(training: TrainingConfig) -> list[Any]:
 
 def clusters_settings(clusters: ClustersConfig) -> dict[str, Any]:
     """Return what identifies a clustering: not how many actors do it, nor what is told of it."""
-    found = clusters.settings()
-    return {k: v for k, v in found.items() if k not in ("num_actors", "stability")}
+    no_matter = {"num_actors", "stability"}
+    if clusters.init == "official":  # always so many iterations
+        no_matter |= {"max_iter", "tol"}
+    return {k: v for k, v in clusters.settings().items() if k not in no_matter}
 
 
 def _own_loop(training: TrainingConfig) -> list[str]:

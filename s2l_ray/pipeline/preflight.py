@@ -137,6 +137,7 @@ def _selectors(config: RunConfig, heldout: bool) -> list[str]:
     found = [config.selection.selector]
     if heldout:
         found += [*config.evaluation.baselines, *config.compare.selectors, *config.compare.also]
+        found += [name for pair in config.compare.mixed for name in pair]
     return list(dict.fromkeys(found))
 
 

@@ -14,6 +14,7 @@ from s2l_ray.pipeline.forecast import DONE, Forecast
 from s2l_ray.pipeline.rates import Rate, Size, operations_of
 from s2l_ray.pipeline.timing import Stored
 from s2l_ray.pipeline.workload import Workload
+from s2l_ray.selection.kinds import OUT_OF_FOLD
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
 
@@ -146,12 +147,17 @@ class Pricing:
         return self._tasks(stage, timing.RANKING * work.proxy.examples, stored)
 
     def _trajectories(self, stage: Forecast) -> Price:
-        work, steps = self.work, len(self.steps)
+        work, steps = self.work, self._checkpoints(stage)
         losses = work.proxy.examples * steps
         stored = Stored(
             timing.TRAJECTORY * losses, work.num_parts + 1, work.num_parts * (steps + 1)
         )
         return self._tasks(stage, timing.ASSEMBLING * losses, stored, start=0.1)
+
+    def _checkpoints(self, stage: Forecast) -> int:
+        """The length of the trajectories that a stage has or reads."""
+        folded = stage.stage in ("trajectories_out_of_fold", *OUT_OF_FOLD)
+        return len((replace(self, work=self.work.half) if folded else self).steps)
 
     def _groups(self, stage: Forecast) -> Price:
         """Clusters, rankings and what they are made from."""
@@ -159,7 +165,7 @@ class Pricing:
         examples, n = work.proxy.examples, self.config.clusters.n_clusters
         stored = Stored(timing.GROUP * examples, work.num_parts + 2, 3 * work.num_parts)
         if stage.stage.startswith("clusters"):
-            width = len(self.steps)
+            width = self._checkpoints(stage)
             seconds = timing.clustering(examples, width, n, self.cpus)
             hours = seconds * self.cpus / 3600
             return Price(

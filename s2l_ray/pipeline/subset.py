@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import ray.data
 
 from s2l_ray.config import CorpusConfig, RunConfig, SelectionConfig
+from s2l_ray.corpus.derived import FOLDS
 from s2l_ray.corpus.given import check_given, dataset_of
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.pipeline import preflight
@@ -17,11 +18,12 @@ from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.selection import Selection
+from s2l_ray.pipeline.stage import walk
 from s2l_ray.pipeline.to_do import announce
 from s2l_ray.pipeline.told import budget_told, corpus_told, tokens_told
 from s2l_ray.selection.choose import examples_for
 from s2l_ray.selection.exports.stage import check_exports
-from s2l_ray.selection.kinds import Cluster
+from s2l_ray.selection.kinds import OUT_OF_FOLD, Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.views import CorpusView, TokensView
@@ -85,7 +87,9 @@ def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
         *budget_told(run.config, tokens),
     ]:
         logger.info(line)
-    if run.is_to_do(run.plan.proxy, run.plan.selection(run.config.selection)):
+    wanted = run.plan.selection(run.config.selection)
+    trainings = [stage for stage in walk([wanted]) if stage.work.passes == "training"]
+    if any(run.is_to_do(stage, wanted) for stage in trainings):
         check_memory(run, "proxy", run.config.proxy)
 
 
@@ -102,7 +106,9 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
             f"prompt.max_length: none of {tokens.rows:,} examples has a response token left after "
             f"the cut at {config.prompt.max_length} tokens"
         )
-    steps = num_steps(config.proxy, have)
+    selector = selector_named(config.selection.selector)
+    folded = isinstance(selector, Cluster) and selector.groups in OUT_OF_FOLD
+    steps = num_steps(config.proxy, have // FOLDS if folded else have)
     if config.trains_proxy and len(checkpoint_steps(config.proxy, steps)) < 2:
         raise ValueError(
             f"proxy: a trajectory needs at least 2 checkpoints, but a training of {steps:,} "
@@ -111,8 +117,7 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
         )
     examples_for(config.selection.budget, have, store, tokens)
     wanted = config.clusters.n_clusters
-    selector = selector_named(config.selection.selector)
-    over_all = ("clusters", "clusters_of_features")
+    over_all = {"clusters", "clusters_of_features", "clusters_of_means", *OUT_OF_FOLD}
     if isinstance(selector, Cluster) and selector.groups in over_all and wanted > have:
         raise ValueError(f"clusters.n_clusters: {wanted:,}, but there are only {have:,} examples")
 

@@ -20,6 +20,7 @@ from s2l_ray.corpus.tokenization import encode_table
 from s2l_ray.corpus.tokenizer import TOKENIZER_EXAMPLES, texts_of_table, train_tokenizer
 from s2l_ray.models.batch import Example, examples_of
 from s2l_ray.models.memory import config_of
+from s2l_ray.pipeline.folds import without_signals
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.store import Manifest, Store, tables
 from s2l_ray.store.schemas import EXAMPLES, completed
@@ -78,12 +79,12 @@ class Workload:
 
     @property
     def half(self) -> Workload:
-        """What a proxy of half of the corpus trains on, and scores."""
+        """What a proxy of half of the corpus trains on, and scores (pipeline.folds)."""
         counts = self.proxy
         numbers = {
             name: getattr(counts, name) // 2 for name in ("examples", "tokens", "labels", "bytes")
         }
-        return replace(self, proxy=replace(counts, **numbers))
+        return replace(self, config=without_signals(self.config), proxy=replace(counts, **numbers))
 
     def chosen(self, budget: int | float | str) -> int:
         """Return how many examples a budget is, at the corpus's tokens per example."""

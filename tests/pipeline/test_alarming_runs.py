@@ -3,19 +3,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.reports import Page
-from support.runs import Given, contents_of, rows, settings, stages_run
+from support.runs import Given, contents_of, plan_of, rows, settings, stages_run
 
-from s2l_ray.analysis.alarms import Alarm
+from s2l_ray.analysis.alarms import Alarm, of_losses
 from s2l_ray.commands import COMMANDS
 from s2l_ray.pipeline.alarms import Alarms, take_over, tell, vocabulary_of
 from s2l_ray.pipeline.status import Reader, open_run
 from s2l_ray.report.status_text import as_text
 from s2l_ray.scoring.trajectories import mean_losses
-from s2l_ray.store import Store
+from s2l_ray.store import Manifest, Store
 
 FALLING = np.linspace([3.0, 2.0, 1.0], [2.0, 1.0, 0.5], 40, dtype=np.float32)  # [N, T]
 
@@ -110,6 +111,32 @@ def test_warnings_come_first_and_go_with_what_caused_them(select, tmp_path):
     assert "cluster" not in "".join(
         line for line in told_of(tmp_path / "run").splitlines() if line.startswith("warning")
     )
+
+
+def test_clusters_of_a_control_are_no_alarm_of_the_run():
+    config = settings("unused", evaluation__baselines=["random", "loss_kmeans"])
+    plan, told = plan_of(config), []
+    run = SimpleNamespace(alarms=Alarms(), write_record=lambda: None, told=set(), recorded=True)
+    own, control = (
+        plan.groups(config.selection.model_copy(update={"selector": each}))
+        for each in ("s2l", "loss_kmeans")
+    )
+    for stage, sizes in ((own, [97, 1, 1, 1]), (control, [25, 25, 25, 25])):
+        stage.check(run, Manifest(stage.folder, stage.fingerprint, [], {"sizes": sizes}))
+        told.append([each.kind for each in run.alarms.all()])
+    assert told == [["one_cluster"], ["one_cluster"]]
+
+
+def test_what_unseen_examples_say_is_no_divergence_unless_it_is_worse_than_guessing():
+    config, steps = settings("unused"), [1, 2, 3]
+    rising = np.array([2.0, 2.2, 2.4])
+    [alarm] = of_losses(config, steps, rising, rising, 320, unseen=True)
+    assert alarm.kind == "overfitted" and "rose from 2.00 at the first" in alarm.headline
+    assert [each.kind for each in of_losses(config, steps, rising, rising, 320)] == ["diverged"]
+    worse = np.array([2.0, 4.0, 6.0])  # log 320 = 5.77
+    assert [a.kind for a in of_losses(config, steps, worse, worse, 320, unseen=True)] == [
+        "diverged"
+    ]
 
 
 def test_a_part_of_a_run_leaves_the_alarms_of_the_rest():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from support.runs import corpus, ids_of, rows_of, settings, stages_run
+from support.runs import corpus, ids_of, plan_of, rows_of, settings, stages_run
 from transformers import AutoModelForCausalLM
 
 import s2l_ray
@@ -165,9 +165,28 @@ def test_losses_of_two_proxies_are_joined_by_id_and_cut_to_the_same_number(local
     assert found.info["steps"] == [2, 4, 7]
 
 
-def test_the_plan_of_a_cross_fitted_selection_has_no_proxy_of_the_whole_corpus():
-    from support.runs import plan_of
+def test_clusterings_of_one_run_have_names_of_their_own():
+    plan = plan_of(settings("unused"))
+    names = {
+        each: plan.groups(plan.config.selection.model_copy(update={"selector": each})).name
+        for each in ("s2l", "s2l_official_clusters", "s2l_official", "loss_kmeans")
+    }
+    assert names == {
+        "s2l": "clusters", "s2l_official_clusters": "clusters_official",
+        "s2l_official": "clusters_by_source", "loss_kmeans": "clusters_of_means",
+    }  # fmt: skip
+    # Settings that the official clustering does not have do not make it again.
+    for selector, same in (("s2l_official_clusters", True), ("s2l", False)):
+        folders = {
+            plan_of(settings("unused", selection__selector=selector, clusters__max_iter=n))
+            .groups(plan.config.selection.model_copy(update={"selector": selector}))
+            .folder
+            for n in (10, 20)
+        }
+        assert (len(folders) == 1) == same
 
+
+def test_the_plan_of_a_cross_fitted_selection_has_no_proxy_of_the_whole_corpus():
     config = settings("unused", selection__selector="cross_fitted@0.5",
                       evaluation__baselines=["random", "el2n"])  # fmt: skip
     plan = plan_of(config)

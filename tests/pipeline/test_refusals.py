@@ -73,6 +73,29 @@ def test_prompts_that_fill_the_length_leave_nothing_to_learn(tmp_path):
         pipeline.check_reachable(config, Store(tmp_path / "run"), tokens)
 
 
+@pytest.mark.parametrize(
+    ("selector", "have", "changes", "message"),
+    [
+        # 64 examples are 2 steps, but half of them are one.
+        ("cross_fitted", 64, {}, "a training of 1 step keeps one"),
+        ("loss_kmeans", 99, {"clusters__n_clusters": 100}, "100, but there are only 99 examples"),
+        ("cross_fitted_by_cluster", 99, {"clusters__n_clusters": 100}, "only 99 examples"),
+    ],
+)
+def test_what_a_selector_cannot_do_with_so_few_is_refused_before_training(
+    tmp_path, selector, have, changes, message
+):
+    config = settings(tmp_path / "run", selection__selector=selector, proxy__num_checkpoints=2,
+                      selection__budget=5, **changes)  # fmt: skip
+    stats = {"trainable": have, "trainable_tokens": 9 * have}
+    tokens = Manifest("tokens/t", "t", [Part("part-00000", "f", have, 1, "c", stats)])
+    with pytest.raises(ValueError, match=message):
+        pipeline.check_reachable(config, Store(tmp_path / "run"), tokens)
+    fine = settings(tmp_path / "run", selection__selector="s2l", proxy__num_checkpoints=2,
+                    selection__budget=5)  # fmt: skip
+    pipeline.check_reachable(fine, Store(tmp_path / "run"), tokens)
+
+
 def test_corpus_of_rejected_rows(local_ray, tmp_path):
     bad = [{"instruction": "", "output": "", "source": "a"}] * 5
     with pytest.raises(ValueError, match=r"5 of 5 rows .* rejected, more than corpus"):

@@ -69,6 +69,16 @@ def test_all_faults_are_told_together(config, tmp_path):
         assert fault.startswith(start)
 
 
+def test_selectors_of_shares_are_looked_into_too(config):
+    changed = config(compare__shares={"s2l": ["longest@0.5"], "no_such:Rule": ["random"]})
+    faults = told(changed, targets=True, heldout=True)
+    starts = sorted(fault.partition("expected")[0][:45] for fault in faults)
+    assert starts == [
+        "selection.selector: 'longest@0.5': ",
+        "selection.selector: 'no_such:Rule' cannot be ",
+    ]
+
+
 def test_what_exists_is_looked_into_if_nothing_else_is_wrong(config, tmp_path):
     (tmp_path / "empty").mkdir()
     for path in ("empty", "*.parquet"):
