@@ -156,8 +156,8 @@ def headlines(results: dict[str, Result]) -> str:
         ours, other = (f"`{name}` {row(stem, name)['loss, small − random']}" for name in names)
         return what, ours, other
 
-    scoring, fit = row("scoring", "ours"), row("kmeans-10M", "ours")
-    peer = row("kmeans-10M", "scikit-learn KMeans")
+    scoring, fit = row("scoring", "ours"), row("kmeans-1M", "ours")
+    peer = row("kmeans-1M", "scikit-learn KMeans")
     rows = [
         losses("Math problems, 11%: loss over all tokens", "comparison-fresh"),
         losses("Math problems, 11%: mean over sources", "comparison-fresh", "macro "),
@@ -171,7 +171,7 @@ def headlines(results: dict[str, Result]) -> str:
             f"{scoring['share of sustained']:.0%} of the CPU's sustained rate",
         ),
         (
-            "k-means, 10 million trajectories",
+            "k-means, 1 million trajectories",
             f"{fit['seconds']:.0f} s, inertia {fit['inertia ratio']:.3f} of scikit-learn's",
             f"scikit-learn: {peer['seconds']:.0f} s",
         ),
@@ -209,9 +209,7 @@ def figure(result: Result) -> str:
         dash = "" if value == 0 else ' stroke-dasharray="2 4"'
         drawn.append(
             f'<line class="axis" x1="{x}" x2="{x}" y1="{top - 8}" y2="{height - 38}"{dash}/>'
-            f'<text x="{x}" y="{height - 22}" text-anchor="middle">{value:+d}</text>'.replace(
-                ">-", ">−"
-            )
+            f'<text x="{x}" y="{height - 22}" text-anchor="middle">{signed(value)}</text>'
         )
     for number, row in enumerate(rows):
         y = top + line * number
@@ -228,6 +226,10 @@ def figure(result: Result) -> str:
         "</text></svg>"
     )
     return "\n".join(drawn) + "\n"
+
+
+def signed(value: int) -> str:
+    return "0" if value == 0 else f"{value:+d}".replace("-", "−")
 
 
 def spread(text: str) -> tuple[float, float, float]:

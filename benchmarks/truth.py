@@ -233,6 +233,8 @@ def measure(study: Study, arguments: argparse.Namespace, **shape: Any) -> None:
             told = partial(comparison_text.tell_progress, run.config)
             records = run.finish(lambda run: compare(run, told))
             records = [record for record in records if "too_few" not in record]
+            for record in records:  # long, and in the run directory
+                record.pop("influences", None)
             found, proxies = look(run, study, records)
     of_small, of_large = losses_of(records, study.small), losses_of(records, study.large)
     rows = [
