@@ -187,7 +187,7 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start, said):
         control = by["random_shares of s2l", "examples", seed]
         assert control["like"] == "s2l" and control["examples"] == 40
         # The examples' influences on the primary measure, the file's loss: 30 groups of one.
-        assert len(random["influences"]["files/exam"]) == 30
+        assert sum(value != 0 for value in random["influences"]["files/exam"]) == 30
     assert by["s2l", "examples", 42]["loss"] != by["s2l", "examples", 1]["loss"]
     assert by["untuned", "examples", 42]["target"] != by["untuned", "examples", 1]["target"]
     mine = [r for r in found if (r["method"], r["match"]) == ("s2l", "examples")]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -112,8 +113,12 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
 
     # A pretrained target that is not trained: what the training of these weights gave.
     tokens = run.done["evaluations/tokens/heldout"]
-    given = {"name": targets.model_path(run, target),
-             "tokenizer": run.store.address(tokens.info["tokenizer"])}  # fmt: skip
+    whole = shutil.copytree(targets.model_path(run, target), tmp_path / "whole")
+    shutil.copytree(
+        run.store.address(tokens.info["tokenizer"]), whole, dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("manifest.json"),
+    )  # fmt: skip
+    given = {"name": str(whole)}
     view = run.view(settings(copy, **changed, target__model=given))
     untuned = targets.untuned(view, "untuned", seed=3)
     assert untuned.info["folders"] == [given["name"]] and untuned.info["step"] == 0
