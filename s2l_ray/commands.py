@@ -284,8 +284,8 @@ def compare(config: RunConfig) -> None:
 
     Fine-tunes a target for each of compare.selectors, compare.budgets and
     compare.seeds, with one proxy per seed. Before the first target, it logs what
-    the selectors choose, and which of them no target can tell apart. Run it again
-    with more seeds or selectors to add to the comparison.
+    the selectors choose, and which subsets differ by no more than draws do. Run it
+    again with more seeds or selectors to add to the comparison.
 
     Reads:    corpus.path, evaluation.files, evaluation.answers
     Writes:   the stages of each target; report/comparison.json (a record per

@@ -43,6 +43,11 @@ class Chances(NamedTuple):
     of_group_G: np.ndarray
     last: Last | None = None
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all candidates are one group, and the subset a uniform draw from it."""
+        return self.column is None and self.last is None
+
 
 class Properties(NamedTuple):
     """What examples are told apart by. Edges are between tenths, of a sample of SAMPLE_ROWS
@@ -104,7 +109,7 @@ def part_tally(
     table = store.read_part(folder, part)
     ids = table["example_id"].combine_chunks()
     chance_SN = np.array([_chance(store, part.unit, ids, each) for each in of])
-    return tally(chance_SN, bins_of(table, told_apart))
+    return tally(chance_SN, bins_of(table, told_apart), [each.uniform for each in of])
 
 
 def bins_of(table: pa.Table, told_apart: Properties) -> dict[str, Bins]:

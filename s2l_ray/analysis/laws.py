@@ -9,8 +9,7 @@ Everything here is sums over examples, so tallies of parts add up. N examples, S
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -19,6 +18,9 @@ import numpy as np
 
 TENTHS = np.arange(1, 10) / 10
 ROUNDING = 1e-9  # shares that differ by less are equal
+
+APART = 0.02  # share of examples in which subsets that are alike differ at most
+SEEDS = 6  # of the draws that subsets which are alike do not stand out from
 
 
 class Bins(NamedTuple):
@@ -29,42 +31,49 @@ class Bins(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Examples by the bins X of one property. Expected numbers over draws."""
+    """Examples by the bins X of one property."""
 
     corpus_X: np.ndarray  # examples
-    chosen_SX: np.ndarray  # chosen ones
-    variance_SX: np.ndarray  # of the number of chosen ones, as if each was drawn on its own
+    chosen_SX: np.ndarray  # chosen ones, on average over draws
 
 
 class Tally(NamedTuple):
-    """Sums over examples, for the probabilities p of S selections and v = p (1 - p)."""
+    """Sums over examples, for the probabilities p of S selections.
+
+    uniform_S: whether each is one uniform draw. The others rank, or draw a quota from each of
+    several groups.
+    """
 
     examples: int
+    uniform_S: np.ndarray
     spreads: dict[str, Spread]  # by property
     reach_S: np.ndarray  # examples with p > 0
     inverse_S: np.ndarray  # sum of 1 / p over these
     products_SS: np.ndarray  # sum of p p'
     least_SS: np.ndarray  # sum of min(p, p')
-    noise_SS: np.ndarray  # sum of v v'
 
     @property
     def chosen_S(self) -> np.ndarray:
         return self.least_SS.diagonal()
 
 
-def tally(chance_SN: np.ndarray, bins: Mapping[str, Bins]) -> Tally:
-    """Sum up probabilities of N examples, which have these bins by property."""
-    noise_SN = chance_SN * (1 - chance_SN)
+def tally(
+    chance_SN: np.ndarray, bins: Mapping[str, Bins], uniform_S: Sequence[bool] | None = None
+) -> Tally:
+    """Sum up probabilities of N examples, which have these bins by property.
+
+    uniform_S: see Tally; None if no selection is a uniform draw.
+    """
     held_SN = chance_SN > 0
     inverse_SN = np.divide(1.0, chance_SN, where=held_SN, out=np.zeros(chance_SN.shape))
     least_SS = [[float(np.minimum(one, other).sum()) for other in chance_SN] for one in chance_SN]
     return Tally(
         chance_SN.shape[1],
+        np.array([False] * len(chance_SN) if uniform_S is None else uniform_S),
         {
             name: Spread(
                 np.bincount(of_N, minlength=number),
                 np.array([np.bincount(of_N, each, number) for each in chance_SN]),
-                np.array([np.bincount(of_N, each, number) for each in noise_SN]),
             )
             for name, (of_N, number) in bins.items()
         },
@@ -72,18 +81,17 @@ def tally(chance_SN: np.ndarray, bins: Mapping[str, Bins]) -> Tally:
         inverse_SN.sum(axis=1),
         chance_SN @ chance_SN.T,
         np.array(least_SS),
-        noise_SN @ noise_SN.T,
     )
 
 
 def add(one: Tally, other: Tally) -> Tally:
-    """Return the tally of the examples of both."""
+    """Return the tally of the examples of both, for the same selections."""
     spreads = {
         name: Spread(*(a + b for a, b in zip(mine, other.spreads[name], strict=True)))
         for name, mine in one.spreads.items()
     }
-    sums = (a + b for a, b in zip(one[2:], other[2:], strict=True))
-    return Tally(one.examples + other.examples, spreads, *sums)
+    sums = (a + b for a, b in zip(one[3:], other[3:], strict=True))
+    return Tally(one.examples + other.examples, one.uniform_S, spreads, *sums)
 
 
 def tenths(values: np.ndarray) -> np.ndarray:
@@ -176,32 +184,36 @@ def pair(found: Tally, one: int, other: int) -> Pair:
     )
 
 
-def same_to_targets(found: Tally, one: int, other: int, seeds: int) -> bool:
-    """Return whether no target can tell two selections apart with so many seeds.
+def alike(found: Tally) -> list[tuple[int, int]]:
+    """Return the pairs of selections whose subsets differ by no more than draws do.
 
-    A target sees nothing but its subset. So it is enough that the subsets do not show a difference:
-    in no bin of any property, and not in how much they overlap, is the expected difference larger
-    than the standard deviation that the draws of so many seeds leave of it. A test at the 5% level
-    would then find it in one case of six at most.
+    Two conditions. At most APART of the examples differ on average (Pair.differ), so the shares of
+    no property, binned here or not, differ by more. And in each bin the expected shares differ by
+    no more than one standard deviation of the mean over SEEDS draws of both.
     """
-    chosen_S = found.chosen_S
-    for spread in found.spreads.values():
-        shares, errors = (
-            [values_SX[each] / chosen_S[each] ** power for each in (one, other)]
-            for values_SX, power in ((spread.chosen_SX, 1), (spread.variance_SX, 2))
-        )
-        noise = np.sqrt((errors[0] + errors[1]) / seeds)
-        if (np.abs(shares[0] - shares[1]) > noise + ROUNDING).any():
-            return False
-    apart = pair(found, one, other)
-    shared = sum(found.noise_SS[each, each] / chosen_S[each] ** 2 for each in (one, other)) / 2
-    return apart.drawn_apart - apart.by_draw <= math.sqrt(shared / seeds) + ROUNDING
-
-
-def alike(found: Tally, seeds: int) -> list[tuple[int, int]]:
-    """Return the pairs of selections that no target can tell apart with so many seeds."""
     pairs = combinations(range(len(found.chosen_S)), 2)
-    return [(one, other) for one, other in pairs if same_to_targets(found, one, other, seeds)]
+    return [(one, other) for one, other in pairs if _alike(found, one, other)]
+
+
+def _alike(found: Tally, one: int, other: int) -> bool:
+    if pair(found, one, other).differ > APART:
+        return False
+    for spread in found.spreads.values():
+        mine_X, other_X = (spread.chosen_SX[each] / found.chosen_S[each] for each in (one, other))
+        variance_X = _variance(found, one, mine_X) + _variance(found, other, other_X)
+        if (np.abs(mine_X - other_X) > np.sqrt(variance_X / SEEDS) + ROUNDING).any():
+            return False
+    return True
+
+
+def _variance(found: Tally, selection: int, share_X: np.ndarray) -> np.ndarray:
+    """The variance of a subset's shares over draws: hypergeometric for a uniform draw. What quotas
+    of groups leave of it counts as none, so that too few pairs are alike rather than too many."""
+    if not found.uniform_S[selection]:
+        return np.zeros_like(share_X)
+    chosen = found.chosen_S[selection]
+    rate = found.products_SS[selection, selection] / chosen
+    return share_X * (1 - share_X) * (1 - rate) / chosen
 
 
 def _share(value: float) -> float:

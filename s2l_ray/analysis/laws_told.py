@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from s2l_ray.analysis.laws import Law, Tally, alike, law, pair
+from s2l_ray.analysis.laws import SEEDS, Law, Tally, alike, law, pair
 from s2l_ray.config import BASELINE
-from s2l_ray.formatting import MISSING, measured, plural, share
+from s2l_ray.formatting import MISSING, measured, share
 
 ALIKE = 0.02  # total variation below which a subset has nearly the corpus's distribution
 HEADS = ("selector", "highest tenth", "TV loss", "TV length", "TV source", "effective", "reach")
@@ -81,23 +81,24 @@ def table(names: Sequence[str], found: Tally) -> list[str]:
 def alike_told(
     names: Sequence[str],
     found: Tally,
-    seeds: int,
     differ: Callable[[int, int], float] | None = None,
 ) -> list[str]:
-    """Say which selections no target can tell apart with so many seeds, a sentence per pair.
+    """Say which selections have subsets that differ by no more than draws do, a sentence per pair.
 
     differ: the share in which the subsets of two of them differ, if there are any.
     """
     told = []
-    for one, other in alike(found, seeds):
-        by_draw = share(pair(found, one, other).by_draw)
-        text = f"differ like two draws of one of them, in {by_draw} of their examples"
+    for one, other in alike(found):
+        subsets = f"The subsets of {names[one]} and {names[other]} differ"
         if differ is not None:
-            counted = share(differ(one, other))
-            text = f"differ in {counted} of their examples, two draws of one of them in {by_draw}"
+            counted, by_draw = share(differ(one, other)), share(pair(found, one, other).by_draw)
+            subsets += (
+                f" in {counted} of their examples, two draws of one of them in {by_draw}. They "
+                f"differ"
+            )
         told.append(
-            f"{names[one]} and {names[other]} {text}: no target can tell them apart with "
-            f"{plural(seeds, 'seed')}."
+            f"{subsets} by no more than draws do, by loss, length and source: a difference between "
+            f"their targets is unlikely to show with {SEEDS} seeds."
         )
     return told
 

@@ -156,7 +156,7 @@ def compare(
             for number in range(config.compare.trainings):
                 arms, short = arms_of_seeds(view, selectors, training_seed(seed, number))
                 if not place and not number:
-                    laws.tell(view, arms, len(config.compare.seeds))
+                    laws.tell(view, arms)
                 made = _measure(run, arms) + short
                 found += records.keep(run.store, records.COMPARISON, made, settings)
                 done(found)

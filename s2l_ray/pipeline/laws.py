@@ -45,8 +45,9 @@ def laws_of(run: Run, trajectories: Manifest, of: Sequence[tuple[Run, Manifest]]
     return Laws(told_apart, measure(run.store, trajectories, told_apart, drawn))
 
 
-def tell(view: Run, arms: Sequence[Arm], seeds: int) -> None:
-    """Log the laws of the compared selectors, and which of them no target can tell apart.
+def tell(view: Run, arms: Sequence[Arm]) -> None:
+    """Log the laws of the compared selectors, and which subsets differ by no more than
+    draws do.
 
     view: see comparison.seeded; its baselines are the compared selectors.
     """
@@ -62,7 +63,7 @@ def tell(view: Run, arms: Sequence[Arm], seeds: int) -> None:
 
         found = laws_of(view, trajectories, [(view, subset) for subset in subsets_of]).tally
         logger.info(f"what the selectors choose at budget {budget}, over all draws:")
-        for line in [*table(names, found), *alike_told(names, found, seeds, differ)]:
+        for line in [*table(names, found), *alike_told(names, found, differ)]:
             logger.info(f"  {line}")
 
 

@@ -18,7 +18,7 @@ from s2l_ray.analysis.laws import Law, Tally, law, tally
 from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
-from s2l_ray.selection.kinds import Cluster, Cover, Draw, Known, Rank
+from s2l_ray.selection.kinds import Cluster, Cover, Draw, Known, Rank, Selector
 from s2l_ray.selection.order import stratum_of
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
@@ -52,19 +52,21 @@ def planned_laws(config: RunConfig, plan: Plan, store: Store, chosen: int) -> Pl
         return None
     sample = sample_trajectories(store, trajectories)
     count = max(1, round(chosen * len(sample) / trajectories.rows))
-    names, chances, unknown = list[str](), list[np.ndarray](), dict[str, str]()
+    names, chances, uniform = list[str](), list[np.ndarray](), list[bool]()
+    unknown = dict[str, str]()
     baselines = config.evaluation.baselines if config.target is not None else []
     for name in dict.fromkeys([config.selection.selector, *baselines]):
         choice = config.selection.model_copy(update={"selector": name})
         try:
             chances.append(_chance(store, plan, choice, sample, count))
             names.append(name)
+            uniform.append(_is_uniform(selector_named(name)))
         except _Unknown as reason:
             unknown[name] = str(reason)
     if not names:
         return None
     told_apart = properties(store, trajectories, CorpusView(corpus).by_source)
-    found = tally(np.array(chances), bins_of(sample, told_apart))
+    found = tally(np.array(chances), bins_of(sample, told_apart), uniform)
     return Planned(len(sample), names, found, unknown)
 
 
@@ -77,7 +79,7 @@ def _chance(
         raise _Unknown("its shares are those of another selection")
     if isinstance(selector, Cluster) and selector.least_fall:
         raise _Unknown("which clusters it leaves out is still to be seen")
-    if isinstance(selector, Draw) and selector.groups == "all":
+    if _is_uniform(selector):
         return np.full(len(sample), min(1.0, count / len(sample)))
     groups = plan.groups(choice)
     made = store.manifest(groups.folder)
@@ -94,6 +96,10 @@ def _chance(
     sizes_G = np.bincount(group_N[candidate_N], minlength=len(sources))
     quotas_G = selector.quotas(sizes_G, sources, min(count, int(candidate_N.sum())))
     return np.where(candidate_N, (quotas_G / np.maximum(sizes_G, 1))[group_N], 0.0)
+
+
+def _is_uniform(selector: Selector) -> bool:
+    return isinstance(selector, Draw) and selector.groups == "all"
 
 
 def _groups(

@@ -169,7 +169,7 @@ class ReportData:
     law: Law | None = None  # of the selection, over all draws
     law_bins: LawBins | None = None
     law_rows: Sequence[Sequence[str]] = ()  # heads, then the laws of this and other selectors
-    laws_alike: Sequence[str] = ()  # pairs of them that no target can tell apart
+    laws_alike: Sequence[str] = ()  # pairs of them with subsets that differ like draws
 
     examples: Sequence[Sequence[Example]] = ()  # [K] lists by cluster id, chosen ones first
     labelled: Sequence[Labelled] = ()  # random examples, their tokens with labels marked

@@ -35,7 +35,7 @@ def as_text(found: Outlook) -> str:
         lines.append(f"speed, {section}: training {told}{scoring} ({rate.how})")
     lines += ["", *_memory(found)]
     if found.laws is not None:
-        lines += ["", *_laws(found.laws, found.config)]
+        lines += ["", *_laws(found.laws)]
     if odds := _odds(found):
         lines += ["", "odds", *(f"  {each}" for each in odds)]
     if found.unfit:
@@ -164,9 +164,8 @@ def _memory(found: Outlook) -> list[str]:
     return lines
 
 
-def _laws(laws: Planned, config: RunConfig) -> list[str]:
-    seeds = len(config.evaluation.seeds)
-    told = [*table(laws.names, laws.tally), *alike_told(laws.names, laws.tally, seeds)]
+def _laws(laws: Planned) -> list[str]:
+    told = [*table(laws.names, laws.tally), *alike_told(laws.names, laws.tally)]
     told += [f"{name} is not known: {reason}" for name, reason in laws.unknown.items()]
     return [
         f"what the selectors would choose, from the losses of {plural(laws.examples, 'example')}",

@@ -141,7 +141,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         loss_quantiles_5T=np.quantile(losses_array(sample), (0.05, 0.25, 0.5, 0.75, 0.95), axis=0),
         law=laws.law(),
         law_rows=law_rows(names, laws.tally) if others else (),
-        laws_alike=alike_told(names, laws.tally, len(config.evaluation.seeds)),
+        laws_alike=alike_told(names, laws.tally),
         law_bins=LawBins(**laws.told_apart._asdict()),
         arms=arms_of(arms),
         left_out=_left_out(arms),

@@ -163,7 +163,7 @@ def test_compare_tells_what_the_selectors_choose(local_ray, store, caplog):
                config.target)  # fmt: skip
     run = Given.of(config, done, store)
     with caplog.at_level("INFO"):
-        laws.tell(run, [*arms, full], seeds=5)
+        laws.tell(run, [*arms, full])
     told = [record.getMessage() for record in caplog.records]
     assert told[0] == "what the selectors choose at budget 0.2, over all draws:"
     rows = {line.split()[0]: line.split() for line in told[2:5]}
@@ -176,8 +176,9 @@ def test_compare_tells_what_the_selectors_choose(local_ray, store, caplog):
     differ = 1 - len(ids["random"] & ids["loss_strata"]) / BUDGET
     assert 0.05 < differ < 0.4
     assert alike == (
-        f"  random and loss_strata differ in {share(differ)} of their examples, two draws of one "
-        f"of them in 80.0%: no target can tell them apart with 5 seeds."
+        f"  The subsets of random and loss_strata differ in {share(differ)} of their examples, two "
+        f"draws of one of them in 80.0%. They differ by no more than draws do, by loss, length and "
+        f"source: a difference between their targets is unlikely to show with 6 seeds."
     )
     found = laws.laws_of(run, corpus.trajectories, [(run, arm.examples) for arm in arms]).tally
     differ = 1 - len(ids["s2l"] & ids["random"]) / BUDGET

@@ -146,7 +146,7 @@ def report_data(*, K: int = 20, T: int = 8, n_sources: int = 14, names=()) -> Re
         adjusted_rand=0.5,
         law=a_law(names),
         law_rows=[["selector", "TV loss"], ["s2l", "0.40"], ["random", "0.00"]],
-        laws_alike=["random and strata differ like two draws of one of them."],
+        laws_alike=["The subsets of random and strata differ by no more than draws do."],
         law_bins=LawBins(np.arange(1, 10) / 4, [5.0, 12.5], names),
         examples=[[example, example._replace(chosen=False)] for _ in range(K)],
         arms=arms,
