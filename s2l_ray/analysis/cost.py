@@ -86,23 +86,32 @@ class Cost:
         known = [step for step in self.steps if step.cpu_seconds is not None]
         if not known:
             return ""
-        on_gpus = any(step.gpu_seconds for step in known)
         least = "at least " if len(known) < len(self.steps) else ""
-        text = f"The selection took {least}{self._told(known, on_gpus)}."
-        if self.target is None or not (whole := _seconds([self.target], on_gpus)):
+        text = f"The selection took {least}{self._told(known)}."
+        if self.target is None or not _seconds([self.target], _on_gpus([self.target])):
             return text
-        worth = times(1 + _seconds(known, on_gpus) / whole)
-        return (
-            f"{text} Training on the subset took {self._told([self.target], on_gpus)}: by time, "
-            f"the subset must be worth {least}{worth}."
-        )
+        text += f" Training on the subset took {self._told([self.target])}"
+        if (share := self._share(known, self.target)) is None:
+            return f"{text}."
+        by, more = share
+        return f"{text}: by {by}, the subset must be worth {least}{times(1 + more)}."
 
-    def _told(self, steps: list[Step], on_gpus: bool) -> str:
+    def _share(self, steps: list[Step], target: Step) -> tuple[str, float] | None:
+        """What the steps took as a share of what the target took, and of what: time, or price if
+        one of the two took no GPU time. None if that has no prices."""
+        on_gpus = _on_gpus(steps)
+        if on_gpus == _on_gpus([target]):
+            return "time", _seconds(steps, on_gpus) / _seconds([target], on_gpus)
+        if self.prices is None or not self.prices.gpu_hour or not self.prices.cpu_hour:
+            return None
+        return "price", _money(steps, self.prices) / _money([target], self.prices)
+
+    def _told(self, steps: list[Step]) -> str:
+        on_gpus = _on_gpus(steps)
         text = f"{duration(_seconds(steps, on_gpus))} of {'GPU' if on_gpus else 'CPU'} time"
         if self.prices is None:
             return text
-        money = _seconds(steps, True) / 3600 * self.prices.gpu_hour
-        money += _seconds(steps, False) / 3600 * self.prices.cpu_hour
+        money = _money(steps, self.prices)
         amount = f"{money:,.2f}" if money >= 0.01 or not money else "less than 0.01"
         return f"{text} ({amount} {self.prices.currency})"
 
@@ -208,8 +217,17 @@ def times(worth: float) -> str:
     return f"×{worth:.{min(9, 1 - math.floor(math.log10(worth - 1)))}f}"
 
 
+def _on_gpus(steps: list[Step]) -> bool:
+    return any(step.gpu_seconds for step in steps)
+
+
 def _seconds(steps: list[Step], on_gpus: bool) -> float:
     return sum((step.gpu_seconds if on_gpus else step.cpu_seconds) or 0.0 for step in steps)
+
+
+def _money(steps: list[Step], prices: PricesConfig) -> float:
+    on_gpus, on_cpus = _seconds(steps, True), _seconds(steps, False)
+    return (on_gpus * prices.gpu_hour + on_cpus * prices.cpu_hour) / 3600
 
 
 def training_flops(parameters: float, tokens: float, adapters: bool) -> float:

@@ -133,6 +133,41 @@ def test_hours_and_money_by_hand():
     assert costs(steps=[reused]).taken == ""
 
 
+ON_CPUS, ON_GPUS = (
+    Step("proxy", 1600.0, 1600.0, 0.0, 6e9),
+    Step("targets/x", 3600.0, 3600.0, 28800.0, None),
+)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "trained", "took"),
+    [
+        (ON_CPUS, ON_GPUS, ["26 min 40 s of CPU time", "8 h 00 min of GPU time"]),
+        (ON_GPUS, ON_CPUS, ["8 h 00 min of GPU time", "26 min 40 s of CPU time"]),
+    ],
+)
+def test_cpu_time_is_no_share_of_gpu_time(chosen, trained, took):
+    text = f"The selection took {took[0]}. Training on the subset took {took[1]}."
+    for prices in (None, PricesConfig(gpu_hour=2), PricesConfig(cpu_hour=0.1)):
+        told = costs(steps=[chosen], target=trained, prices=prices).taken
+        if prices is None:
+            assert told == text
+        assert "worth" not in told and "Training on the subset took" in told
+
+
+def test_cpu_and_gpu_time_compare_by_price():
+    prices = PricesConfig(gpu_hour=2, cpu_hour=0.9)
+    # 0.40 for 1600 s of a CPU; 16 + 0.90 for 8 h of a GPU and one of a CPU.
+    assert costs(steps=[ON_CPUS], target=ON_GPUS, prices=prices).taken == (
+        "The selection took 26 min 40 s of CPU time (0.40 USD). Training on the subset took 8 h 00 "
+        "min of GPU time (16.90 USD): by price, the subset must be worth ×1.024."
+    )
+    told = costs(steps=[ON_GPUS], target=ON_CPUS, prices=prices).taken
+    assert told.endswith("by price, the subset must be worth ×43.2.")
+    told = costs(steps=[ON_CPUS], target=ON_CPUS._replace(cpu_seconds=3200.0)).taken
+    assert told.endswith("by time, the subset must be worth ×1.5.")
+
+
 def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("random",), **scoring):
     """From manifests alone: 3 checkpoints of the proxy, two parts of 600 and 400 tokens, of which a
     quarter are labels; a proxy of 9 weights and a head of 4, a target of 45 and one of 20."""
