@@ -85,6 +85,10 @@ def _chance(
     made = store.manifest(groups.folder)
     if made is None and len(groups.inputs) > 1:  # signals, for one
         raise _Unknown("it needs more than the losses at the checkpoints")
+    by_source = isinstance(selector, Draw) and selector.groups == "sources"
+    sampled = plan.seen_by(plan.config.selection)
+    if made is None and not by_source and plan.seen_by(choice).folder != sampled.folder:
+        raise _Unknown("it looks at other trajectories")
     if isinstance(selector, Rank | Cover):
         score_N = _score(store, selector, made, sample)
         chance_N = np.zeros(len(sample))

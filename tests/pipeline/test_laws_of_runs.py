@@ -34,7 +34,7 @@ class Corpus:
         self.corpus = store.commit(plan.corpus.folder, plan.corpus.fingerprint, [], info)
         losses = pa.FixedSizeListArray.from_arrays(pa.array(self.losses_NT.reshape(-1)), 3)
         self.trajectories = self.stage(
-            plan.trajectories.folder, source=pa.array(self.source), losses=losses,
+            plan.seen_by(plan.config.selection).folder, source=pa.array(self.source), losses=losses,
             num_label_tokens=pa.array(self.lengths),
         )  # fmt: skip
 
@@ -120,6 +120,27 @@ def test_plan_uses_the_stages_that_are_made(store, planned):
     smallest[np.argsort(score)[:40]] = 1
     el2n = found.law(found.names.index("el2n"))
     assert el2n.subset["loss"] == pytest.approx(corpus.by_loss(smallest).tolist())
+
+
+def test_plan_does_not_cluster_trajectories_that_are_not_a_baselines_own(store):
+    baselines = [*KNOWN, "s2l", "el2n"]
+    config = settings("unused", selection__selector="cross_fitted", evaluation__baselines=baselines)
+    plan = plan_of(config)
+    corpus = Corpus(store, plan)  # out of fold
+    own = {"selector": "cross_fitted"}
+    folder = plan.groups(config.selection.model_copy(update=own)).folder
+    info = {"sources": [None] * 4}
+    corpus.stage(folder, info, cluster_id=pa.array(np.arange(N) % 4, pa.int32()))
+    found = planned_laws(config, plan, store, BUDGET)
+    assert found.names == ["cross_fitted", "random", "random_balanced"]
+    others = "it looks at other trajectories"
+    assert found.unknown == dict.fromkeys(
+        ["loss_strata", "longest", "loss_kmeans", "s2l@0.5", "s2l"], others
+    ) | {"el2n": "it needs more than the losses at the checkpoints"}
+    # What is made of them is known.
+    folder = plan.groups(config.selection.model_copy(update={"selector": "s2l"})).folder
+    corpus.stage(folder, info, cluster_id=pa.array(np.arange(N) % 4, pa.int32()))
+    assert "s2l" in planned_laws(config, plan, store, BUDGET).names
 
 
 def subset(store, corpus, choice, group, quotas):
