@@ -58,7 +58,10 @@ def planned_laws(config: RunConfig, plan: Plan, store: Store, chosen: int) -> Pl
     for name in dict.fromkeys([config.selection.selector, *baselines]):
         choice = config.selection.model_copy(update={"selector": name})
         try:
-            chances.append(_chance(store, plan, choice, sample, count))
+            chance_N = _chance(store, plan, choice, sample, count)
+            if not chance_N.any():
+                raise _Unknown("it chooses none of these examples")
+            chances.append(chance_N)
             names.append(name)
             uniform.append(_is_uniform(selector_named(name)))
         except _Unknown as reason:

@@ -122,6 +122,20 @@ def test_plan_uses_the_stages_that_are_made(store, planned):
     assert el2n.subset["loss"] == pytest.approx(corpus.by_loss(smallest).tolist())
 
 
+def test_plan_tells_no_law_of_a_selector_that_chooses_nothing_of_the_sample(store, planned):
+    config, plan, corpus = planned
+    without = pa.array([None] * N, pa.int32())
+    corpus.stage(plan.groups(config.selection).folder, {"sources": [None] * 4}, cluster_id=without)
+    ranking = plan.groups(config.selection.model_copy(update={"selector": "el2n"})).folder
+    score = pa.array([None] * N, pa.float64())
+    corpus.stage(ranking, {"sources": [None], "edges": []}, score=score)
+    found = planned_laws(config, plan, store, BUDGET)
+    for name in ("s2l", "el2n"):
+        assert name not in found.names
+        assert found.unknown[name] == "it chooses none of these examples"
+    assert found.law(found.names.index("random")).chosen == pytest.approx(BUDGET)
+
+
 def test_plan_does_not_cluster_trajectories_that_are_not_a_baselines_own(store):
     baselines = [*KNOWN, "s2l", "el2n"]
     config = settings("unused", selection__selector="cross_fitted", evaluation__baselines=baselines)
