@@ -7,7 +7,7 @@ the labels; of subsets it holds the ids. N examples, K clusters, S topics.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -117,21 +117,31 @@ def jaccard_by_chance(size: int, other: int, candidates: int) -> tuple[float, fl
     return mean, math.sqrt(np.average((jaccard - mean) ** 2, weights=weight))
 
 
-def topics_by_cluster(
-    store: Store, clusters: Manifest, examples: Manifest, column: str = "source"
-) -> tuple[np.ndarray, list[str]]:
-    """Count examples [K, S] by cluster and topic; return the S topics too. Examples without a topic
-    are not counted.
-
-    examples: a stage with the clusters' examples, and their topics in `column`. ValueError if it
-    has more than MAX_TOPICS, of which the driver has a table.
-    """
-    topics = labels_of(store, examples, column)
-    if len(topics) > MAX_TOPICS:
+def topics_of(store: Store, examples: Manifest, column: str) -> list[str]:
+    """Return the values of a stage's column, sorted, without null. ValueError if there are more
+    than MAX_TOPICS: the driver has tables of them."""
+    found = set[str]()
+    for topics in fold_parts(
+        _topics_in, examples.parts, store, examples.folder, column, MAX_TOPICS + 1
+    ):
+        found.update(topics)
+        if len(found) > MAX_TOPICS:
+            break
+    if len(found) > MAX_TOPICS:
         raise ValueError(
-            f"corpus.columns.{column}: expected at most {MAX_TOPICS:,} topics, found "
-            f"{len(topics):,}, the first {topics[0]!r}; name a column of fewer"
+            f"corpus.columns.{column}: expected at most {MAX_TOPICS:,} topics, found more, such as "
+            f"{min(found)!r}; name a column of fewer"
         )
+    return sorted(found)
+
+
+def topics_by_cluster(
+    store: Store, clusters: Manifest, examples: Manifest, column: str, topics: list[str]
+) -> np.ndarray:
+    """Count examples [K, S] by cluster and topic. Examples without a topic are not counted.
+
+    examples: a stage with the clusters' examples, and their topics in `column`. topics: all S.
+    """
     counts_KS = np.zeros((len(GroupsView(clusters).sources), len(topics)), np.int64)
     parts = {part.unit: part for part in examples.parts}
     pairs = [
@@ -139,15 +149,7 @@ def topics_by_cluster(
     ]
     for part_counts in fold_parts(_topic_counts, pairs, store, len(counts_KS), topics, column):
         counts_KS += part_counts
-    return counts_KS, topics
-
-
-def labels_of(store: Store, examples: Manifest, column: str) -> list[str]:
-    """Return the values of a stage's column, sorted, without null."""
-    found = set[str]()
-    for labels in fold_parts(_labels_in, examples.parts, store, examples.folder, column):
-        found.update(labels)
-    return sorted(found)
+    return counts_KS
 
 
 def purity(counts_KS: np.ndarray) -> Purity:
@@ -158,6 +160,21 @@ def purity(counts_KS: np.ndarray) -> Purity:
     mean = float(np.average(shares_K, weights=sizes_K))
     quantiles = np.quantile(shares_K, QUANTILES, weights=sizes_K, method="inverted_cdf")
     return Purity(shares_K, sizes_K, mean, quantiles.tolist())
+
+
+def purities(tables: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Return the purity of groups by name, of random groups of the sizes that those of
+    "trajectories" have, and the share of the most common topic, as JSON.
+
+    tables: counts [K, S] by cluster and topic, "trajectories" among them.
+    """
+    mine_KS = tables["trajectories"]
+    topics_S = mine_KS.sum(axis=0)
+    found: dict[str, Any] = {"largest": float(topics_S.max() / topics_S.sum())}
+    for name, counts_KS in (tables | {"random": random_groups(mine_KS, seed)}).items():
+        pure = purity(counts_KS)._asdict()
+        found[name] = pure | {each: pure[each].tolist() for each in ("shares_K", "sizes_K")}
+    return found
 
 
 def random_groups(counts_KS: np.ndarray, seed: int) -> np.ndarray:
@@ -194,8 +211,9 @@ def _joint_counts(pair: PartPair, store: Store, shape: tuple[int, int]) -> np.nd
     return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def _labels_in(part: Part, store: Store, folder: str, column: str) -> list[str]:
-    return store.read_part(folder, part, [column])[column].drop_null().unique().to_pylist()
+def _topics_in(part: Part, store: Store, folder: str, column: str, most: int) -> list[str]:
+    values = store.read_part(folder, part, [column])[column].drop_null().unique()
+    return values.slice(0, most).to_pylist()
 
 
 def _topic_counts(

@@ -21,11 +21,10 @@ import ray.data
 from s2l_ray.analysis.laws import pair
 from s2l_ray.analysis.stability import (
     agreement,
-    labels_of,
     overlap,
-    purity,
-    random_groups,
+    purities,
     topics_by_cluster,
+    topics_of,
 )
 from s2l_ray.analysis.theorem import Subset, theorem
 from s2l_ray.config import (
@@ -46,7 +45,7 @@ from s2l_ray.pipeline.targets import finetune
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
-from s2l_ray.store.views import SelectionView, StepsView, TokensView
+from s2l_ray.store.views import CorpusView, SelectionView, StepsView, TokensView
 from s2l_ray.training.checkpoints import checkpoints_of, checksums_of_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     prepare(run, dataset)
     base = run.view(base_config(run.config))
     check_reachable(base.config, base.store, base.get(base.plan.tokens))
-    numbers = _numbers_of_clusters(base)
+    numbers, topics = _numbers_of_clusters(base), _topics(base)
     base.get(base.plan.trajectories)
     stability = []
     for variant in _variants(base, numbers):
@@ -92,7 +91,7 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     record = {
         "stability": stability,
         "laws": _laws(base),
-        "purity": _purity(base),
+        "purity": _purity(base, *topics),
         "gradients": _gradients(base),
     }
     take_over(run, base)
@@ -230,28 +229,23 @@ def _laws(base: Run) -> dict[str, Any]:
     }
 
 
-def _purity(base: Run) -> dict[str, Any] | None:
+def _topics(base: Run) -> tuple[str, list[str]]:
+    """Return the column of the corpus's topics, and all of them; ValueError for too many."""
     corpus = base.get(base.plan.corpus)
-    column = "topic" if "topic" in base.config.corpus.columns else "source"
-    if len(labels_of(base.store, corpus, column)) < 2:
+    if "topic" in base.config.corpus.columns:
+        return "topic", topics_of(base.store, corpus, "topic")
+    return "source", sorted(CorpusView(corpus).by_source)
+
+
+def _purity(base: Run, column: str, topics: list[str]) -> dict[str, Any] | None:
+    if len(topics) < 2:
         return None
     _subset(base, FEATURES)
-    tables = {}
+    corpus, tables = base.get(base.plan.corpus), {}
     for name, selector in (("trajectories", "s2l"), ("features", FEATURES)):
         groups = _groups(base, selector)
-        tables[name], topics = topics_by_cluster(base.store, groups, corpus, column)
-    tables["random"] = random_groups(tables["trajectories"], base.config.seed)
-    topics_S = tables["trajectories"].sum(axis=0)
-    found: dict[str, Any] = {
-        "topics": topics,
-        "largest": float(topics_S.max() / topics_S.sum()),
-        "column": column,
-    }
-    for name, counts_KS in tables.items():
-        pure = purity(counts_KS)._asdict()
-        lists = {each: pure[each].tolist() for each in ("shares_K", "sizes_K")}
-        found[name] = pure | lists
-    return found
+        tables[name] = topics_by_cluster(base.store, groups, corpus, column, topics)
+    return {"topics": topics, "column": column, **purities(tables, base.config.seed)}
 
 
 def _gradients(base: Run) -> list[dict[str, Any]] | None:

@@ -1,5 +1,6 @@
 """Agreement, overlap and purity against scikit-learn, sets, enumeration and hand-made cases."""
 
+import json
 from itertools import combinations
 
 import numpy as np
@@ -13,10 +14,12 @@ from s2l_ray.analysis.stability import (
     agreement,
     jaccard_by_chance,
     overlap,
+    purities,
     purity,
     random_groups,
     share_in,
     topics_by_cluster,
+    topics_of,
 )
 
 N, PARTS = 200, 3
@@ -132,6 +135,17 @@ def test_purity_by_hand():
     assert found.quantiles == [1 / 3, 1 / 3, 1, 1, 1]
 
 
+def test_purities_beside_random_groups():
+    tables = {"trajectories": np.array([[8, 2], [1, 4]]), "features": np.array([[9, 0], [0, 6]])}
+    found = json.loads(json.dumps(purities(tables, seed=0)))
+    assert list(found) == ["largest", "trajectories", "features", "random"]
+    assert found["largest"] == 9 / 15
+    assert found["trajectories"]["shares_K"] == [0.8, 0.8] and found["features"]["mean"] == 1
+    random = purity(random_groups(tables["trajectories"], 0))
+    assert found["random"]["mean"] == random.mean
+    assert found["random"]["sizes_K"] == [10] * 500 + [5] * 500
+
+
 def test_random_groups_have_the_sizes_and_the_topics_of_chance():
     counts = np.array([[2, 0], [0, 2]])
     drawn = random_groups(counts, seed=0)
@@ -143,25 +157,49 @@ def test_random_groups_have_the_sizes_and_the_topics_of_chance():
     assert sizes.tolist() == [35] * 334 + [12] * 334 + [0] * 334
 
 
-def test_topics_are_counted_as_in_a_loop(local_ray, store, monkeypatch):
+def test_topics_are_counted_as_in_a_loop(local_ray, store):
     random = np.random.default_rng(2)
     labels, topics = random.integers(6, size=N), random.choice(["b", "a", "c"], size=N)
     losses = stage(store, "t", np.arange(N), {"source": topics})
     some = random.random(N) < 0.6  # clusters of a part of them
     clusters = groups(store, "c", labels[some], np.flatnonzero(some), count=7)
-    counts, names = topics_by_cluster(store, clusters, losses)
+    names = topics_of(store, losses, "source")
     assert names == ["a", "b", "c"]
+    counts = topics_by_cluster(store, clusters, losses, "source", names)
     wanted = np.zeros((7, 3), int)
     for label, topic, is_there in zip(labels, topics, some, strict=True):
         wanted[label, names.index(topic)] += is_there
     assert (counts == wanted).all()
     other = np.where(topics == "b", None, topics)  # examples without a topic do not count
     labelled = stage(store, "l", np.arange(N), {"topic": other})
-    counts, names = topics_by_cluster(store, clusters, labelled, "topic")
+    names = topics_of(store, labelled, "topic")
+    counts = topics_by_cluster(store, clusters, labelled, "topic", names)
     assert names == ["a", "c"] and (counts == wanted[:, [0, 2]]).all()
     less = stage(store, "less", np.arange(0, N, 2), {"source": topics[::2]})
     with pytest.raises(ValueError, match=r"/c/part-(\d+).* are not in .*/less/part-\1"):
-        topics_by_cluster(store, clusters, less)
-    monkeypatch.setattr(stability, "MAX_TOPICS", 2)
-    with pytest.raises(ValueError, match=r"columns\.source: expected at most 2 topics, .* 3"):
-        topics_by_cluster(store, clusters, losses)
+        topics_by_cluster(store, clusters, less, "source", ["a", "b", "c"])
+
+
+def test_topics_are_not_read_on_beyond_the_limit(store, monkeypatch):
+    read = []
+
+    def parts_read(function, parts, *args):
+        for part in parts:
+            read.append(function(part, *args))
+            yield read[-1]
+
+    monkeypatch.setattr(stability, "fold_parts", parts_read)
+    topics = np.arange(N).astype(str)
+    found = stage(store, "t", np.arange(N), {"topic": topics})
+    assert topics_of(store, found, "topic") == sorted(topics)
+    assert [len(each) for each in read] == [67, 67, 66]
+    read.clear()
+    monkeypatch.setattr(stability, "MAX_TOPICS", 70)
+    with pytest.raises(ValueError, match=r"columns\.topic: expected at most 70 topics, found more"):
+        topics_of(store, found, "topic")
+    assert [len(each) for each in read] == [67, 67]
+    read.clear()
+    monkeypatch.setattr(stability, "MAX_TOPICS", 5)
+    with pytest.raises(ValueError, match=r"such as '0'; name a column of fewer"):
+        topics_of(store, found, "topic")
+    assert [len(each) for each in read] == [6]

@@ -49,6 +49,35 @@ def test_numbers_of_clusters_are_those_that_the_corpus_has_examples_for(store):
         numbers(5, [3, 217])
 
 
+class Stopped(Exception):
+    pass
+
+
+def test_topics_are_looked_at_before_anything_is_made(store, monkeypatch):
+    """Too many of them end a diagnosis before its variants, not after them."""
+    tokens = Manifest("t", "t", [Part("p", "f", 220, 1, "c", {"trainable": 216})])
+    corpus = Manifest("c", "c", [], {"by_source": {"b": 1, "a": 2}})
+
+    def fail(store, examples, column):
+        assert (examples, column) == (corpus, "topic")
+        raise Stopped
+
+    monkeypatch.setattr(diagnosis, "prepare", lambda *_: None)
+    monkeypatch.setattr(diagnosis, "check_reachable", lambda *_: None)
+    monkeypatch.setattr(diagnosis, "topics_of", fail)
+
+    class Run(Given):
+        def view(self, config):
+            return Run.of(config, self.done, self.store)
+
+    config = settings("run", corpus__columns={"topic": "kind"})
+    run = Run.of(config, {"tokens": tokens, "corpus": corpus}, store)  # no trajectories
+    with pytest.raises(Stopped):
+        diagnosis.diagnose(run)
+    by_source = Run.of(settings("run"), {"corpus": corpus}, store)
+    assert diagnosis._topics(by_source) == ("source", ["a", "b"])
+
+
 @pytest.mark.slow
 def test_diagnosis_of_a_run(local_ray, tmp_path, tmp_ray):
     corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "run"
