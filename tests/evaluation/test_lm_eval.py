@@ -2,9 +2,12 @@
 
 import json
 import math
+import subprocess
 
 import pytest
+from support.environments import environment
 from support.evaluation import lines_of
+from support.head import REPOSITORY
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -12,6 +15,11 @@ from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.evaluation import lm_eval as module
 from s2l_ray.evaluation.lm_eval import check_lm_eval, lm_eval
 
+LM_EVAL = (
+    "lm-eval==0.4.13", "evaluate==0.4.6", "pytablewriter==1.2.1", "DataProperty==1.1.1",
+    "mbstrdecoder==1.1.5", "pathvalidate==3.3.1", "tabledata==1.3.5", "tcolorpy==0.1.7",
+    "typepy==1.3.5", "sqlitedict==2.1.0", "word2number==1.1", "more-itertools", "chardet", "pytz",
+)  # fmt: skip
 TASK = {
     "task": "letters",
     "dataset_path": "json",
@@ -55,8 +63,19 @@ def model(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_task_of_a_local_file(local_ray, store, model, tmp_path):
-    pytest.importorskip("lm_eval", reason="the extra lm-eval is not among the pinned packages")
+def test_a_task_of_a_local_file(tmp_path):
+    """The extra is not among the pinned packages: it gets an environment of its own, in which the
+    function below is the test."""
+    python, _ = environment(tmp_path / "env", *LM_EVAL)
+    test = f"{__file__}::{with_the_harness.__name__}"
+    found = ["-o", f"python_functions={with_the_harness.__name__}", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [python, "-m", "pytest", test, *found], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert "1 passed" in done.stdout, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+def with_the_harness(local_ray, store, model, tmp_path):
     rows = [{"question": "a b a", "answer": 1}, {"question": "b a b", "answer": 0}]
     rows += [{"question": "a", "answer": 1}, {"question": "b", "answer": 1}]  # the last is wrong
     data = lines_of(tmp_path / "letters.jsonl", rows)

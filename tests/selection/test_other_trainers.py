@@ -3,12 +3,11 @@
 import json
 import os
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 from support.chat_families import tokenizer_of
+from support.environments import environment
 from support.exports import ROWS, exported, labels_of
 from transformers import AutoConfig
 
@@ -26,23 +25,6 @@ AXOLOTL = (
     "axolotl==0.19.0", "addict", "colorama", "posthog==6.7.11", "backoff", "distro", "numba",
     "llvmlite",
 )  # fmt: skip
-
-
-def environment(folder, *packages):
-    """A Python with these packages before ours."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    python = folder / "bin/python"
-    own = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True, text=True, capture_output=True,
-    )  # fmt: skip
-    site = Path(own.stdout.strip())
-    (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--no-deps", *packages],
-        check=True, timeout=300,
-    )  # fmt: skip
-    return python, site
 
 
 def read(python, reader, *arguments, out, home):
