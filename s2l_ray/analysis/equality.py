@@ -22,10 +22,12 @@ def p_of_equality(
     Biopharmaceutics 15:657): of |true mean| >= margin. At p <= α the mean is within the margin.
 
     The larger of the two, which is that of the nearer end. The errors are those of
-    statistics.interval. None for values without spread.
+    statistics.interval. None for values without spread, and for a margin that is not finite.
     """
     found = mean_of(values, seeds, examples)
     if found is None or not found.has_spread or not math.isfinite(found.mean):
+        return None
+    if not math.isfinite(margin):
         return None
     room = margin - abs(found.mean)
     half = found.p_value(room) / 2

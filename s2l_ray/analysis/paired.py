@@ -132,9 +132,9 @@ def rows(
     verdicts.
 
     Means and standard errors are over all runs of a method. They are not finite if a value is not.
-    margin: of equality, in units of the metric, or such as "1%" of the baseline's mean. Raises
-    ValueError for several budgets, a missing baseline, an arm without the metric, or two arms of a
-    selector with the same seeds.
+    margin: of equality, in units of the metric, or such as "1%" of the mean of the baseline's
+    finite values; none if it has none. Raises ValueError for several budgets, a missing baseline,
+    an arm without the metric, or two arms of a selector with the same seeds.
     """
     methods = list(dict.fromkeys(arm.selector for arm in arms))
     if len(budgets := list(dict.fromkeys(arm.budget for arm in arms))) > 1:
@@ -150,7 +150,10 @@ def rows(
             )
     if isinstance(margin, str):
         values = [arm.metrics[metric] for arm in arms if arm.selector == baseline]
-        margin = float(margin.rstrip("% ")) / 100 * abs(math.fsum(values) / len(values))
+        finite = [value for value in values if math.isfinite(value)]
+        percent, margin = float(margin.rstrip("% ")), None
+        if finite:
+            margin = percent / 100 * abs(math.fsum(finite) / len(finite))
     return [_row(arms, metric, method, baseline, margin) for method in methods]
 
 

@@ -38,6 +38,11 @@ def test_equality_takes_the_error_over_examples() -> None:
 def test_values_without_spread_are_not_shown_equal() -> None:
     assert p_of_equality([0.1] * 6, 0.2) is None and least_margin([0.1] * 6) is None
     assert p_of_equality([0.1], 0.2) is None and least_margin([]) is None
+
+
+def test_a_margin_that_is_not_finite_shows_nothing() -> None:
+    for margin in (math.nan, math.inf):
+        assert p_of_equality([0.1, -0.1, 0.3], margin) is None
     assert p_of_equality([0.1, math.nan], 0.2) is None
 
 

@@ -178,6 +178,15 @@ def test_equal_within_a_margin() -> None:
     assert both[1].equal_p == pytest.approx(2 * row.equal_p)
 
 
+def test_a_share_of_the_baseline_is_of_its_finite_values() -> None:
+    lost = [math.nan, *BASE[1:]]
+    row = table(outcomes(random=lost, a=shifted(0.0)), "loss", margin="2%")[1]
+    assert row.margin == pytest.approx(0.02) and row.left_out == 1  # the others' mean is 1.0
+    assert row.equal_p is not None and row.equal_p < 0.05
+    never = table(outcomes(random=[math.inf] * 6, a=shifted(0.0)), "loss", margin="2%")[1]
+    assert (never.margin, never.equal_p, never.verdict) == (None, None, "no verdict")
+
+
 def test_a_difference_has_the_error_over_examples_too() -> None:
     arms = outcomes(random=BASE, s2l=shifted(-0.02))
     alone = table(arms, "loss")[1]
