@@ -17,21 +17,28 @@ BALANCED = "random_balanced"
 FULL = "full, equal compute"  # pipeline.arms.FULL_COMPUTE
 ERRORS = 5.0  # standard errors by which all the data must beat random
 USEFUL = 0.5  # share of the headroom that a selection must be able to gain to be worth more seeds
+GATE = 3  # seeds from which on the headroom is looked at
 WOULD = "a smaller budget, more target.epochs, or a harder evaluation (docs/price.md)"
 
 Answer = Literal["select", "do not select", "take source-balanced random", "undecided"]
 
 
 class Headroom(NamedTuple):
-    """Whether a setting can tell selections apart. size: what the best selection could gain, in
+    """Whether a setting can tell selections apart. size: what all the data gains over random, in
     the metric. would: what would give the setting headroom, if it has none. measured: whether the
-    whole corpus was trained on, with two seeds or more."""
+    whole corpus was trained on, with GATE seeds or more."""
 
     passed: bool
     size: float
     why: str
     would: str = ""
     measured: bool = True
+
+    @property
+    def told(self) -> str:
+        """Why, and what follows if no selection is better or worse."""
+        closed = self.measured and not self.passed
+        return f"{self.why}, so this setting cannot tell selections apart" if closed else self.why
 
 
 class Decision(NamedTuple):
@@ -47,37 +54,40 @@ Check = Callable[[Sequence[Outcome], Metric], Headroom]
 
 def headroom(arms: Sequence[Outcome], metric: Metric) -> Headroom:
     """Check that all the data, trained on for as many tokens, beats random by ERRORS standard
-    errors. If even that does not, a better subset of the data could not be seen either."""
+    errors. If even that does not, few subsets could be seen to be better: one that beats all the
+    data is possible, but rare."""
     difference = _rows(arms, metric).get(FULL)
-    if difference is None or difference.difference.mean is None:
+    if difference is None:
         why = f"no target was trained on the whole corpus ({FULL})"
         return Headroom(False, 0.0, why, WOULD, measured=False)
     mean, error, *_ = difference.difference
-    assert mean is not None
+    if mean is None:
+        why = f"no pair of {FULL} and {BASELINE} has finite values"
+        return Headroom(False, 0.0, why, "a lower target.learning_rate", measured=False)
     gain, shown = _gain(mean, metric), _shown(difference.difference, metric)
-    if error is None:
-        why = f"{plural(difference.pairs, 'seed')} of the whole corpus show no spread ({shown})"
+    if difference.units < GATE:
+        has = f"{plural(difference.units, 'seed')} of the whole corpus"
+        why = f"{has}, and the headroom takes {GATE} ({shown})"
         return Headroom(False, max(0.0, gain), why, "more seeds", measured=False)
+    assert error is not None  # from two pairs on
     if not gain > ERRORS * error:
         why = (
             f"all the data at equal compute does not beat {BASELINE} by {ERRORS:g} standard errors "
-            f"({shown}), so this setting cannot tell selections apart"
+            f"({shown})"
         )
         return Headroom(False, max(0.0, gain), why, WOULD)
     return Headroom(True, gain, f"all the data at equal compute beats {BASELINE} by {shown}")
 
 
 def decide(arms: Sequence[Outcome], metric: Metric, main: str, check: Check = headroom) -> Decision:
-    """Say what to do. check: the headroom, without which nothing is decided."""
+    """Say what to do. check: the headroom. Without it, selections that are not distinguishable
+    decide nothing; a verdict of better or worse stands."""
     rows = _rows(arms, metric)
     row, balanced = rows[main], rows.get(BALANCED)
     shown = f"{main} − {BASELINE}: {_shown(row.difference, metric)}"
     if row.units < MIN_UNITS:
         why = f"no verdict: {plural(row.units, 'seed')}, and one takes {MIN_UNITS} ({shown})"
         return Decision("undecided", why, "a higher price, for more seeds")
-    room = check(arms, metric)
-    if not room.passed:
-        return Decision("undecided", room.why, room.would)
     if main != BALANCED and balanced is not None and balanced.verdict == "better":
         found = _difference(arms, metric, main, BALANCED)
         if not _is_better(found, metric):
@@ -91,6 +101,12 @@ def decide(arms: Sequence[Outcome], metric: Metric, main: str, check: Check = he
         return Decision(answer, f"{main} is better than {BASELINE} ({shown})")
     if row.verdict == "worse":
         return Decision("do not select", f"{main} is worse than {BASELINE} ({shown})")
+    room = check(arms, metric)
+    if not room.passed:
+        if balanced is None or balanced.verdict not in ("better", "worse"):
+            return Decision("undecided", room.told, room.would)
+        why = f"{main} is not distinguishable from {BASELINE} ({shown}), and {room.why}"
+        return Decision("undecided", why, room.would)
     low, high, error = row.difference.low, row.difference.high, row.difference.standard_error
     if row.verdict == "no verdict" or low is None or high is None or not error:
         return Decision("undecided", f"the pairs show no spread ({shown})", "other seeds")

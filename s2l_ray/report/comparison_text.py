@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from s2l_ray.analysis.decision import GATE
 from s2l_ray.analysis.measures import LARGE, ArmRecord
 from s2l_ray.analysis.paired import Row
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed
@@ -23,9 +24,6 @@ from s2l_ray.report.comparison_tables import (
 )
 
 logger = logging.getLogger(__name__)
-
-GATE = 3  # seeds after which the headroom is looked at
-
 
 def plan(config: RunConfig, targets: int, seen: Sequence[ArmRecord]) -> str:
     """Say what will be trained, and the smallest difference that it can detect.
@@ -95,12 +93,12 @@ def tell_progress(config: RunConfig, records: Sequence[ArmRecord]) -> None:
             f"seed {seeds} of {len(compare.seeds)}, budget {group.budget}, equal {group.match}, "
             f"{first.metric.words}: {shown}"
         )
-    if pairs != min(GATE, len(compare.seeds)) * compare.trainings or "compute" not in compare.full:
+    if pairs != GATE * compare.trainings or "compute" not in compare.full:
         return
     for group in groups_of(records, compare):
         room = group.headroom
         if room.measured and not room.passed:
-            logger.warning(f"budget {group.budget}: {room.why}. What would: {room.would}")
+            logger.warning(f"budget {group.budget}: {room.told}. What would: {room.would}")
 
 
 def as_text(records: Sequence[ArmRecord], rules: CompareConfig = RULES) -> str:
@@ -155,8 +153,8 @@ def headroom_told(group: Group) -> list[str]:
         return [f"Headroom: {room.why}."]
     if any(row.verdict in ("better", "worse") for row in group.tables[0].rows):
         # The setting does tell some selections apart.
-        return [f"Little headroom: {room.why.partition(', so ')[0]}."]
-    return [f"No headroom: {room.why}. What would: {room.would}."]
+        return [f"Little headroom: {room.why}."]
+    return [f"No headroom: {room.told}. What would: {room.would}."]
 
 
 def _exploratory(group: Group) -> list[str]:

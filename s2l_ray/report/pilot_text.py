@@ -89,8 +89,13 @@ def told(decision: Decision) -> list[str]:
 
 def _decision(records: list[Record], config: RunConfig, check: Check) -> Decision:
     whole = [record for record in records if "too_few" not in record]
+    main = config.selection.selector
+    if not any(record["method"] == main for record in whole):
+        reasons = [each["too_few"] for each in records if each["method"] == main]
+        why = "; ".join([f"{main} was not trained", *dict.fromkeys(reasons)])
+        return Decision("undecided", why, "a smaller selection.budget")
     metric = metrics_of(whole, config.compare.primary)[0]
-    return decide(outcomes_of(whole, metric), metric, config.selection.selector, check)
+    return decide(outcomes_of(whole, metric), metric, main, check)
 
 
 def _choice(pilot: Pilot, limit: Limit) -> list[str]:

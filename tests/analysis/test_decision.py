@@ -1,5 +1,7 @@
 """The answer of a pilot, from differences made by hand."""
 
+import math
+
 import pytest
 
 from s2l_ray.analysis.decision import FULL, Headroom, decide, headroom
@@ -65,11 +67,21 @@ def test_a_selector_that_may_still_gain_much_is_undecided_and_seeds_would_decide
 
 
 def test_without_headroom_nothing_is_decided():
-    found = answer(-0.03, full=-0.0005)
+    found = answer(0.0, full=-0.0005)
     assert found.answer == "undecided"
     assert "cannot tell selections apart" in found.why and "a smaller budget" in found.would
     # Full data that is worse than random is no headroom either.
-    assert answer(-0.03, full=0.2).answer == "undecided"
+    assert answer(0.0, full=0.2).answer == "undecided"
+
+
+def test_a_verdict_stands_without_headroom():
+    assert answer(0.5, full=0.0).answer == "do not select"
+    assert answer(-0.03, full=0.0).answer == "select"
+    assert answer(0.0, balanced=-0.03, full=0.0).answer == "take source-balanced random"
+    # Balanced random is told apart, the selector is not.
+    found = answer(0.0, balanced=0.5, full=0.2)
+    assert found.answer == "undecided" and "s2l is not distinguishable from random" in found.why
+    assert "cannot tell selections apart" not in found.why and "a smaller budget" in found.would
 
 
 def test_few_seeds_decide_nothing():
@@ -78,8 +90,9 @@ def test_few_seeds_decide_nothing():
 
 
 def test_the_check_of_headroom_can_be_replaced():
-    closed = decide(arms(-0.03), LOSS, "s2l", lambda *_: Headroom(False, 0.0, "closed", "a key"))
-    assert (closed.answer, closed.why, closed.would) == ("undecided", "closed", "a key")
+    closed = decide(arms(0.0), LOSS, "s2l", lambda *_: Headroom(False, 0.0, "closed", "a key"))
+    assert (closed.answer, closed.would) == ("undecided", "a key")
+    assert closed.why == "closed, so this setting cannot tell selections apart"
 
 
 def test_headroom_takes_five_standard_errors():
@@ -90,7 +103,19 @@ def test_headroom_takes_five_standard_errors():
     without = [arm for arm in arms(0) if arm.selector != FULL]
     found = headroom(without, LOSS)
     assert "no target was trained on the whole corpus" in found.why and not found.measured
-    assert not headroom(arms(0, full=-0.2, seeds=1), LOSS).measured
+    for seeds in (1, 2):
+        few = headroom(arms(0, full=-0.2, seeds=seeds), LOSS)
+        assert not few.measured and "and the headroom takes 3 (" in few.why
+    assert headroom(arms(0, full=-0.2, seeds=3), LOSS).measured
+
+
+def test_a_corpus_whose_targets_diverge_was_trained_on():
+    lost = [
+        arm._replace(metrics={"loss": math.nan}) if arm.selector == FULL else arm for arm in arms(0)
+    ]
+    found = headroom(lost, LOSS)
+    assert not found.measured
+    assert found.why == "no pair of full, equal compute and random has finite values"
 
 
 def test_a_share_of_correct_answers_is_better_if_it_is_higher():

@@ -427,6 +427,8 @@ def test_the_headroom_is_told():
     html = page.render("t", "r", alike)
     assert "This setting cannot tell selections apart: it has no headroom." in html
     assert "Headroom unknown: no target was trained on the whole corpus" in text.as_text(records())
+    said = text.as_text(with_full(0.2, seeds=2))
+    assert "Headroom unknown: 2 seeds of the whole corpus, and the headroom takes 3" in said
 
 
 def test_progress_has_values_and_no_verdicts(said):

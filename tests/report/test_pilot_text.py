@@ -55,3 +55,11 @@ def test_records_become_an_answer():
     config = settings("run", corpus__path="corpus.jsonl")
     found = pilot_text._decision(json.loads(json.dumps(records)), config, pilot_text.headroom)
     assert found.answer == "select"
+    few = [
+        {"method": "s2l", "too_few": f"only {seed // 6} examples", "selection_seed": seed}
+        for seed in range(6)
+    ]
+    others = [record for record in records if record["method"] != "s2l"]
+    found = pilot_text._decision([*few, *others], config, pilot_text.headroom)
+    assert (found.answer, found.would) == ("undecided", "a smaller selection.budget")
+    assert found.why == "s2l was not trained; only 0 examples"
