@@ -74,6 +74,11 @@ class Row(NamedTuple):
         return math.sqrt(max(0.0, error**2 - self.over_examples**2))
 
     @property
+    def p_of_verdict(self) -> float | None:
+        """The p that the verdict is by, after Holm's correction: of equality, or of a difference."""
+        return self.equal_p if self.verdict == "equal" else self.adjusted_p
+
+    @property
     def is_reference(self) -> bool:
         """Whether the arm is no selector: all the data, no training, another amount of random."""
         return self.method.startswith(REFERENCES)

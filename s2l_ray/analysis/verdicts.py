@@ -84,13 +84,7 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
             f"Not distinguishable from {baseline}: {_listed(alike)}. This does not show that they "
             "are equal."
         )
-        known = [row for row in alike if row.within is not None]
-        listed = "; ".join(f"{row.method} {measured(row.within or 0.0)}" for row in known)
-        if known:
-            found.append(
-                f"They differ from {baseline} by less than (5% error each, not corrected): "
-                f"{listed}."
-            )
+        found += ruled_out(alike, f"They differ from {baseline}")
     if few := by_verdict.get("no verdict"):
         found.append(
             f"No verdict: {_listed(few)}. A verdict needs pairs from at least {MIN_UNITS} "
@@ -98,6 +92,18 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
             "of one seed do not count as seeds."
         )
     return found
+
+
+def ruled_out(rows: Sequence[Row], who: str) -> list[str]:
+    """Return by how much rows that are not distinguishable differ at most, in a sentence."""
+    known = [
+        f"{row.method} {measured(row.within)}"
+        for row in rows
+        if row.verdict == "not distinguishable" and row.within is not None
+    ]
+    if not known:
+        return []
+    return [f"{who} by less than (5% error each, not corrected): {'; '.join(known)}."]
 
 
 def caveats(rows: Sequence[Row], tested: int) -> list[str]:
@@ -135,8 +141,8 @@ def _listed(rows: Iterable[Row]) -> str:
 def _numbers(row: Row) -> str:
     mean, _, low, high, _ = row.difference
     found = plural(row.pairs, "pair")
-    if row.adjusted_p is not None:
-        found += f", {_p(row.adjusted_p)}"
+    if row.p_of_verdict is not None:
+        found += f", {'equality ' * (row.verdict == 'equal')}{_p(row.p_of_verdict)}"
     elif row.signs_p is not None:
         found += f"; signs flipped, {_p(row.signs_p)}"
     return f"({found})" if mean is None else f"{with_interval(mean, low, high)} ({found})"

@@ -56,7 +56,7 @@ def worth(
     mine: Values, influences: Influences, random: Curve, lower_is_better: bool = True
 ) -> Worth | None:
     """Return what a selector's values are worth in random data. None for fewer than two sizes of
-    random, or fewer than two seeds that all have.
+    random, fewer than two seeds that all have, or values of random that are equal at all sizes.
 
     Between two sizes, each seed's value of random is linear in log m. m is where the mean over
     seeds of random at m is that of the selector. The interval has each m at which a paired test
@@ -73,7 +73,8 @@ def worth(
         for each in shared
         if math.isfinite(mine[each] + sum(random.values[size][each] for size in sizes))
     )
-    if len(seeds) < 2:
+    at = [[random.values[size][each] for each in seeds] for size in sizes]
+    if len(seeds) < 2 or all(values == at[0] for values in at):
         return None
     known = all(
         each in influences and all(each in random.influences.get(size, {}) for size in sizes)
@@ -111,9 +112,7 @@ def worth(
     times = _crossing(grid, gains)
     accepted = np.flatnonzero(open_to)
     if not len(accepted):
-        low = high = times
-        if 0 < times < math.inf:  # the gain changes its sign between two points
-            low, high = times, times
+        low = high = times  # between two points, or beyond the ends
     else:
         low = 0.0 if accepted[0] == 0 else float(grid[accepted[0]])
         high = math.inf if accepted[-1] == len(grid) - 1 else float(grid[accepted[-1]])

@@ -15,7 +15,8 @@ VERDICTS = ("report", "verdicts.json")
 def as_json(groups: Sequence[Group]) -> dict[str, Any]:
     """Return verdicts on the primary measure, and the exploratory measures without verdicts.
 
-    worth: times as much random data; null beyond the amounts of random that were measured.
+    worth: times as much random data. times, low and high are "below" or "above" beyond the amounts
+    of random that were measured, from least to most.
     """
     return {
         "primary": _measure(groups[0].tables[0]) if groups else None,
@@ -68,8 +69,8 @@ def _worth(group: Group, row: Row) -> dict[str, Any]:
     found = group.worth.get(row.method)
     if found is None:
         return {}
-    values = {name: value or None for name, value in found._asdict().items()}
-    return {"worth": {name: _finite(value) for name, value in values.items()}}
+    beyond = {0.0: "below", math.inf: "above"}
+    return {"worth": {name: beyond.get(value, value) for name, value in found._asdict().items()}}
 
 
 def _finite(value: float | None) -> float | None:

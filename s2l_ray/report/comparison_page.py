@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from s2l_ray.analysis.measures import LARGE, ArmRecord
 from s2l_ray.analysis.paired import Row
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable
-from s2l_ray.analysis.verdicts import num_tested
+from s2l_ray.analysis.verdicts import num_tested, ruled_out
 from s2l_ray.config import BASELINE, CompareConfig
 from s2l_ray.execution import events, machine
 from s2l_ray.formatting import measured, plural
@@ -99,7 +99,8 @@ def _short_told(group: Group) -> list[str]:
     """Return what is said of a group beside its chart, which has the verdicts."""
     first = group.tables[0]
     small = small_sources(group)
-    found = headroom_told(group) + first.controls + group.too_few
+    found = ruled_out(first.rows, f"The methods that are not distinguishable differ from {BASELINE}")
+    found += headroom_told(group) + first.controls + group.too_few
     if small:
         found.append(
             f"{plural(len(small), 'source')} with fewer than {LARGE} held-out examples "
@@ -133,11 +134,18 @@ def result(groups: Sequence[Group]) -> str:
         if found := [quoted(method) for method in named]:
             names = ", ".join(found) if len(found) <= MAX_NAMED else plural(len(found), "method")
             told.append(f"{names} {'is' if len(found) == 1 else 'are'} {words} {BASELINE}")
+            if verdict == "equal":
+                told[-1] += f" within {measured(_margin(rows))}"
             if len(found) == 1 and (worth := groups[0].worth.get(named[0])):
                 told[-1] += f", worth {worth.words} as much {BASELINE} data"
     if not told and any(row.verdict == "not distinguishable" for row in rows):
         told.append(f"no method is distinguishable from {BASELINE}")
     return where + ("; ".join(told) or "no verdict") + "."
+
+
+def _margin(rows: Sequence[Row]) -> float:
+    """Return within what the rows that are equal to the baseline are equal to it."""
+    return next(row.margin for row in rows if row.verdict == "equal" and row.margin is not None)
 
 
 def trust(groups: Sequence[Group]) -> tuple[str, str]:

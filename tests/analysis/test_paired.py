@@ -166,6 +166,9 @@ def test_equal_within_a_margin() -> None:
     assert conclusions([table(arms, "loss")[0], row])[0].startswith(
         "Equal to random within 0.0120:"
     )
+    # The p of the difference is 1 here; the one that is told is that of the verdict.
+    assert row.adjusted_p == pytest.approx(1.0) and row.p_of_verdict == row.equal_p
+    assert "(6 pairs, equality p = 0.0492)." in conclusions([table(arms, "loss")[0], row])[0]
     assert table(arms, "loss", margin=0.0118)[1].verdict == "not distinguishable"
     assert row.within == pytest.approx(2.015 * 0.01449 / math.sqrt(6), rel=1e-3)
     # 1.2% of random's mean, 1.0.

@@ -61,6 +61,14 @@ def test_a_flat_curve_says_nothing():
     assert found is not None and (found.low, found.high) == (0.0, math.inf)
 
 
+def test_amounts_that_change_nothing_are_no_scale():
+    none = Curve({0.5: values(0.0), 1.0: values(0.0), 2.0: values(0.0)}, {})  # no right answer
+    assert worth(values(0.0), {}, none, lower_is_better=False) is None
+    assert worth(values(0.1, 1), {}, none, lower_is_better=False) is None
+    some = Curve({**none.values, 2.0: {**values(0.0), SEEDS[0]: 0.1}}, {})
+    assert worth(values(0.0), {}, some, lower_is_better=False) is not None
+
+
 def test_examples_widen_the_interval():
     # The examples move random's values at all amounts alike, and the selector's not.
     groups = {seed: [0.02, -0.02, 0.02, -0.02] for seed in SEEDS}

@@ -399,6 +399,27 @@ def test_a_selection_is_worth_so_much_random_data():
     assert groups_of(records())[0].worth == {}
 
 
+def test_equal_methods_have_their_margin_and_its_p():
+    close = [
+        record | {"loss": record["loss"] + 0.1025 + 0.004 * (-1) ** record["selection_seed"]}
+        if record["method"] == "s2l"
+        else record
+        for record in records()
+    ]
+    rules = CompareConfig(equivalent=0.02)
+    [group] = groups_of(close, rules)
+    row = group.tables[0].rows[0]
+    assert row.verdict == "equal" and row.equal_p < 0.001 < 0.1 < row.adjusted_p
+    assert figures.forest(group).rows[0].cells[-1] == "equal (< 0.001)"
+    shown = Page(page.render("t", "r", close, rules=rules))
+    assert "At budget 11%, equal examples: s2l is equal to random within 0.0200." in shown.texts("p")
+    assert "<0.001" in [cell.replace(" ", "") for cell in shown.texts("td")]
+    # Without a margin, what can be ruled out.
+    told = rendered(close).texts("li")
+    wanted = f"differ from random by less than (5% error each, not corrected): s2l {row.within:.5f}."
+    assert f"The methods that are not distinguishable {wanted}" in told
+
+
 def with_full(gain, seeds=6):
     """Records with the whole corpus at equal compute, so much better."""
     found = records(seeds=seeds)
@@ -487,8 +508,10 @@ def test_verdicts_for_programs():
     assert rows["s2l"]["equal_p"] < 0.001  # better, by less than 10%
     # s2l is 0.1025 better, random ×2 is 0.09975 better.
     assert rows["s2l"]["worth"] | {"low": 0} == {
-        "times": None, "low": 0, "high": None, "least": 0.5, "most": 2.0,
+        "times": "above", "low": 0, "high": "above", "least": 0.5, "most": 2.0,
     }  # fmt: skip
+    [worse] = as_json(groups_of(amounts(records(shift=-0.2))))["groups"]
+    assert worse["rows"][0]["worth"]["times"] == worse["rows"][0]["worth"]["low"] == "below"
     assert group["headroom"]["passed"] and rows[FULL_COMPUTE]["verdict"] == "reference"
     assert [each["key"] for each in group["exploratory"]] == [
         "macro", "by_source/a", f"by_source/{HOSTILE}",

@@ -162,7 +162,7 @@ def _marks(row: Compared, axis: Scale, end: float) -> list[Mark]:
 
 
 def _cells(row: Compared, worth: str | None) -> list[str]:
-    p = row.adjusted_p
+    p = row.p_of_verdict
     told = "" if p is None else " (< 0.001)" if p < 0.001 else f" ({measured(p, 2)})"
     return [difference(row), *([worth] if worth else []), f"{row.verdict}{told}"]
 
