@@ -32,9 +32,10 @@ class Metric(NamedTuple):
 def metrics_of(records: Sequence[ArmRecord], primary: str | None = None) -> list[Metric]:
     """Return the metrics that every record has, the primary one first.
 
-    primary: the key of one. None, or one that a record lacks, means the first of these: the mean
-    over the sets of questions (exact_match), the mean over evaluation.files (files), the mean over
-    sources with at least LARGE held-out examples if there are two or more (macro_100), the loss.
+    primary: the key of one. None, or one that a record lacks (see `lacking`), means the first of
+    these: the mean over the sets of questions (exact_match), the mean over evaluation.files
+    (files), the mean over sources with at least LARGE held-out examples if there are two or more
+    (macro_100), the loss.
     """
     found = _known(records)
     keys = [metric.key for metric in found]
@@ -45,6 +46,20 @@ def metrics_of(records: Sequence[ArmRecord], primary: str | None = None) -> list
         if first := (named + only)[:1]:
             return sorted(found, key=lambda metric: metric.key != first[0])
     return found
+
+
+def lacking(records: Sequence[ArmRecord], primary: str | None) -> list[str]:
+    """Return that some record lacks the primary measure, and what stands in its place."""
+    trained = [record for record in records if "too_few" not in record]
+    if primary is None or not trained:
+        return []
+    key = metrics_of(trained, primary)[0].key
+    if key == primary or (primary in MEANS and key.startswith(f"{primary}/")):
+        return []
+    return [
+        f"compare.primary: {primary} is not in these records; verdicts are on {key}. Run compare "
+        "again to measure it: no target is trained again"
+    ]
 
 
 def _known(records: Sequence[ArmRecord]) -> list[Metric]:

@@ -75,7 +75,7 @@ class Row(NamedTuple):
 
     @property
     def p_of_verdict(self) -> float | None:
-        """The p that the verdict is by, after Holm's correction: of equality, or of a difference."""
+        """The p of the verdict, after Holm's correction: of equality, or of a difference."""
         return self.equal_p if self.verdict == "equal" else self.adjusted_p
 
     @property

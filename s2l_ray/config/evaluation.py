@@ -218,8 +218,8 @@ class CompareConfig(Section):
     )
     difference: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="Difference in loss, in nats per token, to plan for: the job prints how many "
-        "seeds would show it. `null` prints none.",
+        description="Difference in the primary measure to plan for, in its unit (nats per token, "
+        "or a share of answers): the job prints how many seeds would show it. `null` prints none.",
     )
 
     def selectors_with(self, number: int) -> list[SelectorName]:

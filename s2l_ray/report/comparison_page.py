@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from s2l_ray.analysis.measures import LARGE, ArmRecord
+from s2l_ray.analysis.measures import LARGE, ArmRecord, lacking
 from s2l_ray.analysis.paired import Row
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable
 from s2l_ray.analysis.verdicts import num_tested, ruled_out
@@ -86,7 +86,7 @@ def render(
             by_metric=[figures.by_metric(group) for group in groups],
             difference=difference,
             told=[_short_told(group) for group in groups],
-            left_out=left_out_of(records),
+            left_out=lacking(records, rules.primary) + left_out_of(records),
             next_steps=next_steps(groups, commands),
             versions=machine.versions(),
             hardware=machine.hardware(),
@@ -99,7 +99,9 @@ def _short_told(group: Group) -> list[str]:
     """Return what is said of a group beside its chart, which has the verdicts."""
     first = group.tables[0]
     small = small_sources(group)
-    found = ruled_out(first.rows, f"The methods that are not distinguishable differ from {BASELINE}")
+    found = ruled_out(
+        first.rows, f"The methods that are not distinguishable differ from {BASELINE}"
+    )
     found += headroom_told(group) + first.controls + group.too_few
     if small:
         found.append(

@@ -58,8 +58,10 @@ def groups_of(records: Sequence[ArmRecord], rules: CompareConfig = RULES) -> lis
     """Return a group per budget and match, in order of appearance. rules: the primary measure, and
     the margin of equality."""
     keys = dict.fromkeys((record["budget"], record["match"]) for record in records)
+    trained = _trained(records)
+    primary = metrics_of(trained, rules.primary)[0].key if trained else None
     found = [
-        _group(*key, [r for r in records if (r["budget"], r["match"]) == key], rules)
+        _group(*key, [r for r in records if (r["budget"], r["match"]) == key], rules, primary)
         for key in keys
     ]
     firsts = [group.tables[0] for group in found]
@@ -79,13 +81,23 @@ def groups_of(records: Sequence[ArmRecord], rules: CompareConfig = RULES) -> lis
     ]
 
 
-def _group(budget: str, match: str, records: Sequence[ArmRecord], rules: CompareConfig) -> Group:
+def _trained(records: Sequence[ArmRecord]) -> list[ArmRecord]:
+    return [record for record in records if "too_few" not in record]
+
+
+def _group(
+    budget: str,
+    match: str,
+    records: Sequence[ArmRecord],
+    rules: CompareConfig,
+    primary: str | None,
+) -> Group:
     too_few = [
         f"Not compared: {r['method']} with selection seed {r['selection_seed']}: {r['too_few']}."
         for r in records
         if "too_few" in r
     ]
-    records = [record for record in records if "too_few" not in record]
+    records = _trained(records)
     costs = {}
     for method in dict.fromkeys(record["method"] for record in records):
         mine = [record for record in records if record["method"] == method]
@@ -95,17 +107,17 @@ def _group(budget: str, match: str, records: Sequence[ArmRecord], rules: Compare
         }
         costs[method]["shared"] = f"{span([round(100 * record['shared']) for record in mine])}%"
         costs[method]["runs"] = f"{len(mine):,}"
-    metrics = metrics_of(records, rules.primary)
+    metrics = metrics_of(records, primary)
     tables = [_table(records, metric, rules, exploratory=n > 0) for n, metric in enumerate(metrics)]
-    primary = outcomes_of(records, metrics[0])
+    arms = outcomes_of(records, metrics[0])
     return Group(
         budget,
         match,
         costs,
         tables,
         list(dict.fromkeys(too_few)),
-        _worth(records, primary, metrics[0], tables[0].rows),
-        headroom(primary, metrics[0]),
+        _worth(records, arms, metrics[0], tables[0].rows),
+        headroom(arms, metrics[0]),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from s2l_ray.analysis.decision import GATE
-from s2l_ray.analysis.measures import LARGE, ArmRecord
+from s2l_ray.analysis.measures import LARGE, ArmRecord, lacking
 from s2l_ray.analysis.paired import Row
 from s2l_ray.analysis.statistics import ALPHA, MIN_UNITS, detectable, pairs_needed
 from s2l_ray.config import BASELINE, CompareConfig, RunConfig
@@ -24,6 +24,7 @@ from s2l_ray.report.comparison_tables import (
 )
 
 logger = logging.getLogger(__name__)
+
 
 def plan(config: RunConfig, targets: int, seen: Sequence[ArmRecord]) -> str:
     """Say what will be trained, and the smallest difference that it can detect.
@@ -68,7 +69,8 @@ def plan(config: RunConfig, targets: int, seen: Sequence[ArmRecord]) -> str:
             )
         if compare.difference is not None:
             needed = pairs_needed(sd, compare.difference, alpha=ALPHA / tests)
-            text += f"; a difference of {compare.difference:g} needs {needed:,} seeds"
+            wanted = f"{compare.difference:g} {group.tables[0].metric.unit}"
+            text += f"; a difference of {wanted} needs {needed:,} seeds"
         lines.append(text)
     if not spread:
         least = detectable(1.0, seeds, alpha=ALPHA / tests)
@@ -111,7 +113,7 @@ def as_text(records: Sequence[ArmRecord], rules: CompareConfig = RULES) -> str:
         lines += _aligned([_cells(row, group.costs[row.method]) for row in first.rows])
         lines += [f"  {each}" for each in told(group)]
         lines += [f"  exploratory: {each}" for each in _exploratory(group)]
-    lines += left_out_of(records)
+    lines += lacking(records, rules.primary) + left_out_of(records)
     return "\n".join(lines[1:])
 
 

@@ -266,7 +266,10 @@ def test_plan_says_what_the_seeds_can_detect():
     said = text.plan(settings, 15, seen)
     assert f"{SD:.5f} nats per token" in said
     assert f"detect a difference of {detectable(SD, 5, alpha=0.025):.5f} (80% power" in said
-    assert f"a difference of 0.001 needs {pairs_needed(SD, 0.001, alpha=0.025):,} seeds" in said
+    assert (
+        f"a difference of 0.001 nats per token needs {pairs_needed(SD, 0.001, alpha=0.025):,} seeds"
+        in said
+    )
     other = config(selectors=["s2l", "random"], budgets=["38%"])
     assert "no spread is known yet" in text.plan(other, 15, seen)
     assert "1 seed shows no spread" in text.plan(config(seeds=[1]), 1, [])
@@ -412,11 +415,15 @@ def test_equal_methods_have_their_margin_and_its_p():
     assert row.verdict == "equal" and row.equal_p < 0.001 < 0.1 < row.adjusted_p
     assert figures.forest(group).rows[0].cells[-1] == "equal (< 0.001)"
     shown = Page(page.render("t", "r", close, rules=rules))
-    assert "At budget 11%, equal examples: s2l is equal to random within 0.0200." in shown.texts("p")
+    assert "At budget 11%, equal examples: s2l is equal to random within 0.0200." in shown.texts(
+        "p"
+    )
     assert "<0.001" in [cell.replace(" ", "") for cell in shown.texts("td")]
     # Without a margin, what can be ruled out.
     told = rendered(close).texts("li")
-    wanted = f"differ from random by less than (5% error each, not corrected): s2l {row.within:.5f}."
+    wanted = (
+        f"differ from random by less than (5% error each, not corrected): s2l {row.within:.5f}."
+    )
     assert f"The methods that are not distinguishable {wanted}" in told
 
 
@@ -474,6 +481,30 @@ def test_questions_are_the_primary_measure_if_there_are_some():
     [by_name] = groups_of(records(questions=True), CompareConfig(primary="macro"))
     assert by_name.tables[0].metric.key == "macro"
     assert by_name.tables[0].rows[0].verdict == "better"
+
+
+def test_the_difference_to_plan_for_is_in_units_of_the_primary_measure():
+    found = [
+        record | {"exact_match": {"sums": {"correct": 20 + n % 5, "questions": 50}}}
+        for n, record in enumerate(records())
+    ]
+    said = text.plan(config(selectors=["s2l", "random"], difference=0.05), 14, found)
+    assert "a difference of 0.05 share of correct answers needs" in said
+
+
+def test_a_primary_measure_that_the_records_lack_is_told_and_one_for_all_groups():
+    found = records(matches=("examples", "tokens"), questions=True)
+    rules = CompareConfig(primary="exact_match")
+    assert "compare.primary" not in text.as_text(found, rules)
+    del found[0]["exact_match"]
+    keys = [group.tables[0].metric.key for group in groups_of(found, rules)]
+    assert keys == ["loss", "loss"]  # not exact_match at equal tokens, which has all of it
+    wanted = (
+        "compare.primary: exact_match is not in these records; verdicts are on loss. Run compare "
+        "again to measure it: no target is trained again"
+    )
+    assert text.as_text(found, rules).endswith(f"\n{wanted}")
+    assert f"{wanted}." in Page(page.render("t", "r", found, rules=rules)).texts("li")
 
 
 def test_sources_that_are_too_small_are_shown_and_not_averaged():
