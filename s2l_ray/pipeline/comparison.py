@@ -129,8 +129,10 @@ def compare(
     """Compare compare.selectors; return the records (records.py) by pairs of seeds. `done` gets all
     records so far after each pair."""
     config = run.config
-    prepare(run, dataset)
     # Refuse now, not after hours, what cannot be had.
+    for selector in config.compare.shares:
+        check_shares(selector)
+    prepare(run, dataset)
     if config.target is not None:
         check_memory(run, "target", config.target)
     prepare_evaluation(run)
@@ -138,8 +140,6 @@ def compare(
         corpus = CorpusView(run.get(run.plan.corpus))
         sources = None if config.evaluation.files else corpus.heldout_by_source
         check_primary(config.compare.primary, sources, config.evaluation)
-    for selector in config.compare.shares:
-        check_shares(selector)
     of_shares = {name for pair in config.compare.mixed for name in pair}
     for selector in [*config.compare.selectors_with(0), *of_shares]:
         for budget in config.compare.budgets:

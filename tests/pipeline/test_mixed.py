@@ -15,10 +15,10 @@ MADE = Manifest("selections/made", "made", [])
 def taken(monkeypatch):
     """Return a function of the number of candidates: the budgets that were tried, and the result.
 
-    A fifth of what `longest` chooses is of source b, two fifths of what random chooses.
+    One in `rare` that `longest` chooses is of source b, two fifths of what random chooses.
     """
 
-    def take(candidates):
+    def take(candidates, rare=5):
         tried = []
 
         def choose(_, choice):
@@ -27,7 +27,7 @@ def taken(monkeypatch):
                 by_source = {"a": n - 2 * n // 5, "b": 2 * n // 5}
             else:
                 tried.append(n)
-                by_source = {"a": n - n // 5, "b": n // 5}
+                by_source = {"a": n - n // rare, "b": n // rare}
             info = {"by_source": by_source, "candidates": candidates}
             return pipeline.Selection(None, Manifest("selections/x", f"{n}", [], info))
 
@@ -50,6 +50,22 @@ def test_a_source_that_the_selector_has_too_few_of_is_told(taken):
     with pytest.raises(TooFew, match="longest can choose 3 examples of b, but random's share is 4"):
         subset()
     assert tried == [10, 15]
+
+
+def test_a_source_that_the_selector_leaves_aside_is_not_looked_for_in_the_whole_corpus(taken):
+    tried, subset = taken(10_000, rare=100)
+    words = "of 80 examples, 8 times the budget, longest chooses 0 of b, but random's share is 4"
+    with pytest.raises(TooFew, match=words):
+        subset()
+    assert tried == [10, 20, 40, 80]
+
+
+@pytest.mark.parametrize("selector", ["s2l_official", "s2l@0.5"])
+def test_a_selector_that_does_not_draw_in_rounds_has_no_order_within_a_source(selector):
+    for known in ("random_balanced", "loss_strata", "loss_kmeans", "longest", "cross_fitted"):
+        mixed.check_shares(known)
+    with pytest.raises(ValueError, match=f"compare.shares: {selector} does not draw one example"):
+        mixed.check_shares(selector)
 
 
 def test_a_greedy_selector_has_no_order_within_a_source():
