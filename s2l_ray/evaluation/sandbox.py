@@ -38,6 +38,10 @@ STANDARD = (
     "string", "typing",
 )  # fmt: skip
 INSTALLED = {"sympy": ("mpmath",), "numpy": ()}  # and what they need; loaded if a program says so
+CHECKS = (  # all print 42; strptime imports a module when it is called
+    "print(6 * 7)",
+    "from datetime import datetime\nprint(datetime.strptime('42', '%M').minute)",
+)
 
 INSIDE = Path(__file__).with_name("sandboxed.py")
 ENDS_WITH_CALLER = ("setpriv", "--pdeathsig", "KILL")
@@ -53,9 +57,12 @@ class Ran(NamedTuple):
 
 
 def check_sandbox() -> None:
-    """Raise ValueError if this machine cannot confine a program."""
-    if run_programs(["print(6 * 7)"]) != [Ran("42\n")]:
-        raise _refused("the sandbox gives a wrong result")
+    """Raise ValueError if this machine cannot confine a program, or lacks what programs need."""
+    found = [name for name in INSTALLED if _folder(name)]
+    programs = [*CHECKS, *(f"import {name}\nprint(42)" for name in found)]
+    for program, ran in zip(programs, run_programs(programs), strict=True):
+        if ran != Ran("42\n"):
+            raise _refused(f"in it {program!r} prints {ran.output!r}, why: {ran.why}")
 
 
 def run_programs(programs: Sequence[str]) -> list[Ran]:

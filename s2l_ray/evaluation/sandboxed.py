@@ -57,9 +57,17 @@ def main() -> None:
     with open("/proc/self/statm") as file:
         request["memory"] += int(file.read().split()[0]) * resource.getpagesize()
     request["null"] = os.open(os.devnull, os.O_RDWR)
-    _move(os.getcwd(), [os.path.dirname(os.__file__), *request["libraries"]])
+    _move(os.getcwd(), _apart([os.path.dirname(os.__file__), *request["libraries"]]))
     for program in request["programs"]:
         print(_kept(program, request), flush=True)
+
+
+def _apart(folders: list[str]) -> list[str]:
+    """Return the folders that are not below another one: without a virtual environment, packages
+    lie below the standard library."""
+    return [
+        each for each in folders if not any(each.startswith(f"{other}/") for other in folders)
+    ]
 
 
 def _move(root: str, libraries: list[str]) -> None:

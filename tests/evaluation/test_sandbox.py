@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from s2l_ray.evaluation import sandbox
@@ -157,6 +158,26 @@ def test_without_namespaces_nothing_is_run(tmp_path):
     assert last.startswith("ValueError: evaluation.answer_with: a program that a model wrote runs")
     assert "Operation not permitted" in last and "answer_with: text" in last
     check_sandbox()
+
+
+def run_in(*command, code="check_sandbox()"):
+    """Run code of sandbox.py in a new process, which the command starts; return the process."""
+    code = f"from sandbox import *\nimport sandbox\n{code}"
+    environment = os.environ | {"PYTHONPATH": str(sandbox.INSIDE.parent)}
+    return subprocess.run(
+        [*command, sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+
+
+def test_packages_may_lie_below_the_standard_library():
+    """As they do without a virtual environment: in an image, or with conda."""
+    below = f"{os.path.dirname(os.__file__)}/site-packages"
+    packages = os.path.dirname(os.path.dirname(np.__file__))
+    assert os.path.isdir(below) and below != packages
+    mount = f'mount --bind "{packages}" "{below}" && exec "$@"'
+    code = f"sys.path.insert(1, {below!r})\ncheck_sandbox()\nprint(sandbox._folder('numpy'))"
+    ended = run_in("unshare", "--mount", "sh", "-c", mount, "sh", code=code)
+    assert (ended.stdout, ended.stderr) == (f"{below}\n", "")
 
 
 def test_what_programs_need_is_there():
