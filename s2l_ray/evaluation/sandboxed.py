@@ -47,6 +47,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(0o022)  # nobody must be able to read the new root
     request = json.load(sys.stdin)
     for kind, outside in request["namespaces"].items():
         if os.readlink(f"/proc/self/ns/{kind}") == outside:

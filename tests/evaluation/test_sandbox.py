@@ -180,6 +180,10 @@ def test_packages_may_lie_below_the_standard_library():
     assert (ended.stdout, ended.stderr) == (f"{below}\n", "")
 
 
+def test_the_callers_umask_does_not_matter():
+    assert run_in("sh", "-c", 'umask 077 && exec "$@"', "sh").stderr == ""
+
+
 def test_what_programs_need_is_there():
     ran = run_programs(
         [
