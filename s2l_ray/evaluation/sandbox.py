@@ -22,12 +22,12 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 SECONDS = 5  # of CPU time per program, as MAmmoTH's evaluation gives
+START_SECONDS = 60  # elapsed, until the modules are loaded
 WALL_SECONDS = 30  # elapsed: a program that sleeps, or a machine with far too much to do
 MEMORY = 512 * 2**20  # bytes per program, beside the modules
 OUTPUT = 10_000  # bytes per program
@@ -93,23 +93,27 @@ def run_programs(programs: Sequence[str]) -> list[Ran]:
     user = () if root else ("--user", "--map-root-user")
     python = [sys.executable, "-s", "-S", "-P", "-B", str(INSIDE)]
     command = [*ENDS_WITH_CALLER, "unshare", *user, *NAMESPACES, *python]
-    empty = tempfile.mkdtemp(prefix="s2l-sandbox-")
+    most = START_SECONDS + len(programs) * (WALL_SECONDS + 1)
     try:
         ended = subprocess.run(
             command,
             input=json.dumps(request),
             capture_output=True,
             text=True,
-            cwd=empty,
+            cwd="/",
             env=ENVIRONMENT | {"PATH": os.defpath},
-            timeout=60 + len(programs) * (WALL_SECONDS + 1),
+            timeout=most,
         )
     except FileNotFoundError:
         raise _refused(
             "the commands `setpriv` and `unshare` of util-linux are not installed"
         ) from None
-    finally:
-        os.rmdir(empty)  # what was mounted on it is gone with the namespace
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"evaluation.answer_with: {len(programs):,} programs that a model wrote have not ended "
+            f"after {most:,} s, though each has {WALL_SECONDS} s at most: this machine has far too "
+            "much to do, or was stopped; the same command continues"
+        ) from None
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     faults = [line["fault"] for line in lines if "fault" in line]
     if ended.returncode or faults or len(lines) != len(programs):

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 
 from s2l_ray.evaluation import sandbox
@@ -114,35 +116,50 @@ def test_there_is_no_network_no_process_and_no_privilege():
     assert lines[3] == "-1 Network is unreachable"
 
 
-def test_what_a_caller_that_is_killed_had_started_ends_too(tmp_path):
-    started = "from s2l_ray.evaluation import sandbox\nsandbox.SECONDS = 30\n"
-    code = AROUND + "get('time').sleep(8.765)"
-    command = [sys.executable, "-c", f"{started}sandbox.run_programs([{code!r}] * 9)"]
-    before = set(os.listdir("/proc"))
-    caller = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.getcwd()})
-    inside = []
+def sandboxed(caller):
+    """Wait for the processes of a sandbox: its server, a keeper and a program."""
     for _ in range(100):
         time.sleep(0.1)
-        inside = [pid for pid in set(os.listdir("/proc")) - before if _runs_sandboxed(pid)]
-        if len(inside) >= 3:  # server, keeper and program
-            break
-    assert len(inside) >= 3
+        found = [each for each in psutil.Process(caller).children(recursive=True) if inside(each)]
+        if len(found) == 3:
+            return sorted(found, key=lambda each: each.create_time())
+    raise TimeoutError("no program has started")
+
+
+def inside(process):
+    try:
+        return any("sandboxed.py" in word for word in process.cmdline()[:6])
+    except psutil.Error:
+        return False
+
+
+def test_what_a_caller_that_is_killed_had_started_ends_too(tmp_path):
+    code = AROUND + "get('time').sleep(8.765)"
+    command = [sys.executable, "-c", f"from sandbox import *\nrun_programs([{code!r}] * 9)"]
+    environment = {"PYTHONPATH": str(sandbox.INSIDE.parent), "TMPDIR": str(tmp_path)}
+    caller = subprocess.Popen(command, env=os.environ | environment)
+    started = sandboxed(caller.pid)
     caller.kill()
     caller.wait()
-    for _ in range(50):
-        if not any(map(_runs_sandboxed, inside)):
-            break
-        time.sleep(0.1)
-    assert not any(map(_runs_sandboxed, inside))
+    assert not psutil.wait_procs(started, timeout=5)[1]
+    assert not os.listdir(tmp_path)
 
 
-def _runs_sandboxed(pid):
-    try:
-        with open(f"/proc/{pid}/cmdline") as file:
-            words = file.read().split("\0")
-    except OSError:
-        return False
-    return words[0] == sys.executable and any("sandboxed.py" in word for word in words)
+def test_a_program_whose_keeper_is_killed_has_no_result():
+    """As the kernel does if a container has no memory left."""
+    sleeps = AROUND + "get('time').sleep(8.765)"
+    with ThreadPoolExecutor() as pool:
+        ran = pool.submit(run_programs, [sleeps, "print(42)"])
+        _, keeper, program = sandboxed(os.getpid())
+        keeper.kill()
+        assert ran.result() == [Ran("", "memory"), Ran("42\n")]
+    assert not program.is_running()
+
+
+def test_programs_that_do_not_end_in_time_are_no_fault_of_theirs(monkeypatch):
+    monkeypatch.setattr(sandbox, "START_SECONDS", -sandbox.WALL_SECONDS - 0.5)
+    with pytest.raises(ValueError, match="have not ended after 0.5 s.*the same command continues"):
+        run_programs([AROUND + "get('time').sleep(8.765)"])
 
 
 def test_without_namespaces_nothing_is_run(tmp_path):
@@ -195,13 +212,14 @@ def test_what_programs_need_is_there():
             "ans = 6 * 7",
             "def main():\n    print('x')\nif __name__ == '__main__':\n    main()",
             "print(1)\nexit()",
+            "print(2)\nquit(1)\nprint(3)",
             "raise SystemExit",
         ]
     )
-    assert [each.why for each in ran] == [None] * 7 + ["error", None]
+    assert [each.why for each in ran] == [None] * 10
     outputs = [each.output for each in ran]
     assert outputs[0] == "10 1/3\n" and outputs[1].startswith("[-2, 2] log(x + 1)/3")
     assert outputs[2:4] == ["[2. 1.]\n", "2024-03-01 00:00:00\n"]
     assert outputs[4] == "0.8444218515250481\n"  # seeded: the answer is the same in each run
-    assert outputs[5:7] == ["42", "x\n"]
+    assert outputs[5:] == ["42", "x\n", "1\n", "2\n", ""]
     assert run_programs([]) == []
