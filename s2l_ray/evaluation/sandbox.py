@@ -6,10 +6,11 @@ A program is a stranger's code. It runs in a process of its own with
 - no files but the Python library and the packages that it may import, read-only;
 - no other processes: a new PID and a new IPC namespace, and it can start none;
 - no privileges: no capability, and the user nobody if the caller is root;
+- no system calls that the above does not hold for, such as shmget: a seccomp filter;
 - limits on CPU time, elapsed time, memory and output;
 - an empty environment, and none of the caller's open files.
 
-This needs Linux, `setpriv` and `unshare` (util-linux), and the right to make namespaces: as root
+This needs Linux on x86_64 or aarch64, `setpriv` and `unshare` (util-linux), and the right to make namespaces: as root
 with CAP_SYS_ADMIN, or through user namespaces. Without them nothing is run. sandboxed.py is the
 inside.
 """

@@ -24,6 +24,7 @@ import random
 import resource
 import select
 import signal
+import struct
 import sys
 import time
 from typing import Any, NoReturn
@@ -34,6 +35,23 @@ KEPT_FLAGS = 0x2 | 0x4 | 0x8  # nosuid, nodev, noexec: a user namespace may not 
 SET_DUMPABLE, SET_NO_NEW_PRIVILEGES = 4, 38  # <sys/prctl.h>
 SET_PARENT_DEATH_SIGNAL = 1
 CAPABILITY_VERSION = 0x20080522  # <linux/capability.h>
+
+# Denied system calls, by machine: its AUDIT_ARCH of <linux/audit.h>, then the numbers of
+# - shmget, semget, msgget, vmsplice: memory that RLIMIT_AS does not count;
+# - socket, socketpair, add_key, request_key, keyctl: no namespace separates all of these;
+# - io_uring_setup, bpf, userfaultfd, perf_event_open: no program needs them;
+# - clone, clone3, fork, vfork (aarch64 has the first two): RLIMIT_NPROC does not hold for root.
+DENIED = {
+    "x86_64": (0xC000003E, 29, 64, 68, 278, 41, 53, 248, 249, 250, 425, 321, 323, 298,
+               56, 435, 57, 58),
+    "aarch64": (0xC00000B7, 194, 190, 186, 75, 198, 199, 217, 218, 219, 425, 280, 282, 241,
+                220, 435),
+}  # fmt: skip
+LOAD, IF_EQUAL, IF_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # <linux/filter.h>
+NUMBER, ARCHITECTURE = 0, 4  # offsets in struct seccomp_data of <linux/seccomp.h>
+ALLOW, EPERM, KILL = 0x7FFF0000, 0x00050001, 0x80000000
+X32 = 0x40000000  # the same calls of x86_64 have other numbers from here on
+SET_SECCOMP, FILTER = 22, 2
 
 NEW_ROOT = "/proc"  # every machine has it, and no library is below it
 NOBODY = 65534
@@ -50,6 +68,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o022)  # nobody must be able to read the new root
     request = json.load(sys.stdin)
+    if (machine := os.uname().machine) not in DENIED:
+        sys.exit(f"its processor is {machine}, expected {' or '.join(DENIED)}")
     for kind, outside in request["namespaces"].items():
         if os.readlink(f"/proc/self/ns/{kind}") == outside:
             sys.exit(f"the namespace {kind} is that of the caller")
@@ -158,6 +178,7 @@ def _confined(program: str, limits: dict[str, Any], output: int) -> NoReturn:
             ("MEMLOCK", 0), ("MSGQUEUE", 0), ("NOFILE", OPEN_FILES), ("NPROC", 0),
         ):  # fmt: skip
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+        _deny_calls()
         _write(READY)
         printed = _printed(program, frozenset(limits["allowed"]))
         _write(printed.encode("utf-8", "replace")[: limits["output"] + 1])
@@ -166,6 +187,24 @@ def _confined(program: str, limits: dict[str, Any], output: int) -> NoReturn:
         status = 2
     finally:
         os._exit(status)
+
+
+def _deny_calls() -> None:
+    """Let the system calls of DENIED fail with EPERM, for good."""
+    architecture, *numbers = DENIED[os.uname().machine]
+    checks = [(IF_AT_LEAST, X32), *((IF_EQUAL, number) for number in numbers)]
+    instructions = [  # (what, how many to skip if so, and if not, value)
+        (LOAD, 0, 0, ARCHITECTURE),
+        (IF_EQUAL, 1, 0, architecture),
+        (RETURN, 0, 0, KILL),
+        (LOAD, 0, 0, NUMBER),
+        *((what, len(checks) - place, 0, value) for place, (what, value) in enumerate(checks)),
+        (RETURN, 0, 0, ALLOW),
+        (RETURN, 0, 0, EPERM),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *it) for it in instructions))
+    given = struct.pack("HP", len(instructions), ctypes.addressof(code))
+    _call("prctl", SET_SECCOMP, FILTER, given, 0, 0)
 
 
 def _printed(program: str, allowed: frozenset[str]) -> str:
