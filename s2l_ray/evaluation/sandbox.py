@@ -10,9 +10,9 @@ A program is a stranger's code. It runs in a process of its own with
 - limits on CPU time, elapsed time, memory and output;
 - an empty environment, and none of the caller's open files.
 
-This needs Linux on x86_64 or aarch64, `setpriv` and `unshare` (util-linux), and the right to make namespaces: as root
-with CAP_SYS_ADMIN, or through user namespaces. Without them nothing is run. sandboxed.py is the
-inside.
+This needs Linux on x86_64 or aarch64, `setpriv` and `unshare` (util-linux), and the right to make
+namespaces: as root with CAP_SYS_ADMIN, or through user namespaces. Without them nothing is run.
+sandboxed.py is the inside.
 """
 
 from __future__ import annotations

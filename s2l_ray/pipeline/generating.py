@@ -6,10 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import ray
+
 from s2l_ray import evaluation
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.evaluation import Asking, TextMetrics
 from s2l_ray.evaluation.lm_eval import Results, lm_eval
+from s2l_ray.execution.nodes import resources_of
+from s2l_ray.execution.remote import get
 from s2l_ray.pipeline.identity import prompt_settings
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work
@@ -37,8 +41,8 @@ def generated_sets(run: Run) -> Sets:
 
 
 def check_generation(run: Run) -> None:
-    """Refuse examples of few_shot that cannot be read, programs that cannot be confined, and a
-    folder for BERTScore that is not there."""
+    """Refuse examples of few_shot that cannot be read, programs that cannot be confined where the
+    workers run, and a folder for BERTScore that is not there."""
     settings = run.config.evaluation
     model = settings.bert_score_model
     if settings.texts and model and os.path.isabs(model) and not os.path.isdir(model):
@@ -47,7 +51,8 @@ def check_generation(run: Run) -> None:
             "Hugging Face format on every node"
         )
     if settings.answers and _asking(run).runs_programs:
-        evaluation.check_sandbox()
+        workers = scoring_of_targets(run)[0].workers
+        get(ray.remote(evaluation.check_sandbox).options(**resources_of(workers)).remote())
 
 
 def generate(

@@ -1,22 +1,48 @@
 """Targets generate programs and texts: all of it in one run, on Ray."""
 
 import json
+import os
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import ray
 from support.runs import MARK, corpus, rows_of, settings
 
+from s2l_ray import evaluation
 from s2l_ray.analysis.measures import metrics_of, value_of
+from s2l_ray.config import EvaluationConfig, TrajectoriesConfig, WorkersConfig
 from s2l_ray.evaluation.asking import Asking
 from s2l_ray.evaluation.generation import Answerer
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline import targets
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
+from s2l_ray.pipeline.generating import check_generation
 
 
 def lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def test_the_sandbox_is_checked_where_programs_run(local_ray, store, monkeypatch):
+    def check():
+        raise ValueError(f"{os.getpid()} {ray.get_runtime_context().get_assigned_resources()}")
+
+    monkeypatch.setattr(evaluation, "check_sandbox", check)
+    config = SimpleNamespace(
+        evaluation=EvaluationConfig(
+            answers={"exam": "exam.jsonl"},
+            answer_with="program",
+            workers=WorkersConfig(cpus_per_worker=2),
+        ),
+        trajectories=TrajectoriesConfig(),
+        corpus=None,
+    )
+    with pytest.raises(ValueError) as raised:
+        check_generation(SimpleNamespace(store=store, config=config))
+    pid, _, resources = str(raised.value).partition(" ")
+    assert int(pid) != os.getpid() and resources == "{'CPU': 2.0}"
 
 
 @pytest.mark.slow
