@@ -77,7 +77,6 @@ def run_programs(programs: Sequence[str]) -> list[Ran]:
     found = {name: folder for name in INSTALLED if (folder := _folder(name))}
     loaded = [name for name in found if name in mentioned]
     needed = {name: None for each in loaded for name in (each, *INSTALLED[each])}
-    root = os.geteuid() == 0
     request: dict[str, Any] = {
         "programs": list(programs),
         "modules": [*STANDARD, *loaded],
@@ -85,19 +84,33 @@ def run_programs(programs: Sequence[str]) -> list[Ran]:
         "folders": sorted({folder for name in needed if (folder := _folder(name))}),
         "libraries": [f"{folder}/{name}" for name in needed if (folder := _folder(name))],
         "namespaces": {kind: _namespace(kind) for kind in ("net", "mnt", "pid", "ipc")},
-        "root": root,
         "seconds": SECONDS,
         "wall_seconds": WALL_SECONDS,
         "memory": MEMORY,
         "output": OUTPUT,
     }
-    user = () if root else ("--user", "--map-root-user")
+    root = os.geteuid() == 0
+    ended = _ended(request | {"root": root})
+    if root and ended.returncode and ended.stderr.startswith("unshare: "):
+        # Root of a container: without CAP_SYS_ADMIN, but perhaps with user namespaces.
+        ended = _ended(request | {"root": False})
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    faults = [line["fault"] for line in lines if "fault" in line]
+    if ended.returncode or faults or len(lines) != len(programs):
+        told = (faults or ended.stderr.strip().splitlines() or ["it ended early"])[-1]
+        raise _refused(told)
+    return [Ran(line["output"], line["why"]) for line in lines]
+
+
+def _ended(request: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run the server until it ends. "root" in the request: without a user namespace."""
+    user = () if request["root"] else ("--user", "--map-root-user")
     python = [sys.executable, "-s", "-S", "-P", "-B", str(INSIDE)]
-    command = [*ENDS_WITH_CALLER, "unshare", *user, *NAMESPACES, *python]
-    most = START_SECONDS + len(programs) * (WALL_SECONDS + 1)
+    count = len(request["programs"])
+    most = START_SECONDS + count * (WALL_SECONDS + 1)
     try:
-        ended = subprocess.run(
-            command,
+        return subprocess.run(
+            [*ENDS_WITH_CALLER, "unshare", *user, *NAMESPACES, *python],
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -111,16 +124,10 @@ def run_programs(programs: Sequence[str]) -> list[Ran]:
         ) from None
     except subprocess.TimeoutExpired:
         raise ValueError(
-            f"evaluation.answer_with: {len(programs):,} programs that a model wrote have not ended "
-            f"after {most:,} s, though each has {WALL_SECONDS} s at most: this machine has far too "
-            "much to do, or was stopped; the same command continues"
+            f"evaluation.answer_with: {count:,} programs that a model wrote have not ended after "
+            f"{most:,} s, though each has {WALL_SECONDS} s at most: this machine has far too much "
+            "to do, or was stopped; the same command continues"
         ) from None
-    lines = [json.loads(line) for line in ended.stdout.splitlines()]
-    faults = [line["fault"] for line in lines if "fault" in line]
-    if ended.returncode or faults or len(lines) != len(programs):
-        told = (faults or ended.stderr.strip().splitlines() or ["it ended early"])[-1]
-        raise _refused(told)
-    return [Ran(line["output"], line["why"]) for line in lines]
 
 
 def _namespace(kind: str) -> str:

@@ -204,15 +204,19 @@ def test_without_namespaces_nothing_is_run(tmp_path):
     """A caller without capabilities, as root of a container is: namespaces are refused."""
     if os.geteuid() != 0:
         pytest.fail("this test runs as root: it gives its privileges up")
-    code = "from s2l_ray.evaluation.sandbox import check_sandbox\ncheck_sandbox()"
-    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    command = [*drop, sys.executable, "-c", code]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ended = run_in("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("ValueError: evaluation.answer_with: a program that a model wrote runs")
     assert "Operation not permitted" in last and "answer_with: text" in last
     check_sandbox()
+
+
+def test_root_without_cap_sys_admin_takes_a_user_namespace():
+    """The kernel does not limit the processes of this user, since it is root outside."""
+    fork = AROUND + "print(tried(os.fork), os.getuid(), tried(os.listdir, '/proc'))"
+    code = f"check_sandbox()\nprint(*(each.output for each in run_programs([{fork!r}])))"
+    ended = run_in("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", code=code)
+    assert (ended.stdout, ended.stderr) == ("PermissionError 0 FileNotFoundError\n\n", "")
 
 
 def run_in(*command, code="check_sandbox()"):
