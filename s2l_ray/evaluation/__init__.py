@@ -8,6 +8,7 @@ from s2l_ray.evaluation.exact_match import (
     answer_sets,
     counts,
     influences_of_answers,
+    told_room,
 )
 from s2l_ray.evaluation.heldout import (
     by_file,
@@ -47,4 +48,5 @@ __all__ = [
     "summarise_answers",
     "text_scores",
     "text_sets",
+    "told_room",
 ]

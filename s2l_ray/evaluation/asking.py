@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s2l_ray.config import CorpusConfig, EvaluationConfig
 from s2l_ray.corpus.ingest import ingest_once
@@ -55,11 +55,21 @@ class Asking(NamedTuple):
 
 
 def asking_of(store: Store, config: EvaluationConfig, like: CorpusConfig) -> Asking:
-    """Read evaluation.few_shot, in file order. ValueError if it has too few rows."""
+    """Return how evaluation.answers are asked. ValueError as of few_shot_rows."""
+    rows = few_shot_rows(store, config, like)
+    texts: list[Sequence[str]] = [[turn["text"] for turn in row["turns"]] for row in rows]
+    return Asking(config.answer_with, tuple((text, answer) for text, answer in texts))
+
+
+def few_shot_rows(
+    store: Store, config: EvaluationConfig, like: CorpusConfig
+) -> list[dict[str, Any]]:
+    """Read the rows of evaluation.few_shot that are shown, in file order. ValueError if there are
+    too few."""
     if config.few_shot is None:
-        return Asking(config.answer_with)
+        return []
     found = read_questions(store, config, "few_shot", config.few_shot, like, "few_shot")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for part in found.parts:
         rows += completed(store.read_part(found.folder, part), EXAMPLES).to_pylist()
     rows.sort(key=lambda row: (row["file"], row["row"]))
@@ -69,8 +79,7 @@ def asking_of(store: Store, config: EvaluationConfig, like: CorpusConfig) -> Ask
             f"evaluation.few_shot_examples: expected at most {len(rows)}, the rows of "
             f"{config.few_shot}, got {wanted}"
         )
-    texts: list[Sequence[str]] = [[turn["text"] for turn in row["turns"]] for row in rows[:wanted]]
-    return Asking(config.answer_with, tuple((text, answer) for text, answer in texts))
+    return rows[:wanted]
 
 
 def read_questions(

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from s2l_ray.analysis.examples import in_groups, of_mean_over_tokens
 from s2l_ray.config import CorpusConfig, EvaluationConfig, PromptConfig, TrajectoriesConfig
-from s2l_ray.evaluation.asking import Asking, read_questions
+from s2l_ray.evaluation.asking import Asking, few_shot_rows, read_questions
 from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.evaluation.texts import TextMetrics
 from s2l_ray.execution.parts import Actors, StageParts, map_stages
@@ -67,9 +67,9 @@ def answer_sets(
     """Read each set of questions, by name, as examples: the user asks, and the assistant's turn is
     the expected answer.
 
-    Leaves out questions that the corpus `examples` asks too (leaks.py). like: the settings that the
-    corpus was read with; the sets leave out the same keys. ValueError names the file and row of a
-    bad one.
+    Leaves out questions that the corpus `examples` or evaluation.few_shot asks too (leaks.py).
+    like: the settings that the corpus was read with; the sets leave out the same keys. ValueError
+    names the file and row of a bad one.
     """
     if config.answers and importlib.util.find_spec("math_verify") is None:
         raise ValueError(
@@ -79,7 +79,8 @@ def answer_sets(
         name: read_questions(store, config, name, path, like, f"answers: {name}", PARTS)
         for name, path in config.answers.items()
     }
-    return without_corpus(store, examples, found, "answers")
+    shots = few_shot_rows(store, config, like) if found else []
+    return without_corpus(store, examples, found, "answers", shots)
 
 
 def answer(
@@ -121,6 +122,25 @@ def counts(answers: Manifest) -> dict[str, int]:
         "questions": answers.rows,
         "of": view.of,
     } | {f"programs_{why}": count for why, count in sorted(failed.items())}
+
+
+def told_room(generated: Manifest, name: str) -> str | None:
+    """Say how many texts of a stage of answers or texts are cut, because a prompt leaves too few of
+    the model's positions; None if none is. ValueError if no prompt leaves any."""
+    view, rows = AnswersView(generated), generated.rows
+    if not view.cut:
+        return None
+    if view.without_room == rows:
+        raise ValueError(
+            f"evaluation: {name}: each of {rows:,} prompts takes all positions of the model, which "
+            "leaves none for an answer; lower evaluation.few_shot_examples, or take a model with "
+            "more"
+        )
+    return (
+        f"evaluation: {name}: {view.cut:,} of {rows:,} prompts leave fewer tokens than "
+        f"evaluation.max_new_tokens, since the model's positions end; {view.without_room:,} of "
+        "them leave none, so their answer is empty"
+    )
 
 
 def influences_of_answers(store: Store, answers: Manifest, column: str = "correct") -> list[float]:

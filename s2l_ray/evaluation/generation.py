@@ -52,20 +52,27 @@ class Generator:
         table = completed(self.store.read_part(unit["questions"], unit["part"]), EXAMPLES)
         return table.slice(0, unit["rows"])
 
-    def texts(self, unit: dict[str, Any], examples: list[Example]) -> list[str]:
-        """Generate a text after the prompt of each example."""
+    def texts(
+        self, unit: dict[str, Any], examples: list[Example]
+    ) -> tuple[list[str], dict[str, int]]:
+        """Generate a text after the prompt of each example. Returns the texts, and cut and
+        without_room (store.views.AnswersView)."""
+        prompts = prompts_of(examples, self.prompt, self.tokenizer)
         model = self.held.load(unit["model"]).model
         at_once = self.config.tokens_per_batch or TOKENS_AT_ONCE
         doing = f"generating answers in batches of {at_once} tokens"
         with explain_out_of_memory(unit["model"], doing, "lower trajectories.tokens_per_batch"):
             new = generate(
                 model,
-                prompts_of(examples, self.prompt, self.tokenizer),
+                prompts,
                 ends=self.ends,
                 max_new_tokens=self.max_new_tokens,
                 tokens_at_once=at_once,
             )
-        return self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        room = room_of(model, prompts, self.max_new_tokens)
+        cut = sum(each < self.max_new_tokens for each in room)
+        stats = {"cut": cut, "without_room": sum(each <= 0 for each in room)} if cut else {}
+        return self.tokenizer.batch_decode(new, skip_special_tokens=True), stats
 
 
 class Answerer(Generator):
@@ -78,14 +85,14 @@ class Answerer(Generator):
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         questions = self.rows(unit)
         examples = examples_of(questions)
-        generated = self.texts(unit, [self.asking.put(each) for each in examples])
+        generated, cut = self.texts(unit, [self.asking.put(each) for each in examples])
         if self.asking.runs_programs:
             extracted, failed = answers_of_programs(generated)
         else:
             extracted, failed = [extract(text) for text in generated], []
         if again := self.asking.again:
             left = [row for row, found in enumerate(extracted) if found is None]
-            texts = self.texts(unit, [again.put(examples[row]) for row in left])
+            texts, _ = self.texts(unit, [again.put(examples[row]) for row in left])
             for row, text in zip(left, texts, strict=True):
                 generated[row], extracted[row] = text, extract(text)
         expected = [expected_answer(each.turns[-1]["text"]) for each in examples]
@@ -96,7 +103,7 @@ class Answerer(Generator):
             "correct": sum(correct),
             "no_answer": extracted.count(None),
             "made_of": self.held.checksum,
-        }
+        } | cut
         if self.asking.runs_programs:
             stats["programs_failed"] = dict(Counter(failed))
         return pa.Table.from_arrays(arrays, schema=ANSWERS), stats
@@ -112,7 +119,7 @@ class Writer(Generator):
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         table = self.rows(unit)
         examples = examples_of(table)
-        texts = self.texts(unit, examples)
+        texts, cut = self.texts(unit, examples)
         references = [reference_of(each) for each in examples]
         rouge = rouge_l(texts, references)
         bert: list[float] | None = None
@@ -127,7 +134,7 @@ class Writer(Generator):
             "rouge_l": sum(rouge),
             "bert_score": None if bert is None else sum(bert),
             "made_of": self.held.checksum,
-        }
+        } | cut
 
 
 def generate(
@@ -144,11 +151,7 @@ def generate(
     masked there, so the answer to one does not depend on the others of its batch, beyond rounding.
     Ignores the sampling settings in the model's folder.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = [
-        min(max_new_tokens, positions - len(ids)) if positions else max_new_tokens
-        for ids in prompts
-    ]
+    room = room_of(model, prompts, max_new_tokens)
     found: list[list[int]] = [[] for _ in prompts]
     model.generation_config = GenerationConfig()
     model.eval()
@@ -172,6 +175,15 @@ def generate(
             end = next((place for place, token in enumerate(new) if token in ends), len(new))
             found[row] = new[:end]
     return found
+
+
+def room_of(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int) -> list[int]:
+    """Return how many tokens may follow each prompt: 0 or less if it has all of the model's
+    positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not positions:
+        return [max_new_tokens] * len(prompts)
+    return [min(max_new_tokens, positions - len(ids)) for ids in prompts]
 
 
 def _batches(lengths: list[int], room: list[int], tokens_at_once: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ A target may have been trained on them, so they are left out, counted and report
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,16 +26,22 @@ Places = dict[int, tuple[str, int]]  # hash of a content -> file and row of its 
 
 
 def without_corpus(
-    store: Store, examples: Manifest, sets: Mapping[str, Manifest], kind: str
+    store: Store,
+    examples: Manifest,
+    sets: Mapping[str, Manifest],
+    kind: str,
+    shots: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Manifest]:
-    """Return each set without the rows that the corpus `examples` has too, or itself if none.
+    """Return each set without the rows that the corpus `examples`, or shots, has too, or itself if
+    none.
 
     A set that lost rows is a stage of its own (store.views.LeaksView). kind: "files", "texts" or
-    "answers", as in the config. ValueError if nothing is left of a set.
+    "answers", as in the config. shots: rows of evaluation.few_shot. ValueError if nothing is
+    left of a set.
     """
-    stages = {}
+    shown, stages = _places_of_rows(shots, kind), {}
     for name, given in sets.items():
-        identity = fingerprint(given.fingerprint, examples.fingerprint)
+        identity = fingerprint(given.fingerprint, examples.fingerprint, *sorted(shown))
         folder = f"{given.folder}/apart/{identity}"
         stages[name] = StageParts(folder, identity, units_of(given), {})
     checked = {name: store.manifest(stage.folder) for name, stage in stages.items()}
@@ -44,9 +50,10 @@ def without_corpus(
         by_set = {name: _places(store, sets[name], kind, f"read {name}") for name in missing}
         contents = frozenset[int]().union(*by_set.values())
         in_corpus = _places(store, examples, kind, "search the corpus", contents)
+        elsewhere = shown | in_corpus
     for name in missing:
         given, stage = sets[name], stages[name]
-        shared = by_set[name].keys() & in_corpus.keys()
+        shared = by_set[name].keys() & elsewhere.keys()
         parts, info = list[Part](), dict[str, Any](in_corpus=0)
         if shared:
             args = store, given.folder, kind, shared
@@ -54,9 +61,10 @@ def without_corpus(
                               suffix="parquet")  # fmt: skip
             parts = made[stage.folder]
             first = min(shared, key=lambda content: by_set[name][content])
-            places = ["{}:{}".format(*where[first]) for where in (by_set[name], in_corpus)]
+            places = ["{}:{}".format(*found[first]) for found in (by_set[name], elsewhere)]
             gone = given.rows - sum(part.rows for part in parts)
-            note = _note(kind, name, gone, given.rows, places)
+            where = "the corpus or evaluation.few_shot" if shots else "the corpus"
+            note = _note(kind, name, gone, given.rows, where, places)
             info = {"in_corpus": gone, "note": note}
             if gone == given.rows:
                 raise ValueError(f"{note}; nothing is left to evaluate on")
@@ -73,10 +81,10 @@ def notes(sets: Mapping[str, Manifest]) -> list[str]:
     return [note for note in found if note is not None]
 
 
-def _note(kind: str, name: str, gone: int, rows: int, places: list[str]) -> str:
+def _note(kind: str, name: str, gone: int, rows: int, where: str, places: list[str]) -> str:
     what = "questions" if kind == "answers" else "examples"
     return (
-        f"evaluation.{kind}: {name}: left out {gone:,} of {rows:,} {what}, because the corpus has "
+        f"evaluation.{kind}: {name}: left out {gone:,} of {rows:,} {what}, because {where} has "
         f"them too; the first is {places[0]}, which is also {places[1]}"
     )
 
@@ -99,11 +107,18 @@ def _part_places(
     found: Places = {}
     table = completed(store.read_part(folder, part), EXAMPLES)
     for batch in table.to_batches(max_chunksize=1000):  # texts take more memory as Python objects
-        for row in batch.to_pylist():
-            place = row["file"], row["row"]
-            for content in _contents(Example(row["turns"], row["tools"]), kind):
-                if among is None or content in among:
-                    found[content] = min(found.get(content, place), place)
+        for content, place in _places_of_rows(batch.to_pylist(), kind).items():
+            if among is None or content in among:
+                found[content] = min(found.get(content, place), place)
+    return found
+
+
+def _places_of_rows(rows: Sequence[dict[str, Any]], kind: str) -> Places:
+    found: Places = {}
+    for row in rows:
+        place = row["file"], row["row"]
+        for content in _contents(Example(row["turns"], row["tools"]), kind):
+            found[content] = min(found.get(content, place), place)
     return found
 
 

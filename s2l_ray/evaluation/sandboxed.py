@@ -87,9 +87,7 @@ def main() -> None:
 def _apart(folders: list[str]) -> list[str]:
     """Return the folders that are not below another one: without a virtual environment, packages
     lie below the standard library."""
-    return [
-        each for each in folders if not any(each.startswith(f"{other}/") for other in folders)
-    ]
+    return [each for each in folders if not any(each.startswith(f"{other}/") for other in folders)]
 
 
 def _move(root: str, libraries: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import checkpoints_of, checksums_of_checkpoints
+
+logger = logging.getLogger(__name__)
 
 HARNESS = "report/lm-eval.json"
 
@@ -155,7 +158,11 @@ def _made(
         for name, target in targets.items()
         for each, questions in sets.items()
     }
-    return dict(zip(stages, run.get_all(stages.values()), strict=True))
+    made = dict(zip(stages, run.get_all(stages.values()), strict=True))
+    for (name, each), found in made.items():
+        if told := evaluation.told_room(found, f"{each}, of {name}"):
+            logger.warning(told)
+    return made
 
 
 def scoring_of_targets(run: Run) -> tuple[TrajectoriesConfig, str]:

@@ -197,12 +197,16 @@ class AnswersView(View):
     of = _Key[int]()  # questions in the set, asked or not
     correct = _Sum()
     no_answer = _Sum()
+    cut = _Sum(0)  # answers with less room than max_new_tokens, as the model's positions end
+    without_room = _Sum(0)  # of these, with none
     programs_failed_by_part = _Stats[dict[str, int]]("programs_failed", {})  # why -> programs
 
 
 class TextsView(View):
     """Texts that a target generated, with what their metrics are made of."""
 
+    cut = _Sum(0)  # as of answers
+    without_room = _Sum(0)
     bleu_counts_by_part = _Stats[list[int]]("bleu_counts")  # text_metrics.bleu_counts
     rouge_l_by_part = _Stats[float]("rouge_l")  # sums
     bert_score_by_part = _Stats[float | None]("bert_score")  # sums; None: not measured

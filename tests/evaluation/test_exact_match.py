@@ -8,14 +8,30 @@ from support.corpora import example, write_corpus
 from support.evaluation import CORPUS
 
 from s2l_ray.config import EvaluationConfig
-from s2l_ray.evaluation.exact_match import Answering, answer_sets
+from s2l_ray.evaluation.exact_match import Answering, answer_sets, told_room
 from s2l_ray.evaluation.judging import judge
+from s2l_ray.store import Manifest, Part
 
 
 def test_judging_on_ray_has_its_time_limit(local_ray):
     """Without one, the first would not end."""
     found, wanted = ["9^{9^{9^9}}", "1/2", "B", None, "4"], ["5", "0.5", "(B)", "3", "5"]
     assert ray.get(judge.remote(found, wanted)) == [False, True, True, False, False]
+
+
+def test_too_few_positions_are_told():
+    def told(*stats):
+        parts = [Part(f"{n}", f"{n}", 10, 1, "c", each) for n, each in enumerate(stats)]
+        return told_room(Manifest("f", "f", parts), "exam, of one")
+
+    assert told({}, {}) is None  # as of an earlier version
+    assert told({}, {"cut": 4, "without_room": 1}).startswith(
+        "evaluation: exam, of one: 4 of 20 prompts leave fewer tokens than evaluation.max_new"
+    )
+    assert told({"cut": 10, "without_room": 10}, {}).endswith("10 of them leave none, so their "
+        "answer is empty")  # fmt: skip
+    with pytest.raises(ValueError, match="exam, of one: each of 10 prompts takes all positions"):
+        told({"cut": 10, "without_room": 10})
 
 
 def test_sets_of_questions(local_ray, store, tmp_path):

@@ -1,11 +1,14 @@
 """Batches of greedy generation against transformers' generate() of each prompt alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from s2l_ray.evaluation.generation import _batches, generate
+from s2l_ray.evaluation import generation
+from s2l_ray.evaluation.generation import Generator, _batches, generate, room_of
 
 END, VOCABULARY, POSITIONS = 3, 40, 40
 SIZES = {"vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": END, "pad_token_id": None}
@@ -47,10 +50,24 @@ def test_the_tokens_are_those_of_each_prompt_alone(kind):
     model.generation_config = GenerationConfig(do_sample=True, repetition_penalty=5.0, min_length=9)
     found = generate(model, prompts, ends=ends, max_new_tokens=most, tokens_at_once=90)
     assert found == wanted
+    assert room_of(model, prompts, most) == [10] * 5 + [10, 9, 9, 1, 0, -5]
     counts = [len(ids) for ids in wanted]
     assert counts[-2:] == [0, 0] and max(counts) == most  # no room left; cut
     assert any(0 < count < most for count in counts[:7])  # ended by itself
     assert not any(token in ends for ids in wanted for token in ids)
+
+
+def test_prompts_that_leave_too_few_positions_are_counted(monkeypatch):
+    model, kept = model_of("llama"), SimpleNamespace(tokens_per_batch=None)
+    monkeypatch.setattr(generation, "prompts_of", lambda prompts, *_: prompts)
+    held = SimpleNamespace(load=lambda _: SimpleNamespace(model=model))
+    decoder = SimpleNamespace(batch_decode=lambda new, **_: [len(ids) for ids in new])
+    actor = SimpleNamespace(
+        held=held, config=kept, prompt=None, tokenizer=decoder, ends=[END], max_new_tokens=10
+    )
+    texts, stats = Generator.texts(actor, {"model": "m"}, [[5] * n for n in (3, 30, 31, 40, 45)])
+    assert stats == {"cut": 3, "without_room": 2} and texts[-2:] == [0, 0]
+    assert Generator.texts(actor, {"model": "m"}, [[5] * 30])[1] == {}
 
 
 def test_batches_hold_rows_of_one_room_and_all_rows_with_any():

@@ -122,6 +122,24 @@ def test_questions_that_the_corpus_asks_are_left_out_and_told(examples, store, t
         answer_sets(store, examples, config, CORPUS)
 
 
+def test_questions_that_are_shown_with_their_answer_are_left_out(examples, store, tmp_path):
+    rows = [{"question": f"q{n}", "answer": "1"} for n in range(38, 44)]
+    exam = lines_of(tmp_path / "exam.jsonl", rows)
+    shots = lines_of(tmp_path / "shots.jsonl", [rows[3], {"question": "new", "answer": "2"}])
+    config = EvaluationConfig(answers={"exam": exam}, few_shot=shots)
+    found = answer_sets(store, examples, config, CORPUS)["exam"]
+    assert turns_of(store, found) == [(f"q{n}", "1") for n in (40, 42, 43)]
+    assert found.info["note"].startswith(
+        "evaluation.answers: exam: left out 3 of 6 questions, because the corpus or "
+        "evaluation.few_shot has them too; "
+    )
+    # Only of rows that are shown.
+    lines_of(tmp_path / "shots.jsonl", [{"question": "new", "answer": "2"}, rows[3]])
+    fewer = config.model_copy(update={"few_shot_examples": 1})
+    found = answer_sets(store, examples, fewer, CORPUS)["exam"]
+    assert turns_of(store, found) == [(f"q{n}", "1") for n in (40, 41, 42, 43)]
+
+
 def test_an_example_leaks_whichever_turns_have_labels(local_ray, store, tmp_path):
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     ask, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

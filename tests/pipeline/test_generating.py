@@ -99,7 +99,7 @@ def test_targets_write_programs_and_texts(copy, start, tmp_path):
 
     def texts_of(unit, examples):
         asked.extend(each.turns[0]["text"] for each in examples)
-        return (wrote * len(examples))[: len(examples)]
+        return (wrote * len(examples))[: len(examples)], {}
 
     actor.texts = texts_of
     made, stats = actor({"questions": str(folder), "part": part, "rows": part.rows})
