@@ -22,11 +22,14 @@ from s2l_ray.evaluation.heldout import (
 )
 from s2l_ray.evaluation.judging import judge
 from s2l_ray.evaluation.leaks import notes
+from s2l_ray.evaluation.programs import PROGRAMS
 from s2l_ray.evaluation.sandbox import check_sandbox
-from s2l_ray.evaluation.texts import TextMetrics, text_scores, text_sets
+from s2l_ray.evaluation.texts import TEXTS, TextMetrics, text_scores, text_sets
 
 __all__ = [
+    "PROGRAMS",
     "RULE",
+    "TEXTS",
     "Answering",
     "Asking",
     "TextMetrics",

@@ -6,6 +6,8 @@ import re
 
 from s2l_ray.evaluation.sandbox import run_programs
 
+PROGRAMS = 1  # version of how programs are found and run: part of the fingerprint of their answers
+
 FENCE = re.compile(r"```(?:[Pp]ython)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 

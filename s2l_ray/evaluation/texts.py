@@ -14,6 +14,8 @@ from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import TextsView
 
+TEXTS = 1  # version of how texts are measured: part of the fingerprint of a stage of texts
+
 PACKAGES = ("sacrebleu", "rouge_score", "bert_score")  # of the extra `metrics`
 
 

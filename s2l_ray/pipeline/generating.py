@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import ray
 
 from s2l_ray import evaluation
-from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.config import ModelConfig, TrajectoriesConfig
 from s2l_ray.evaluation import Asking, TextMetrics
 from s2l_ray.evaluation.lm_eval import Results, lm_eval
 from s2l_ray.execution.nodes import resources_of
 from s2l_ray.execution.remote import get
-from s2l_ray.pipeline.identity import prompt_settings
+from s2l_ray.pipeline.identity import local_files, prompt_settings
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work
 from s2l_ray.store import Manifest
@@ -143,16 +143,13 @@ def _made(
             how=how,
         )
 
-    # A plain question leaves the fingerprint as it was before there were other ways.
-    put = () if how == Asking() else (how,)
-    rule = (evaluation.RULE,) if isinstance(how, Asking) else ()
     generation = (*scoring.precision, settings.max_new_tokens, settings.answers_at_most)
     stages = {
         (name, each): Stage(
             f"evaluations/{name}/{each}",
             make,
             inputs=(Stage.given(target), Stage.given(questions)),
-            settings=(tokenizer, prompt_settings(prompt), *generation, *rule, *put),
+            settings=(tokenizer, prompt_settings(prompt), *generation, *identity_of(how)),
             work=Work("scoring", scoring.workers, scoring.max_workers),
         )
         for name, target in targets.items()
@@ -163,6 +160,17 @@ def _made(
         if told := evaluation.told_room(found, f"{each}, of {name}"):
             logger.warning(told)
     return made
+
+
+def identity_of(how: Asking | TextMetrics) -> tuple[Any, ...]:
+    """Return what identifies how texts are made and measured, beside the target, the set and the
+    generation."""
+    if isinstance(how, TextMetrics):
+        files = [] if how.model is None else local_files(ModelConfig(name=how.model))
+        return (evaluation.TEXTS, how, *files)
+    if how == Asking():  # the fingerprint is as it was before there were other ways
+        return (evaluation.RULE,)
+    return (evaluation.RULE, how, *([evaluation.PROGRAMS] if how.runs_programs else []))
 
 
 def scoring_of_targets(run: Run) -> tuple[TrajectoriesConfig, str]:

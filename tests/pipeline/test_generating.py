@@ -11,13 +11,14 @@ from support.runs import MARK, corpus, rows_of, settings
 
 from s2l_ray import evaluation
 from s2l_ray.analysis.measures import metrics_of, value_of
-from s2l_ray.config import EvaluationConfig, TrajectoriesConfig, WorkersConfig
+from s2l_ray.config import EvaluationConfig, TrajectoriesConfig, WorkersConfig, fingerprint
 from s2l_ray.evaluation.asking import Asking
 from s2l_ray.evaluation.generation import Answerer
+from s2l_ray.evaluation.texts import TextMetrics
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline import targets
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
-from s2l_ray.pipeline.generating import check_generation
+from s2l_ray.pipeline.generating import check_generation, identity_of
 
 
 def lines(path, rows):
@@ -43,6 +44,30 @@ def test_the_sandbox_is_checked_where_programs_run(local_ray, store, monkeypatch
         check_generation(SimpleNamespace(store=store, config=config))
     pid, _, resources = str(raised.value).partition(" ")
     assert int(pid) != os.getpid() and resources == "{'CPU': 2.0}"
+
+
+def test_a_stage_is_identified_by_all_that_its_measures_come_from(tmp_path, monkeypatch):
+    """The files of BERTScore's model, and the versions of the code: not of other stages."""
+    (tmp_path / "config.json").write_text("{}")
+    ways = [
+        Asking(), Asking("chain"), Asking("program"), TextMetrics(), TextMetrics(str(tmp_path), 3)
+    ]  # fmt: skip
+
+    def found():
+        return [fingerprint(*identity_of(how)) for how in ways]
+
+    def changed(before):
+        return [mine != theirs for mine, theirs in zip(before, found(), strict=True)]
+
+    before = found()
+    assert len(set(before)) == 5 and identity_of(Asking()) == (evaluation.RULE,)
+    (tmp_path / "config.json").write_text('{"changed": true}')
+    assert changed(before) == [False, False, False, False, True]
+    before = found()
+    monkeypatch.setattr(evaluation, "PROGRAMS", evaluation.PROGRAMS + 1)
+    assert changed(before) == [False, False, True, False, False]
+    monkeypatch.setattr(evaluation, "TEXTS", evaluation.TEXTS + 1)
+    assert changed(before) == [False, False, True, True, True]
 
 
 @pytest.mark.slow
