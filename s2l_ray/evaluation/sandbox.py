@@ -5,7 +5,7 @@ A program is a stranger's code. It runs in a process of its own with
 - no network: a new network namespace, in which nothing is up;
 - no files but the Python library and the packages that it may import, read-only;
 - no other processes: a new PID and a new IPC namespace, and it can start none;
-- no privileges: no capability, and the user nobody if the caller is root;
+- no privileges: no capability, and the user nobody if root made the namespaces;
 - no system calls that the above does not hold for, such as shmget: a seccomp filter;
 - limits on CPU time, elapsed time, memory and output;
 - an empty environment, and none of the caller's open files.

@@ -160,14 +160,15 @@ def sandboxed(caller):
         time.sleep(0.1)
         found = [each for each in psutil.Process(caller).children(recursive=True) if inside(each)]
         if len(found) == 3:
-            return sorted(found, key=lambda each: each.create_time())
+            return found  # each is the parent of the next
     raise TimeoutError("no program has started")
 
 
 def inside(process):
     try:
-        return any("sandboxed.py" in word for word in process.cmdline()[:6])
-    except psutil.Error:
+        words = process.cmdline()
+        return words[0] == sys.executable and words[-1] == str(sandbox.INSIDE)
+    except (psutil.Error, IndexError):  # it has ended
         return False
 
 
