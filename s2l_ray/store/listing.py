@@ -13,11 +13,11 @@ from s2l_ray.store.store import Store
 # Files that no manifest lists, and why. Their damage changes no result.
 UNLISTED = {
     r"(.+/)?manifest\.json": "has a checksum of its own",
-    r"proxy/[0-9a-f]{16}/dropped\.json": "has a checksum of its own; says what was removed later",
+    r"(fold-\d/)?proxy/[0-9a-f]{16}/dropped\.json": "has a checksum of its own; what was removed",
     r"run\.json": "has a checksum of its own: it is written after each stage",
     r"lease/(\d{8}\.json|\.lock)": "the owner rewrites it every few seconds; a lock is empty",
     r"report/(comparison|baselines)\.json": "each record has a checksum of its own",
-    r"report/(diagnostics|pilot)\.json": "written for other programs; no stage reads it",
+    r"report/(diagnostics|pilot|verdicts|lm-eval)\.json": "for other programs; no stage reads it",
     r"report/(index|comparison|diagnostics)\.html": "a page; each command writes it again",
     r"report/config\.yaml": "the settings for a reader to copy; each command writes them again",
     r"pilot\.(yaml|json)": "the choice of a pilot, checked against its settings when it goes on",

@@ -200,7 +200,8 @@ def test_compare_trains_each_arm_once_and_goes_on(finished, copy, start, said):
         of = {row["method"]: row for row in group["rows"]}
         assert of["s2l"]["verdict"] == "no verdict" and of["untuned"]["verdict"] == "reference"
         assert of["s2l"]["of_examples"] is not None and of["s2l"]["equal_margin"] > 0
-        assert of["s2l"]["worth"]["least"] == 0.5 and group["headroom"]["measured"]
+        assert of["s2l"]["worth"]["least"] == 0.5
+        assert not group["headroom"]["measured"]  # two seeds; it takes three
         assert "loss" in [each["key"] for each in group["exploratory"]]
     controls = told["groups"][0]["controls"]
     assert any(each.startswith("s2l − random_shares of s2l") for each in controls)
