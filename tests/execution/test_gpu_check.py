@@ -49,6 +49,7 @@ def test_a_small_disk_and_no_answer_are_doubts():
     assert "20 GB are free in /tmp, but models and resume points may take 95 GB" in disk
 
 
+@pytest.mark.slow
 def test_the_probe_measures_this_machine():
     """The same code as on a GPU: a product, and a sum over two processes."""
     facts = gpu_check.run("cpu", 2, seconds=300)

@@ -104,6 +104,7 @@ def test_actors_stay_when_there_is_nothing_to_do(local_ray, store, tmp_path, cap
     assert "[x] 3 of 3 parts" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_more_actors_than_there_is_work_for_or_than_are_allowed(local_ray, store, tmp_path):
     with lasting_actors(store, tmp_path, num_workers=1, max_workers=2) as actors:
         actors.add([stage("a", "b", "c", seconds=1)])
@@ -206,6 +207,7 @@ def test_gpu_memory_that_runs_out_is_no_failing_gpu(local_ray, store, tmp_path):
     assert begun(tmp_path, "a") == 1
 
 
+@pytest.mark.slow
 def test_the_pool_makes_all_parts_with_as_many_actors_as_there_is_room_for(
     local_ray, store, tmp_path
 ):

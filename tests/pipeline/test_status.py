@@ -200,6 +200,7 @@ def test_a_dead_run_says_when_it_was_last_alive_and_what_it_left(owner, monkeypa
     assert "1 of 5 parts" in text and "left" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["local"], indirect=True)
 def test_a_sign_of_life_in_the_future_is_told(owner):
     store, state = owner
