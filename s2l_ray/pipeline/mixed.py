@@ -15,7 +15,7 @@ from s2l_ray.pipeline.subset import choose_subset
 from s2l_ray.selection.kinds import Cluster, Cover, Draw, Selector
 from s2l_ray.selection.quotas import even
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.selection.shares import in_shares
+from s2l_ray.selection.shares import take_shares
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import SelectionView
 
@@ -85,7 +85,7 @@ def subset_in_shares(view: Run, selector: SelectorName, like: SelectorName, coun
     stage_of = view.plan
 
     def make(run: Run, **where: Any) -> Manifest:
-        return in_shares(
+        return take_shares(
             run.store,
             whole.manifest,
             wanted,

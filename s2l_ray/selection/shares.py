@@ -15,7 +15,7 @@ from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.views import CorpusView, SelectionView
 
 
-def in_shares(
+def take_shares(
     store: Store,
     whole: Manifest,
     wanted: Mapping[str, int],

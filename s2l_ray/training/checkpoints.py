@@ -72,7 +72,7 @@ def need_checkpoints(store: Store, training: Manifest, steps: Iterable[int]) -> 
     needed = sorted(gone & {checkpoint_name(step) for step in steps})
     if needed:
         store.guard()
-        store.remove(training.folder, "resume")  # it tells of a finished training
+        store.remove(training.folder, "resume")  # it belongs to a finished training
         store.remove(training.folder, DROPPED)
         raise Damaged(
             f"{store.address(training.folder, needed[0])}: it was removed after it was scored "

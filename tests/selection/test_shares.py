@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from support.corpora import example, write_corpus
 
-from s2l_ray.selection.shares import in_shares
+from s2l_ray.selection.shares import take_shares
 from s2l_ray.store.schemas import SUBSET
 from s2l_ray.store.views import SelectionView
 
@@ -43,7 +43,7 @@ def test_the_first_of_each_source_are_taken_in_rank_order(local_ray, store):
         )
         for part in corpus.parts
     ]  # fmt: skip
-    found = in_shares(
+    found = take_shares(
         store, whole, {"a": 4, "b": 1, "c": 1}, like="random", corpus=corpus,
         tokens=store.commit("tokens/t", "t", tokens, {}), folder="selections/s", fingerprint="s",
     )  # fmt: skip
