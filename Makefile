@@ -48,7 +48,7 @@ demo: $(INSTALLED)  ## the whole pipeline on a made-up corpus, on this machine (
 	$(BIN)/python jobs/pipeline.py configs/demo.yaml run_dir=$(RUN_DIR)
 
 test: $(INSTALLED)  ## the quick tests
-	$(BIN)/python -m pytest tests -m "not slow and not faults"
+	$(BIN)/python -m pytest tests -m "not slow and not faults" -n 2 --dist loadfile
 
 test-all: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest tests

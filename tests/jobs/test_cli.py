@@ -26,8 +26,9 @@ RUNS = [name for name, each in COMMANDS.items() if each.takes in ("run", "evalua
 
 
 @pytest.fixture
-def s2l_ray(capsys):
-    """Call the command: its exit status, stdout and stderr."""
+def s2l_ray(capsys, monkeypatch):
+    """Call the command as `python -m s2l_ray.cli`: its exit status, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", [cli.__file__])
 
     def call(*arguments):
         status = 0

@@ -133,8 +133,10 @@ def test_stages_made_at_once_have_their_own_progress(owner):
     state.expected("f", [Item("targets", pattern="targets/[^/]+", count=2)])
 
     def train(name, total):
-        with events.making([f"targets/{name}/f"]):
-            progress = Progress(name, total=total, unit="steps").__enter__()
+        with (
+            events.making([f"targets/{name}/f"]),
+            Progress(name, total=total, unit="steps") as progress,
+        ):
             here.wait()
             state.told = -100.0
             progress.set(1)

@@ -18,8 +18,13 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 def environment(**more):
-    """This process's, without what would lead a command to another Ray."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """This process's, without what would lead a command to another Ray or to another width than
+    its terminal's."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RAY_") and name not in ("COLUMNS", "LINES")
+    }
     return kept | DRIVER_ENVIRONMENT | more
 
 
