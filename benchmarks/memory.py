@@ -2,9 +2,14 @@
 
     python benchmarks/memory.py
 
-Each case starts its workers as plain processes (gloo), which build the model, make the engine and
-train two steps, the last of whose micro-batches has full length. `measured` is the largest resident
-size of a worker, `estimate` that of s2l_ray.models.memory. Both in GB.
+Each case starts its workers as plain processes (gloo), which load the model from a folder, make the
+engine and train two steps, the last of whose micro-batches has full length. In GB:
+
+- `estimate`: of a worker, by s2l_ray.models.memory
+- `measured`: the largest resident size of a worker. Pages of the model's file count, which the
+  workers of a node share.
+- `loaded, all`: after loading, the largest sizes of all workers together
+- `trained, all`: after the steps, the same
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import multiprocessing
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,6 +29,11 @@ from benchmarks import machine
 from s2l_ray.config import TrainingConfig
 
 SHAPES = {
+    "llama 1.1B": {
+        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 22,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "intermediate_size": 5632,
+        "max_position_embeddings": 2048, "vocab_size": 32000,
+    },
     "llama 300M": {
         "model_type": "llama", "hidden_size": 1024, "num_hidden_layers": 18,
         "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 2816,
@@ -51,19 +62,22 @@ CASES: list[dict[str, Any]] = [
     {"num_workers": 2, "zero_stage": 3, "dtype": "bfloat16", "gradient_checkpointing": True},
     {"num_workers": 2, "zero_stage": 2},
     {"num_workers": 2, "zero_stage": 3},
+    {"num_workers": 2, "zero_stage": 3, "dtype": "bfloat16", "lora": {"r": 8}},
+    {"num_workers": 2, "zero_stage": 3, "dtype": "bfloat16", "lora": {"r": 8}, "live": 1e8},
+    {"num_workers": 2, "dtype": "bfloat16", "lora": {"r": 8}},
 ]
 
 
-def settings(shape: dict[str, Any], case: dict[str, Any]) -> TrainingConfig:
+def settings(folder: str, case: dict[str, Any]) -> TrainingConfig:
+    """Return a case's settings. live: weights that ZeRO-3 may keep gathered."""
     workers = case.get("num_workers", 1)
-    training = {k: v for k, v in case.items() if k not in ("num_workers", "dtype")}
+    training = {k: v for k, v in case.items() if k not in ("num_workers", "dtype", "live")}
+    if "live" in case:
+        limits = ("stage3_max_live_parameters", "stage3_max_reuse_distance")
+        training["deepspeed"] = {"zero_optimization": dict.fromkeys(limits, case["live"])}
     return TrainingConfig.model_validate(
         {
-            "model": {
-                "architecture": shape,
-                "tokenizer_vocab": shape["vocab_size"],
-                "dtype": case.get("dtype", "float32"),
-            },
+            "model": {"name": folder, "dtype": case.get("dtype", "float32")},
             "global_batch_size": 8 * workers,
             "micro_batch_size": 4,
             "workers": {"num_workers": workers},
@@ -72,34 +86,41 @@ def settings(shape: dict[str, Any], case: dict[str, Any]) -> TrainingConfig:
     )
 
 
+def make_model(shape: dict[str, Any], dtype: str, folder: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**shape)
+    AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
+
+
 def worker(rank: int, config: TrainingConfig, length: int, port: int, said: Any) -> None:
     import torch
     import torch.distributed as dist
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from s2l_ray.execution.machine import peak_memory
+    from s2l_ray.models.adapters import model_with_adapters
+    from s2l_ray.models.loading import initial_model
     from s2l_ray.models.loss import LabelLoss
-    from s2l_ray.training.engines import make_engine
+    from s2l_ray.training.engines import make_engine, placing_of
 
-    world = config.workers.num_workers
+    world, cpu = config.workers.num_workers, torch.device("cpu")
     torch.set_num_threads(max(1, 2 // world))
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     if world > 1 or config.zero_stage is not None:
         dist.init_process_group("gloo")
-    fields = dict(config.model.architecture or {})
-    shape = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
-    model = model.to_empty(device="cpu")
-    with torch.no_grad():
-        for weights in [*model.parameters(), *model.buffers()]:
-            weights.fill_(0.01)
+    placing = placing_of(config, cpu, world)
+    if config.lora is not None:
+        model = model_with_adapters(config, config.model, seed=0, sharding=placing.sharding)
+    else:
+        model = initial_model(config.model, None, seed=0, placing=placing)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    loaded = peak_memory()
     loss = LabelLoss(model)
-    engine = make_engine(loss, config, torch.device("cpu"), world)
-    ids_BL = torch.randint(0, shape.vocab_size, (config.micro_batch_size, length))
+    engine = make_engine(loss, config, cpu, world)
+    ids_BL = torch.randint(0, model.config.vocab_size, (config.micro_batch_size, length))
     mask_BL = torch.ones_like(ids_BL, dtype=torch.bool)
     accumulation = config.global_batch_size // world // config.micro_batch_size
     for step in range(2):  # the first creates the optimizer's state
@@ -109,10 +130,11 @@ def worker(rank: int, config: TrainingConfig, length: int, port: int, said: Any)
                 losses_M = engine.forward(ids_BL[:, :tokens], mask_BL[:, :tokens])
                 engine.backward(losses_M.sum() * 1e-6)
         engine.step(1e-5)
-    said.put(peak_memory())
+    said.put((loaded, peak_memory()))
 
 
-def measured(config: TrainingConfig, length: int, port: int) -> float:
+def measured(config: TrainingConfig, length: int, port: int) -> list[tuple[float, float]]:
+    """Return each worker's peak after loading and after training."""
     context = multiprocessing.get_context("spawn")
     said = context.Queue()
     ranks = [
@@ -121,10 +143,10 @@ def measured(config: TrainingConfig, length: int, port: int) -> float:
     ]
     for rank in ranks:
         rank.start()
-    peak = max(said.get(timeout=600) for _ in ranks)
+    peaks = [said.get(timeout=600) for _ in ranks]
     for rank in ranks:
         rank.join()
-    return peak
+    return peaks
 
 
 def main() -> None:
@@ -139,19 +161,29 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ |= WORKER_ENVIRONMENT
     rows = []
-    for number in arguments.cases if arguments.cases is not None else range(len(CASES)):
-        config = settings(SHAPES[arguments.shape], CASES[number])
-        estimate = training_memory(config, config_of(config.model), arguments.length)
-        found = measured(config, arguments.length, 29600 + number)
-        rows.append(
-            {
-                "settings": ", ".join(f"{k}: {v}" for k, v in CASES[number].items()) or "defaults",
-                "estimate": estimate.on_host / 1e9,
-                "measured": found / 1e9,
-                "ratio": estimate.on_host / found,
-            }
-        )
-        print(rows[-1], {k: round(v / 1e9, 2) for k, v in estimate.host.items()}, flush=True)
+    with TemporaryDirectory() as models:
+        for number in arguments.cases if arguments.cases is not None else range(len(CASES)):
+            case, folder = CASES[number], f"{models}/{CASES[number].get('dtype', 'float32')}"
+            if not Path(folder).exists():
+                making = (SHAPES[arguments.shape], case.get("dtype", "float32"), folder)
+                maker = multiprocessing.get_context("spawn").Process(target=make_model, args=making)
+                maker.start()
+                maker.join()
+            config = settings(folder, case)
+            estimate = training_memory(config, config_of(config.model), arguments.length)
+            peaks = measured(config, arguments.length, 29600 + number)
+            largest = max(trained for _, trained in peaks)
+            rows.append(
+                {
+                    "settings": ", ".join(f"{k}: {v}" for k, v in case.items()) or "defaults",
+                    "estimate": estimate.on_host / 1e9,
+                    "measured": largest / 1e9,
+                    "ratio": estimate.on_host / largest,
+                    "loaded, all": sum(loaded for loaded, _ in peaks) / 1e9,
+                    "trained, all": sum(trained for _, trained in peaks) / 1e9,
+                }
+            )
+            print(rows[-1], {k: round(v / 1e9, 2) for k, v in estimate.host.items()}, flush=True)
     print(machine.table(rows, list(rows[0])))
     if arguments.json:
         about = machine.describe()
