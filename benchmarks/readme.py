@@ -35,7 +35,7 @@ TITLES = {  # of the tables, in their order
     "laws": "What selectors choose from the trajectories of math problems",
     "corpus": "Reading and tokenizing, 28,930 rows",
     "corpus-1M": "Reading, 1,000,000 rows",
-    "corpus-tokens": "Tokenizing, 200,000 rows",
+    "corpus-tokens": "Tokenizing, 1,000,000 rows",
     "scoring": "Scoring, fp32",
     "scoring-bf16": "Scoring, fp32 and bf16",
     "trajectory": "Scoring stage, twelve checkpoints",
