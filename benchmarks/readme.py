@@ -50,6 +50,7 @@ TITLES = {  # of the tables, in their order
     "selection": "Selection by coverage",
     "plan-demo": "Plan beside run: the demo",
     "plan-pool": "Plan beside run: math problems, half an epoch and three checkpoints",
+    "plan-large": "Plan beside run: 250,000 rows, training and scoring extrapolated from a tenth",
     "gpu": "Checks on one GPU",  # no result yet: it needs a GPU
 }
 
