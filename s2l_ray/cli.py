@@ -216,6 +216,7 @@ def _run_to_the_end(arguments: argparse.Namespace) -> None:
                 targets=command.needs_target,
                 heldout=command.needs_heldout,
                 diagnosis=command.name == "diagnose",
+                afresh=command.name == "refit",
             )
         command.work(*given)
         _disconnect(arguments)  # takes seconds, so before the last lines

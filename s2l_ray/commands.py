@@ -98,18 +98,48 @@ def select(config: RunConfig) -> None:
     Prints:   the folders of the selection and its exports, the path of the report
     Example:  %(prog)s my.yaml selection.budget=0.05
     """
-    from s2l_ray.pipeline import subset as pipeline
     from s2l_ray.pipeline.run import Run
-    from s2l_ray.report import gather
-
-    def selected(run: Run) -> str:
-        selection = pipeline.select(None, config, run=run)
-        logger.info("writing the report")
-        page = gather.write(run, selection)
-        return "\n".join([*_folders(selection), f"report: {page}"])
 
     with Run.start(config, "select") as run:
-        _print(run, run.finish(selected))
+        _print(run, run.finish(_selected))
+
+
+def _selected(run: Run) -> str:
+    from s2l_ray.pipeline import subset as pipeline
+    from s2l_ray.report import gather
+
+    selection = pipeline.select(None, run.config, run=run)
+    logger.info("writing the report")
+    page = gather.write(run, selection)
+    return "\n".join([*_folders(selection), f"report: {page}"])
+
+
+@command("refit", then=("pipeline", "finetune", "diagnose"))
+def refit(config: RunConfig) -> None:
+    """Train the proxy again on all files of a corpus that grows, and select.
+
+    All files that are there now become the first generation. What was made of
+    earlier ones stays until `gc` removes it. Needs corpus.grow.
+
+    Reads:    corpus.path
+    Writes:   refit.json and what `select` writes, in run_dir
+    Prints:   as `select`
+    Example:  %(prog)s my.yaml
+    """
+    from s2l_ray.formatting import plural
+    from s2l_ray.pipeline.growth import begin_again
+    from s2l_ray.pipeline.run import Run
+
+    if not config.corpus.grow:
+        raise ValueError(
+            "corpus.grow: found false; without it every run reads all files and trains the proxy "
+            "on them: use `select`"
+        )
+
+    with Run.start(config, "refit") as run:
+        count = begin_again(run.store, config.corpus)
+        logger.info(f"corpus: the first generation has {plural(count, 'file')}")
+        _print(run, run.finish(_selected))
 
 
 def _print(run: Run, text: str) -> None:

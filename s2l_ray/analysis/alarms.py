@@ -6,7 +6,7 @@ T checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ TRUNCATED = 0.10  # share of the examples, above which it is alarming
 LABELS = 0.05  # share of the tokens, below which it is alarming
 LEARNED = 0.02  # fall of the median loss, as a share of it, below which it is alarming
 LARGEST = 0.5  # share of the examples in one cluster, above which it is alarming
+FAR, FEW = 0.05, 10  # share of new examples far from the old, above which it is alarming; at least
 LENGTHS = 1.5  # ratio of mean lengths, above which it is alarming
 
 
@@ -136,6 +137,35 @@ def of_clusters(clusters: ClustersView) -> Iterator[Alarm]:
             "chosen. Look at the clusters in the report; try another clusters.n_clusters, or "
             "selection.selector=loss_strata, whose groups are equally large.",
         )
+
+
+def of_drift(clusters: ClustersView, first_T: Sequence[float]) -> Iterator[Alarm]:
+    """first_T: the mean losses of the first generation."""
+    for number, each in enumerate(clusters.drift, 1):
+        sources = [
+            f"{share(far, count)} of {source}"
+            for source, (far, count) in sorted(each["by_source"].items(), key=_most)
+            if far > max(FAR * count, FEW)
+        ]
+        if each["far"] > max(FAR * each["examples"], FEW) or sources:
+            of = f" ({', '.join(sources[:3])})" if sources else ""
+            old, new = (
+                [measured(losses[n]) for n in (0, -1)] for losses in (first_T, each["mean_losses"])
+            )
+            yield Alarm(
+                "drift",
+                f"{share(each['far'], each['examples'])} of generation {number} lie "
+                f"further from their cluster's center than 99% of the first generation{of}; their "
+                f"mean loss goes from {new[0]} to {new[1]}, that of the first from {old[0]} to "
+                f"{old[1]}",
+                "The proxy has not seen their like, so their clusters say little. Train it again "
+                "on all examples with `s2l-ray refit`.",
+            )
+
+
+def _most(item: tuple[str, list[int]]) -> float:
+    far, count = item[1]
+    return -far / count
 
 
 def of_selection(selection: SelectionView, tokens: TokensView) -> Iterator[Alarm]:

@@ -21,7 +21,7 @@ from s2l_ray.selection.cut import keys
 from s2l_ray.selection.kinds import Cover, Rank
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.views import GroupsView, SelectionView
+from s2l_ray.store.views import CorpusView, GroupsView, SelectionView
 
 
 class Last(NamedTuple):
@@ -58,15 +58,15 @@ class Properties(NamedTuple):
     sources: list[str]
 
 
-def chances(store: Store, selection: Manifest, groups: Manifest, num_parts: int) -> Chances:
+def chances(store: Store, selection: Manifest, groups: Manifest, corpus: CorpusView) -> Chances:
     """Return how to get the probabilities of a finished selection.
 
-    groups: what it draws from (pipeline.plan.Plan.groups). num_parts: of the corpus.
+    groups: what it draws from (pipeline.plan.Plan.groups).
     """
     view, selector = SelectionView(selection), selector_named(SelectionView(selection).selector)
     parts = {part.unit.rpartition("/")[2]: part for part in groups.parts}
     if isinstance(selector, Rank | Cover):
-        last = _last(store, selection, groups, num_parts)
+        last = _last(store, selection, groups, corpus)
         return Chances(groups.folder, parts, None, np.ones(1), last)
     sources = GroupsView(groups).sources
     if view.by_cluster is not None:
@@ -153,16 +153,19 @@ def _up_to(last: Last, score: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return (score < last.score) | tied | (same & (ids <= last.example_id))
 
 
-def _last(store: Store, selection: Manifest, groups: Manifest, num_parts: int) -> Last:
+def _last(store: Store, selection: Manifest, groups: Manifest, corpus: CorpusView) -> Last:
     """Find the last chosen example: subsets are in rank order, parts are ranges of ids."""
     ids = store.read_part(selection.folder, selection.parts[-1], ["example_id"])["example_id"]
     last, seed = ids[-1].as_py(), SelectionView(selection).seed
-    unit = f"part-{(last * num_parts) >> 63:05d}"
-    [part] = [each for each in groups.parts if each.unit.rpartition("/")[2] == unit]
-    table = store.read_part(groups.folder, part, ["example_id", "score"])
-    at = pc.index(table["example_id"], last).as_py()
     key = int(keys(np.array([last]), seed)[0])
-    return Last(table["score"][at].as_py(), key, last, seed)
+    for part in groups.parts:
+        first, end = corpus.ids_of(part.unit)
+        if first <= last < end:  # one part; of a corpus that grew, one per generation
+            table = store.read_part(groups.folder, part, ["example_id", "score"])
+            at = pc.index(table["example_id"], last).as_py()
+            if at >= 0:
+                return Last(table["score"][at].as_py(), key, last, seed)
+    raise ValueError(f"{groups.folder}: has no example {last}, which was chosen")
 
 
 def _sizes(part: Part, store: Store, folder: str, column: str, count: int) -> np.ndarray:

@@ -19,13 +19,20 @@ from s2l_ray.errors import Damaged, TooFew
 from s2l_ray.execution.parts import StageParts, make_parts, units_of
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import plain_errors
-from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
-from s2l_ray.store import Manifest, Store, schemas
+from s2l_ray.scoring.trajectories import (
+    losses_array,
+    mean_losses,
+    sample_trajectories,
+    sampled,
+)
+from s2l_ray.store import Manifest, Part, Store, schemas
 from s2l_ray.store.checksums import checksum_of
 from s2l_ray.store.views import ClustersView
 
 if TYPE_CHECKING:
     from s2l_ray.clustering.kmeans import KMeans
+
+FAR = 0.99  # quantile of the distances to the centers beyond which an example counts as far
 
 State = tuple[int, int, float, np.ndarray]  # of k-means, see KMeans.fit
 
@@ -89,7 +96,7 @@ def cluster(
     checksum = kept.checksum
     units = units_of(trajectories, made_of=checksum)
     labels = StageParts(f"{folder}/labels", fingerprint, units, {})
-    args = store, trajectories.folder, centers, checksum
+    args = store, trajectories.folder, centers, checksum, None
     made = make_parts(store, [labels], _Label, args, label="cluster", suffix="parquet")
     found = made[labels.folder]
     sizes = np.sum([part.stats["sizes"] for part in found], axis=0)
@@ -98,6 +105,64 @@ def cluster(
     manifest = store.commit(folder, fingerprint, parts, info, [kept])
     store.remove(folder, "resume")
     return manifest
+
+
+def label(
+    store: Store, clusters: Manifest, generations: list[Manifest], *, folder: str, fingerprint: str
+) -> Manifest:
+    """Extend clusters by the trajectories of later generations, each at its nearest center.
+
+    clusters: of the first generation. Info as of `cluster`, and drift (ClustersView). ValueError if
+    clusters are of sources, and a generation has another source.
+    """
+    view = ClustersView(clusters)
+    centers_KT = read_centers(store, clusters)
+    if view.sources[0] is None:
+        centers: list[tuple[str | None, np.ndarray]] = [(None, centers_KT)]
+    else:
+        sources = np.array(view.sources)
+        centers = [(name, centers_KT[sources == name]) for name in dict.fromkeys(view.sources)]
+    distances = [
+        store.read_part(clusters.folder, part, ["distance"])["distance"].to_numpy()
+        for part in sampled(clusters.parts)
+    ]
+    far = float(np.quantile(np.concatenate(distances), FAR))
+    kept = store.write_beside(_centers_file(centers), folder, "centers.arrow")
+    units = [
+        {"unit": f"{part.unit}.g{number:03d}", "made_of": kept.checksum}
+        | {"part": replace(part, folder=each.folder)}
+        for number, each in enumerate(generations, 1)
+        for part in each.parts
+    ]
+    labels = StageParts(f"{folder}/labels", fingerprint, units, {})
+    args = store, folder, centers, kept.checksum, far
+    made = make_parts(store, [labels], _Label, args, label="assign", suffix="parquet")
+    found = made[labels.folder]
+    sizes = np.sum([view.sizes, *(part.stats["sizes"] for part in found)], axis=0)
+    parts = [replace(part, folder=part.folder or clusters.folder) for part in clusters.parts]
+    parts += [replace(part, file=f"labels/{part.file}") for part in found]
+    drift = [
+        _drift(store, each, [part for part in found if part.unit.endswith(f".g{number:03d}")])
+        for number, each in enumerate(generations, 1)
+    ]
+    info = clusters.info | {"sizes": sizes.tolist(), "centers": kept.checksum, "drift": drift}
+    return store.commit(folder, fingerprint, parts, info, [kept])
+
+
+def _drift(store: Store, trajectories: Manifest, labels: list[Part]) -> dict[str, Any]:
+    """Say how far a generation lies from the first."""
+    beyond: dict[str, list[int]] = {}
+    for part in labels:
+        for source, counts in part.stats["far"].items():
+            had = beyond.setdefault(source, [0, 0])
+            beyond[source] = [had[0] + counts[0], had[1] + counts[1]]
+    means_T = mean_losses(store, trajectories) if trajectories.rows else np.empty(0)
+    return {
+        "examples": trajectories.rows,
+        "far": sum(far for far, _ in beyond.values()),
+        "by_source": dict(sorted(beyond.items())),
+        "mean_losses": means_T.tolist(),
+    }
 
 
 class _Resume:
@@ -150,10 +215,17 @@ def read_centers(store: Store, clusters: Manifest) -> np.ndarray:
 
 class _Label:
     def __init__(
-        self, store: Store, folder: str, centers: list[tuple[str | None, np.ndarray]], made_of: str
+        self,
+        store: Store,
+        folder: str,
+        centers: list[tuple[str | None, np.ndarray]],
+        made_of: str,
+        far: float | None,
     ) -> None:
-        """made_of: checksum of the centers, so that labels of other centers are not kept."""
+        """made_of: checksum of the centers, so that labels of other centers are not kept. far: a
+        distance; the examples beyond it are counted by source."""
         self.store, self.folder, self.centers, self.made_of = store, folder, centers, made_of
+        self.far = far
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         table = self.store.read_part(self.folder, unit["part"])
@@ -167,11 +239,21 @@ class _Label:
             own, squared = assign(losses_NT[rows], centers_KT)
             labels[rows], distances[rows] = own + offset, np.sqrt(squared)
             offset += len(centers_KT)
-        assert (labels >= 0).all(), "a source has no centers"
+        if (labels < 0).any():
+            raise ValueError(
+                f"the source {sources[labels < 0][0]!r} is not in the first generation, whose "
+                "sources have the clusters: train the proxy on all examples with `s2l-ray refit`"
+            )
         columns = [table["example_id"], labels, distances.astype(np.float32)]
         out = pa.table(columns, schema=schemas.CLUSTERS)
         sizes = np.bincount(labels, minlength=offset).tolist()
-        return out, {"sizes": sizes, "made_of": self.made_of}
+        stats = {"sizes": sizes, "made_of": self.made_of}
+        if self.far is not None:
+            names, codes = np.unique(sources.astype(str), return_inverse=True)
+            beyond = np.bincount(codes, distances > self.far, len(names)).astype(int)
+            counts = np.stack([beyond, np.bincount(codes, minlength=len(names))], axis=1)
+            stats["far"] = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return out, stats
 
 
 def _diagnose(

@@ -17,7 +17,7 @@ from s2l_ray.config.values import ImportName, Location, Share
 class CorpusConfig(Section):
     """Where the examples come from and how a row becomes an example."""
 
-    newer: ClassVar = ("roles", "ignore_keys", "max_row_bytes", "share")
+    newer: ClassVar = ("roles", "ignore_keys", "max_row_bytes", "share", "grow")
 
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="Where the examples are: a file, folder or glob (local or `s3://`), a list of "
@@ -99,6 +99,13 @@ class CorpusConfig(Section):
         0.0,
         description="Share of the examples, from 0 to below 1, that is set aside for evaluation "
         "before the proxy sees the corpus.",
+    )
+    grow: bool = Field(
+        False,
+        description="When files are added at `path`, read, tokenize and score these alone, at the "
+        "proxy's kept checkpoints, give them to the clusters that exist, and select from all. "
+        "Files that were read before must stay as they are. `s2l-ray refit` trains the proxy on "
+        "all examples again.",
     )
     num_parts: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         None,

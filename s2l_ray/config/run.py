@@ -139,6 +139,22 @@ class RunConfig(Section):
                 "compare.full: epochs would train as long as a subset does, because "
                 "target.max_steps fixes the steps of both: leave out one of the two"
             )
+        if self.corpus.grow and self.losses is not None:
+            raise ValueError(
+                "corpus.grow: found true with losses.path; new examples are scored by the proxy: "
+                "leave out one of the two"
+            )
+        if self.corpus.grow and self.proxy.keep_checkpoints is not None:
+            raise ValueError(
+                "corpus.grow: found true with proxy.keep_checkpoints: "
+                f"{self.proxy.keep_checkpoints}; new examples are scored at every checkpoint: "
+                "leave out one of the two"
+            )
+        if self.corpus.grow and self.corpus.duplicates != "drop":
+            raise ValueError(
+                "corpus.grow: found true with corpus.duplicates: number; rows that repeat older "
+                "ones are dropped: set corpus.duplicates: drop"
+            )
         if self.losses is not None and self.proxy.checkpoints is not None:
             raise ValueError("set losses or proxy.checkpoints, not both")
         if self.target and self.target.checkpoints is not None:

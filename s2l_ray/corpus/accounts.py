@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,24 @@ def info_of(accounts: Accounts, files: Sequence[str]) -> dict[str, Any]:
         ],
         "files_without_rows": blank[:LISTED],
     }
+
+
+def added(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a manifest says of several corpora together."""
+    found = dict(infos[0])
+    counts = ("rows_read", "examples", "heldout", "duplicates", "rejected")
+    found |= {name: sum(info[name] for info in infos) for name in counts}
+    for name in ("by_source", "heldout_by_source"):
+        found[name] = dict(sorted(sum((Counter(info[name]) for info in infos), Counter()).items()))
+    for name in ("files", "rejected_by_file", "unusable_files", "files_without_rows"):
+        found[name] = [each for info in infos for each in info[name]]
+    found["rejected_by_file"].sort(key=lambda each: (-each[2], each[0]))
+    reasons: dict[str, list[Any]] = {}
+    for name, count, place in (each for info in infos for each in info["rejected_reasons"]):
+        had = reasons.setdefault(name, [name, 0, place])
+        had[1] += count
+    found["rejected_reasons"] = sorted(reasons.values(), key=lambda each: (-each[1], each[0]))
+    return found | {"passed_over": infos[-1]["passed_over"]}
 
 
 def unusable_told(unusable: Sequence[tuple[str, int, int, str]]) -> str:

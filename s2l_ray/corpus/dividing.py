@@ -61,9 +61,12 @@ class Reading:
     passed: dict[str, str] = field(default_factory=dict)  # files that are not read, and why
 
 
-def reading_of_files(config: CorpusConfig, seed: int) -> Reading:
+def reading_of_files(
+    config: CorpusConfig, seed: int, only: Sequence[SourceFile] | None = None
+) -> Reading:
+    """only: these files, of those that config.path names."""
     found = find_all(config)
-    files = found.files
+    files = found.files if only is None else only
     total = sum(file.bytes for file in files)
     num_parts, pack = config.num_parts or num_parts_of(total), _pack_bytes(total)
     num_groups = _num_groups(num_parts, total, pack)

@@ -28,7 +28,8 @@ from s2l_ray.corpus.dividing import (
     reading_of_dataset,
     reading_of_files,
 )
-from s2l_ray.corpus.duplicates import settle
+from s2l_ray.corpus.duplicates import Known, settle
+from s2l_ray.corpus.files.source import SourceFile
 from s2l_ray.corpus.parsing import digest_of
 from s2l_ray.corpus.sources import by_reason, fingerprint_of
 from s2l_ray.errors import Damaged
@@ -58,30 +59,38 @@ def ingest(
     digest: dict[str, int] | None = None,
     seed: int = 42,
     label: str = "corpus",
+    only: Sequence[SourceFile] | None = None,
+    older: Sequence[Manifest] = (),
+    grows: dict[str, Any] | None = None,
 ) -> Manifest:
     """Write the corpus to `folder`, with `/heldout`, `/rejected` and `/duplicates` below it, and
     commit it.
 
     Reads `dataset`, or config.path if it is None. A Ray Dataset has no row numbers: row is 0.
-    digest: of the dataset, if `digest_of` has computed it. label: for the progress lines.
+    digest: of the dataset, if `digest_of` has computed it. label: for the progress lines. only:
+    these files, of those at config.path. older: corpora whose examples, held out or not, are
+    dropped as duplicates. grows: kept with the corpus (pipeline.growth).
 
     ValueError if a source cannot be read, the dataset has another number of rows than before, more
     than config.max_rejected_share of the rows are rejected, one id stands for two contents, there
     are more than MAX_SOURCES sources, or no example is left.
     """
     if finished := store.manifest(folder):
-        check_rejected(store, finished, config)
+        check_rejected(store, finished, config, may_be_empty=bool(older))
         return finished
     if dataset is None:
-        reading = reading_of_files(config, seed)
+        reading = reading_of_files(config, seed, only)
         for why, count, names in by_reason(reading.passed):
             logger.info("corpus: passed over %s, %s: %s", plural(count, "file"), why, names)
     else:
         digest = digest or digest_of(dataset, config)
         reading = reading_of_dataset(dataset, digest, config, seed)
     schema = EXAMPLES_WITH_TOPIC if "topic" in config.columns else EXAMPLES
-    found = _write_parts(store, reading, folder, (config.duplicates, schema), label)
+    known = Known.of(store, older)
+    found = _write_parts(store, reading, folder, (config.duplicates, schema, known), label)
     info = found.info(reading, config.duplicates)
+    if grows is not None:
+        info["grows"] = grows
     if dataset is not None:
         info["unusable_files"] = []  # a dataset is no file
     if digest is not None and digest["rows"] != info["rows_read"]:
@@ -90,7 +99,7 @@ def ingest(
             "again; expected one that is the same each time, such as its materialize() returns"
         )
     store.commit(f"{folder}/rejected", fingerprint, found.parts["/rejected"], info)
-    check_rejected(store, Manifest(folder, fingerprint, [], info), config)
+    check_rejected(store, Manifest(folder, fingerprint, [], info), config, may_be_empty=bool(older))
     if len(sources := info["by_source"]) > MAX_SOURCES:
         column = config.columns.get("source", "source")
         raise ValueError(
@@ -112,7 +121,9 @@ def ingest_once(store: Store, config: CorpusConfig, folder: str) -> Manifest:
     return ingest(store, config, folder=where, fingerprint=fingerprint, label=name)
 
 
-def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> None:
+def check_rejected(
+    store: Store, examples: Manifest, config: CorpusConfig, *, may_be_empty: bool = False
+) -> None:
     """Raise ValueError if too many rows are rejected, or if there is no example."""
     corpus, address = CorpusView(examples), store.address(examples.folder, "rejected")
     rejected, read = corpus.rejected, corpus.rows_read
@@ -130,7 +141,7 @@ def check_rejected(store: Store, examples: Manifest, config: CorpusConfig) -> No
             f"corpus: {unusable}. Mend these files or leave them out of corpus.path; rejected "
             f"rows: {address}"
         )
-    if not corpus.examples:
+    if not corpus.examples and not may_be_empty:
         raise ValueError(
             f"corpus: no examples in {read:,} rows of {len(corpus.files):,} files "
             f"({rejected:,} rejected, {corpus.heldout:,} held out){': ' + most if most else ''}"
@@ -199,7 +210,7 @@ class _Written:
 
 
 def _write_parts(
-    store: Store, reading: Reading, folder: str, how: tuple[str, pa.Schema], label: str
+    store: Store, reading: Reading, folder: str, how: tuple[str, pa.Schema, Known], label: str
 ) -> _Written:
     """Read all rows, bring them together by part, and write the parts."""
     groups: list[list[Any]] = [[] for _ in range(reading.num_groups)]
@@ -228,13 +239,9 @@ def _write_group(
     store: Store,
     folder: str,
     num_parts: int,
-    duplicates: str,
-    schema: pa.Schema,
+    *how: Any,
 ) -> list[dict[str, Any]]:
-    """Write the parts of a group. In each table the rows are in order of their parts.
-
-    schema: of the examples.
-    """
+    """Write the parts of a group. In each table the rows are in order of their parts."""
     parts = [table["part"].to_numpy() for table in tables]
     summaries = []
     for number in np.unique(np.concatenate(parts)):
@@ -244,9 +251,7 @@ def _write_group(
             for table, (first, end) in zip(tables, spans, strict=True)
         ]
         summaries.append(
-            _write(
-                pa.concat_tables(rows), int(number), store, folder, num_parts, duplicates, schema
-            )
+            _write(pa.concat_tables(rows), int(number), store, folder, num_parts, *how)
         )
     return summaries
 
@@ -259,13 +264,19 @@ def _write(
     num_parts: int,
     duplicates: str,
     schema: pa.Schema,
+    known: Known,
 ) -> dict[str, Any]:
-    """Write all rows of one part to its files; return a summary for the driver."""
+    """Write all rows of one part to its files; return a summary for the driver.
+
+    schema: of the examples. known: the examples of older corpora.
+    """
     bad = table.filter(pc.is_null(table["example_id"])).sort_by(
         [("file", "ascending"), ("row", "ascending"), ("raw", "ascending")]
     )
     span = -(-number * 2**63 // num_parts), -(-(number + 1) * 2**63 // num_parts)
     good, repeated = settle(table.filter(pc.is_valid(table["example_id"])), duplicates, span)
+    good, before = known.dropped(store, good, span)
+    repeated = pa.concat_tables([repeated, before])
     sides = {
         "": good.filter(pc.invert(good["heldout"])),
         "/heldout": good.filter(good["heldout"]),

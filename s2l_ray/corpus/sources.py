@@ -75,18 +75,25 @@ def shown(names: Sequence[str], most: int = 5) -> str:
 
 
 def fingerprint_of(
-    config: CorpusConfig, digest: dict[str, int] | None = None, *, seed: int = 42
+    config: CorpusConfig,
+    digest: dict[str, int] | None = None,
+    *,
+    seed: int = 42,
+    files: Sequence[SourceFile] | None = None,
 ) -> str:
     """Fingerprint the sources (names, sizes, content or time or hub commit) and the settings.
 
     A Ray Dataset is identified by its digest. The seed counts only if examples are held out.
+    files: those of a generation, of a corpus that grows.
     """
     settings = config.settings() | {"seed": seed if config.heldout_share else None}
     del settings["max_rejected_share"], settings["map"]
+    settings.pop("grow", None)
     if row_map := row_map_of(config):
         settings["map"] = [config.map, row_map.checksum]
     if digest is None:
-        sources: Any = [[f.name, f.bytes, f.stamp, f.start] for f in resolve(config)]
+        files = resolve(config) if files is None else files
+        sources: Any = [[f.name, f.bytes, f.stamp, f.start] for f in files]
     else:
         sources = digest
         settings |= {"path": None, "format": None, "split": None}

@@ -18,6 +18,7 @@ from s2l_ray.analysis.alarms import (
     Alarm,
     advice,
     of_clusters,
+    of_drift,
     of_losses,
     of_selection,
 )
@@ -113,8 +114,13 @@ def check_losses(plan: Plan, run: Run, trajectories: Manifest, *, fold: str = ""
 
 def check_clusters(plan: Plan, run: Run, clusters: Manifest) -> None:
     """Only those that the run's own selection draws from: controls have others."""
-    if clusters.folder == plan.groups(plan.config.selection).folder:
-        tell(run, "clusters", [*of_clusters(ClustersView(clusters))])
+    if clusters.folder != plan.groups(plan.config.selection).folder:
+        return
+    found, view = [*of_clusters(ClustersView(clusters))], ClustersView(clusters)
+    if view.drift:
+        first = run.get(plan.first.trajectories)
+        found += of_drift(view, mean_losses(run.store, first).tolist())
+    tell(run, "clusters", found)
 
 
 def check_selection(plan: Plan, run: Run, selection: Manifest) -> None:

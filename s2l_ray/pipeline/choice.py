@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.clustering.clusters import cluster
+from s2l_ray.clustering.clusters import cluster, label
 from s2l_ray.config import SelectionConfig
 from s2l_ray.pipeline import alarms
+from s2l_ray.pipeline.growth import WHOLE
 from s2l_ray.pipeline.identity import clusters_settings, file_name, liked, selection_name
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.selection.choose import choose, examples_for
@@ -117,6 +118,8 @@ def _groups(
 def _clusters(
     plan: Plan, selector: Cluster, needed: tuple[Stage, ...], beside: dict[str, Stage]
 ) -> Stage:
+    if plan.generations and selector.groups in ("clusters", "clusters_by_source"):
+        return _grown_clusters(plan, selector)
     rows, config = _clustered(plan, selector, needed, beside), plan.config.clusters
     if selector.init is not None:
         config = config.model_copy(update={"init": selector.init})
@@ -130,12 +133,32 @@ def _clusters(
     name: str = selector.groups
     if selector.init is not None and name == "clusters":  # of another selector in the same run
         name = f"clusters_{selector.init}"
+    return plan.own(
+        Stage(
+            name,
+            alone(make),
+            inputs=(rows,),
+            settings=(clusters_settings(config), selector.groups),
+            beside=(config.stability,),  # the agreement with another seed changes no cluster
+            check=partial(alarms.check_clusters, plan),
+        )
+    )
+
+
+def _grown_clusters(plan: Plan, selector: Cluster) -> Stage:
+    """Declare the clusters of the first generation, and the later ones at their centers."""
+    first = _clusters(plan.first, selector, (), {})
+    later = [each.trajectories for each in plan.generations[1:]]
+
+    def make(run: Run, **where: Any) -> Manifest:
+        return label(run.store, run.get(first), [run.get(each) for each in later], **where)
+
     return Stage(
-        name,
+        first.name.partition("/")[2],
         alone(make),
-        inputs=(rows,),
-        settings=(clusters_settings(config), selector.groups),
-        beside=(config.stability,),  # the agreement with another seed changes no cluster
+        inputs=(first, *later),
+        settings=("generations",),
+        place=f"{WHOLE}/{first.name.partition('/')[2]}",
         check=partial(alarms.check_clusters, plan),
     )
 

@@ -19,6 +19,7 @@ from s2l_ray.models.memory import Memory, config_of, scoring_memory, training_me
 from s2l_ray.models.room import Room, Verdict, nominal
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.comparison import choices_of
+from s2l_ray.pipeline.growth import WHOLE
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.stage import Stage, walk
@@ -65,6 +66,8 @@ def forecasts(config: RunConfig) -> tuple[list[Forecast], str]:
         unknown = _first_line(error)
         stages = stages_of(config, Stage("corpus", _never, settings=(UNKNOWN,)))
     for stage in stages:
+        if stage.place.startswith(f"{WHOLE}/"):
+            continue  # it lists the parts of other stages
         state = UNKNOWN
         if not unknown:
             try:
@@ -85,7 +88,7 @@ def _targets(config: RunConfig, store: Store, stages: list[Stage], unknown: str)
     """The targets, whose stages follow from the finished selections, and their evaluations."""
     target, found, folders = config.target, list[Forecast](), set[str]()
     assert target is not None
-    plan = Plan(config, stages[0])
+    plan = Plan(config, next(stage for stage in stages if stage.name == "corpus"))
     chosen = {stage.name: stage for stage in stages if stage.name.startswith("selections/")}
     for choice in _choices(plan, None if unknown else store):
         name, state = selection_name(choice.selector, choice.seed), UNKNOWN if unknown else TO_DO

@@ -86,9 +86,11 @@ def collect(store: Store) -> Garbage:
 
 
 def _needed_by(manifest: Manifest) -> set[str]:
-    """Return the folders of the tokenizer and the hub models that a stage's manifest names."""
+    """Return the folders of the tokenizer, the hub models and the generations that a stage's
+    manifest names."""
     info = manifest.info
     found = {info.get("tokenizer"), *info.get("folders", ()), *info.get("bases", ())}
+    found |= {each["folder"] for each in info.get("generations", ())}
     if model := info.get("model"):
         found.add(origin_of(ModelConfig(name=model["name"], revision=model["revision"])))
     return {folder for folder in found if folder is not None}

@@ -41,7 +41,7 @@ def laws_of(run: Run, trajectories: Manifest, of: Sequence[tuple[Run, Manifest]]
     drawn = []
     for view, subset in of:
         groups = view.get(view.plan.groups(_choice(view, subset)))
-        drawn.append(chances(run.store, subset, groups, corpus.num_parts))
+        drawn.append(chances(run.store, subset, groups, corpus))
     return Laws(told_apart, measure(run.store, trajectories, told_apart, drawn))
 
 

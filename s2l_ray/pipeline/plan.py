@@ -28,6 +28,7 @@ from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.pipeline import alarms, passes, proxy
 from s2l_ray.pipeline.choice import choice_stage, export_stages, trajectories_of
 from s2l_ray.pipeline.folds import out_of_fold
+from s2l_ray.pipeline.growth import grown_corpus, joined
 from s2l_ray.pipeline.identity import (
     local_files,
     prompt_settings,
@@ -51,6 +52,13 @@ if TYPE_CHECKING:
 
 def corpus_stage(config: RunConfig, dataset: ray.data.Dataset | None = None) -> Stage:
     """Declare the corpus: what config.corpus.path names, or the rows of a dataset (reads it)."""
+    if config.corpus.grow:
+        if dataset is not None:
+            raise ValueError(
+                "corpus.grow: found true with a dataset, which has no files to tell old examples "
+                "from new ones: leave it out, or give corpus.path"
+            )
+        return grown_corpus(config)
     digest = None if dataset is None else digest_of(dataset, config.corpus)
 
     def make(run: Run, **where: Any) -> Manifest:
@@ -69,16 +77,54 @@ def corpus_stage(config: RunConfig, dataset: ray.data.Dataset | None = None) -> 
 class Plan:
     """The stages of a run with these settings, from the corpus on. Declares; makes nothing."""
 
-    def __init__(self, config: RunConfig, corpus: Stage, prefix: str = "") -> None:
-        """prefix: of the names of the proxy and its losses, where a run has several."""
+    def __init__(
+        self,
+        config: RunConfig,
+        corpus: Stage,
+        prefix: str = "",
+        *,
+        generation: int | None = None,
+        first: Plan | None = None,
+    ) -> None:
+        """prefix: of the names of the proxy and its losses, where a run has several.
+
+        generation: which one of a corpus that grew this is the plan of. first: the plan of its
+        first generation, which has the tokenizer and the proxy.
+        """
         self.config, self.corpus, self.prefix = config, corpus, prefix
+        self.generation = generation
+        self.generations = list[Plan]()
+        for number, each in enumerate(corpus.generations):
+            begun = self.generations[0] if number else None
+            self.generations.append(Plan(config, each, generation=number, first=begun))
+        self.first = first or (self.generations[0] if self.generations else self)
+
+    def own(self, stage: Stage) -> Stage:
+        """Return a stage under the name of the generation, if this is the plan of one."""
+        if self.generation is None:
+            return stage
+        place = f"generations/{self.generation:03d}/{stage.name}" if self.generation else ""
+        return replace(
+            stage,
+            name=f"generation-{self.generation}/{stage.name}",
+            place=place or stage.place or stage.name,
+            check=None,  # the whole is checked
+        )
 
     # -- tokens, proxy, losses, trajectories
 
     @cached_property
     def tokens(self) -> Stage:
+        if self.generations:
+            return joined("tokens", [each.tokens for each in self.generations], self._check_tokens)
         proxy = self.config.proxy.model
-        return self.tokens_of("tokens", self.corpus, proxy, self.config.prompt, "for the proxy")
+        what = f"generation {self.generation}" if self.generation else "for the proxy"
+        return self.own(self.tokens_of("tokens", self.corpus, proxy, self.config.prompt, what))
+
+    def _check_tokens(self, run: Run, tokens: Manifest) -> None:
+        check_tokens("tokens", run, tokens)
+        tokenizer = self.prepare_tokenizer(run, self.config.proxy.model, self.config.prompt)
+        check_tokenizer_kept(run, tokens, tokenizer)
 
     def tokens_of(
         self, name: str, examples: Stage, model: ModelConfig, prompt: PromptConfig, what: str
@@ -104,10 +150,10 @@ class Plan:
             alone(make),
             inputs=(examples,),
             settings=(
-                tokenizer_folder(self.corpus.identity, model, prompt),
+                tokenizer_folder(self.first.corpus.identity, model, prompt),
                 prompt_settings(prompt),
             ),
-            reads=(self.corpus,),
+            reads=(self.first.corpus,),
             check=check,
         )
 
@@ -120,13 +166,15 @@ class Plan:
         return prepare_tokenizer(
             run.store,
             model,
-            run.get(self.corpus),
-            folder=tokenizer_folder(self.corpus.identity, model, prompt),
+            run.get(self.first.corpus),
+            folder=tokenizer_folder(self.first.corpus.identity, model, prompt),
             chat_template=None if given is None else template_text(given),
         )
 
     @cached_property
     def proxy(self) -> Stage:
+        if self.first is not self:
+            return self.first.proxy
         settings = self.config.proxy
         if settings.checkpoints is not None:
             given = [proxy.given_model(settings, each) for each in settings.checkpoints]
@@ -147,7 +195,9 @@ class Plan:
     def losses(self) -> Stage:
         if self.config.losses is not None:
             return self._imported(self.config.losses)
-        return Stage(
+        if self.generations:
+            return joined("losses", [each.losses for each in self.generations])
+        stage = Stage(
             f"{self.prefix}losses",
             alone(partial(proxy.score_proxy, self)),
             inputs=(self.proxy, self.tokens),
@@ -156,6 +206,7 @@ class Plan:
             work=self.scoring,
             check=self._drop_checkpoints if self.config.trains_proxy else None,
         )
+        return self.own(stage)
 
     def _drop_checkpoints(self, run: Run, _: Manifest) -> None:
         """Remove the proxy's checkpoints that proxy.keep_checkpoints does not keep, unless what
@@ -188,17 +239,27 @@ class Plan:
         def make(run: Run, **where: Any) -> Manifest:
             return assemble(run.store, run.get(self.corpus), run.get(self.losses), **where)
 
-        return Stage(
+        if self.generations:
+            parts = [each.trajectories for each in self.generations]
+            return joined("trajectories", parts, partial(alarms.check_losses, self))
+        stage = Stage(
             "trajectories",
             alone(make),
             inputs=(self.losses,),
             reads=(self.corpus,),
             check=partial(alarms.check_losses, self),
         )
+        return replace(self.own(stage), check=stage.check if self.first is self else None)
 
     @cached_property
     def out_of_fold(self) -> Stage:
         """The losses of every example by a proxy that was not trained on it."""
+        if self.generations:
+            raise ValueError(
+                "selection.selector: cross-fitting trains proxies on halves of the corpus, which "
+                "later generations of a corpus that grows are in neither of; take another "
+                "selector, or train the proxies again on all files with `s2l-ray refit`"
+            )
         return out_of_fold(self)
 
     def thinned(self, steps: list[int]) -> Plan:

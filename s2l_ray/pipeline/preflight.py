@@ -29,11 +29,12 @@ def check(
     targets: bool = False,
     heldout: bool = False,
     diagnosis: bool = False,
+    afresh: bool = False,
 ) -> None:
     """Raise ValueError with every fault found, one per line.
 
     corpus: the run reads corpus.path. targets: it fine-tunes targets. heldout: it evaluates on
-    held-out examples. diagnosis: it varies the proxy.
+    held-out examples. diagnosis: it varies the proxy. afresh: a corpus that grows begins again.
     """
     faults = [
         *_run_dir(config),
@@ -45,6 +46,10 @@ def check(
         *faults_of_trackers(config.trackers, config.run_dir),
     ]
     faults += _sources(config, corpus, heldout, thorough=not faults)
+    if corpus and config.corpus.grow and not afresh and not faults:
+        from s2l_ray.pipeline.growth import grown_corpus  # imports Ray
+
+        grown_corpus(config)
     if faults:
         raise ValueError("\n".join(faults))
 

@@ -92,6 +92,9 @@ class Pricing:
     def price(self, stage: Forecast) -> Price:
         """Price a stage by its name."""
         kind, _, rest = stage.stage.partition("/")
+        if kind.startswith("generation-"):
+            part = replace(self, work=self.work.generation(int(kind.rpartition("-")[2])))
+            return part.price(stage._replace(stage=rest))._replace(stage=stage.stage)
         if kind.startswith("fold-") and rest != "tokens":
             half = replace(self, work=self.work.half)
             return half.price(stage._replace(stage=rest))._replace(stage=stage.stage)

@@ -44,11 +44,14 @@ ON_CPUS = Work()
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One stage of a run. Its output is the folder `name/fingerprint` of the run directory.
+    """One stage of a run. Its output is the folder `place/fingerprint` of the run directory.
 
     inputs, settings: identify the stage, in this order.
     reads: stages that are read too; the inputs identify them.
     beside: settings that change the folder, but nothing that is made from the stage.
+    place: of the output, unless it is `name`.
+    generations, shares: of a corpus that grew: the corpora that it consists of, and their shares
+    of the files' bytes.
     known_as: what stages made from this one depend on, unless it is `inputs` and `settings`.
     check: called with the manifest whenever a run first meets it, whether made or found.
     found: the manifest of a stage that exists already.
@@ -60,6 +63,9 @@ class Stage:
     settings: tuple[Any, ...] = ()
     reads: tuple[Stage, ...] = ()
     beside: tuple[Any, ...] = ()
+    place: str = ""
+    generations: tuple[Stage, ...] = ()
+    shares: tuple[float, ...] = ()
     known_as: str | None = None
     work: Work = ON_CPUS
     check: Callable[[Run, Manifest], None] | None = None
@@ -90,7 +96,7 @@ class Stage:
 
     @property
     def folder(self) -> str:
-        return f"{self.name}/{self.fingerprint}"
+        return f"{self.place or self.name}/{self.fingerprint}"
 
 
 def alone(make: Callable[..., Manifest]) -> Maker:

@@ -76,15 +76,33 @@ class Workload:
     read_seconds: float
     proxy: Counts
     target: Counts | None
+    generations: tuple[float, ...] = ()  # shares of the sources, of a corpus that grew
 
     @property
     def half(self) -> Workload:
         """What a proxy of half of the corpus trains on, and scores (pipeline.folds)."""
-        counts = self.proxy
+        return replace(self._part(0.5), config=without_signals(self.config))
+
+    def generation(self, number: int) -> Workload:
+        """What one generation of a corpus that grew takes."""
+        share = self.generations[number]
         numbers = {
-            name: getattr(counts, name) // 2 for name in ("examples", "tokens", "labels", "bytes")
+            name: round(getattr(self, name) * share)
+            for name in ("rows", "source_bytes", "heldout", "corpus_bytes")
         }
-        return replace(self, config=without_signals(self.config), proxy=replace(counts, **numbers))
+        return replace(self._part(share), read_seconds=self.read_seconds * share, **numbers)
+
+    def _part(self, share: float) -> Workload:
+        """Return the same with a share of the proxy's examples."""
+        all_of_it = self.proxy
+        some = replace(
+            all_of_it,
+            examples=int(all_of_it.examples * share),
+            tokens=int(all_of_it.tokens * share),
+            labels=int(all_of_it.labels * share),
+            bytes=int(all_of_it.bytes * share),
+        )
+        return replace(self, proxy=some)
 
     def chosen(self, budget: int | float | str) -> int:
         """Return how many examples a budget is, at the corpus's tokens per example."""
@@ -184,7 +202,9 @@ def workload(config: RunConfig, plan: Plan, store: Store) -> Workload:
         models = config.proxy.model, config.target.model
         same = prompt == config.prompt and _tokenizer_of(models[0]) == _tokenizer_of(models[1])
         target = proxy if same else texts.counts(config.target.model, prompt)
-    return Workload(config=config, proxy=proxy, target=target, **known)
+    return Workload(
+        config=config, proxy=proxy, target=target, generations=plan.corpus.shares, **known
+    )
 
 
 def _tokenizer_of(model: ModelConfig) -> tuple[Any, ...]:

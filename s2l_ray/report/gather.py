@@ -17,6 +17,7 @@ from s2l_ray.config import BASELINE, parse_budget
 from s2l_ray.execution import events, machine
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.cost import cost_of
+from s2l_ray.pipeline.growth import WHOLE
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.laws import laws_of
 from s2l_ray.pipeline.records import Record
@@ -86,7 +87,9 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         }
         if config.report.examples:
             clustered["examples"] = examples_of_clusters(run, clusters, selection.manifest)
-        if stage.inputs[0].name == run.plan.seen_by(config.selection).name:  # centers are losses
+        fitted = stage.inputs[0] if stage.place.startswith(WHOLE) else stage
+        if fitted.inputs[0].name.rpartition("/")[2] == run.plan.seen_by(config.selection).name:
+            # The centers are losses.
             clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     others = _others(run)

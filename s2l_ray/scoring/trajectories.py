@@ -5,7 +5,7 @@ N examples, T checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,15 +65,31 @@ def losses_array(table: pa.Table) -> np.ndarray:
 def sampled(parts: Sequence[Part], rows: int = SAMPLE_ROWS) -> list[Part]:
     """Return the first parts that have `rows` rows together, or all parts.
 
-    They are a uniform sample, because parts are ranges of ids and ids are hashes.
+    They are a uniform sample, because parts are ranges of ids and ids are hashes. Of a corpus that
+    grew, they are of each generation in proportion to its rows.
     """
-    before = np.cumsum([0, *(part.rows for part in parts)])
-    return [part for part, have in zip(parts, before, strict=False) if have < rows]
+    return [part for some, _ in _first(parts, rows) for part in some]
+
+
+def _first(parts: Sequence[Part], rows: int) -> Iterator[tuple[list[Part], int]]:
+    """Yield the parts to read of each generation, and how many rows of them to take."""
+    generations: dict[str, list[Part]] = {}
+    for part in parts:
+        generations.setdefault(part.unit.partition(".g")[2], []).append(part)
+    total = sum(part.rows for part in parts)
+    for mine in generations.values():
+        before = np.cumsum([0, *(part.rows for part in mine)])
+        share = -(-rows * int(before[-1]) // max(1, total))
+        yield [part for part, have in zip(mine, before, strict=False) if have < share], share
 
 
 def sample_trajectories(store: Store, trajectories: Manifest, rows: int = SAMPLE_ROWS) -> pa.Table:
     """Return a uniform sample of `rows` trajectories, or all."""
-    tables = [store.read_part(trajectories.folder, p) for p in sampled(trajectories.parts, rows)]
+    tables = [
+        pa.concat_tables(store.read_part(trajectories.folder, part) for part in some).slice(0, take)
+        for some, take in _first(trajectories.parts, rows)
+        if some
+    ]
     return pa.concat_tables(tables).slice(0, rows)
 
 

@@ -69,7 +69,7 @@ def choose(
         sizes = np.where(_learned(store, groups, selector.least_fall), sizes, 0)
     subset = _cut_to_budget(
         store, budget, quotas_of, sizes, sources, histogram_GX, groups, tokens, order,
-        CorpusView(corpus).num_parts,
+        CorpusView(corpus),
     )  # fmt: skip
     if (
         view.ranked is not None and len(subset.example_id) > view.ranked
@@ -166,7 +166,7 @@ def _cut_to_budget(
     groups: Manifest,
     tokens: Manifest,
     order: _Order,
-    num_parts: int,
+    corpus: CorpusView,
 ) -> Chosen:
     kind, amount = parse_budget(budget)
     total = int(sizes.sum())
@@ -177,7 +177,7 @@ def _cut_to_budget(
         chosen = cut(*candidates, quotas, order.seed)
         if kind != "tokens":
             return chosen
-        lengths = lengths_of(store, tokens, chosen.example_id, num_parts)
+        lengths = lengths_of(store, tokens, chosen.example_id, corpus)
         have = int(lengths.sum())
         if have < amount and count == total:  # not all that have tokens are candidates
             raise _too_many_tokens(budget, have)

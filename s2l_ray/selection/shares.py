@@ -44,7 +44,7 @@ def take_shares(
     found = list(fold_parts(_take, jobs, store, whole.folder, folder))
     ids = np.concatenate([each for _, each in found])
     view = SelectionView(whole)
-    lengths = lengths_of(store, tokens, ids, CorpusView(corpus).num_parts)
+    lengths = lengths_of(store, tokens, ids, CorpusView(corpus))
     info = {
         "selector": view.selector,
         "shares_of": like,

@@ -40,13 +40,14 @@ def write_subset(
     num_chosen, pieces = len(chosen.example_id), []
     num_subset_parts = -(-num_chosen // SUBSET_ROWS)
     gather = _gather.options(num_returns=num_subset_parts)
-    for part, rank in _by_part(corpus.parts, chosen.example_id, CorpusView(corpus).num_parts):
+    view = CorpusView(corpus)
+    for part, rank in _by_part(corpus.parts, chosen.example_id, view):
         if len(rank):
             mine = Chosen(chosen.example_id[rank], chosen.group[rank], chosen.place[rank])
             pieces.append(
                 gather.remote(
                     store, corpus.folder, part, rank, mine, clustered, reasons,
-                    rank // SUBSET_ROWS, num_subset_parts,
+                    rank // SUBSET_ROWS, num_subset_parts, bool(view.generations),
                 )
             )  # fmt: skip
     if num_subset_parts == 1:
@@ -60,9 +61,7 @@ def write_subset(
         parts.append(part)
         by_source.update(counts)
     assert sum(part.rows for part in parts) == num_chosen, "chosen examples were lost"
-    num_tokens = int(
-        lengths_of(store, tokens, chosen.example_id, CorpusView(corpus).num_parts).sum()
-    )
+    num_tokens = int(lengths_of(store, tokens, chosen.example_id, view).sum())
     return parts, dict(sorted(by_source.items())), num_tokens
 
 
@@ -77,10 +76,18 @@ def _gather(
     reasons: list[str],
     owner: np.ndarray,
     num_subset_parts: int,
+    some: bool,
 ) -> Any:
-    """Return the chosen rows of one corpus part, a table per subset part."""
+    """Return the chosen rows of one corpus part, a table per subset part.
+
+    some: the others are in parts of other generations.
+    """
     table = completed(store.read_part(folder, part), EXAMPLES)
-    at = _places(store, folder, part, table, chosen.example_id)
+    at = _places(store, folder, part, table, chosen.example_id, some)
+    if some:
+        here = at.is_valid().to_numpy(zero_copy_only=False)
+        at, rank, owner = at.drop_null(), rank[here], owner[here]
+        chosen = Chosen(chosen.example_id[here], chosen.group[here], chosen.place[here])
     group = pa.array(chosen.group, pa.int32())
     why = [f"{reasons[g]} {p + 1}" for g, p in zip(chosen.group, chosen.place, strict=True)]
     added = [
@@ -142,31 +149,35 @@ def _write_dealt(store: Store, folder: str, number: int, *pieces: pa.Table) -> P
 
 
 def lengths_of(
-    store: Store, tokens: Manifest, example_id: np.ndarray, num_parts: int
+    store: Store, tokens: Manifest, example_id: np.ndarray, corpus: CorpusView
 ) -> np.ndarray:
-    """Return the tokens of each chosen example, in the order given. num_parts: of the corpus."""
-    lengths = np.zeros(len(example_id), np.int64)
-    shares = list(_by_part(tokens.parts, example_id, num_parts))
+    """Return the tokens of each chosen example, in the order given."""
+    lengths, some = np.zeros(len(example_id), np.int64), bool(corpus.generations)
+    shares = list(_by_part(tokens.parts, example_id, corpus))
     mine = ((part, example_id[places]) for part, places in shares)
-    found = fold_parts(_part_lengths, mine, store, tokens.folder)
+    found = fold_parts(_part_lengths, mine, store, tokens.folder, some)
     for (_, places), part_lengths in zip(shares, found, strict=True):
-        lengths[places] = part_lengths
+        lengths[places] += part_lengths
+    assert lengths.all(), "a chosen example has no tokens"
     return lengths
 
 
-def _part_lengths(share: tuple[Part, np.ndarray], store: Store, folder: str) -> np.ndarray:
+def _part_lengths(
+    share: tuple[Part, np.ndarray], store: Store, folder: str, some: bool
+) -> np.ndarray:
+    """some: the others are in parts of other generations; they get 0."""
     part, example_id = share
     table = store.read_part(folder, part, ["example_id", "input_ids"])
-    at = _places(store, folder, part, table, example_id)
-    return pc.list_value_length(table["input_ids"].take(at)).to_numpy()
+    at = _places(store, folder, part, table, example_id, some)
+    return pc.list_value_length(table["input_ids"].take(at)).fill_null(0).to_numpy()
 
 
 def _places(
-    store: Store, folder: str, part: Part, table: pa.Table, example_id: np.ndarray
+    store: Store, folder: str, part: Part, table: pa.Table, example_id: np.ndarray, some: bool
 ) -> pa.Array:
-    """Return the row of each id in the part's table."""
+    """Return the row of each id in the part's table; null for others, if there are only `some`."""
     at = pc.index_in(pa.array(example_id), value_set=table["example_id"])
-    if at.null_count:
+    if at.null_count and not some:
         missing = example_id[at.is_null().to_numpy(zero_copy_only=False)]
         raise ValueError(
             f"{store.address(folder, part.file)}: has no example {missing[0]}, which was chosen "
@@ -176,14 +187,14 @@ def _places(
 
 
 def _by_part(
-    parts: list[Part], example_id: np.ndarray, num_parts: int
+    parts: list[Part], example_id: np.ndarray, corpus: CorpusView
 ) -> Iterator[tuple[Part, np.ndarray]]:
-    """Yield each part with the places of its ids in example_id, ascending."""
+    """Yield each part with the places of the ids in its range, ascending."""
     order = np.argsort(example_id, kind="stable")
-    ends = np.searchsorted(example_id[order].astype(np.uint64), _bounds(num_parts))
-    for part in parts:
-        number = int(part.unit.removeprefix("part-"))
-        yield part, np.sort(order[ends[number] : ends[number + 1]])
+    sorted_id = example_id[order].astype(np.uint64)
+    ranges = np.array([corpus.ids_of(part.unit) for part in parts], np.uint64).reshape(-1, 2)
+    for part, (first, end) in zip(parts, np.searchsorted(sorted_id, ranges), strict=True):
+        yield part, np.sort(order[first:end])
 
 
 def _bounds(num_parts: int) -> np.ndarray:

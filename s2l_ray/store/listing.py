@@ -20,6 +20,7 @@ UNLISTED = {
     r"report/(diagnostics|pilot|verdicts|lm-eval)\.json": "for other programs; no stage reads it",
     r"report/(index|comparison|diagnostics)\.html": "a page; each command writes it again",
     r"report/config\.yaml": "the settings for a reader to copy; each command writes them again",
+    r"refit\.json": "has a checksum of its own: the files that a corpus began with",
     r"pilot\.(yaml|json)": "the choice of a pilot, checked against its settings when it goes on",
     r"trackers/.+": "ids and event files of trackers, which are theirs",
 }
@@ -55,7 +56,7 @@ def list_files(store: Store) -> Listing:
             continue
         if manifest is not None:
             found.manifests[folder] = manifest
-            listed.update(f"{folder}/{part.file}" for part in manifest.files)
+            listed.update(f"{part.folder or folder}/{part.file}" for part in manifest.files)
     for name in found.sizes:
         if match := VARIANT.match(name):
             found.variants.setdefault(match[1], []).append(name)

@@ -13,7 +13,10 @@ FORMAT = 1  # of manifests; a reader refuses a newer one
 
 @dataclass(frozen=True)
 class Part:
-    """One committed or committable file of a stage."""
+    """One committed or committable file of a stage.
+
+    folder: of the stage that wrote it, if that is another one (corpora that grow).
+    """
 
     unit: str
     file: str
@@ -21,9 +24,13 @@ class Part:
     bytes: int
     checksum: str
     stats: dict[str, Any] = field(default_factory=dict)  # what the unit reports (JSON)
+    folder: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        if not self.folder:
+            del found["folder"]
+        return found
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Part:
@@ -59,10 +66,11 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return what manifest.json holds, with a checksum of the rest."""
-        data = {"format": FORMAT, "stage": self.folder} | asdict(self)
-        del data["folder"]
-        if not self.beside:
-            del data["beside"]
+        data: dict[str, Any] = {"format": FORMAT, "stage": self.folder}
+        data |= {"fingerprint": self.fingerprint, "parts": [p.to_json() for p in self.parts]}
+        data["info"] = self.info
+        if self.beside:
+            data["beside"] = [part.to_json() for part in self.beside]
         return data | {"checksum": checksum_of(json.dumps(data).encode())}
 
 
@@ -75,7 +83,7 @@ def manifest_of(folder: str, data: dict[str, Any]) -> Manifest:
     _check_type("beside", beside, list)
     parts, others = ([Part.from_json(part) for part in each] for each in (data["parts"], beside))
     for part in (*parts, *others):
-        for name in ("unit", "file", "checksum"):
+        for name in ("unit", "file", "checksum", "folder"):
             _check_type(name, getattr(part, name), str)
         for name in ("rows", "bytes"):
             _check_type(name, getattr(part, name), int)

@@ -149,6 +149,7 @@ class Store:
 
     def read_listed(self, folder: str, part: Part) -> bytes:
         """Read a file that a manifest lists; raise Damaged if it is not as listed."""
+        folder = part.folder or folder
         try:
             data = self.read_bytes(folder, part.file)
         except FileNotFoundError:
@@ -241,13 +242,15 @@ class Store:
     def fault(self, manifest: Manifest) -> str | None:
         """Say which file of a finished stage is missing or of the wrong size. Reads no file, but
         for the list of those that were dropped on purpose."""
-        sizes = self.objects.sizes(manifest.folder)
-        dropped = self.dropped(manifest.folder) if DROPPED in sizes else ()
+        folders = dict.fromkeys(part.folder or manifest.folder for part in manifest.files)
+        sizes = {folder: self.objects.sizes(folder) for folder in [manifest.folder, *folders]}
+        dropped = self.dropped(manifest.folder) if DROPPED in sizes[manifest.folder] else ()
         for part in manifest.files:
-            size = sizes.get(part.file)
+            folder = part.folder or manifest.folder
+            size = sizes[folder].get(part.file)
             if size != part.bytes and part.file not in dropped:
                 found = "missing" if size is None else f"{size} bytes"
-                address = self.address(manifest.folder, part.file)
+                address = self.address(folder, part.file)
                 return f"{address}: {found}, the manifest lists {part.bytes} bytes"
         return None
 

@@ -95,6 +95,16 @@ class CorpusView(View):
     files_without_rows = _Key[list[str]]([])
     rejected_by_file = _Key[list[tuple[str, int, int]]]([])  # file, rows, unusable; most first
     unusable_files = _Key[list[tuple[str, int, int, str]]]([])  # file, rows, the first, its reason
+    generations = _Key[list[dict[str, Any]]]([])  # of a corpus that grew: see corpus/generations.py
+
+    def ids_of(self, unit: str) -> tuple[int, int]:
+        """Return the range of ids of a part, from its first to before its end."""
+        name, _, generation = unit.rpartition("/")[2].partition(".g")
+        count = self.num_parts
+        if generation:
+            count = self.generations[int(generation)]["num_parts"]
+        number = int(name.removeprefix("part-"))
+        return -(-(number << 63) // count), -(-((number + 1) << 63) // count)
 
 
 class TokensView(View):
@@ -163,6 +173,9 @@ class ClustersView(View):
     level_share = _Key[float | None]()  # of the variance, by the loss level; None: nothing varies
     adjusted_rand = _Key[float | None]()  # with another seed; None: not measured
     centers = _Key[str | None](None)  # checksum of centers.arrow
+    # Of each later generation of a corpus that grew: examples, far (beyond the 99th percentile of
+    # the first generation's distances), by_source (source -> far, all), mean_losses [T].
+    drift = _Key[list[dict[str, Any]]]([])
 
 
 class GroupsView(View):

@@ -7,8 +7,11 @@ import pytest
 from s2l_ray.analysis.inclusion import chances, measure, part_tally, properties
 from s2l_ray.analysis.laws import law, pair
 from s2l_ray.selection.cut import cut
+from s2l_ray.store import Manifest
+from s2l_ray.store.views import CorpusView
 
 PARTS, N, CHECKPOINTS = 4, 240, 3
+CORPUS = CorpusView(Manifest("corpus/a", "a", [], {"num_parts": PARTS}))
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_clusters_leave_out_who_is_no_candidate(local_ray, store, data, trajecto
     made = subset(store, "s", "s2l", data["example_id"][:66], by_cluster=quotas.tolist())
     told_apart = properties(store, trajectories, {"c": 1, "a": 1, "b": 1})
     assert told_apart.sources == ["a", "b", "c"] and len(told_apart.loss_edges) == 9
-    found = measure(store, trajectories, told_apart, [chances(store, made, groups, PARTS)])
+    found = measure(store, trajectories, told_apart, [chances(store, made, groups, CORPUS)])
     chance = np.where(candidates, quotas[label] / sizes[label], 0.0)
     mine = law(found, 0)
     assert mine.examples == N and mine.chosen == pytest.approx(66)
@@ -100,7 +103,7 @@ def test_a_ranking_includes_exactly_its_subset(local_ray, store, data, trajector
     ranking = stage(store, "rank", groups, units, sources=[None], edges=[0.5])
     made = subset(store, "s", "el2n", chosen, seed)
     told_apart = properties(store, trajectories, ["a", "b", "c"])
-    of = [chances(store, made, ranking, PARTS)]
+    of = [chances(store, made, ranking, CORPUS)]
     found = law(measure(store, trajectories, told_apart, of), 0)
     included = np.isin(ids, chosen)
     assert (found.chosen, found.effective) == (70, 70)
@@ -133,7 +136,7 @@ def test_draws_from_all_from_sources_and_from_strata(local_ray, store, data, tra
         (subset(store, "l", "loss_strata", ids[:60]), strata),
     ]  # fmt: skip
     told_apart = properties(store, trajectories, ["a", "b", "c"])
-    of = [chances(store, one, groups, PARTS) for one, groups in made]
+    of = [chances(store, one, groups, CORPUS) for one, groups in made]
     assert [each.of_group_G.tolist() for each in of] == [
         [0.25], pytest.approx((20 / counts).tolist()), [0.5, 0.2, 0.2],
     ]  # fmt: skip
