@@ -95,7 +95,7 @@ class CorpusView(View):
     files_without_rows = _Key[list[str]]([])
     rejected_by_file = _Key[list[tuple[str, int, int]]]([])  # file, rows, unusable; most first
     unusable_files = _Key[list[tuple[str, int, int, str]]]([])  # file, rows, the first, its reason
-    generations = _Key[list[dict[str, Any]]]([])  # of a corpus that grew: see corpus/generations.py
+    generations = _Key[list[dict[str, Any]]]([])  # of a corpus that grew: see pipeline/growth.py
 
     def ids_of(self, unit: str) -> tuple[int, int]:
         """Return the range of ids of a part, from its first to before its end."""
