@@ -264,14 +264,19 @@ class Plan:
 
     def thinned(self, steps: list[int]) -> Plan:
         """Return a plan whose trajectories have these steps alone; nothing is scored again."""
-        whole, plan = self.trajectories, Plan(self.config, self.corpus)
+        plan = Plan(self.config, self.corpus, generation=self.generation)
+        if self.generations:
+            plan.generations = [each.thinned(steps) for each in self.generations]
+            plan.first = plan.generations[0]
+            return plan
+        whole = self.trajectories
 
         def make(run: Run, **where: Any) -> Manifest:
             losses = replace(run.get(self.losses), info={"steps": steps})
             return assemble(run.store, run.get(self.corpus), losses, **where)
 
-        vars(plan)["trajectories"] = Stage(
-            "trajectories", alone(make), inputs=(whole,), settings=("steps", steps)
+        vars(plan)["trajectories"] = self.own(
+            Stage("trajectories", alone(make), inputs=(whole,), settings=("steps", steps))
         )
         return plan
 
