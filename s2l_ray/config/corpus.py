@@ -17,7 +17,14 @@ from s2l_ray.config.values import ImportName, Location, Share
 class CorpusConfig(Section):
     """Where the examples come from and how a row becomes an example."""
 
-    newer: ClassVar = ("roles", "ignore_keys", "max_row_bytes", "share", "grow")
+    newer: ClassVar = (
+        "roles",
+        "ignore_keys",
+        "max_row_bytes",
+        "share",
+        "grow",
+        "heldout_per_source",
+    )
 
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="Where the examples are: a file, folder or glob (local or `s3://`), a list of "
@@ -100,6 +107,12 @@ class CorpusConfig(Section):
         description="Share of the examples, from 0 to below 1, that is set aside for evaluation "
         "before the proxy sees the corpus.",
     )
+    heldout_per_source: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None,
+        description="Examples of each source that are set aside for evaluation, in place of "
+        "`heldout_share`: those whose contents have the smallest hashes; of a small source no more "
+        "than half. With 100 or more, `compare` can average over the sources.",
+    )
     grow: bool = Field(
         False,
         description="When files are added at `path`, read, tokenize and score these alone, at the "
@@ -125,6 +138,20 @@ class CorpusConfig(Section):
                     f"{field}: expected a column name, got null; only source may be null"
                 )
         return value
+
+    @model_validator(mode="after")
+    def _one_draw(self) -> CorpusConfig:
+        if self.heldout_share and self.heldout_per_source is not None:
+            raise ValueError(
+                f"heldout_per_source: found {self.heldout_per_source} beside heldout_share: "
+                f"{self.heldout_share:g}; set one of them"
+            )
+        return self
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether examples are set aside for evaluation."""
+        return bool(self.heldout_share) or self.heldout_per_source is not None
 
 
 class PromptConfig(Section):

@@ -115,7 +115,7 @@ class RunConfig(Section):
     @property
     def has_heldout(self) -> bool:
         """Whether the run has examples to evaluate on."""
-        return bool(self.corpus.heldout_share or self.evaluation.files)
+        return self.corpus.holds_out or bool(self.evaluation.files)
 
     @field_validator("proxy", mode="before")
     @classmethod

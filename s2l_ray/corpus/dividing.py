@@ -18,6 +18,7 @@ import ray
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.columns import FileColumns
+from s2l_ray.corpus.draws import Draws
 from s2l_ray.corpus.files.ranges import ranges_of
 from s2l_ray.corpus.files.source import MIB, SourceFile
 from s2l_ray.corpus.mapping import row_map_of
@@ -48,16 +49,17 @@ class Reading:
     """Rows to read, and how to divide them.
 
     `function(item, *args)` yields lists of one table of PARSED per group of parts, each in order of
-    the parts, and returns the Ranges that it has read.
+    the parts, and returns the Ranges that it has read and the Draws.
     """
 
-    function: Callable[..., Generator[list[pa.Table], None, Ranges]]
+    function: Callable[..., Generator[list[pa.Table], None, tuple[Ranges, Draws]]]
     items: Sequence[Any]
     args: tuple[Any, ...]
     unit: str  # what an item is, for the progress line
     files: list[str]  # names
     num_parts: int
     num_groups: int
+    heldout_per_source: int | None
     passed: dict[str, str] = field(default_factory=dict)  # files that are not read, and why
 
 
@@ -75,7 +77,10 @@ def reading_of_files(
     packs = _packed(ranges_of(files, pack, _folded), pack)
     names = list(dict.fromkeys(file.name for file in files))
     args = (num_groups, pack, settings, Tries(MOST_DEATHS))
-    return Reading(_parse_files, packs, args, "packs", names, num_parts, num_groups, found.passed)
+    return Reading(
+        _parse_files, packs, args, "packs", names, num_parts, num_groups,
+        config.heldout_per_source, found.passed,
+    )  # fmt: skip
 
 
 def reading_of_dataset(
@@ -88,7 +93,10 @@ def reading_of_dataset(
     settings |= settings_of(dataset, config)
     blocks = blocks_of(dataset)
     args = (num_groups, pack, settings)
-    return Reading(_parse_block, blocks, args, "blocks", ["dataset"], num_parts, num_groups)
+    return Reading(
+        _parse_block, blocks, args, "blocks", ["dataset"], num_parts, num_groups,
+        config.heldout_per_source,
+    )  # fmt: skip
 
 
 def num_parts_of(total: int) -> int:
@@ -150,8 +158,9 @@ def reading(tries: Tries, file: SourceFile) -> AbstractContextManager[None]:
 
 def _parse_files(
     files: list[SourceFile], num_groups: int, pack: int, settings: dict[str, Any], tries: Tries
-) -> Generator[list[pa.Table], None, Ranges]:
+) -> Generator[list[pa.Table], None, tuple[Ranges, Draws]]:
     config, ranges = settings["config"], Ranges()
+    draws = Draws(config.heldout_per_source)
 
     def tables() -> Iterator[pa.Table]:
         for file in files:
@@ -163,8 +172,8 @@ def _parse_files(
             if not whole:
                 ranges.append((file.start, columns))
 
-    yield from _by_group(tables(), num_groups, pack, settings["num_parts"])
-    return ranges
+    yield from _by_group(tables(), num_groups, pack, settings["num_parts"], draws)
+    return ranges, draws
 
 
 def _rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow | Batch]:
@@ -189,14 +198,16 @@ def _rows(file: SourceFile, config: CorpusConfig) -> Iterator[SourceRow | Batch]
 
 def _parse_block(
     block: pa.Table, num_groups: int, pack: int, settings: dict[str, Any]
-) -> Generator[list[pa.Table], None, Ranges]:
+) -> Generator[list[pa.Table], None, tuple[Ranges, Draws]]:
+    draws = Draws(settings["config"].heldout_per_source)
     tables = (parse_batch(batch, **settings) for batch in block.to_batches(max_chunksize=1000))
-    yield from _by_group(chain.from_iterable(tables), num_groups, pack, settings["num_parts"])
-    return []
+    parsed = chain.from_iterable(tables)
+    yield from _by_group(parsed, num_groups, pack, settings["num_parts"], draws)
+    return [], draws
 
 
 def _by_group(
-    tables: Iterable[pa.Table], num_groups: int, pack: int, num_parts: int
+    tables: Iterable[pa.Table], num_groups: int, pack: int, num_parts: int, draws: Draws
 ) -> Iterator[list[pa.Table]]:
     """Collect tables up to the size of a pack, and divide their rows by group, in order of parts.
 
@@ -209,6 +220,7 @@ def _by_group(
             size += table.nbytes
         if chunk and (table is None or size > 2 * pack):
             whole = pa.concat_tables(chunk).combine_chunks()
+            draws.add(whole)
             parts = whole["part"].to_numpy()
             order = np.argsort(parts, kind="stable")
             whole, parts = whole.take(pa.array(order)), parts[order].astype(np.int64)

@@ -60,15 +60,25 @@ def example_ids_of(sources: Sequence[str], contents: Sequence[bytes]) -> np.ndar
 
 def is_heldout(content: bytes, share: float, seed: int) -> bool:
     """Draw by content alone: the same text from two sources is never on both sides."""
-    return share > 0 and hash63(b"heldout %d " % seed + content) < share * 2**63
+    return share > 0 and draw_of(content, seed) < share * 2**63
 
 
 def are_heldout(contents: Sequence[bytes], share: float, seed: int) -> np.ndarray:
     """Return what `is_heldout` does for many examples."""
     if not share > 0:
         return np.zeros(len(contents), bool)
+    return draws_of(contents, seed) < math.ceil(share * 2**63)
+
+
+def draw_of(content: bytes, seed: int) -> int:
+    """Return the number that decides whether a content is held out."""
+    return hash63(b"heldout %d " % seed + content)
+
+
+def draws_of(contents: Sequence[bytes], seed: int) -> np.ndarray:
+    """Return what `draw_of` does for many contents, as int64."""
     start = b"heldout %d " % seed
-    return _hashes(start + content for content in contents) < math.ceil(share * 2**63)
+    return _hashes(start + content for content in contents)
 
 
 def is_used(key: int, share: float) -> bool:

@@ -28,6 +28,7 @@ from s2l_ray.corpus.dividing import (
     reading_of_dataset,
     reading_of_files,
 )
+from s2l_ray.corpus.draws import Draws
 from s2l_ray.corpus.duplicates import Known, settle
 from s2l_ray.corpus.files.source import SourceFile
 from s2l_ray.corpus.parsing import digest_of
@@ -215,18 +216,21 @@ def _write_parts(
     """Read all rows, bring them together by part, and write the parts."""
     groups: list[list[Any]] = [[] for _ in range(reading.num_groups)]
     with Progress(f"read {label}", total=len(reading.items), unit=reading.unit) as progress:
-        ranges = Ranges()
-        for found, read in scatter(
+        ranges, draws = Ranges(), Draws(reading.heldout_per_source)
+        for found, (seen, drawn) in scatter(
             reading.function, reading.items, reading.num_groups, *reading.args
         ):
             for group, tables in zip(groups, found, strict=True):
                 group += tables
-            ranges += read
+            ranges += seen
+            draws.merge(drawn)
             progress.advance(1)
     check_ranges(ranges)
-    written = _Written()
+    written, heldout = _Written(), draws.heldout()
     with Progress(f"write {label}", total=reading.num_parts, unit="parts") as progress:
-        for summaries in gather(_write_group, groups, store, folder, reading.num_parts, *how):
+        for summaries in gather(
+            _write_group, groups, store, folder, reading.num_parts, *how, heldout
+        ):
             for summary in summaries:
                 written.add(summary)
             progress.advance(len(summaries))
@@ -265,10 +269,11 @@ def _write(
     duplicates: str,
     schema: pa.Schema,
     known: Known,
+    heldout: np.ndarray | None,
 ) -> dict[str, Any]:
     """Write all rows of one part to its files; return a summary for the driver.
 
-    schema: of the examples. known: the examples of older corpora.
+    schema: of the examples. known: the examples of older corpora. heldout: see Draws.
     """
     bad = table.filter(pc.is_null(table["example_id"])).sort_by(
         [("file", "ascending"), ("row", "ascending"), ("raw", "ascending")]
@@ -277,10 +282,8 @@ def _write(
     good, repeated = settle(table.filter(pc.is_valid(table["example_id"])), duplicates, span)
     good, before = known.dropped(store, good, span)
     repeated = pa.concat_tables([repeated, before])
-    sides = {
-        "": good.filter(pc.invert(good["heldout"])),
-        "/heldout": good.filter(good["heldout"]),
-    }
+    held = good["heldout"] if heldout is None else pc.is_in(good["draw"], pa.array(heldout))
+    sides = {"": good.filter(pc.invert(held)), "/heldout": good.filter(held)}
     parts, counts = {}, {"duplicates": {"": repeated.num_rows}}
     beside = {"/rejected": bad} | ({"/duplicates": repeated} if duplicates == "drop" else {})
     for place, side in [*sides.items(), *beside.items()]:

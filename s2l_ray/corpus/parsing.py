@@ -19,6 +19,8 @@ from s2l_ray.corpus.identity import (
     are_used,
     content_of,
     contents_of,
+    draw_of,
+    draws_of,
     example_id_of,
     example_ids_of,
     hash63,
@@ -37,7 +39,8 @@ PARSED = pa.schema(  # an example (the reason is null), or a rejected row (the e
     [
         ("part", pa.int32()),
         *EXAMPLES_WITH_TOPIC,
-        ("heldout", pa.bool_()),
+        ("heldout", pa.bool_()),  # by a share; null if it is so many of each source
+        ("draw", pa.int64()),  # the hash that decides then
         ("raw", pa.string()),
         ("reason", pa.string()),
         ("category", pa.string()),  # of the reason: see BadRow
@@ -201,8 +204,11 @@ def _table_of(
         "file": pa.repeat(file, len(keys)),
         "row": numbers,
         "topic": examples.topics,
-        "heldout": are_heldout(contents, config.heldout_share, seed),
     }
+    if config.heldout_per_source is None:
+        columns["heldout"] = are_heldout(contents, config.heldout_share, seed)
+    else:
+        columns["draw"] = draws_of(contents, seed)
     arrays = [
         pa.array(columns[field.name], field.type)
         if field.name in columns
@@ -234,8 +240,12 @@ def _example(
     topic = topic_of(row.content, settings)
     content = content_of(example)
     key = example_id_of(source, content)
-    held = is_heldout(content, config.heldout_share, seed)
-    line = (key, key, source, *example, file, row.number, topic, held, None, None, None)
+    held: tuple[bool | None, int | None]
+    if config.heldout_per_source is None:
+        held = is_heldout(content, config.heldout_share, seed), None
+    else:
+        held = None, draw_of(content, seed)
+    line = (key, key, source, *example, file, row.number, topic, *held, None, None, None)
     return line, len(content)
 
 
@@ -244,7 +254,7 @@ def _rejected(row: SourceRow, file: str, bad: BadRow) -> tuple[tuple[Any, ...], 
     raw = text_of(row)
     key = hash63(f"{file}:{row.number}:{raw}".encode(errors="replace"))
     texts = (_printable(text) for text in (raw, bad.reason, bad.category))
-    return (key, None, None, None, None, file, row.number, None, None, *texts), len(raw)
+    return (key, None, None, None, None, file, row.number, None, None, None, *texts), len(raw)
 
 
 def _printable(text: str) -> str:

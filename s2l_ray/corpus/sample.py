@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.dividing import num_parts_of
+from s2l_ray.corpus.draws import Draws
 from s2l_ray.corpus.files.batches import Slice
 from s2l_ray.corpus.files.endings import compression_of
 from s2l_ray.corpus.files.json_lines import Lines
@@ -82,17 +83,25 @@ def sample(config: CorpusConfig, *, seed: int) -> Sample:
     whole = ended == len(places) == len(files)
     rows = table.num_rows if whole else _by_footers(files, config.share)
     good = table.filter(pc.is_valid(table["example_id"]))
-    kept = good.filter(pc.invert(good["heldout"]))
+    kept = good.filter(pc.invert(good["heldout"].fill_null(False)))
     return Sample(
         rows=round(total * table.num_rows / size) if rows is None else rows,
         counted=rows is not None,
         bytes=total,
         examples=kept.select(EXAMPLES.names).cast(EXAMPLES),
-        heldout=good.num_rows - kept.num_rows,
+        heldout=_held(good, config) or good.num_rows - kept.num_rows,
         rejected=table.num_rows - good.num_rows,
         seconds=_seconds(places[len(places) // 2], settings),
         num_parts=config.num_parts or num_parts_of(assumed),
     )
+
+
+def _held(good: pa.Table, config: CorpusConfig) -> int:
+    """Return how many of a sample are held out, if it is so many of each source."""
+    draws = Draws(config.heldout_per_source)
+    draws.add(good)
+    hashes = draws.heldout()
+    return 0 if hashes is None else len(hashes)
 
 
 class _Head:

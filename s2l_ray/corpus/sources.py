@@ -86,7 +86,7 @@ def fingerprint_of(
     A Ray Dataset is identified by its digest. The seed counts only if examples are held out.
     files: those of a generation, of a corpus that grows.
     """
-    settings = config.settings() | {"seed": seed if config.heldout_share else None}
+    settings = config.settings() | {"seed": seed if config.holds_out else None}
     del settings["max_rejected_share"], settings["map"]
     settings.pop("grow", None)
     if row_map := row_map_of(config):

@@ -19,7 +19,10 @@ from s2l_ray.evaluation.leaks import without_corpus
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import CorpusView
 
-NOTHING = "nothing to evaluate on: set corpus.heldout_share (such as 0.05) or evaluation.files"
+NOTHING = (
+    "nothing to evaluate on: set corpus.heldout_share (such as 0.05), corpus.heldout_per_source or "
+    "evaluation.files"
+)
 
 
 def heldout_examples(

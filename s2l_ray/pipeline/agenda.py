@@ -84,7 +84,7 @@ def _chosen(plan: Plan, config: RunConfig) -> list[Stage]:
 
 
 def _heldout(config: RunConfig) -> list[str]:
-    return [*(["heldout"] if config.corpus.heldout_share else []), *config.evaluation.files]
+    return [*(["heldout"] if config.corpus.holds_out else []), *config.evaluation.files]
 
 
 def _measures(config: RunConfig) -> list[str]:

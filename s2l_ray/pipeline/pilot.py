@@ -137,8 +137,10 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
     if kind != "share" and share < 1:
         budget = max(1, round(amount * share))
         budget = f"{budget} tokens" if kind == "tokens" else budget
-    heldout = config.corpus.heldout_share
-    if not config.evaluation.files:
+    before = heldout = work.heldout / max(1, work.proxy.examples + work.heldout)
+    if config.corpus.heldout_share:
+        before = heldout = config.corpus.heldout_share
+    if not config.evaluation.files and config.corpus.heldout_per_source is None:
         heldout = min(MOST_HELDOUT, max(heldout, HELDOUT / max(1, examples)))
     clusters = config.clusters.n_clusters
     fewer = max(min(CLUSTERS, clusters), round(clusters * share))
@@ -149,7 +151,9 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
         "run_dir": run_dir_of(config),
         "corpus": data["corpus"] | {
             "share": config.corpus.share * share,
-            "heldout_share": round(heldout, 4),
+            "heldout_share": 0.0
+            if config.corpus.heldout_per_source is not None
+            else round(heldout, 4),
             "num_parts": max(actors, round(work.num_parts * share)),
         },
         "clusters": data.get("clusters", {}) | {"n_clusters": fewer, "stability": False},
@@ -172,7 +176,7 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
     if not own:
         rates["target"] = rates["proxy"]._replace(at_once=1)
         sizes["target"] = sizes["proxy"]
-    left = share * (1 - heldout) / (1 - config.corpus.heldout_share)
+    left = share * (1 - heldout) / (1 - before)
     smaller = replace(
         work,
         config=found,

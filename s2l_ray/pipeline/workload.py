@@ -214,7 +214,8 @@ def _tokenizer_of(model: ModelConfig) -> tuple[Any, ...]:
 def _rows_of(config: RunConfig, name: str, path: str) -> int:
     """Return about how many rows a file of evaluation.files has."""
     split = config.evaluation.split or split_of_path(path, "test")
-    update = {"path": path, "split": split, "heldout_share": 0.0, "format": "auto", "share": 1.0}
+    update = {"path": path, "split": split, "format": "auto", "share": 1.0}
+    update |= {"heldout_share": 0.0, "heldout_per_source": None}
     try:
         return sample(config.corpus.model_copy(update=update), seed=config.seed).rows
     except ValueError as error:
