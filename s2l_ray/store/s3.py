@@ -125,10 +125,29 @@ class S3Objects:
                 self._ask(f"write {name}", lambda: upload(self.conditional))
             except NotImplementedError:  # the store takes conditions on other requests alone
                 self._ask(f"write {name}", lambda: upload(False))
-        except FileExistsError:  # changed since the guard
-            assert guard is not None
-            guard()
+        except (FileExistsError, StorageError) as error:
+            # Sent again after its answer was lost, the last request meets what it made itself: the
+            # object, or no upload any more.
+            own = isinstance(error, FileExistsError) or _code(error) == "NoSuchUpload"
+            if own and self._holds(name, local):
+                return
+            if guard is not None:
+                guard()
             raise
+
+    def _holds(self, name: str, local: Path) -> bool:
+        """Return whether an object is the same as a local file."""
+
+        def compare() -> bool:
+            answer = self.client.get_object(Bucket=self.bucket, Key=self._key(name))
+            if answer["ContentLength"] != local.stat().st_size:
+                return False
+            with open(local, "rb") as file:
+                return all(c == file.read(len(c)) for c in answer["Body"].iter_chunks(LARGE))
+
+        with suppress(FileNotFoundError):
+            return self._ask(f"read {name}", compare)
+        return False
 
     def get_file(self, name: str, local: Path) -> None:
         def download() -> None:
@@ -306,3 +325,8 @@ class S3Objects:
         if code == "NotImplemented" or status == 501:
             return NotImplementedError(f"{where}: {what}: this store does not support it")
         return StorageError(f"{where}: cannot {what}: {explain(error, self.bucket, self.config)}")
+
+
+def _code(error: Exception) -> str:
+    """The store's error code of a refusal."""
+    return answer_of(error.__cause__)[0] if isinstance(error.__cause__, Exception) else ""

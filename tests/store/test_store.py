@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from support.ceph import KMS_KEY
+from support.proxy import Proxy
 from urllib3.exceptions import SSLError
 
 from s2l_ray.config import StorageConfig
@@ -366,6 +367,25 @@ def test_encryption_is_asked_for_with_every_object(s3_uri, tmp_path, monkeypatch
     other = Store(s3_uri, StorageConfig(encryption="aws:kms", kms_key="not-there"))
     with pytest.raises(StorageError, match="cannot write x"):
         other.write_bytes(b"1", "x")
+
+
+@pytest.mark.parametrize(("guarded", "status"), [(False, 404), (True, 404), (True, 412)])
+def test_an_upload_whose_last_answer_is_lost_is_whole(
+    s3_uri, ceph, tmp_path, monkeypatch, guarded, status
+):
+    monkeypatch.setattr("s2l_ray.store.s3.LARGE", 5 << 20)
+    proxy = Proxy(ceph.endpoint, {"lost": status})
+    objects = S3Objects(s3_uri, StorageConfig(endpoint=proxy.endpoint))
+    file, asked = tmp_path / "model", []
+    file.write_bytes(os.urandom(12 << 20))
+    for name in ("a", "b"):  # of the second no answer is lost
+        objects.put_file(file, name, (lambda: asked.append(1)) if guarded else None)
+        assert objects.read(name) == file.read_bytes()
+    assert proxy.counts["lost"] == 2 and bool(asked) == guarded
+    assert objects._holds("a", file) and not objects._holds("c", file)
+    file.write_bytes(os.urandom(12 << 20))
+    assert not objects._holds("a", file)
+    proxy.stop()
 
 
 def test_names_addresses_and_pickling(tmp_path, monkeypatch):

@@ -11,7 +11,9 @@ KINDS = ("500", "503", "cut", "delay", "truncate")
 
 
 class Proxy:
-    """`faults`: kind -> share of the requests that meet it; 501 is for conditional PUTs."""
+    """`faults`: kind -> share of the requests that meet it; 501 is for conditional PUTs. lost: of
+    the first request that completes an upload in pieces the answer is lost; sent again, it is
+    refused with this code, as AWS does and Ceph does not."""
 
     def __init__(self, upstream, faults=(), seed=0):
         self.host, self.faults, self.random = upstream.removeprefix("http://"), dict(faults), None
@@ -45,6 +47,8 @@ class Proxy:
         self.counts[kind or "whole"] += 1
         if kind in ("500", "503", "501"):
             return self._refuse(request, int(kind))
+        if kind == "lost" and self.counts[kind] == 2:
+            return self._refuse(request, self.faults[kind])
         if kind == "cut":
             request.close_connection = True
             return request.connection.close()
@@ -60,6 +64,9 @@ class Proxy:
             return request.connection.close()
         finally:
             upstream.close()
+        if kind == "lost":
+            request.close_connection = True
+            return request.connection.close()
         request.send_response_only(response.status)
         for name, value in response.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
@@ -76,9 +83,12 @@ class Proxy:
     def _pick(self, request):
         if "501" in self.faults and request.headers.get("If-None-Match"):
             return "501"
+        completes = request.command == "POST" and "uploadId=" in request.path
+        if "lost" in self.faults and completes and self.counts["lost"] < 2:
+            return "lost"
         draw = self.random.random()
         for kind, share in self.faults.items():
-            if kind == "501":
+            if kind in ("501", "lost"):
                 continue
             if draw < share:
                 return kind
@@ -86,7 +96,10 @@ class Proxy:
         return None
 
     def _refuse(self, request, status):
-        code = {500: "InternalError", 503: "SlowDown", 501: "NotImplemented"}[status]
+        code = {
+            500: "InternalError", 503: "SlowDown", 501: "NotImplemented",
+            412: "PreconditionFailed", 404: "NoSuchUpload",
+        }[status]  # fmt: skip
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message/></Error>".encode()
         request.send_response_only(status)
         request.send_header("Content-Type", "application/xml")
