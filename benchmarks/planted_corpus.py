@@ -31,6 +31,7 @@ LETTERS = "abcdefghijklmnop"
 LENGTH, CHANGED = 6, 2  # letters per example; letters redrawn in a large pattern
 SMALL_SHARE, WRONG_SHARE = 0.25, 0.05
 HELDOUT = 20  # examples per pattern
+PURPOSE = 5  # further examples per small pattern: what a target should be good at
 SMALLEST, LARGEST = 600, 12_000  # examples; beyond, large patterns run out of near-duplicates
 
 Row = dict[str, Any]
@@ -59,16 +60,33 @@ def generate(
     wrong_share of each pattern is wrong, of the held-out ones none; their source is the pattern.
     The rows depend on the arguments alone.
     """
+    corpus, heldout, _ = generate_with_purpose(
+        num_examples, seed=seed, pattern_as_source=pattern_as_source, wrong_share=wrong_share
+    )
+    return corpus, heldout
+
+
+def generate_with_purpose(
+    num_examples: int = 6000,
+    *,
+    seed: int = 0,
+    pattern_as_source: bool = False,
+    wrong_share: float = WRONG_SHARE,
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """What `generate` returns, and the purpose: PURPOSE right examples of each small pattern, which
+    neither has."""
     if not SMALLEST <= num_examples <= LARGEST:
         raise ValueError(f"num_examples: got {num_examples}, expected {SMALLEST} to {LARGEST:,}")
     corpus: list[Row] = []
     heldout: list[Row] = []
+    purpose: list[Row] = []
     for number, (pattern, size) in enumerate(sizes(num_examples).items()):
         rng = Random(f"{seed}/{pattern}")  # a str seeds by SHA-512, whatever PYTHONHASHSEED is
         table = dict(zip(LETTERS, rng.sample(LETTERS, len(LETTERS)), strict=True))
         asked = _lists(rng, CHANGED if pattern in LARGE else LENGTH)
         source = pattern if pattern_as_source else SOURCES[number % len(SOURCES)]
-        for place in range(size + HELDOUT):
+        more = PURPOSE if pattern in SMALL else 0  # after the others, which stay as they are
+        for place in range(size + HELDOUT + more):
             letters, wrong = next(asked), place < round(wrong_share * size)
             answer = [table[letter] for letter in letters]
             if wrong:
@@ -80,17 +98,23 @@ def generate(
                 "pattern": pattern,
                 "wrong": wrong,
             }
-            (corpus if place < size else heldout).append(row)
+            rows = corpus if place < size else heldout if place < size + HELDOUT else purpose
+            rows.append(row)
     Random(seed).shuffle(corpus)
-    return corpus, heldout
+    return corpus, heldout, purpose
 
 
 def write(folder: Path, corpus: Iterable[Row], heldout: Iterable[Row]) -> tuple[Path, Path]:
     """Both as JSON lines: corpus.jsonl and heldout.jsonl."""
     paths = folder / "corpus.jsonl", folder / "heldout.jsonl"
     for path, rows in zip(paths, (corpus, heldout), strict=True):
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(path, rows)
     return paths
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _lists(rng: Random, changed: int) -> Iterator[tuple[str, ...]]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from benchmarks import machine
-from benchmarks.planted_corpus import write
+from benchmarks.planted_corpus import write, write_rows
 from s2l_ray.analysis import verdicts
 from s2l_ray.analysis.paired import Outcome
 from s2l_ray.analysis.paired import Row as Compared
@@ -45,13 +45,14 @@ Row = dict[str, Any]
 
 
 class Study(NamedTuple):
-    """A corpus of known truth. large, small: its patterns."""
+    """A corpus of known truth. large, small: its patterns. purpose: rows of selection.toward."""
 
     name: str
     corpus: list[Row]
     heldout: list[Row]
     large: Sequence[str]
     small: Sequence[str]
+    purpose: Sequence[Row] = ()
 
     def kind(self, row: Row) -> str:
         return "wrong" if row["wrong"] else "large" if row["pattern"] in self.large else "small"
@@ -77,8 +78,13 @@ def settings(
         return {"model": {"architecture": shape, "tokenizer_vocab": vocabulary}, "workers": ONE,
                 "learning_rate": 0.002, **more}  # fmt: skip
 
+    toward = {}
+    if any("toward" in name for name in arguments.selectors):
+        write_rows(folder / "purpose.jsonl", study.purpose)
+        toward = {"selection": {"toward": str(folder / "purpose.jsonl")}}
     return validate(
-        {
+        toward
+        | {
             "name": study.name,
             "run_dir": str(folder / "run"),
             "corpus": {"path": str(corpus), "num_parts": 2},

@@ -256,6 +256,21 @@ class _Label:
         return out, stats
 
 
+def assign_to_centers(
+    store: Store, trajectories: Manifest, clusters: Manifest, *, folder: str, fingerprint: str
+) -> Manifest:
+    """Assign other trajectories to the nearest centers of a finished clustering that crosses
+    sources. Parts: schema `schemas.CLUSTERS`. info: sizes, the number in each cluster [K]."""
+    centers_KT, checksum = read_centers(store, clusters), ClustersView(clusters).centers
+    units = units_of(trajectories, made_of=checksum)
+    stage = StageParts(folder, fingerprint, units, {})
+    args = store, trajectories.folder, [(None, centers_KT)], checksum
+    made = make_parts(store, [stage], _Label, args, label="assign the purpose", suffix="parquet")
+    parts = made[folder]
+    sizes = np.sum([part.stats["sizes"] for part in parts], axis=0)
+    return store.commit(folder, fingerprint, parts, {"sizes": sizes.tolist()})
+
+
 def _diagnose(
     store: Store, trajectories: Manifest, config: ClustersConfig, fit: KMeans | None
 ) -> dict[str, Any]:

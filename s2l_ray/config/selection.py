@@ -144,6 +144,8 @@ ExportFormat = Literal[
 class SelectionConfig(Section):
     """Which examples are chosen, how many, and in which formats they are written."""
 
+    newer = ("toward", "toward_share", "toward_steps")
+
     selector: SelectorName = Field("s2l", description="Selection method.")
     budget: Budget = Field(
         0.11,
@@ -156,6 +158,23 @@ class SelectionConfig(Section):
         "s2l",
         description="Selector whose shares of sources `random_shares` copies, and whose number of "
         "tokens `random_tokens` copies.",
+    )
+    toward: Location | Annotated[list[Location], Field(min_length=1)] | None = Field(
+        None,
+        description="Files with examples of what the target should be good at, for the selectors "
+        "`toward` and `toward_path`: a file, folder, glob or `hf://` dataset, or a list of these, "
+        "with the corpus's columns. Rows that the corpus or its held-out share has too are left "
+        "out. `null` for the other selectors.",
+    )
+    toward_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5,
+        description="Share of the quotas of `toward` that follows the purpose's examples, from 0 "
+        "(even quotas, as `s2l`) to 1 (their shares of the clusters alone).",
+    )
+    toward_steps: Positive = Field(
+        200,
+        description="Length of the training of `toward_path` on the purpose's examples, in "
+        "optimizer steps; `proxy` has its other settings.",
     )
     export: list[ExportFormat] = Field(
         [],

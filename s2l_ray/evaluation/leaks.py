@@ -75,6 +75,49 @@ def without_corpus(
     }
 
 
+def apart(
+    store: Store,
+    given: Manifest,
+    others: Mapping[str, Manifest],
+    field: str,
+    *,
+    folder: str,
+    fingerprint: str,
+) -> Manifest:
+    """Write `given`, examples of a field, without the rows that others have too.
+
+    others: by what they are called in a message. info: LeaksView. ValueError if nothing is left.
+    """
+    mine = _places(store, given, "files", f"read {field}")
+    contents, elsewhere, told = frozenset(mine), dict[int, tuple[str, int]](), list[str]()
+    for what, other in others.items():
+        found = _places(store, other, "files", f"search {what}", contents)
+        if found:
+            first = min(found, key=lambda content: mine[content])
+            told.append(f"{len(found):,} of {what}, such as {mine[first][0]}:{mine[first][1]}")
+        elsewhere |= found
+    args = store, given.folder, "files", set(elsewhere)
+    stage = StageParts(folder, fingerprint, units_of(given), {})
+    made = make_parts(store, [stage], _leave_out, args, label=f"filter {field}", suffix="parquet")
+    gone = given.rows - sum(part.rows for part in made[folder])
+    info: dict[str, Any] = {"in_corpus": gone}
+    if gone:
+        text = f"{field}: left out {gone:,} of {given.rows:,} examples: {' and '.join(told)}"
+        info["note"] = text
+    if gone == given.rows:
+        raise ValueError(f"{info['note']}; nothing is left: give examples that the corpus lacks")
+    return store.commit(folder, fingerprint, made[folder], info)
+
+
+def shared_with(store: Store, given: Manifest, other: Manifest) -> tuple[int, str]:
+    """Return how many contents two sets of examples share, and the place of the first in `given`
+    ("" if there is none)."""
+    mine = _places(store, given, "files", "read the purpose")
+    found = _places(store, other, "files", "search evaluation files", frozenset(mine))
+    first = min((mine[content] for content in found), default=None)
+    return len(found), "" if first is None else f"{first[0]}:{first[1]}"
+
+
 def notes(sets: Mapping[str, Manifest]) -> list[str]:
     """Say what was left out: a sentence for each set that lost rows."""
     found = (LeaksView(each).note for each in sets.values())

@@ -12,6 +12,7 @@ from s2l_ray.pipeline import alarms
 from s2l_ray.pipeline.growth import WHOLE
 from s2l_ray.pipeline.identity import clusters_settings, file_name, liked, selection_name
 from s2l_ray.pipeline.stage import Stage, alone
+from s2l_ray.pipeline.toward import purpose_shares, tell_shares
 from s2l_ray.selection.choose import choose, examples_for
 from s2l_ray.selection.coverage import cover
 from s2l_ray.selection.exports.stage import export
@@ -38,7 +39,11 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
     beside |= {when: plan.details(choice)[when] for when in selector.details}
     needed = (*((like,) if like else ()), *beside.values())
     groups = _groups(plan, choice, selector, needed, beside)
-    exclude = set() if selector.like else {"like"}
+    toward: tuple[Stage, ...] = ()
+    toward_share = plan.config.selection.toward_share
+    if selector.toward == "shares":
+        toward = (purpose_shares(plan, groups),)
+    exclude = {"toward", "toward_share", "toward_steps"} | (set() if selector.like else {"like"})
     own = choice.model_copy(update={"export": []}).model_dump(exclude=exclude)
 
     def make(run: Run, **where: Any) -> Manifest:
@@ -49,16 +54,23 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
             tokens=run.get(plan.tokens),
             groups=run.get(groups),
             like=run.get(like) if like else None,
+            toward=(run.get(toward[0]), toward_share) if toward else None,
             **where,
         )
+
+    def check(run: Run, selection: Manifest) -> None:
+        alarms.check_selection(plan, run, selection)
+        if toward:
+            tell_shares(run, run.get(groups), selection)
 
     return Stage(
         f"selections/{selection_name(choice.selector, choice.seed)}",
         alone(make),
-        inputs=(groups, *needed),
-        settings=(own, *source_of(choice.selector)),  # the exports change no example
+        inputs=(groups, *needed, *toward),
+        # the exports change no example
+        settings=(own, *source_of(choice.selector), *([toward_share] if toward else [])),
         reads=(plan.corpus, plan.tokens),
-        check=partial(alarms.check_selection, plan),
+        check=check,
     )
 
 
@@ -86,6 +98,7 @@ def _groups(
         return _clusters(plan, selector, needed, beside)
     if isinstance(selector, Draw) and selector.groups == "all":
         return plan.trajectories
+    seen = trajectories_of(plan, selector)
     settings: list[Any] = [choice.selector, *source_of(choice.selector)]
     if isinstance(selector, Cover):
         settings += [choice.budget] + [choice.seed] * selector.seeded
@@ -103,7 +116,7 @@ def _groups(
             )
         return rank(
             run.store,
-            run.get(plan.trajectories),
+            run.get(seen),
             selector=choice.selector,
             n_strata=plan.config.clusters.n_clusters,
             beside=made,
@@ -111,7 +124,7 @@ def _groups(
         )
 
     name = f"rankings/{file_name(choice.selector)}"
-    inputs = (plan.trajectories, *needed)
+    inputs = (seen, *needed)
     return Stage(name, alone(make), inputs=inputs, settings=tuple(settings))
 
 
@@ -193,4 +206,6 @@ def trajectories_of(plan: Plan, selector: Selector) -> Stage:
     """Declare the trajectories that a selector looks at."""
     if isinstance(selector, Cluster) and selector.groups in OUT_OF_FOLD:
         return plan.out_of_fold
+    if selector.toward == "path":
+        return plan.along_path
     return plan.trajectories

@@ -20,6 +20,7 @@ from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
 from s2l_ray.pipeline.targets import check_target
+from s2l_ray.pipeline.toward import check_evaluation
 from s2l_ray.scoring.losses import Scoring, score
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import TokensView
@@ -35,6 +36,7 @@ def prepare_evaluation(run: Run) -> None:
     check_target(run.config.target)
     corpus, settings = run.get(run.plan.corpus), run.config.evaluation
     heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
+    check_evaluation(run, heldout)
     if settings.workers is not None:
         check_room("evaluation.workers", settings.workers)
     if settings.answer_marker is not None:

@@ -34,9 +34,7 @@ def out_of_fold(plan: Plan) -> Stage:
         )
     losses = []
     for fold, other in zip(folds, reversed(folds), strict=True):
-        scored = Plan(config, plan.corpus, fold.prefix)
-        vars(scored).update(tokens=fold.tokens, proxy=other.proxy)
-        losses.append(scored.losses)
+        losses.append(scored_by(fold, fold.tokens, other.proxy))
 
     def make(run: Run, **where: Any) -> Manifest:
         return assemble(run.store, run.get(plan.corpus), *map(run.get, losses), **where)
@@ -48,6 +46,16 @@ def out_of_fold(plan: Plan) -> Stage:
         reads=(plan.corpus,),
         check=partial(alarms.check_losses, plan, fold=folds[0].prefix),
     )
+
+
+def scored_by(plan: Plan, tokens: Stage, proxy: Stage) -> Stage:
+    """Declare the losses of tokens at the checkpoints of a proxy that is not the plan's own for
+    them."""
+    from s2l_ray.pipeline.plan import Plan
+
+    scored = Plan(plan.config, plan.corpus, plan.prefix)
+    vars(scored).update(tokens=tokens, proxy=proxy)
+    return scored.losses
 
 
 def _make_fold(plan: Plan, number: int, run: Run, **where: Any) -> Manifest:

@@ -42,6 +42,8 @@ def check_shares(selector: SelectorName) -> None:
 
 def _draws_in_rounds(kind: Selector) -> bool:
     """Whether the first examples of a larger subset, which is in rounds, are a smaller subset."""
+    if kind.toward == "shares":
+        return False
     if not isinstance(kind, Cluster) and not (isinstance(kind, Draw) and kind.groups == "strata"):
         return True  # one group, or one per source
     return all(

@@ -37,6 +37,7 @@ from s2l_ray.pipeline.identity import (
 )
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
 from s2l_ray.pipeline.told import check_corpus, check_tokenizer_kept, check_tokens
+from s2l_ray.pipeline.toward import along_path, purpose_examples, purpose_losses
 from s2l_ray.scoring.imported import import_losses
 from s2l_ray.scoring.loss_files import find
 from s2l_ray.scoring.trajectories import assemble
@@ -204,17 +205,21 @@ class Plan:
             settings=self.config.trajectories.precision,
             reads=tuple(self.details(self.config.selection).values()),
             work=self.scoring,
-            check=self._drop_checkpoints if self.config.trains_proxy else None,
+            check=self.drop_checkpoints if self.config.trains_proxy else None,
         )
         return self.own(stage)
 
-    def _drop_checkpoints(self, run: Run, _: Manifest) -> None:
+    def drop_checkpoints(self, run: Run, _: Manifest) -> None:
         """Remove the proxy's checkpoints that proxy.keep_checkpoints does not keep, unless what
         the selection needs from them is still to do."""
         keep = self.config.proxy.keep_checkpoints
-        details = self.details(self.config.selection).values()
+        config = self.config
+        needed = [self.losses, *self.details(config.selection).values()]
+        named = [config.selection.selector, *config.evaluation.baselines]
+        if any(selector_named(each).toward == "shares" for each in named):
+            needed.append(purpose_losses(self))
         if keep is None or not all(
-            run.store.exists(each.folder, "manifest.json") for each in details
+            run.store.exists(each.folder, "manifest.json") for each in needed
         ):
             return
         proxy = run.store.manifest(self.proxy.folder)  # not run.get, which would make it again
@@ -261,6 +266,16 @@ class Plan:
                 "selector, or train the proxies again on all files with `s2l-ray refit`"
             )
         return out_of_fold(self)
+
+    @cached_property
+    def purpose(self) -> Stage:
+        """The examples of selection.toward that the corpus does not have."""
+        return purpose_examples(self)
+
+    @cached_property
+    def along_path(self) -> Stage:
+        """The losses of every example along a training on the purpose's examples."""
+        return along_path(self)
 
     def thinned(self, steps: list[int]) -> Plan:
         """Return a plan whose trajectories have these steps alone; nothing is scored again."""

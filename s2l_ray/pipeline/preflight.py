@@ -16,6 +16,7 @@ from typing import Any
 from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, RunConfig
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.mapping import row_map_of
+from s2l_ray.corpus.purpose import MISSING, purpose_config
 from s2l_ray.corpus.sources import resolve
 from s2l_ray.execution.trackers.tracking import faults as faults_of_trackers
 from s2l_ray.models.files import folder_fault, has_chat_template, hub_fault, result_fault
@@ -43,6 +44,7 @@ def check(
         *_prompts(config, targets),
         *_extensions(config, targets, heldout),
         *_given(config, heldout, diagnosis),
+        *_purpose(config, heldout),
         *faults_of_trackers(config.trackers, config.run_dir),
     ]
     faults += _sources(config, corpus, heldout, thorough=not faults)
@@ -177,10 +179,16 @@ def _given(config: RunConfig, heldout: bool, diagnosis: bool) -> Iterator[str]:
                 f"selector {name} trains two proxies of its own, each on half of the corpus: leave "
                 "out losses and proxy.checkpoints, or choose another selector"
             )
+        if selector.toward == "path":
+            yield (
+                f"selector {name} trains a proxy of its own, on the examples of selection.toward: "
+                "leave out losses and proxy.checkpoints, or choose another selector"
+            )
         if config.losses is None:
             continue
         needs = [*selector.details]
         needs += [name for name in ("before", "without_prompt") if getattr(selector, name)]
+        needs += ["losses of the purpose's examples"] if selector.toward == "shares" else []
         if needs:
             yield (
                 f"losses: selector {name} needs more than losses ({', '.join(needs)}): expected "
@@ -188,10 +196,38 @@ def _given(config: RunConfig, heldout: bool, diagnosis: bool) -> Iterator[str]:
             )
 
 
+def _purpose(config: RunConfig, heldout: bool) -> Iterator[str]:
+    """Look for the examples of a purpose where a selector needs them, and the reverse."""
+    from s2l_ray.selection.selectors import selector_named  # imports NumPy and Ray
+
+    given = config.selection.toward is not None
+    names = _selectors(config, heldout) if not given else _selectors(config, True)
+    if not given and not any("toward" in name or ":" in name for name in names):
+        return
+    wanting = [name for name in names if not _faults_of(name) and selector_named(name).toward]
+    if wanting and not given:
+        yield MISSING
+    if given and not wanting:
+        yield (
+            f"selection.toward: no selector of the run uses it (selection.selector is "
+            f"{config.selection.selector}): choose toward or toward_path, or leave it out"
+        )
+
+
+def _faults_of(name: str) -> list[str]:
+    """What keeps a selector from being imported; _extensions tells it."""
+    from s2l_ray.selection.selectors import selector_named
+
+    return list(_fault_of(selector_named, name))
+
+
 def _sources(config: RunConfig, corpus: bool, heldout: bool, *, thorough: bool) -> Iterator[str]:
     os.environ.update(config.storage.environment())  # for pyarrow, which lists remote folders
     if corpus:
         yield from _fault_of(_find, config.corpus, thorough)
+    if config.selection.toward is not None:
+        for fault in _fault_of(lambda: _find(purpose_config(config), thorough)):
+            yield f"selection.toward: {fault}"
     evaluation = config.evaluation
     few_shot = {} if evaluation.few_shot is None else {"few_shot": evaluation.few_shot}
     kinds = {"files": evaluation.files, "answers": evaluation.answers, "texts": evaluation.texts}

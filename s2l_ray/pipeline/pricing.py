@@ -13,6 +13,7 @@ from s2l_ray.pipeline import timing
 from s2l_ray.pipeline.forecast import DONE, Forecast
 from s2l_ray.pipeline.rates import Rate, Size, operations_of
 from s2l_ray.pipeline.timing import Stored
+from s2l_ray.pipeline.toward import path_config
 from s2l_ray.pipeline.workload import Workload
 from s2l_ray.selection.kinds import OUT_OF_FOLD
 from s2l_ray.selection.selectors import selector_named
@@ -98,7 +99,15 @@ class Pricing:
         if kind.startswith("fold-") and rest != "tokens":
             half = replace(self, work=self.work.half)
             return half.price(stage._replace(stage=rest))._replace(stage=stage.stage)
+        if kind == "purpose":
+            mine = replace(self, work=self.work.of_purpose)
+            return mine.price(stage._replace(stage=rest))._replace(stage=stage.stage)
+        if kind == "toward":  # a training on the purpose, and the whole corpus scored along it
+            work = self.work.of_purpose if rest == "proxy" else self.work
+            path = replace(self, work=replace(work, config=path_config(self.config)))
+            return path.price(stage._replace(stage=rest))._replace(stage=stage.stage)
         made = {
+            "examples": self._corpus,  # of the purpose
             "corpus": self._corpus,
             "tokens": self._tokens,
             "proxy": self._proxy,

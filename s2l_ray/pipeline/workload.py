@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from s2l_ray.config import ModelConfig, PromptConfig, RunConfig, parse_budget
 from s2l_ray.corpus.families import template_text
+from s2l_ray.corpus.purpose import purpose_config
 from s2l_ray.corpus.sample import sample
 from s2l_ray.corpus.sources import split_of_path
 from s2l_ray.corpus.tokenization import encode_table
@@ -77,6 +78,7 @@ class Workload:
     proxy: Counts
     target: Counts | None
     generations: tuple[float, ...] = ()  # shares of the sources, of a corpus that grew
+    purpose: int = 0  # rows of selection.toward
 
     @property
     def half(self) -> Workload:
@@ -103,6 +105,25 @@ class Workload:
             bytes=int(all_of_it.bytes * share),
         )
         return replace(self, proxy=some)
+
+    @property
+    def of_purpose(self) -> Workload:
+        """What reading, tokenizing and scoring the examples of selection.toward takes."""
+        share = self.purpose / max(1, self.proxy.examples)
+        counts, times = self.proxy, {}
+        for name in ("examples", "tokens", "labels", "bytes"):
+            times[name] = round(getattr(counts, name) * share)
+        counts = replace(counts, **times, seconds=counts.seconds * share, tokenizer_seconds=0.0)
+        return replace(
+            self,
+            config=without_signals(self.config),
+            rows=self.purpose,
+            heldout=0,
+            num_parts=min(self.num_parts, max(1, self.purpose)),
+            corpus_bytes=round(self.corpus_bytes * share),
+            read_seconds=self.read_seconds * share,
+            proxy=counts,
+        )
 
     def chosen(self, budget: int | float | str) -> int:
         """Return how many examples a budget is, at the corpus's tokens per example."""
@@ -202,8 +223,14 @@ def workload(config: RunConfig, plan: Plan, store: Store) -> Workload:
         models = config.proxy.model, config.target.model
         same = prompt == config.prompt and _tokenizer_of(models[0]) == _tokenizer_of(models[1])
         target = proxy if same else texts.counts(config.target.model, prompt)
+    purpose = 0 if config.selection.toward is None else _rows_of_purpose(config)
     return Workload(
-        config=config, proxy=proxy, target=target, generations=plan.corpus.shares, **known
+        config=config,
+        proxy=proxy,
+        target=target,
+        generations=plan.corpus.shares,
+        purpose=purpose,
+        **known,
     )
 
 
@@ -220,6 +247,13 @@ def _rows_of(config: RunConfig, name: str, path: str) -> int:
         return sample(config.corpus.model_copy(update=update), seed=config.seed).rows
     except ValueError as error:
         raise ValueError(f"evaluation.files: {name}: {error}") from error
+
+
+def _rows_of_purpose(config: RunConfig) -> int:
+    try:
+        return sample(purpose_config(config), seed=config.seed).rows
+    except ValueError as error:
+        raise ValueError(f"selection.toward: {error}") from error
 
 
 def _texts_of(store: Store, corpus: Manifest) -> _Texts:

@@ -12,6 +12,7 @@ import numpy as np
 from s2l_ray.analysis.laws_told import alike_told
 from s2l_ray.analysis.laws_told import rows as law_rows
 from s2l_ray.analysis.measures import error_over_examples, influences_of, metrics_of, value_of
+from s2l_ray.analysis.purpose import purpose_told
 from s2l_ray.clustering import clusters as clustering
 from s2l_ray.config import BASELINE, parse_budget
 from s2l_ray.execution import events, machine
@@ -36,6 +37,7 @@ from s2l_ray.store import Manifest
 from s2l_ray.store.views import (
     ClustersView,
     CorpusView,
+    LeaksView,
     SelectionView,
     StepsView,
     TokensView,
@@ -92,6 +94,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
             # The centers are losses.
             clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
+    clustered["purpose"] = _of_purpose(run, chosen_by, clustered.get("cluster_sizes", ()))
     others = _others(run)
     laws = laws_of(
         run, trajectories, [(run, each) for each in (selection.manifest, *others.values())]
@@ -229,3 +232,12 @@ def _budget_in_words(budget: int | float | str) -> str:
 def _rule(name: str) -> str:
     selector = selector_named(name)
     return f"{selector.rule} ({selector.source})" if selector.source else selector.rule
+
+
+def _of_purpose(run: Run, chosen_by: SelectionView, sizes: Sequence[int]) -> list[str]:
+    """Say where the purpose's examples lie, and which are left out; nothing without a purpose."""
+    found = purpose_told(chosen_by, sizes)
+    if selector_named(run.config.selection.selector).toward and "purpose/examples" in run.done:
+        note = LeaksView(run.done["purpose/examples"]).note
+        found += [] if note is None else [f"{note}."]
+    return found

@@ -22,7 +22,7 @@ from s2l_ray.selection.kinds import BINS, Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.selection.subset import lengths_of, write_subset
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.views import CorpusView, GroupsView, SelectionView, TokensView
+from s2l_ray.store.views import CorpusView, GroupsView, PurposeView, SelectionView, TokensView
 
 
 def choose(
@@ -33,6 +33,7 @@ def choose(
     tokens: Manifest,
     groups: Manifest,
     like: Manifest | None = None,
+    toward: tuple[Manifest, float] | None = None,
     folder: str,
     fingerprint: str,
 ) -> Manifest:
@@ -41,9 +42,10 @@ def choose(
     groups: the clusters stage (cluster_id; info["sources"]: the source of each cluster, None if
     clusters cross sources), the selector's ranking, or, for a selector without groups, the
     trajectories. Its rows are the examples that can be chosen. like: the selection whose tokens or
-    source shares the selector takes. Subset parts have the schema `SUBSET`, in rank order over all
+    source shares the selector takes. toward: the purpose's examples assigned to the clusters, and
+    selection.toward_share. Subset parts have the schema `SUBSET`, in rank order over all
     parts. info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
-    groups_above_quota.
+    groups_above_quota; with toward also toward: share, examples, by_cluster.
     TooFew if the budget exceeds what the selector can choose from. ValueError for groups of another
     corpus, or for groups without clusters if the selector draws from clusters.
     """
@@ -56,9 +58,13 @@ def choose(
             f"clusters, expected the source of each (null if clusters cross sources)"
         )
     assert (like is not None) == (selector.like is not None)
-    quotas_of, budget = selector.quotas, config.budget
+    quotas_of: Callable[..., np.ndarray] = selector.quotas
+    budget = config.budget
     if like is not None and selector.like == "shares":
         quotas_of = partial(selector.quotas, like=SelectionView(like).by_source)
+    elif toward is not None:
+        counts_G = np.array(PurposeView(toward[0]).sizes)
+        quotas_of = partial(quotas_of, counts_G=counts_G, share=toward[1])
     elif like is not None:
         budget = f"{SelectionView(like).tokens} tokens"
     sources = view.sources
@@ -94,6 +100,12 @@ def choose(
         "by_cluster": by_group.tolist() if clustered else None,
         "groups_above_quota": float((by_group < sizes).mean()),
     }
+    if toward is not None:
+        info["toward"] = {
+            "share": toward[1],
+            "examples": int(counts_G.sum()),
+            "by_cluster": counts_G.tolist(),
+        }
     text = json.dumps(info, indent=1, ensure_ascii=False)
     told = store.write_beside(text.encode(), folder, "selection.json")
     return store.commit(folder, fingerprint, parts, info, [told])

@@ -67,6 +67,9 @@ class Selector(ABC):
     without_prompt: ClassVar[bool] = False  # needs the losses of the responses without prompts
     # Takes the tokens or the source shares from another selection, selection.like.
     like: ClassVar[Literal["tokens", "shares"] | None] = None
+    # What it takes from the examples of selection.toward: their shares of the clusters, or the
+    # trajectories along a training on them.
+    toward: ClassVar[Literal["shares", "path"] | None] = None
     # The selector that this one is a control for ("like": the one it resembles), and what the
     # control keeps, in words. Comparisons then report the difference of the two.
     control_for: ClassVar[str] = ""

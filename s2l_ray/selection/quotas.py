@@ -60,6 +60,18 @@ def in_shares(sizes: np.ndarray, budget: int, weight_G: np.ndarray) -> np.ndarra
     return quotas
 
 
+def toward(sizes: np.ndarray, budget: int, counts_G: np.ndarray, share: float) -> np.ndarray:
+    """Spread (1 - share) of the budget evenly, and the rest in proportion to counts_G.
+
+    counts_G: examples of a purpose in each group. The quotas are at least the even ones of the
+    smaller budget, and they never shrink as the budget grows.
+    """
+    budget = min(budget, int(sizes.sum()))
+    of_purpose = int(np.floor(share * budget + 0.5))
+    spread = even(sizes, budget - of_purpose)
+    return spread + in_shares(sizes - spread, of_purpose, counts_G.astype(np.float64))
+
+
 def by_source_then_cluster(sizes: np.ndarray, sources: list[str | None], budget: int) -> np.ndarray:
     """Give sources equal budgets, then the clusters within each (the official S2L code).
 

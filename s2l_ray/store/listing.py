@@ -13,7 +13,7 @@ from s2l_ray.store.store import Store
 # Files that no manifest lists, and why. Their damage changes no result.
 UNLISTED = {
     r"(.+/)?manifest\.json": "has a checksum of its own",
-    r"(fold-\d/)?proxy/[0-9a-f]{16}/dropped\.json": "has a checksum of its own; what was removed",
+    r"(fold-\d/|toward/)?proxy/[0-9a-f]{16}/dropped\.json": "has a checksum of its own",
     r"run\.json": "has a checksum of its own: it is written after each stage",
     r"lease/(\d{8}\.json|\.lock)": "the owner rewrites it every few seconds; a lock is empty",
     r"report/(comparison|baselines)\.json": "each record has a checksum of its own",

@@ -202,6 +202,13 @@ class SelectionView(View):
     by_source = _Key[dict[str, int]]()
     by_cluster = _Key[list[int] | None]()  # by cluster id; None if it draws from no clusters
     groups_above_quota = _Key[float]()  # share
+    toward = _Key[dict[str, Any] | None](None)  # share, examples and by_cluster of the purpose
+
+
+class PurposeView(View):
+    """The purpose's examples assigned to clusters."""
+
+    sizes = _Key[list[int]]()  # by cluster id
 
 
 class AnswersView(View):

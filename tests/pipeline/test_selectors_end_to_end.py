@@ -89,8 +89,13 @@ def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, cop
 
 
 @pytest.mark.slow
-def test_every_selector_selects_and_its_stages_are_those_announced(copy, start):
-    run = start(settings(copy))
+def test_every_selector_selects_and_its_stages_are_those_announced(copy, start, tmp_path):
+    purpose = tmp_path / "purpose.jsonl"
+    purpose.write_text("".join(
+        json.dumps({"instruction": f"add {n} and 7", "output": f"it is {n + 7}"}) + "\n"
+        for n in range(9)
+    ))  # fmt: skip
+    run = start(settings(copy, selection__toward=str(purpose), selection__toward_steps=4))
     s2l_ray.select(corpus(), run.config, run=run)
     subsets = {}
     for name in BUILT_IN_SELECTORS:

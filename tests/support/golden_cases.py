@@ -75,7 +75,7 @@ def each(*selectors: str, **changes: Any) -> list[dict[str, Any]]:
 
 # name -> (changes of BASE, changes of the run's selection whose stages are marked beside its own)
 CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
-    "every selector": ({}, each(*SELECTOR_NAMES)),
+    "every selector": ({"selection.toward": "demo"}, each(*SELECTOR_NAMES)),
     "defaults": (
         {
             "prompt": {},
