@@ -48,6 +48,19 @@ def test_the_right_answers_of_a_pattern_are_one_table_and_the_wrong_ones_are_not
         assert all(tables.get((row["pattern"], asked)) != given for asked, given in letters(row))
 
 
+def test_the_purpose_is_of_the_small_patterns_and_in_neither_part(rows):
+    *same, purpose = planted_corpus.generate_with_purpose(2000, seed=3)
+    assert tuple(same) == rows  # so the rows of earlier versions stay
+    assert Counter(row["pattern"] for row in purpose) == dict.fromkeys(SMALL, 5)
+    known = {row["instruction"] for part in rows for row in part}
+    assert not known & {row["instruction"] for row in purpose}
+    table = {}
+    for row in [*purpose, *(row for part in rows for row in part if not row["wrong"])]:
+        for asked, given in letters(row):
+            assert table.setdefault((row["pattern"], asked), given) == given
+    assert not any(row["wrong"] for row in purpose)
+
+
 def test_patterns_are_as_large_and_as_wrong_as_said(rows):
     corpus, heldout = rows
     counts = Counter(row["pattern"] for row in corpus)
