@@ -99,7 +99,7 @@ class Pricing:
         if kind.startswith("fold-") and rest != "tokens":
             half = replace(self, work=self.work.half)
             return half.price(stage._replace(stage=rest))._replace(stage=stage.stage)
-        if kind == "purpose":
+        if kind == "purpose" and rest != "examples":
             mine = replace(self, work=self.work.of_purpose)
             return mine.price(stage._replace(stage=rest))._replace(stage=stage.stage)
         if kind == "toward":  # a training on the purpose, and the whole corpus scored along it
@@ -107,7 +107,7 @@ class Pricing:
             path = replace(self, work=replace(work, config=path_config(self.config)))
             return path.price(stage._replace(stage=rest))._replace(stage=stage.stage)
         made = {
-            "examples": self._corpus,  # of the purpose
+            "purpose": self._purpose,
             "corpus": self._corpus,
             "tokens": self._tokens,
             "proxy": self._proxy,
@@ -146,6 +146,13 @@ class Pricing:
         parts = work.num_parts * (2 if work.heldout else 1)
         stored = Stored(work.corpus_bytes, parts + 4, 1)
         return self._tasks(stage, work.read_seconds + timing.WRITING * work.rows, stored)
+
+    def _purpose(self, stage: Forecast) -> Price:
+        """The purpose without what the corpus has too, for which the corpus is searched."""
+        work, mine = self.work, self.work.of_purpose
+        stored = Stored(mine.corpus_bytes, mine.num_parts + 1, work.num_parts + mine.num_parts)
+        found = self._tasks(stage, timing.SEARCHING * work.rows, stored)
+        return found._replace(examples=mine.rows)
 
     def _tokens(self, stage: Forecast) -> Price:
         counts, parts = self.work.proxy, self.work.num_parts

@@ -26,6 +26,7 @@ WRITING = 8e-6  # per row of a corpus, beside reading it: docs/performance.md, 1
 ASSEMBLING = 1.5e-6  # per loss
 DRAWING = 4.2e-6  # per example: benchmarks/scale.py, 10,000,000 rows in 21 s
 RANKING = 5e-6  # per example
+SEARCHING = 6e-6  # per row of a corpus that is searched for the purpose's: 3,028 short rows
 PAIRS = {"facility_location": 6.4e-6, "k_center": 2.8e-6}  # per example and chosen one: selectors
 
 # Bytes on the store.

@@ -9,12 +9,16 @@ from support.corpora import example, random_examples, write_corpus
 from support.runs import plan_of, rows_of, settings
 
 from s2l_ray.analysis.purpose import purpose_told
-from s2l_ray.config import SelectionConfig
+from s2l_ray.config import SelectionConfig, WorkersConfig
 from s2l_ray.corpus.purpose import purpose_config
 from s2l_ray.evaluation.leaks import apart, shared_with
-from s2l_ray.pipeline import preflight
+from s2l_ray.pipeline import preflight, timing
+from s2l_ray.pipeline.forecast import TO_DO, Forecast
+from s2l_ray.pipeline.pricing import Pricing
+from s2l_ray.pipeline.rates import Rate
 from s2l_ray.pipeline.stage import walk
 from s2l_ray.pipeline.toward import path_config
+from s2l_ray.pipeline.workload import Counts, Workload
 from s2l_ray.selection.kinds import Known
 from s2l_ray.selection.quotas import even, toward
 from s2l_ray.selection.selectors import selector_named
@@ -217,3 +221,38 @@ def test_the_selector_has_its_settings():
     assert SelectionConfig().toward_share == 0.5
     with pytest.raises(ValueError, match="toward_share"):
         SelectionConfig(toward_share=1.5)
+
+
+def test_what_each_costs(tmp_path):
+    """1,000 examples of 10 tokens, a purpose of 20 rows, trainings at 100 tokens/s, scoring at
+    1,000: what depends on them, by hand."""
+    config = settings(
+        "unused",
+        selection__toward="demo",
+        proxy__global_batch_size=5,
+        proxy__micro_batch_size=5,
+        selection__toward_steps=40,
+    )
+    counts = Counts(
+        examples=1000, tokens=10_000, labels=5000, truncated=0.0, bytes=40_000, seconds=2.0,
+        tokenizer_seconds=0.0, some=[],
+    )  # fmt: skip
+    work = Workload(
+        config=config, rows=1000, counted=True, sampled=0, source_bytes=0, heldout=0, num_parts=4,
+        corpus_bytes=50_000, read_seconds=1.0, proxy=counts, target=None, purpose=20,
+    )  # fmt: skip
+    pricing = Pricing(work, {}, {"proxy": Rate(100.0, 1000.0, "")})
+
+    def of(name):
+        return pricing.price(Forecast(name, TO_DO, WorkersConfig()))
+
+    assert of("purpose/corpus").examples == of("purpose/examples").examples == 20
+    assert of("purpose/tokens").examples == 20
+    losses = of("purpose/losses")  # 20 examples at 3 checkpoints
+    assert (losses.examples, losses.tokens) == (20, 600)
+    assert of("purpose/trajectories").examples == of("purpose/shares").examples == 20
+    training = of("toward/proxy")  # 40 steps of 5
+    assert (training.examples, training.tokens) == (20, 2000)
+    along = of("toward/losses")  # the corpus at 2 checkpoints
+    assert (along.examples, along.tokens) == (1000, 20_000)
+    assert of("toward/trajectories").stored.bytes == timing.TRAJECTORY * 2000
