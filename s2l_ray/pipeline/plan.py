@@ -93,6 +93,7 @@ class Plan:
         first generation, which has the tokenizer and the proxy.
         """
         self.config, self.corpus, self.prefix = config, corpus, prefix
+        self.steps: list[int] | None = None  # of `thinned`
         self.generation = generation
         self.generations = list[Plan]()
         for number, each in enumerate(corpus.generations):
@@ -275,11 +276,18 @@ class Plan:
     @cached_property
     def along_path(self) -> Stage:
         """The losses of every example along a training on the purpose's examples."""
+        if self.generations:
+            raise ValueError(
+                "selection.selector: toward_path scores the corpus along a training of its own, "
+                "and a corpus that grows is scored by its kept proxy alone; take toward, or "
+                "leave out corpus.grow"
+            )
         return along_path(self)
 
     def thinned(self, steps: list[int]) -> Plan:
         """Return a plan whose trajectories have these steps alone; nothing is scored again."""
         plan = Plan(self.config, self.corpus, generation=self.generation)
+        plan.steps = steps
         if self.generations:
             plan.generations = [each.thinned(steps) for each in self.generations]
             plan.first = plan.generations[0]

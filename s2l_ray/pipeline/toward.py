@@ -107,12 +107,20 @@ def purpose_losses(plan: Plan) -> Stage:
 
 def purpose_shares(plan: Plan, clusters: Stage) -> Stage:
     """Declare the cluster whose center is nearest to each of the purpose's trajectories."""
-    examples, losses = plan.purpose, purpose_losses(plan)
+    examples, losses, steps = plan.purpose, purpose_losses(plan), plan.steps
 
     def join(run: Run, **where: Any) -> Manifest:
-        return assemble(run.store, run.get(examples), run.get(losses), **where)
+        found = run.get(losses)
+        found = found if steps is None else replace(found, info={"steps": steps})
+        return assemble(run.store, run.get(examples), found, **where)
 
-    trajectories = Stage("purpose/trajectories", alone(join), inputs=(losses,), reads=(examples,))
+    trajectories = Stage(
+        "purpose/trajectories",
+        alone(join),
+        inputs=(losses,),
+        settings=() if steps is None else ("steps", steps),
+        reads=(examples,),
+    )
 
     def make(run: Run, **where: Any) -> Manifest:
         return assign_to_centers(run.store, run.get(trajectories), run.get(clusters), **where)

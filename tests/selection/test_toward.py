@@ -223,6 +223,19 @@ def test_the_selector_has_its_settings():
         SelectionConfig(toward_share=1.5)
 
 
+def test_a_diagnosis_with_fewer_checkpoints_has_as_few_of_the_purpose(tmp_path):
+    file = purpose_file(tmp_path)
+    config = settings("unused", selection__selector="toward", selection__toward=file)
+    found = [
+        {stage.name: stage.fingerprint for stage in walk([plan.selection(config.selection)])}
+        for plan in (plan_of(config), plan_of(config).thinned([1, 3]))
+    ]
+    for name in found[0]:
+        same = found[0][name] == found[1][name]
+        after = ("trajectories", "clusters", "purpose/trajectories", "purpose/shares")
+        assert same == (name not in after and "selections" not in name), name
+
+
 def test_what_each_costs(tmp_path):
     """1,000 examples of 10 tokens, a purpose of 20 rows, trainings at 100 tokens/s, scoring at
     1,000: what depends on them, by hand."""
