@@ -16,7 +16,6 @@ from s2l_ray.corpus.ingest import ingest
 from s2l_ray.corpus.purpose import purpose_config
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.errors import Damaged
-from s2l_ray.evaluation.leaks import apart, shared_with
 from s2l_ray.pipeline import proxy
 from s2l_ray.pipeline.folds import scored_by, without_signals
 from s2l_ray.pipeline.stage import Stage, alone
@@ -74,6 +73,8 @@ def purpose_examples(plan: Plan) -> Stage:
     given = Stage("purpose/corpus", alone(read), settings=(sources,))
 
     def make(run: Run, **where: Any) -> Manifest:
+        from s2l_ray.evaluation.leaks import apart
+
         corpus = run.get(plan.corpus)
         others = {"the corpus": corpus}
         if (heldout := run.store.manifest(f"{corpus.folder}/heldout")) is not None:
@@ -160,6 +161,8 @@ def check_evaluation(run: Run, heldout: Mapping[str, Manifest]) -> None:
     them would be measured by them."""
     if run.config.selection.toward is None:
         return
+    from s2l_ray.evaluation.leaks import shared_with
+
     purpose = run.get(run.plan.purpose)
     for name, examples in heldout.items():
         shared, first = (0, "") if name == "heldout" else shared_with(run.store, purpose, examples)
