@@ -264,7 +264,7 @@ def assign_to_centers(
     centers_KT, checksum = read_centers(store, clusters), ClustersView(clusters).centers
     units = units_of(trajectories, made_of=checksum)
     stage = StageParts(folder, fingerprint, units, {})
-    args = store, trajectories.folder, [(None, centers_KT)], checksum
+    args = store, trajectories.folder, [(None, centers_KT)], checksum, None
     made = make_parts(store, [stage], _Label, args, label="assign the purpose", suffix="parquet")
     parts = made[folder]
     sizes = np.sum([part.stats["sizes"] for part in parts], axis=0)

@@ -4,11 +4,13 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from support.corpora import example, random_examples, write_corpus
 from support.runs import plan_of, rows_of, settings
 
 from s2l_ray.analysis.purpose import purpose_told
+from s2l_ray.clustering.clusters import _centers_file, assign_to_centers
 from s2l_ray.config import SelectionConfig, WorkersConfig
 from s2l_ray.corpus.purpose import purpose_config
 from s2l_ray.evaluation.leaks import apart, shared_with
@@ -22,7 +24,7 @@ from s2l_ray.pipeline.workload import Counts, Workload
 from s2l_ray.selection.kinds import Known
 from s2l_ray.selection.quotas import even, toward
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.store import Manifest
+from s2l_ray.store import Manifest, schemas
 from s2l_ray.store.views import LeaksView, SelectionView
 
 
@@ -87,6 +89,25 @@ def test_rows_that_the_corpus_has_are_left_out_counted_and_said(local_ray, store
             store, only, {"the corpus": examples}, "selection.toward",
             folder="purpose/examples/f", fingerprint="f",
         )  # fmt: skip
+
+
+def test_the_purposes_trajectories_go_to_the_nearest_centers(local_ray, store):
+    def part(number, losses):
+        ids = [10 * number + i for i in range(len(losses))]
+        columns = [ids, ["toward"] * len(ids), losses, [1] * len(ids)]
+        table = pa.table(columns, schema=schemas.trajectories(2))
+        return store.write_part(table, "purpose/t", f"part-{number:05d}")
+
+    kept = store.write_beside(_centers_file([(None, np.array([[0.0, 0.0], [4.0, 4.0], [9.0, 0.0]]))]),
+                              "clusters/c", "centers.arrow")  # fmt: skip
+    clusters = store.commit("clusters/c", "c", [], {"centers": kept.checksum}, [kept])
+    parts = [part(0, [[1.0, 1.0], [3.0, 3.0]]), part(1, []), part(2, [[8.0, 7.0]])]
+    found = assign_to_centers(
+        store, store.commit("purpose/t", "t", parts, {}), clusters,
+        folder="purpose/shares/s", fingerprint="s",
+    )  # fmt: skip
+    assert found.info["sizes"] == [1, 2, 0]
+    assert [row["cluster_id"] for row in rows_of(store, found)] == [0, 1, 1]
 
 
 def test_what_is_said_of_the_shares():
