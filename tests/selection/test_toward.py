@@ -98,8 +98,8 @@ def test_the_purposes_trajectories_go_to_the_nearest_centers(local_ray, store):
         table = pa.table(columns, schema=schemas.trajectories(2))
         return store.write_part(table, "purpose/t", f"part-{number:05d}")
 
-    kept = store.write_beside(_centers_file([(None, np.array([[0.0, 0.0], [4.0, 4.0], [9.0, 0.0]]))]),
-                              "clusters/c", "centers.arrow")  # fmt: skip
+    centers = np.array([[0.0, 0.0], [4.0, 4.0], [9.0, 0.0]])
+    kept = store.write_beside(_centers_file([(None, centers)]), "clusters/c", "centers.arrow")
     clusters = store.commit("clusters/c", "c", [], {"centers": kept.checksum}, [kept])
     parts = [part(0, [[1.0, 1.0], [3.0, 3.0]]), part(1, []), part(2, [[8.0, 7.0]])]
     found = assign_to_centers(
