@@ -130,6 +130,8 @@ def side_by_side(
     """Return tune(name) for each name, several at a time. After an error no other begins, and the
     error is raised when those under way have ended. KeyboardInterrupt does not wait for them: they
     end with the driver."""
+    if at_once > 1:
+        from transformers import AutoTokenizer  # noqa: F401 (threads may meet it half imported)
     failed = list[BaseException]()
     stopped = threading.Event()
 
