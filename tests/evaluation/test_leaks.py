@@ -8,7 +8,7 @@ import ray
 from support.corpora import example, write_corpus
 from support.evaluation import CORPUS, lines_of, turns_of
 
-from s2l_ray.config import CorpusConfig, EvaluationConfig, WorkersConfig
+from s2l_ray.config import CorpusConfig, EvaluationConfig, SelectionConfig, WorkersConfig
 from s2l_ray.corpus.ingest import ingest_once
 from s2l_ray.evaluation.exact_match import Answering, answer_sets
 from s2l_ray.evaluation.heldout import heldout_examples
@@ -48,7 +48,9 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     # Said whenever a run begins, if it is found out only once.
     monkeypatch.setattr(evaluate, "_tokens_of_heldout", lambda *_: {})  # of a whole run's config
     monkeypatch.setattr(evaluate, "check_target", lambda _: None)
-    settings = SimpleNamespace(evaluation=config, corpus=CORPUS, target="a target")
+    settings = SimpleNamespace(
+        evaluation=config, corpus=CORPUS, target="a target", selection=SelectionConfig()
+    )
     plan = SimpleNamespace(corpus="corpus")
     given = {"corpus": examples}
     run = SimpleNamespace(store=store, plan=plan, get=given.get, config=settings)
