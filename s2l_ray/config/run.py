@@ -155,6 +155,12 @@ class RunConfig(Section):
                 "corpus.grow: found true with corpus.duplicates: number; rows that repeat older "
                 "ones are dropped: set corpus.duplicates: drop"
             )
+        if self.corpus.grow and self.corpus.heldout_per_source is not None:
+            raise ValueError(
+                "corpus.grow: found true with corpus.heldout_per_source: "
+                f"{self.corpus.heldout_per_source}; each generation would set as many aside again: "
+                "set corpus.heldout_share, which draws each example by its content"
+            )
         if self.losses is not None and self.proxy.checkpoints is not None:
             raise ValueError("set losses or proxy.checkpoints, not both")
         if self.target and self.target.checkpoints is not None:

@@ -171,6 +171,10 @@ def test_generations_are_known_after_a_stop_and_after_damage(local_ray, tmp_path
         ({"corpus__duplicates": "number"}, "corpus.grow: found true with corpus.duplicates"),
         ({"proxy__keep_checkpoints": 1}, "corpus.grow: found true with proxy.keep_checkpoints: 1"),
         ({"losses__path": "x"}, "corpus.grow: found true with losses.path"),
+        (
+            {"corpus__heldout_share": 0.0, "corpus__heldout_per_source": 5},
+            "corpus.grow: found true with corpus.heldout_per_source: 5; .* corpus.heldout_share",
+        ),
     ],
 )
 def test_settings_that_exclude_growth(tmp_path, changes, told):
