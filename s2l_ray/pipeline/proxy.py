@@ -29,6 +29,7 @@ from s2l_ray.training.checkpoints import (
     checkpoint_steps,
     checkpoints_of,
     checksums_of_checkpoints,
+    dropped_checkpoints,
     need_checkpoints,
     num_steps,
     write_initial,
@@ -130,6 +131,13 @@ def steps_of(checkpoints: list[str]) -> list[int]:
 def score_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manifest:
     """Score every example at every checkpoint. Losses that came with details are copied."""
     proxy = run.get(plan.proxy)
+    gone = dropped_checkpoints(run.store, proxy, checkpoints_of(proxy))
+    if plan.generation and gone:  # one trained again might be another
+        raise ValueError(
+            f"corpus.grow: {run.store.address(proxy.folder, gone[0])} was removed after it was "
+            "scored (proxy.keep_checkpoints), and new examples must be scored there: train the "
+            "proxy again on all files with `s2l-ray refit`"
+        )
     need_checkpoints(run.store, proxy, checkpoints_of(proxy))
     scoring = Scoring(
         run.get(plan.tokens),

@@ -66,11 +66,15 @@ def drop_checkpoints(store: Store, training: Manifest, keep: int) -> None:
         remove_checkpoints(store, training.folder, steps[-keep:])
 
 
+def dropped_checkpoints(store: Store, training: Manifest, steps: Iterable[int]) -> list[str]:
+    """Return the folders of these checkpoints that keep_checkpoints removed."""
+    gone = {file.partition("/")[0] for file in store.dropped(training.folder)}
+    return sorted(gone & {checkpoint_name(step) for step in steps})
+
+
 def need_checkpoints(store: Store, training: Manifest, steps: Iterable[int]) -> None:
     """Raise Damaged, so that the training is made again, if these checkpoints were dropped."""
-    gone = {file.partition("/")[0] for file in store.dropped(training.folder)}
-    needed = sorted(gone & {checkpoint_name(step) for step in steps})
-    if needed:
+    if needed := dropped_checkpoints(store, training, steps):
         store.guard()
         store.remove(training.folder, "resume")  # it belongs to a finished training
         store.remove(training.folder, DROPPED)

@@ -7,6 +7,7 @@ import pytest
 from support.runs import files_of, ids_of, rows, rows_of, settings, stages_run
 
 import s2l_ray
+from s2l_ray import cli
 from s2l_ray.clustering.clusters import read_centers
 from s2l_ray.errors import ConfigError
 from s2l_ray.pipeline import growth
@@ -191,6 +192,32 @@ def s2l_ray_rows():
     import ray
 
     return ray.data.from_items(rows(30), override_num_blocks=1)
+
+
+@pytest.mark.slow
+def test_checkpoints_that_were_dropped_are_not_trained_again_and_a_refit_goes_on(
+    local_ray, tmp_path, shards, monkeypatch
+):
+    items = rows(200, seed=4)
+    shards("a", items[:140])
+    once = settings(
+        tmp_path / "run", corpus__path=str(tmp_path / "shards"), proxy__keep_checkpoints=1
+    )
+    s2l_ray.select(None, once)
+    shards("b", items[140:])
+    config = grown(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint-\d+ was removed .* with `s2l-ray refit`"):
+        s2l_ray.select(None, config)
+    made, _ = stages_run(config.run_dir)
+    assert "generation-1/tokens" in made and "proxy" not in made
+
+    path = tmp_path / "grown.json"  # YAML is a superset
+    path.write_text(config.model_dump_json())
+    monkeypatch.setattr("sys.argv", ["s2l-ray"])
+    cli.main(["refit", str(path), "--quiet"])
+    made, _ = stages_run(config.run_dir)
+    assert made[:3] == ["corpus", "tokens", "proxy"]
+    assert files_read(config) == [["a.jsonl", "b.jsonl"]]
 
 
 @pytest.mark.slow
