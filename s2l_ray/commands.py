@@ -283,13 +283,15 @@ def pipeline(config: RunConfig) -> None:
     Writes:   the stages of `select`; selections/NAME, targets/NAME and
               evaluations/NAME for each selector and seed; report/index.html and
               run.json in run_dir
-    Prints:   the verdict, the folder of the selection, the path of the report
+    Prints:   the verdict; what won, whether that is beyond noise, and what to do
+              next; the folder of the selection, the path of the report
     Example:  %(prog)s my.yaml run_dir=s3://bucket/prefix
     """
     from s2l_ray.pipeline import comparison, subset
     from s2l_ray.pipeline.evaluate import prepare_evaluation
     from s2l_ray.pipeline.run import Run
     from s2l_ray.report import gather
+    from s2l_ray.report.closing import closing
     from s2l_ray.report.verdict import other_measures, verdict
 
     def compared(run: Run) -> str:
@@ -302,6 +304,7 @@ def pipeline(config: RunConfig) -> None:
         shown = gather.arms_of(arms)
         told, notes = verdict(shown, main=config.selection.selector)
         said = [" ".join([told, *notes]), *other_measures(shown)]
+        said += closing(arms, main=config.selection.selector, primary=config.compare.primary)
         return "\n".join([*said, *_folders(selection), f"report: {page}"])
 
     with Run.start(config, "pipeline") as run:

@@ -29,7 +29,8 @@ class CorpusConfig(Section):
     path: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="Where the examples are: a file, folder or glob (local or `s3://`), a list of "
         "these, `hf://owner/dataset@revision:config/split` (all but the name optional), or `demo`, "
-        "the built-in corpus of 6,000 made-up examples."
+        "the built-in corpus of 6,000 made-up examples. `demo-uneven` is a built-in one in which "
+        "selection can matter, `demo-uneven-test` the test set for it."
     )
     format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = Field(
         "auto",

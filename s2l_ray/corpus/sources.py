@@ -1,5 +1,5 @@
 """Where a corpus is: files on any filesystem, folders saved by `datasets`, datasets of a hub, or
-the built-in demo corpus."""
+a built-in corpus of the demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from s2l_ray.config import CorpusConfig
 from s2l_ray.corpus.files.endings import LEGEND, TEXT
 from s2l_ray.corpus.files.finding import find
-from s2l_ray.corpus.files.source import DEMO, Found, SourceFile, find_demo
+from s2l_ray.corpus.files.source import BUILT_IN, Found, SourceFile, find_built_in
 from s2l_ray.corpus.mapping import row_map_of
 
 
@@ -30,8 +30,8 @@ def find_all(config: CorpusConfig) -> Found:
             from s2l_ray.corpus.files.hub import find_hub  # imports an HTTP client: 0.5 s
 
             found = find_hub(path, config)
-        elif path == DEMO:
-            found = find_demo()
+        elif path in BUILT_IN:
+            found = find_built_in(path)
         else:
             found = find(path, config)
         if not found.files:

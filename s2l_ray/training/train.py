@@ -11,7 +11,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,7 @@ from s2l_ray.models.origin import commit_of, keep_model
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.store import DROPPED
 from s2l_ray.store.views import TokensView
+from s2l_ray.training.alone import is_alone, run_alone
 from s2l_ray.training.checkpoints import num_steps, remove_checkpoints
 from s2l_ray.training.job import SAVE_SECONDS, TrainingJob
 from s2l_ray.training.resume import TrainingState, last_resume_point, resume_points
@@ -75,8 +77,12 @@ def train(
     )  # fmt: skip
 
     def once(label_selector: dict[str, str], size: int) -> None:
-        limited = replace(job, seconds=deadline.seconds_left())
-        run_workers(_work, {"job": limited}, config, label_selector, size)
+        limited = {"job": replace(job, seconds=deadline.seconds_left())}
+        if is_alone(config, size):
+            with plain_failures():
+                run_alone(_work, limited, config.workers.cpus_per_worker, environment(config))
+        else:
+            run_workers(_work, limited, config, label_selector, size)
 
     point, state = last_resume_point(store, folder)
     if state.step == steps:  # it was finished before: its manifest or a file is damaged
@@ -251,22 +257,35 @@ def run_workers(
         run_config=RunConfig(
             name="ray_train",
             failure_config=FailureConfig(controller_failure_limit=patience),
-            worker_runtime_env={"env_vars": _OWN_CPUS} if workers.cpus_per_worker > 1 else None,
+            worker_runtime_env={"env_vars": env} if (env := environment(config)) else None,
             **(storage or {"storage_path": scratch}),
         ),
         **given,
     )
     try:
-        trainer.fit()
-    except ray.train.WorkerGroupError as error:
-        if found := fixable(error):
-            raise found from None
-        raise
+        with plain_failures():
+            trainer.fit()
     except KeyboardInterrupt:
         trainer.abort()
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def plain_failures() -> Iterator[None]:
+    """In the block, replace a WorkerGroupError by the error inside it, if a user can fix that."""
+    try:
+        yield
+    except ray.train.WorkerGroupError as error:
+        if found := fixable(error):
+            raise found from None
+        raise
+
+
+def environment(config: TrainingConfig) -> dict[str, str]:
+    """Return the environment variables of a training's workers, beside those of all workers."""
+    return _OWN_CPUS if config.workers.cpus_per_worker > 1 else {}
 
 
 def _work(settings: dict[str, TrainingJob]) -> None:

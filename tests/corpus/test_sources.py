@@ -1,5 +1,8 @@
 """Which files a path means, their fingerprint, and files that cannot be read."""
 
+import json
+from collections import Counter
+
 import datasets
 import pyarrow as pa
 import pytest
@@ -47,9 +50,9 @@ def test_resolve(tmp_path, monkeypatch):
 
 
 def test_the_demo_needs_no_file(tmp_path, monkeypatch):
-    """The configuration of the demo, from any folder; the rows are those that demo-corpus writes,
-    however the file is divided."""
-    config = load(REPOSITORY / "configs/demo.yaml").corpus
+    """A built-in corpus, from any folder; the rows are those that demo-corpus writes, however the
+    file is divided."""
+    config = CorpusConfig(path="demo")
     [written] = resolve(CorpusConfig(path=str(demo.write(tmp_path / "corpus.jsonl"))))
     monkeypatch.chdir(tmp_path)
     [file] = resolve(config)
@@ -61,11 +64,31 @@ def test_the_demo_needs_no_file(tmp_path, monkeypatch):
     rows = [(row.number, row.text) for piece in pieces for row in read_rows(piece, config)]
     assert rows == wanted
     (tmp_path / "more.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
-    names = [each.name for each in resolve(CorpusConfig(path=["demo", "more.jsonl"]))]
-    assert names == ["demo", "more.jsonl"]
+    paths = ["demo", "demo-uneven", "more.jsonl"]
+    assert [each.name for each in resolve(CorpusConfig(path=paths))] == paths
     (tmp_path / "demo").mkdir()
-    with pytest.raises(ValueError, match=r"'demo' is the built-in corpus, but .*\./demo"):
+    with pytest.raises(ValueError, match=r"'demo' is a built-in corpus, but .*\./demo"):
         resolve(config)
+
+
+def test_the_corpus_in_which_selection_can_matter(tmp_path, monkeypatch):
+    """As `make demo` reads it: large sources and small ones, and a test set of other questions with
+    as many of each."""
+    settings = load(REPOSITORY / "configs/demo.yaml")
+    monkeypatch.chdir(tmp_path)
+
+    def rows_of(path):
+        config = CorpusConfig(path=path)
+        [file] = resolve(config)
+        return [json.loads(row.text) for row in read_rows(file, config)]
+
+    rows, [test] = rows_of(settings.corpus.path), map(rows_of, settings.evaluation.files.values())
+    sizes = Counter(row["source"] for row in rows)
+    assert sorted(sizes.values()) == [40] * 12 + [700, 900, 1200]
+    assert sizes["noisy_arithmetic"] == 0  # the source with wrong answers
+    assert Counter(row["source"] for row in test) == dict.fromkeys(sizes, 30)
+    asked = {row["instruction"] for row in rows}
+    assert len(asked) == len(rows) and asked.isdisjoint(row["instruction"] for row in test)
 
 
 def test_fingerprint_follows_content_and_settings(tmp_path):

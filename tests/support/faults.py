@@ -27,9 +27,9 @@ STAGES = ("corpus", "tokens", "proxy", "losses", "trajectories", "clusters", "se
           "targets", "evaluations")  # fmt: skip
 # Whom a fault kills, and what Ray calls its process.
 ACTORS = {
-    "scoring actor": "PartMaker",
-    "k-means actor": "ChunkActor",
-    "training worker": "RayTrainWorker",
+    "scoring actor": ("PartMaker",),
+    "k-means actor": ("ChunkActor",),
+    "training worker": ("RayTrainWorker", "_work_alone"),
 }
 DEATHS = ("driver", "node")
 ROUNDS = int(os.environ.get("ROUNDS", "1"))  # how often each death is tried
@@ -241,7 +241,7 @@ class Command:
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error, OSError):
                 title = " ".join(process.cmdline())
-                if ACTORS[kind] in title or (
+                if any(name in title for name in ACTORS[kind]) or (
                     # Ray calls an actor idle while threads of its own work: known by its libraries.
                     kind != "k-means actor"
                     and title == "ray::IDLE"

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from s2l_ray.corpus import demo
+from s2l_ray.corpus import demo, demo_uneven
 from s2l_ray.corpus.files.endings import compression_of
 from s2l_ray.corpus.files.foreign import MAGIC, foreign
 
@@ -23,7 +23,12 @@ MIB = 2**20
 HASHED = 64 * MIB  # local files up to this size are identified by content, larger ones by time
 EXPANSION, SMALL = 1000, 2**30  # times its compressed size that a file may have, above SMALL bytes
 XZ_MEMORY = 256 * MIB  # of a decoder; `xz -9` makes files that need a quarter
-DEMO = "demo"  # path and root of the built-in corpus
+DEMO = "demo"  # root of the built-in corpora
+BUILT_IN = {
+    "demo": demo.content,
+    "demo-uneven": demo_uneven.content,
+    "demo-uneven-test": demo_uneven.test_content,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class SourceFile:
     """One file to read, or a range of it."""
 
     name: str  # as the user would write it; control characters are escaped
-    root: str  # a URI that opens the filesystem; "" is local, DEMO the built-in corpus
+    root: str  # a URI that opens the filesystem; "" is local, DEMO a built-in corpus
     path: str  # on that filesystem
     format: str  # see endings.py
     bytes: int  # uncompressed, estimated
@@ -62,7 +67,7 @@ def filesystem_of(file: SourceFile) -> pafs.FileSystem:
 def open_file(file: SourceFile) -> pa.NativeFile:
     """Open the bytes of a file, at any position."""
     if file.root == DEMO:
-        return pa.BufferReader(demo.content())
+        return pa.BufferReader(BUILT_IN[file.name]())
     if not file.root:
         return pa.OSFile(os.fsencode(file.path))  # pafs refuses names that are not UTF-8
     return filesystem_of(file).open_input_file(file.path)
@@ -160,16 +165,16 @@ def fault_of(file: SourceFile) -> str:
     return fault.reason if fault and fault.category != f"{own} data" else ""
 
 
-def find_demo() -> Found:
-    """Find the built-in corpus. ValueError if the working folder has something of its name."""
-    if os.path.lexists(DEMO):
+def find_built_in(path: str) -> Found:
+    """Find a built-in corpus. ValueError if the working folder has something of its name."""
+    if os.path.lexists(path):
         raise ValueError(
-            f"corpus.path: {DEMO!r} is the built-in corpus, but there is also a file or folder "
-            f"{os.path.abspath(DEMO)!r}; write './{DEMO}' to read that, or rename it"
+            f"corpus.path: {path!r} is a built-in corpus, but there is also a file or folder "
+            f"{os.path.abspath(path)!r}; write './{path}' to read that, or rename it"
         )
-    data = demo.content()
+    data = BUILT_IN[path]()
     stamp = hashlib.blake2b(data, digest_size=16).hexdigest()
-    return Found([SourceFile(DEMO, DEMO, "corpus.jsonl", "jsonl", len(data), stamp)])
+    return Found([SourceFile(path, DEMO, f"{path}.jsonl", "jsonl", len(data), stamp)])
 
 
 @lru_cache(maxsize=100_000)  # a run asks for the same files several times
