@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -58,20 +58,24 @@ class Sample(NamedTuple):
         return self.examples.num_rows + self.heldout + self.rejected
 
 
-def sample(config: CorpusConfig, *, seed: int) -> Sample:
+def sample(
+    config: CorpusConfig, *, seed: int, told: Callable[[str], None] = lambda name: None
+) -> Sample:
     """Sample the corpus at config.path. ValueError if it cannot be read or the sample is empty.
 
-    A sample does not show how many rows are exact duplicates, so none are taken off.
+    A sample does not show how many rows are exact duplicates, so none are taken off. told: called
+    with the name of each file before it is read.
     """
     files = resolve(config)
     assumed = sum(file.bytes for file in files)
-    files = [replace(file, bytes=round(file.bytes * _expansion(file))) for file in files]
+    files = [replace(file, bytes=round(file.bytes * _expansion(file, told))) for file in files]
     total = sum(file.bytes for file in files)
-    places = files if total <= PLACES * PLACE else [*_places(files, total)]
+    places = files if total <= PLACES * PLACE else [*_places(files, total, told)]
     settings: dict[str, Any] = {"config": config, "seed": seed, "num_parts": 1}
     settings |= {"row_map": row_map_of(config)}
     tables, size, ended = list[pa.Table](), 0, 0
     for place in places:
+        told(place.name)
         head = _Head(place, config, PLACE if places is not files and _enterable(place) else WHOLE)
         # Columns that all rows of a place lack are no fault: other rows may have them.
         tables += parse_rows(head, place.name, first=place.start == 0, whole=False, **settings)
@@ -81,9 +85,11 @@ def sample(config: CorpusConfig, *, seed: int) -> Sample:
     if not table.num_rows or not size:
         raise ValueError("corpus.path: the sample has no row")
     whole = ended == len(places) == len(files)
-    rows = table.num_rows if whole else _by_footers(files, config.share)
+    rows = table.num_rows if whole else _by_footers(files, config.share, told)
     good = table.filter(pc.is_valid(table["example_id"]))
     kept = good.filter(pc.invert(good["heldout"].fill_null(False)))
+    middle = places[len(places) // 2]
+    told(middle.name)
     return Sample(
         rows=round(total * table.num_rows / size) if rows is None else rows,
         counted=rows is not None,
@@ -91,7 +97,7 @@ def sample(config: CorpusConfig, *, seed: int) -> Sample:
         examples=kept.select(EXAMPLES.names).cast(EXAMPLES),
         heldout=_held(good, config) or good.num_rows - kept.num_rows,
         rejected=table.num_rows - good.num_rows,
-        seconds=_seconds(places[len(places) // 2], settings),
+        seconds=_seconds(middle, settings),
         num_parts=config.num_parts or num_parts_of(assumed),
     )
 
@@ -146,7 +152,9 @@ def _bytes_of(rows: SourceRow | Batch) -> int:
     return sum(len(str(value).encode(errors="replace")) + 1 for value in values)
 
 
-def _places(files: list[SourceFile], total: int) -> Iterator[SourceFile]:
+def _places(
+    files: list[SourceFile], total: int, told: Callable[[str], None]
+) -> Iterator[SourceFile]:
     """Yield places at even distances in the bytes of all files, each file of another format once:
     from its start, or of Parquet the row group there."""
     ends, seen = list(accumulate(file.bytes for file in files)), set[tuple[str, int]]()
@@ -154,6 +162,7 @@ def _places(files: list[SourceFile], total: int) -> Iterator[SourceFile]:
         position = int((number + 0.5) * total / PLACES)
         index = bisect_right(ends, position)
         file, within = files[index], position - (ends[index] - files[index].bytes)
+        told(file.name)
         place = _place(file, within / file.bytes)
         if (key := (place.name, place.start)) not in seen:
             seen.add(key)
@@ -182,11 +191,12 @@ def _enterable(file: SourceFile) -> bool:
     return file.format in ("jsonl", "parquet") and compression_of(file.path) is None
 
 
-def _expansion(file: SourceFile) -> float:
+def _expansion(file: SourceFile, told: Callable[[str], None]) -> float:
     """Return how many times the size that SourceFile assumes a compressed text has."""
     kind = compression_of(file.path)
     if kind in (None, "xz"):
         return 1.0
+    told(file.name)
     try:
         with open_file(file) as data, pa.CompressedInputStream(data, kind) as text:
             found = len(text.read(WHOLE))
@@ -195,12 +205,16 @@ def _expansion(file: SourceFile) -> float:
         return 1.0
 
 
-def _by_footers(files: list[SourceFile], share: float) -> int | None:
+def _by_footers(files: list[SourceFile], share: float, told: Callable[[str], None]) -> int | None:
     """Count the rows of Parquet files. None for other files, for more than FOOTERS, and for a
     share of the rows."""
     if len(files) > FOOTERS or share < 1 or any(file.format != "parquet" for file in files):
         return None
-    return sum(sum(_footer(file)) for file in files)
+    rows = 0
+    for file in files:
+        told(file.name)
+        rows += sum(_footer(file))
+    return rows
 
 
 def _footer(file: SourceFile) -> list[int]:

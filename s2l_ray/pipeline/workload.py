@@ -13,9 +13,9 @@ import pyarrow as pa
 from transformers import AutoTokenizer
 
 from s2l_ray.config import ModelConfig, PromptConfig, RunConfig, parse_budget
+from s2l_ray.corpus.apart import sample_apart
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.purpose import purpose_config
-from s2l_ray.corpus.sample import sample
 from s2l_ray.corpus.sources import split_of_path
 from s2l_ray.corpus.tokenization import encode_table
 from s2l_ray.corpus.tokenizer import TOKENIZER_EXAMPLES, texts_of_table, train_tokenizer
@@ -198,7 +198,7 @@ def workload(config: RunConfig, plan: Plan, store: Store) -> Workload:
             "read_seconds": 0.0,
         }
     else:
-        found = sample(config.corpus, seed=config.seed)
+        found = sample_apart(config.corpus, seed=config.seed)
         times = found.rows / found.sampled
         texts = _Texts(found.examples, round(found.examples.num_rows * times))
         known = {
@@ -244,14 +244,14 @@ def _rows_of(config: RunConfig, name: str, path: str) -> int:
     update = {"path": path, "split": split, "format": "auto", "share": 1.0}
     update |= {"heldout_share": 0.0, "heldout_per_source": None}
     try:
-        return sample(config.corpus.model_copy(update=update), seed=config.seed).rows
+        return sample_apart(config.corpus.model_copy(update=update), seed=config.seed).rows
     except ValueError as error:
         raise ValueError(f"evaluation.files: {name}: {error}") from error
 
 
 def _rows_of_purpose(config: RunConfig) -> int:
     try:
-        return sample(purpose_config(config), seed=config.seed).rows
+        return sample_apart(purpose_config(config), seed=config.seed).rows
     except ValueError as error:
         raise ValueError(f"selection.toward: {error}") from error
 

@@ -7,7 +7,9 @@ import pytest
 import ray
 
 from s2l_ray.config import CorpusConfig
+from s2l_ray.corpus.apart import sample_apart
 from s2l_ray.corpus.ingest import ingest
+from s2l_ray.corpus.sample import sample
 from s2l_ray.execution import tries as module
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.execution.tries import Tries
@@ -44,6 +46,23 @@ def test_a_file_that_ends_its_reader_twice_ends_the_run_by_its_name(
     assert "it crashed or was killed, for example for lack of memory. If the file is" in told
     assert told.endswith("leave it out of corpus.path")
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("how, told", [("segfault", "SIGSEGV"), ("exit", "exit code 1")])
+def test_a_file_that_ends_the_reader_of_a_sample_is_named(tmp_path, how, told):
+    with pytest.raises(ValueError) as caught:
+        sample_apart(files(tmp_path / "in", how=how), seed=1)
+    assert str(caught.value).startswith(
+        f"{tmp_path}/in/deadly.jsonl: its reader died ({told}): it crashed or was killed"
+    )
+
+
+def test_a_sample_taken_apart_is_the_sample(tmp_path):
+    config = files(tmp_path / "in")
+    here, apart = sample(config, seed=1), sample_apart(config, seed=1)
+    assert apart._replace(seconds=0) == here._replace(seconds=0) and apart.rows == 31
+    with pytest.raises(ValueError, match="none"):
+        sample_apart(CorpusConfig(path=str(tmp_path / "none")), seed=1)
 
 
 def test_one_death_is_no_fault_of_the_file(local_ray, store, tmp_path):
