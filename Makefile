@@ -108,7 +108,11 @@ lock: $(UV)  ## the hashes of what constraints.txt pins, except torch, into requ
 	{ echo '# Made by `make lock` from constraints.txt. torch is left out: its hash depends on the build.'; cat build/hashes.txt; } >requirements.lock
 
 audit: $(UV)  ## known vulnerabilities of the pinned versions (needs pypi.org; fails if one cannot be looked up)
-	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
+	@$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt 2>build/audit.txt; \
+	code=$$?; grep -v '^WARNING' build/audit.txt >&2; \
+	! grep -q 'could not be audited' build/audit.txt \
+	  || echo "make: not audited: the package index serves no vulnerability data of this package; run it where pypi.org can be reached" >&2; \
+	exit $$code
 
 # Without pins, in a separate environment: Ray and a training on it, DeepSpeed, transformers and
 # TRL, and what the golden files freeze.
