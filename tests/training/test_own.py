@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -17,7 +18,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from s2l_ray.config import PromptConfig, TrainingConfig, validate
 from s2l_ray.corpus.tokenization import encode_table
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, Damaged
 from s2l_ray.models.adapters import load_with_adapter
 from s2l_ray.models.files import base_of, result_fault
 from s2l_ray.models.loading import initial_model
@@ -229,6 +230,16 @@ def test_an_adapter_names_its_base_as_the_configuration_does(job, module, tmp_pa
     lora = {name: w for name, w in model.state_dict().items() if "lora_B" in name}
     assert lora and all((weights == 0.5).all() for weights in lora.values())
     assert {part.file.rpartition("/")[2] for part in made.parts} >= {"base_config.json"}
+
+    manifest = Path(job.store.address("targets/adapter", "manifest.json"))
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    with pytest.raises(Damaged):
+        job.store.manifest("targets/adapter")
+    job.store.set_aside("targets/adapter")  # what a run does then
+    again = train_with(job, own_config(f"{module}:leave_adapter", **changes), "targets/adapter")
+    assert [part.unit for part in again.parts] == [part.unit for part in made.parts]
+    assert job.store.fault(again) is None
+    assert len(list(manifest.parent.glob("manifest-damaged-*.json"))) == 1
 
 
 # -- the examples
