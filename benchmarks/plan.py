@@ -1,6 +1,6 @@
 """What `s2l-ray plan` says beside what the run takes, stage by stage.
 
-    python benchmarks/plan.py configs/demo.yaml runs/plan-demo corpus.path=corpus.jsonl
+    python benchmarks/plan.py configs/demo.yaml runs/plan-demo
     python benchmarks/plan.py configs/math-pool.yaml runs/plan-pool corpus.path=math_pool.jsonl
     python benchmarks/plan.py configs/math-pool.yaml runs/plan-large corpus.path=math_pool.jsonl \\
         --rows 250000

@@ -151,6 +151,17 @@ class TrainingConfig(Section):
         "it. Its source counts in the target's fingerprint. `null` trains with the built-in loop.",
     )
 
+    def fits_a_task(self, size: int) -> bool:
+        """Return whether a training of so many workers needs no more than one process on a CPU.
+        DeepSpeed can be initialised only once in a process, so with it a training has its own."""
+        return (
+            size == 1
+            and self.max_workers is None
+            and self.zero_stage is None
+            and not self.workers.gpus_per_worker
+            and not self.workers.accelerator_type
+        )
+
     def sizes(self) -> list[int]:
         """List the numbers of workers that training may have, most first."""
         most = self.workers.num_workers

@@ -204,6 +204,14 @@ def own_ray() -> bool:
     return ray.get_runtime_context().get_node_id() in _started
 
 
+def starts_ray() -> bool:
+    """Return whether `connect` would start a Ray of its own."""
+    try:
+        return not in_job() and _address(os.environ.get("RAY_ADDRESS")) == "local"
+    except OSError:  # it would say that nothing answers
+        return False
+
+
 def job_id() -> str:
     """Return the id of the submitted job, or else that of this driver."""
     return os.environ.get("RAY_JOB_SUBMISSION_ID") or ray.get_runtime_context().get_job_id()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from s2l_ray.analysis.cost import scoring_flops
 from s2l_ray.config import RunConfig, TrainingConfig, WorkersConfig
 from s2l_ray.config.prices import PricesConfig
+from s2l_ray.execution.connect import starts_ray
 from s2l_ray.pipeline import timing
 from s2l_ray.pipeline.forecast import DONE, Forecast
 from s2l_ray.pipeline.rates import Rate, Size, operations_of
@@ -245,6 +246,8 @@ class Pricing:
         if rate.training is not None:
             beside = 1.0 if training.workers.gpus_per_worker else timing.BESIDE
             start = timing.RAY_TRAIN * rate.at_once + (rate.start or timing.WORKERS)
+            if training.fits_a_task(training.workers.num_workers) and starts_ray():
+                start = timing.IN_A_TASK
             start += self._reading(section)
             seconds = start + beside * tokens / (rate.training * training.workers.num_workers)
         return self._on(

@@ -12,6 +12,9 @@ from typing import NamedTuple
 # Seconds.
 RUN = 18.0  # start of Ray, imports, the report, the end: 134 s of the demo less its stages' 116 s
 TASKS = 1.0  # until tasks of a stage work: the demo's tokens
+# A training in a task (training/alone.py): the demo's targets take 6.9 s each, two at a time, less
+# 87,200 tokens at 16,800/s.
+IN_A_TASK = 1.7
 RAY_TRAIN = 4.5  # a training's start, beside what its workers take to be ready (pipeline/speed.py)
 WORKERS = 11.0  # until workers of a training are ready, if that is not measured
 ACTORS = 6.0  # actors start and load a model: the demo's losses less 1,421,848 tokens at 213,000/s

@@ -25,16 +25,8 @@ Work = Callable[[dict[str, Any]], None]
 
 
 def is_alone(config: TrainingConfig, size: int) -> bool:
-    """Return whether a task can do the training: one worker, on a CPU of a Ray that this process
-    started, without DeepSpeed, which can be initialised only once in a process."""
-    return (
-        size == 1
-        and config.max_workers is None
-        and config.zero_stage is None
-        and not config.workers.gpus_per_worker
-        and not config.workers.accelerator_type
-        and own_ray()
-    )
+    """Return whether a task does the training: on a Ray that this process started."""
+    return config.fits_a_task(size) and own_ray()
 
 
 def run_alone(work: Work, settings: dict[str, Any], cpus: float, env: dict[str, str]) -> None:
