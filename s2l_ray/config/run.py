@@ -127,6 +127,32 @@ class RunConfig(Section):
             )
         return value
 
+    def _check_growth(self) -> None:
+        corpus, either = self.corpus, "leave out one of the two"
+        kept, per_source = self.proxy.keep_checkpoints, corpus.heldout_per_source
+        excluded = [
+            (self.losses, "losses.path", f"new examples are scored by the proxy: {either}"),
+            (
+                kept,
+                f"proxy.keep_checkpoints: {kept}",
+                f"new examples are scored at every checkpoint: {either}",
+            ),
+            (
+                corpus.duplicates != "drop",
+                f"corpus.duplicates: {corpus.duplicates}",
+                "rows that repeat older ones are dropped: set corpus.duplicates: drop",
+            ),
+            (
+                per_source,
+                f"corpus.heldout_per_source: {per_source}",
+                "each generation would set as many aside again: set corpus.heldout_share, which "
+                "draws each example by its content",
+            ),
+        ]
+        for found, setting, why in excluded:
+            if found:
+                raise ValueError(f"corpus.grow: found true with {setting}; {why}")
+
     @model_validator(mode="after")
     def _whole(self) -> RunConfig:
         kept = (self.proxy.num_checkpoints, self.proxy.checkpoint_every)
@@ -139,28 +165,8 @@ class RunConfig(Section):
                 "compare.full: epochs would train as long as a subset does, because "
                 "target.max_steps fixes the steps of both: leave out one of the two"
             )
-        if self.corpus.grow and self.losses is not None:
-            raise ValueError(
-                "corpus.grow: found true with losses.path; new examples are scored by the proxy: "
-                "leave out one of the two"
-            )
-        if self.corpus.grow and self.proxy.keep_checkpoints is not None:
-            raise ValueError(
-                "corpus.grow: found true with proxy.keep_checkpoints: "
-                f"{self.proxy.keep_checkpoints}; new examples are scored at every checkpoint: "
-                "leave out one of the two"
-            )
-        if self.corpus.grow and self.corpus.duplicates != "drop":
-            raise ValueError(
-                "corpus.grow: found true with corpus.duplicates: number; rows that repeat older "
-                "ones are dropped: set corpus.duplicates: drop"
-            )
-        if self.corpus.grow and self.corpus.heldout_per_source is not None:
-            raise ValueError(
-                "corpus.grow: found true with corpus.heldout_per_source: "
-                f"{self.corpus.heldout_per_source}; each generation would set as many aside again: "
-                "set corpus.heldout_share, which draws each example by its content"
-            )
+        if self.corpus.grow:
+            self._check_growth()
         if self.losses is not None and self.proxy.checkpoints is not None:
             raise ValueError("set losses or proxy.checkpoints, not both")
         if self.target and self.target.checkpoints is not None:
