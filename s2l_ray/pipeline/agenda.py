@@ -11,6 +11,7 @@ from s2l_ray.pipeline import comparison, diagnosis
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.stage import Stage, walk
+from s2l_ray.pipeline.target_stages import targets_to_be
 
 
 def agenda(config: RunConfig, plan: Plan, command: str) -> list[Item]:
@@ -40,7 +41,7 @@ def agenda(config: RunConfig, plan: Plan, command: str) -> list[Item]:
     names = {selection_name(each.selector, each.seed): each for each in trained}
     if command in ("finetune", "evaluate", "pipeline"):
         for name, choice in names.items():
-            stages = plan.targets_to_be(name, choice) if choice in known else ()
+            stages = targets_to_be(plan, name, choice) if choice in known else ()
             found.append(Item(f"targets/{name}", tuple(each.folder for each in stages)))
     if command in ("evaluate", "pipeline"):
         found += [Item(f"evaluations/{n}/{each}") for n in names for each in _measures(config)]

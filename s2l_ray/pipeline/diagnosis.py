@@ -43,6 +43,7 @@ from s2l_ray.pipeline.laws import laws_of
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
 from s2l_ray.pipeline.targets import finetune
+from s2l_ray.pipeline.tokens import tokens_of
 from s2l_ray.selection.kinds import Cluster
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
@@ -268,7 +269,8 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
     trained_on = choose(BASELINE, seed).selection
     target = finetune(base, trained_on, selection_name(BASELINE, seed), seed=seed)
     tokens = base.get(
-        base.plan.tokens_of(
+        tokens_of(
+            base.plan,
             "diagnostics/tokens",
             base.plan.corpus,
             config.target.model,

@@ -20,6 +20,7 @@ from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
 from s2l_ray.pipeline.targets import check_target
+from s2l_ray.pipeline.tokens import tokens_of
 from s2l_ray.pipeline.toward import check_evaluation
 from s2l_ray.scoring.losses import Scoring, score
 from s2l_ray.store import Manifest
@@ -95,7 +96,8 @@ def heldout_stages(plan: Plan, heldout: Mapping[str, Manifest]) -> dict[str, Sta
     prompt = config.target_prompt or config.prompt
     found: dict[str, Stage] = {}
     for origin, examples in heldout.items():
-        found[origin] = plan.tokens_of(
+        found[origin] = tokens_of(
+            plan,
             f"evaluations/tokens/{origin}",
             Stage.given(examples),
             config.target.model,

@@ -23,6 +23,7 @@ from s2l_ray.pipeline.growth import WHOLE
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.stage import Stage, walk
+from s2l_ray.pipeline.target_stages import target_stage
 from s2l_ray.scoring.scorer import CPU_TOKENS_PER_BATCH, GPU_TOKENS_PER_BATCH
 from s2l_ray.store import Store
 from s2l_ray.store.views import SelectionView
@@ -94,7 +95,7 @@ def _targets(config: RunConfig, store: Store, stages: list[Stage], unknown: str)
         name, state = selection_name(choice.selector, choice.seed), UNKNOWN if unknown else TO_DO
         subset = None if unknown else store.manifest(chosen[f"selections/{name}"].folder)
         if subset is not None:
-            stage = plan.target(name, subset, seed=choice.seed)
+            stage = target_stage(plan, name, subset, seed=choice.seed)
             folders.add(stage.folder)
             state = _state(store, stage)
         found.append(Forecast(f"targets/{name}", state, target.workers, "training"))

@@ -16,13 +16,9 @@ import ray.data
 
 from s2l_ray.config import (
     LossesConfig,
-    ModelConfig,
-    PromptConfig,
     RunConfig,
     SelectionConfig,
-    TrainingConfig,
 )
-from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.ingest import digest_of, ingest
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.pipeline import alarms, passes, proxy
@@ -31,20 +27,17 @@ from s2l_ray.pipeline.folds import out_of_fold
 from s2l_ray.pipeline.growth import grown_corpus, joined
 from s2l_ray.pipeline.identity import (
     local_files,
-    prompt_settings,
     settings_of,
-    tokenizer_folder,
 )
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
+from s2l_ray.pipeline.tokens import prepare_tokenizer, tokens_of
 from s2l_ray.pipeline.told import check_corpus, check_tokenizer_kept, check_tokens
 from s2l_ray.pipeline.toward import along_path, purpose_examples, purpose_losses
 from s2l_ray.scoring.imported import import_losses
 from s2l_ray.scoring.loss_files import find
 from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.selection.subset import deal
 from s2l_ray.store import Manifest
-from s2l_ray.store.views import SelectionView, TokensView
 from s2l_ray.training.checkpoints import drop_checkpoints
 
 if TYPE_CHECKING:
@@ -121,57 +114,12 @@ class Plan:
             return joined("tokens", [each.tokens for each in self.generations], self._check_tokens)
         proxy = self.config.proxy.model
         what = f"generation {self.generation}" if self.generation else "for the proxy"
-        return self.own(self.tokens_of("tokens", self.corpus, proxy, self.config.prompt, what))
+        return self.own(tokens_of(self, "tokens", self.corpus, proxy, self.config.prompt, what))
 
     def _check_tokens(self, run: Run, tokens: Manifest) -> None:
         check_tokens("tokens", run, tokens)
-        tokenizer = self.prepare_tokenizer(run, self.config.proxy.model, self.config.prompt)
+        tokenizer = prepare_tokenizer(self, run, self.config.proxy.model, self.config.prompt)
         check_tokenizer_kept(run, tokens, tokenizer)
-
-    def tokens_of(
-        self, name: str, examples: Stage, model: ModelConfig, prompt: PromptConfig, what: str
-    ) -> Stage:
-        """Declare examples tokenized for a model, whose tokenizer is prepared first.
-
-        what: for the progress line.
-        """
-
-        def make(run: Run, **where: Any) -> Manifest:
-            from s2l_ray.corpus.tokenization import tokenize
-
-            where |= {"prompt": prompt, "label": f"tokenize {what}"}
-            where["tokenizer_folder"] = self.prepare_tokenizer(run, model, prompt).folder
-            return tokenize(run.store, run.get(examples), **where)
-
-        def check(run: Run, tokens: Manifest) -> None:
-            check_tokens(name, run, tokens)
-            check_tokenizer_kept(run, tokens, self.prepare_tokenizer(run, model, prompt))
-
-        return Stage(
-            name,
-            alone(make),
-            inputs=(examples,),
-            settings=(
-                tokenizer_folder(self.first.corpus.identity, model, prompt),
-                prompt_settings(prompt),
-            ),
-            reads=(self.first.corpus,),
-            check=check,
-        )
-
-    def prepare_tokenizer(self, run: Run, model: ModelConfig, prompt: PromptConfig) -> Manifest:
-        """Make a model's tokenizer available in the run directory, with the chat template of the
-        prompt; return its manifest. ValueError for a model that cannot be used."""
-        from s2l_ray.corpus.tokenizer import prepare_tokenizer
-
-        given = prompt.chat_template
-        return prepare_tokenizer(
-            run.store,
-            model,
-            run.get(self.first.corpus),
-            folder=tokenizer_folder(self.first.corpus.identity, model, prompt),
-            chat_template=None if given is None else template_text(given),
-        )
 
     @cached_property
     def proxy(self) -> Stage:
@@ -343,66 +291,3 @@ class Plan:
     def seen_by(self, choice: SelectionConfig) -> Stage:
         """Declare the trajectories that a selector looks at."""
         return trajectories_of(self, selector_named(choice.selector))
-
-    # -- targets
-
-    def target(
-        self, name: str, examples: Manifest, *, seed: int, training: TrainingConfig | None = None
-    ) -> Stage:
-        """Declare the target fine-tuned on examples that exist: a subset, or the corpus."""
-        rows = Stage.given(examples)
-        in_rank_order = SelectionView(examples).has("selector") and len(examples.parts) > 1
-        training = training or self.config.target
-        return self._target(name, rows, training, seed=seed, dealt=in_rank_order)
-
-    def targets_to_be(self, name: str, choice: SelectionConfig) -> tuple[Stage, Stage]:
-        """Declare the target of a subset that may not exist yet: one if it will have a single part,
-        one if it will have several."""
-        rows, target = self.selection(choice), self.config.target
-        one, several = (
-            self._target(name, rows, target, seed=choice.seed, dealt=dealt)
-            for dealt in (False, True)
-        )
-        return one, several
-
-    def _target(
-        self, name: str, rows: Stage, training: TrainingConfig | None, *, seed: int, dealt: bool
-    ) -> Stage:
-        """dealt: rows in rank order over several parts are dealt out by id first."""
-        assert training is not None
-        if dealt:
-            subset = rows
-            rows = Stage(
-                f"targets/{name}/dealt",
-                alone(lambda run, **where: deal(run.store, run.get(subset), **where)),
-                inputs=(subset,),
-                settings=("dealt",),
-            )
-        prompt = self.config.target_prompt or self.config.prompt
-        what = f"for target {name}"
-        tokens = self.tokens_of(f"targets/{name}/tokens", rows, training.model, prompt, what)
-
-        def make(run: Run, **where: Any) -> Manifest:
-            found = run.get(tokens)
-            where |= {
-                "tokenizer_folder": TokensView(found).tokenizer,
-                "seed": seed,
-                "label": f"target {name}",
-            }
-            if training.train is None:
-                from s2l_ray.training.train import train
-
-                return train(run.store, found, training, keep=training.keep_checkpoints, **where)
-            from s2l_ray.selection.dataset import training_dataset
-            from s2l_ray.training.own import train_own
-
-            dataset = training_dataset(run.store, run.get(rows), found)
-            return train_own(run.store, dataset, found, training, **where)
-
-        return Stage(
-            f"targets/{name}",
-            alone(make),
-            inputs=(tokens,),
-            settings=(*settings_of(training), seed),
-            work=Work("training", training.workers),
-        )

@@ -24,6 +24,8 @@ from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.pipeline.subset import prepare, select
+from s2l_ray.pipeline.target_stages import target_stage
+from s2l_ray.pipeline.tokens import prepare_tokenizer
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import checkpoint_name, checkpoints_of, write_initial
 from s2l_ray.training.resume import TrainingState
@@ -35,7 +37,7 @@ def finetune(
     run: Run, examples: Manifest, name: str, *, seed: int, training: TrainingConfig | None = None
 ) -> Manifest:
     """Fine-tune the target on examples. training: other settings than config.target."""
-    return run.get(run.plan.target(name, examples, seed=seed, training=training))
+    return run.get(target_stage(run.plan, name, examples, seed=seed, training=training))
 
 
 def untuned(run: Run, name: str, *, seed: int) -> Manifest:
@@ -54,7 +56,7 @@ def untuned(run: Run, name: str, *, seed: int) -> Manifest:
         origin = keep_model(run.store, model)
         if origin is not None:
             return run.store.commit(folder, fingerprint, [], info | {"folders": [origin]})
-        tokenizer = run.plan.prepare_tokenizer(run, model, prompt).folder
+        tokenizer = prepare_tokenizer(run.plan, run, model, prompt).folder
         start = TrainingConfig(model=model)
         checkpoint = f"{folder}/{checkpoint_name(0)}"
         ray.get(write_initial.remote(run.store, start, origin, tokenizer, seed, checkpoint))
@@ -85,7 +87,7 @@ def finetune_selected(run: Run) -> tuple[Manifest, str]:
         prepare(run)
     prompt = run.config.target_prompt or run.config.prompt
     check_target(target)
-    kept = run.plan.prepare_tokenizer(run, target.model, prompt)
+    kept = prepare_tokenizer(run.plan, run, target.model, prompt)
     tokenizer = load_tokenizer(run.store, kept.folder)
     check_tokenizer(prompt, tokenizer)
     check_memory(run, "target", target)

@@ -19,6 +19,7 @@ from s2l_ray.errors import Damaged
 from s2l_ray.pipeline import proxy
 from s2l_ray.pipeline.folds import scored_by, without_signals
 from s2l_ray.pipeline.stage import Stage, alone
+from s2l_ray.pipeline.tokens import tokens_of
 from s2l_ray.scoring.trajectories import assemble
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import ClustersView, LeaksView, SelectionView, TokensView
@@ -34,7 +35,8 @@ CHECKPOINTS = 2  # of the path: halfway, and at its end
 
 def purpose_tokens(plan: Plan) -> Stage:
     """Declare the purpose's examples that the corpus does not have, tokenized for the proxy."""
-    stage = plan.tokens_of(
+    stage = tokens_of(
+        plan,
         "purpose/tokens",
         plan.purpose,
         plan.config.proxy.model,

@@ -9,6 +9,7 @@ from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline import targets
 from s2l_ray.pipeline.evaluate import evaluate
 from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.target_stages import target_stage
 from s2l_ray.report import gather
 
 UNTOLD = """
@@ -69,7 +70,7 @@ def test_the_function_s_source_is_part_of_the_target_s_fingerprint(tmp_path, mon
     def fingerprint(**changes):
         config = settings(tmp_path, **changes)
         plan = Plan(config, pipeline.corpus_stage(config))
-        return plan.target("t", examples, seed=0).fingerprint
+        return target_stage(plan, "t", examples, seed=0).fingerprint
 
     (tmp_path / "unused.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
     found = [fingerprint(), *(fingerprint(target__train=f"loop_{n}:train") for n in ("one", "two"))]

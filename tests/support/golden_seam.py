@@ -15,6 +15,7 @@ from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.records import settings_of_comparison
 from s2l_ray.pipeline.stage import Stage, walk
+from s2l_ray.pipeline.target_stages import target_stage
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.listing import list_files
 from support.parsed import read
@@ -82,8 +83,8 @@ def _target_fingerprints(plan: Plan, selection: SelectionConfig, subset: Stage) 
     found = {}
     for parts, kind in ((1, ""), (2, " (of several parts)")):
         chosen = Manifest(name, subset.fingerprint, [PART] * parts, info)
-        found |= _walked(plan.target(name, chosen, seed=3), kind)
-    found |= _walked(plan.target("full", whole, seed=3))
+        found |= _walked(target_stage(plan, name, chosen, seed=3), kind)
+    found |= _walked(target_stage(plan, "full", whole, seed=3))
     for stage in heldout_stages(plan, {"heldout": whole}).values():
         found |= _walked(stage)
     return found
