@@ -86,8 +86,9 @@ class RunConfig(Section):
         description="GPU-hours that all commands on the run directory may take together: seconds "
         "of trainings and of scoring times the GPUs of their workers. A run that reaches them "
         "stops at a resume point or after a part, and goes on when the limit is raised. A loop of "
-        "`target.train` is not stopped midway, and scoring beside a training "
-        "(`trajectories.while_training`) is not counted. `null` sets no limit. Untested on GPUs.",
+        "`target.train` is not stopped midway. Scoring beside a training "
+        "(`trajectories.while_training`) counts with its whole pool. `null` sets no limit. "
+        "Untested on GPUs.",
     )
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
         [],
@@ -175,6 +176,12 @@ class RunConfig(Section):
             raise ValueError("trajectories.while_training needs a proxy that the run trains")
         if self.diagnose.gradients and self.target is None:
             raise ValueError("diagnose.gradients needs a target: set target")
+        if self.diagnose.gradients and self.target and self.target.drops_checkpoints:
+            raise ValueError(
+                "diagnose.gradients: measured at every checkpoint of the target, but "
+                f"target.keep_checkpoints removes all but the last {self.target.keep_checkpoints}: "
+                "leave out one of the two"
+            )
         if self.diagnose.gradients and self.trajectories.workers.gpus_per_worker > 1:
             raise ValueError(
                 "diagnose.gradients needs trajectories.workers with one GPU at most, got "

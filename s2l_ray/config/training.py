@@ -162,6 +162,15 @@ class TrainingConfig(Section):
             and not self.workers.accelerator_type
         )
 
+    @property
+    def drops_checkpoints(self) -> bool:
+        """Whether the training may leave fewer checkpoints than it keeps as it goes."""
+        if self.keep_checkpoints is None:
+            return False
+        return self.checkpoint_every is not None or self.keep_checkpoints < (
+            self.num_checkpoints or 1
+        )
+
     def sizes(self) -> list[int]:
         """List the numbers of workers that training may have, most first."""
         most = self.workers.num_workers

@@ -36,7 +36,6 @@ from s2l_ray.config import (
 )
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.progress import about
-from s2l_ray.formatting import plural
 from s2l_ray.pipeline.alarms import take_over
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.laws import laws_of
@@ -289,11 +288,8 @@ def _gradients(base: Run) -> list[dict[str, Any]] | None:
                 raise
             logger.info(f"evaluation.baselines: {name} is left out: {error}")
     rows = []
-    checksums, kept = checksums_of_checkpoints(target), checkpoints_of(target)
-    if config.target.keep_checkpoints is not None:
-        told = plural(len(kept), "checkpoint")
-        logger.info(f"diagnose.gradients: at {told}, which target.keep_checkpoints leaves")
-    for step, checkpoint in sorted(kept.items()):
+    checksums = checksums_of_checkpoints(target)
+    for step, checkpoint in sorted(checkpoints_of(target).items()):
         logger.info(f"diagnose: gradients at the target's step {step:,}")
         found = theorem(
             base.store,

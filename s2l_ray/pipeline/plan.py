@@ -133,12 +133,13 @@ class Plan:
                 alone(partial(proxy.take_checkpoints, settings)),
                 settings=("checkpoints", *given, *chain.from_iterable(map(local_files, given))),
             )
+        beside = self.scoring if self.config.trajectories.while_training else None
         return Stage(
             f"{self.prefix}proxy",
             alone(partial(proxy.train_proxy, self)),
             inputs=(self.tokens,),
             settings=(*settings_of(settings), self.config.seed),
-            work=Work("training", settings.workers),
+            work=Work("training", settings.workers, beside=beside),
         )
 
     @cached_property

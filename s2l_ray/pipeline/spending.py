@@ -34,11 +34,7 @@ class Spending:
 
         LimitReached, before or at a commit in the block, if nothing is left.
         """
-        gpus = 0.0
-        if work.workers is not None:
-            gpus = work.workers.gpus_per_worker * max(
-                work.workers.num_workers, work.max_workers or 0
-            )
+        gpus = work.gpus
         if not gpus:
             yield
             return

@@ -32,11 +32,24 @@ Maker = Callable[["Run", list[Job]], list[Manifest]]
 
 
 class Work(NamedTuple):
-    """What a stage takes. Without workers of its own it may take every CPU of the cluster."""
+    """What a stage takes. Without workers of its own it may take every CPU of the cluster.
+
+    beside: what works at the same time, such as the scoring of a proxy that trains.
+    """
 
     passes: Literal["training", "scoring"] | None = None  # passes through a model
     workers: WorkersConfig | None = None
     max_workers: int | None = None  # the pool may grow to this
+    beside: Work | None = None
+
+    @property
+    def gpus(self) -> float:
+        """The GPUs that the workers reserve at most."""
+        own = 0.0
+        if self.workers is not None:
+            most = max(self.workers.num_workers, self.max_workers or 0)
+            own = self.workers.gpus_per_worker * most
+        return own + (self.beside.gpus if self.beside else 0.0)
 
 
 ON_CPUS = Work()

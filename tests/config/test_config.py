@@ -296,6 +296,12 @@ def test_wrong_value_names_field_and_what_it_has(data, field):
         ),
         (small(diagnose={"seeds": [1, 1]}), "diagnose.seeds: has a duplicate entry"),
         (small(diagnose={"gradients": True}, target=None), "diagnose.gradients needs a target"),
+        (
+            small(
+                target=proxy(num_checkpoints=3, keep_checkpoints=2), diagnose={"gradients": True}
+            ),
+            "target.keep_checkpoints removes all but the last 2: leave out one of the two",
+        ),
         (small(prompt={"template": "custom"}), "prompt.prompt: the template custom needs it"),
         (small(prompt={"prompt": "{instruction}"}), "prompt.prompt: the template custom needs it"),
         (small(prompt={"template": "custom", "prompt": "Q:"}), "lacks {instruction}"),

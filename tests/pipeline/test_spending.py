@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from support.runs import settings
+from support.runs import plan_of, settings
 
 from s2l_ray.config import WorkersConfig
 from s2l_ray.errors import LimitReached
@@ -33,6 +33,9 @@ def test_workers_reserve_their_gpus_for_as_long_as_a_stage_is_made(monkeypatch):
     assert deadline.seconds_left() is None
     with spending.of(GPUS, at_once=2):  # each of two side by side has its share
         assert deadline.seconds_left() == 6 * 3600 / 8 / 2
+    beside = Work("training", WorkersConfig(num_workers=2, gpus_per_worker=1), beside=GPUS)
+    with spending.of(beside):  # 2 GPUs train, 8 score meanwhile
+        assert deadline.seconds_left() == 6 * 3600 / 10
     with spending.of(Work()), spending.of(Work("training", WorkersConfig())):
         assert deadline.seconds_left() is None  # no GPU
         now[0] += 9999
@@ -43,6 +46,21 @@ def test_workers_reserve_their_gpus_for_as_long_as_a_stage_is_made(monkeypatch):
     assert spending.hours == 8
     with pytest.raises(LimitReached, match="run the same command again"), spending.of(GPUS):
         pytest.fail("begun")
+
+
+def test_scoring_beside_a_training_counts():
+    workers = {"gpus_per_worker": 1}
+    for asked, gpus in ((False, 2), (True, 5)):
+        plan = plan_of(
+            settings(
+                "run",
+                proxy__workers=workers | {"num_workers": 2},
+                proxy__micro_batch_size=16,
+                trajectories__workers=workers | {"num_workers": 3},
+                trajectories__while_training=asked,
+            )
+        )
+        assert plan.proxy.work.gpus == gpus
 
 
 def test_without_a_limit_hours_are_counted_all_the_same(monkeypatch):
