@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -42,6 +43,8 @@ from s2l_ray.training.resume import TrainingState, last_resume_point, resume_poi
 
 logger = logging.getLogger(__name__)
 
+# The last two: the controller's process has died, or its node ran out of memory.
+FAILURES = (ray.train.WorkerGroupError, ray.train.ControllerError, RayActorError, OutOfMemoryError)
 WAIT_MINUTES = 5  # for room for all workers, if fewer may do; Ray Train asks once a minute
 
 # For a worker with several CPUs of its own: its threads spin while they wait for one another, which
@@ -166,7 +169,7 @@ def fit(
         except NodeFull as error:
             full[error.node] = error
             logger.info(f"{label}: {error}; training continues without this node")
-        except (ray.train.WorkerGroupError, ray.train.ControllerError) as error:
+        except FAILURES as error:
             if config.min_workers is not None and _found_no_room(error):
                 size = _next_size(config, size, room_for(config.workers, full))
                 logger.info(
@@ -182,7 +185,7 @@ def fit(
             if isinstance(error, ray.train.WorkerGroupError):
                 who, why = "a worker", next(iter(error.worker_failures.values()))
             else:
-                who, why = "Ray Train's controller", error.controller_failure
+                who, why = "Ray Train's controller", getattr(error, "controller_failure", error)
             why = str(why).partition("\n")[0]
             logger.info(f"{label}: {who} failed ({why}); training continues from step {step:,}")
             release(before)

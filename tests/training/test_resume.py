@@ -1,10 +1,14 @@
 """Trainings that are killed or stopped, and resume points that are not complete."""
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 import ray
 import ray.train
+from support.ceph import wait_for
 from support.training import assert_same_bits, config_of
 
 from s2l_ray.errors import Damaged
@@ -34,6 +38,25 @@ def test_killed_workers_are_replaced_and_a_stopped_run_goes_on_to_the_same_bits(
     assert [(p.file, p.checksum) for p in manifest.parts] == [
         (p.file, p.checksum) for p in undisturbed.parts
     ]
+
+
+@pytest.mark.slow
+def test_a_killed_controller_is_replaced(job, undisturbed, said):
+    def kill():
+        wait_for(lambda: job.store.exists("headless", "resume", "step-000002", "manifest.json"))
+        [pid] = [
+            actor["Pid"]
+            for actor in ray._private.state.actors().values()
+            if actor["ActorClassName"] == "TrainController" and actor["State"] == "ALIVE"
+        ]
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    job.run("headless", config_of(max_failures=1))
+    killer.join()
+    assert "train: Ray Train's controller failed" in said()
+    assert_same_bits(job, "headless")
 
 
 def test_the_last_resume_point_is_the_newest_whole_one(store, tmp_path, said):
