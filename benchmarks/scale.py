@@ -43,7 +43,6 @@ from s2l_ray.config import ClustersConfig, SelectionConfig
 from s2l_ray.execution import connect as driver
 from s2l_ray.formatting import plural
 from s2l_ray.selection.choose import choose
-from s2l_ray.selection.subset import SUBSET_ROWS
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, TOKENS
 from s2l_ray.store.views import ClustersView, SelectionView
@@ -164,7 +163,6 @@ def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int)
     )
     a_row = found["cpus"] / found["rows"] * BILLION
     cpu_seconds, whole = found["pass_seconds"] * a_row, found["cluster"] * a_row
-    pieces = -(-found["rows"] // PART_ROWS) * -(-found["chosen"] // SUBSET_ROWS)
     data = BILLION * checkpoints * 4 / 1e9
     gigabytes = max(gigabytes, data)  # small sizes do not show it
     nodes = math.ceil(cpu_seconds / (SECONDS * CPUS))
@@ -182,9 +180,7 @@ def for_a_billion(rows: list[dict[str, Any]], checkpoints: int, n_clusters: int)
         f"node memory. One iteration over all rows takes {cpu_seconds:,.0f} CPU seconds and sends "
         f"{moved:.2g} GB of partial sums to the driver; clustering takes {whole / 3600:.0f} CPU "
         f"hours in all. For {SECONDS} s per iteration: {plural(nodes, 'node')} of {CPUS} CPUs and "
-        f"{each:.0f} GB. The driver, which holds the chosen ids, {driver}. Selection is not "
-        f"extrapolated: it makes one piece per part of the corpus and part of the subset, "
-        f"{pieces:,} here."
+        f"{each:.0f} GB. The driver {driver}."
     )
 
 

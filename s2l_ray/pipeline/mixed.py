@@ -92,7 +92,6 @@ def subset_in_shares(view: Run, selector: SelectorName, like: SelectorName, coun
             whole.manifest,
             wanted,
             like=like,
-            corpus=run.get(stage_of.corpus),
             tokens=run.get(stage_of.tokens),
             **where,
         )

@@ -22,7 +22,7 @@ import numpy as np
 
 from s2l_ray.selection import quotas
 
-BINS = 256  # per group: ranges of a key's top bits, or of quantiles of the score
+BINS = 256  # per group at least: ranges of a key's top bits, or of quantiles of the score
 
 OUT_OF_FOLD = ("clusters_out_of_fold", "clusters_of_learned")  # groups of Cluster, see there
 

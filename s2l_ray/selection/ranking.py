@@ -11,11 +11,14 @@ import pyarrow as pa
 
 from s2l_ray.execution.parts import map_parts
 from s2l_ray.scoring.trajectories import SAMPLE_ROWS, losses_array, sampled, sources_of
-from s2l_ray.selection.kinds import BINS, Draw, Known, Rank
+from s2l_ray.selection.histogram import num_bins
+from s2l_ray.selection.kinds import Draw, Known, Rank
 from s2l_ray.selection.order import place_of, stratum_of
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.schemas import GROUPS, RANKING
+
+MOST_EDGES = 1 << 13  # in the manifest, from a sample of SAMPLE_ROWS
 
 
 def rank(
@@ -31,7 +34,7 @@ def rank(
     """Write the group of each example, and its score if the selector ranks.
 
     Parts: example_id, group int32, and with Rank score float64, smallest first. info: sources (of
-    each group; None if a group crosses sources), edges [BINS - 1] between bins of the score.
+    each group; None if a group crosses sources), edges [X - 1] between bins of the score.
     beside: what the selector needs beside the trajectories: the signals at the "early" and the
     "final" checkpoint, the losses "before" the proxy's training and "without_prompt". Strata,
     medians and edges come from a sample of SAMPLE_ROWS examples, or from all if there are fewer.
@@ -51,7 +54,8 @@ def rank(
         if isinstance(chosen, Rank):
             middle = chosen.order == "middle"
             seen_N = _from_the_median(sample_N, sample_N) if middle else sample_N
-            edges = np.quantile(seen_N, np.arange(1, BINS) / BINS).tolist()
+            bins = num_bins(trajectories.rows, most=MOST_EDGES)
+            edges = np.quantile(seen_N, np.arange(1, bins) / bins).tolist()
     return map_parts(
         store,
         units,

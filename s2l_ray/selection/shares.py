@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2l_ray.execution.parts import fold_parts
-from s2l_ray.selection.subset import lengths_of
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.views import CorpusView, SelectionView
+from s2l_ray.store.views import SelectionView
 
 
 def take_shares(
@@ -21,7 +21,6 @@ def take_shares(
     wanted: Mapping[str, int],
     *,
     like: str,
-    corpus: Manifest,
     tokens: Manifest,
     folder: str,
     fingerprint: str,
@@ -44,7 +43,7 @@ def take_shares(
     found = list(fold_parts(_take, jobs, store, whole.folder, folder))
     ids = np.concatenate([each for _, each in found])
     view = SelectionView(whole)
-    lengths = lengths_of(store, tokens, ids, CorpusView(corpus))
+    lengths = fold_parts(_tokens_of, tokens.parts, store, tokens.folder, ids)
     info = {
         "selector": view.selector,
         "shares_of": like,
@@ -52,7 +51,7 @@ def take_shares(
         "seed": view.seed,
         "examples": rank,
         "candidates": view.candidates,
-        "tokens": int(lengths.sum()),
+        "tokens": sum(lengths),
         "by_source": dict(sorted(wanted.items())),
         "by_cluster": None,
         "groups_above_quota": view.groups_above_quota,
@@ -64,6 +63,13 @@ def take_shares(
 
 def _by_source(part: Part, store: Store, folder: str) -> dict[str, int]:
     return dict(Counter(store.read_part(folder, part, ["source"])["source"].to_pylist()))
+
+
+def _tokens_of(part: Part, store: Store, folder: str, example_id: np.ndarray) -> int:
+    """Return the tokens of those of the examples that a part has."""
+    table = store.read_part(folder, part, ["example_id", "input_ids"])
+    mine = np.isin(table["example_id"].to_numpy(), example_id)
+    return int(pc.list_value_length(table["input_ids"]).to_numpy()[mine].sum())
 
 
 def _take(

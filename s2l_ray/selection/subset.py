@@ -1,118 +1,206 @@
-"""The subset of a selection: the rows of the chosen examples, gathered from the corpus in rank
-order, and spread again for training.
+"""The subset of a selection: the rows of the chosen examples, brought from the corpus into parts in
+rank order, and spread again for training.
 
-The driver holds their ids. Texts stay on the workers. B chosen examples.
+Two waves of tasks (execution/shuffle.py). The first sends each example to the part of the subset
+that its bin belongs to, or to all of them if the bin crosses their borders; the second knows all
+members of its bins, hence the exact place of each. G groups, S parts of the subset, R ranks.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import ray
 
-from s2l_ray.execution.parts import fold_parts
-from s2l_ray.execution.remote import get
-from s2l_ray.selection.cut import Chosen
+from s2l_ray.execution.shuffle import gather, scatter
+from s2l_ray.selection import histogram as bins
+from s2l_ray.selection.histogram import Histogram, Order, lengths_in, rows_in
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
-from s2l_ray.store.views import CorpusView
 
-SUBSET_ROWS = 50_000  # examples in one part of the subset
+MOST_PARTS = 500  # of a subset; larger subsets have larger parts
+PIECES = 20_000  # tables between the two waves, about
+SENT_BYTES = 256 << 20  # that a task of the first wave holds before it sends them
+
+_SENT = pa.schema([*EXAMPLES, ("group", pa.int32()), ("score", pa.float64()),
+                   ("length", pa.int64())])  # fmt: skip
 
 
 def write_subset(
     store: Store,
-    chosen: Chosen,
+    quotas: np.ndarray,
+    histogram: Histogram,
+    order: Order,
+    groups: Manifest,
     corpus: Manifest,
     tokens: Manifest,
     folder: str,
     clustered: bool,
     reasons: list[str],
 ) -> tuple[list[Part], dict[str, int], int]:
-    """Gather the chosen rows from the corpus parts into subset parts by rank."""
-    # A shuffle by rank: cut each corpus part by subset part, then put each subset part together.
-    num_chosen, pieces = len(chosen.example_id), []
-    num_subset_parts = -(-num_chosen // SUBSET_ROWS)
-    gather = _gather.options(num_returns=num_subset_parts)
-    view = CorpusView(corpus)
-    for part, rank in _by_part(corpus.parts, chosen.example_id, view):
-        if len(rank):
-            mine = Chosen(chosen.example_id[rank], chosen.group[rank], chosen.place[rank])
-            pieces.append(
-                gather.remote(
-                    store, corpus.folder, part, rank, mine, clustered, reasons,
-                    rank // SUBSET_ROWS, num_subset_parts, bool(view.generations),
-                )
-            )  # fmt: skip
-    if num_subset_parts == 1:
-        pieces = [[piece] for piece in pieces]
-    written = [
-        _write_part.remote(store, folder, number, *mine)
-        for number, mine in enumerate(zip(*pieces, strict=True))
-    ]
-    parts, by_source = [], Counter[str]()
-    for part, counts in get(written):
+    """Write the first `quotas` examples of each group in rank order: by place within their group,
+    then by group. Return the parts, examples by source, and the sum of their tokens."""
+    count = int(quotas.sum())
+    per_part = max(bins.SUBSET_ROWS, -(-count // MOST_PARTS))
+    ends_SG = ends_of(quotas, np.append(np.arange(0, count, per_part), count))
+    cells = _owners(histogram, quotas, ends_SG)
+    num_parts = len(ends_SG) - 1
+    rows = _beside(groups, corpus, tokens)
+    pieces: list[list[Any]] = [[] for _ in range(num_parts)]
+    how = store, order, cells, groups.folder, corpus.folder, tokens.folder
+    for found, _ in scatter(_send, _packed(rows, num_parts), num_parts, *how):
+        for mine, tables in zip(pieces, found, strict=True):
+            mine += tables
+    parts, by_source, num_tokens = [], Counter[str](), 0
+    args = store, folder, order, histogram.counts_GX, ends_SG, clustered, reasons
+    for part, sources, length in gather(_write_part, pieces, *args):
         parts.append(part)
-        by_source.update(counts)
-    assert sum(part.rows for part in parts) == num_chosen, "chosen examples were lost"
-    num_tokens = int(lengths_of(store, tokens, chosen.example_id, view).sum())
+        by_source.update(sources)
+        num_tokens += length
+    assert sum(part.rows for part in parts) == count, "chosen examples were lost"
     return parts, dict(sorted(by_source.items())), num_tokens
 
 
-@ray.remote(num_cpus=1)
-def _gather(
+def ends_of(quotas: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Return how many examples of each group are among the first `ranks`: int64 [R, G].
+
+    Ranks go by place, then by group.
+    """
+    found = np.empty((len(ranks), len(quotas)), np.int64)
+    for row, rank in zip(found, ranks.tolist(), strict=True):
+        low, high = 0, int(quotas.max(initial=0))
+        while low < high:  # the last place that all groups have reached
+            middle = (low + high + 1) // 2
+            fits = np.minimum(quotas, middle).sum() <= rank
+            low, high = (middle, high) if fits else (low, middle - 1)
+        row[:] = np.minimum(quotas, low)
+        row[np.flatnonzero(quotas > low)[: rank - int(row.sum())]] += 1
+    return found
+
+
+def _owners(
+    histogram: Histogram, quotas: np.ndarray, ends_SG: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the last part of the subset that each bin of a group belongs to, int16
+    [G, X] each; -1 for bins that none is chosen from."""
+    counts_GX = histogram.counts_GX
+    shape = len(quotas), counts_GX.shape[1] - 1
+    first_GX, last_GX = np.full(shape, -1, np.int16), np.full(shape, -1, np.int16)
+    for group, quota in enumerate(quotas):
+        begins, ends = counts_GX[group, :-1], np.minimum(counts_GX[group, 1:], quota)
+        some = begins < ends
+        borders = ends_SG[:, group]
+        first_GX[group, some] = np.searchsorted(borders, begins[some], "right") - 1
+        last_GX[group, some] = np.searchsorted(borders, ends[some] - 1, "right") - 1
+    return first_GX, last_GX
+
+
+def _beside(groups: Manifest, corpus: Manifest, tokens: Manifest) -> Iterator[tuple[Part, ...]]:
+    """Yield each part of the groups with those of the same examples in corpus and tokens."""
+    others = [{part.unit: part for part in stage.parts} for stage in (corpus, tokens)]
+    for part in groups.parts:
+        if part.rows:
+            if part.unit not in others[0]:
+                raise ValueError(
+                    f"{groups.folder}: has a part {part.unit}, which {corpus.folder} has not: the "
+                    "groups may come from another corpus"
+                )
+            yield part, *(each[part.unit] for each in others)
+
+
+def _packed(items: Any, num_parts: int) -> list[list[Any]]:
+    """Put items together, so that there are not too many pieces between so many parts."""
+    items = list(items)
+    size = max(1, -(-len(items) * num_parts // PIECES))
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def _send(
+    items: Sequence[tuple[Part, ...]],
+    store: Store,
+    order: Order,
+    cells: tuple[np.ndarray, np.ndarray],
+    groups: str,
+    corpus: str,
+    tokens: str,
+) -> Generator[list[pa.Table], None, None]:
+    """Yield the rows that may be chosen, a table per part of the subset."""
+    first_GX, last_GX = cells
+    num_parts = int(last_GX.max()) + 1
+    ready: list[list[pa.Table]] = [[] for _ in range(num_parts)]
+    held = 0
+    for part, texts, lengths in items:
+        ids, group, score = order.read(store, part)
+        cell = group, order.bins_of(ids, score)
+        first, last = first_GX[cell].astype(np.int64), last_GX[cell].astype(np.int64)
+        here = np.flatnonzero(first >= 0)
+        if not len(here):
+            continue
+        ids, group, score, first, last = (x[here] for x in (ids, group, score, first, last))
+        table = completed(store.read_part(corpus, texts), EXAMPLES)
+        at = rows_in(store, corpus, texts, table["example_id"], ids)
+        added = [group, score, lengths_in(store, tokens, lengths, ids)]
+        table = pa.Table.from_arrays([*table.take(at).columns, *map(pa.array, added)], schema=_SENT)
+        copies = last - first + 1  # 1 but for bins that cross a border
+        row = np.repeat(np.arange(len(ids)), copies)
+        owner = first[row] + np.arange(len(row)) - np.repeat(copies.cumsum() - copies, copies)
+        held += table.nbytes
+        for mine, piece in zip(ready, _pieces(table.take(row), owner, num_parts), strict=True):
+            mine.append(piece)
+        if held > SENT_BYTES:
+            yield [pa.concat_tables(mine) for mine in ready]
+            ready, held = [[] for _ in range(num_parts)], 0
+    if held:
+        yield [pa.concat_tables(mine) for mine in ready]
+
+
+def _write_part(
+    number: int,
+    tables: Sequence[pa.Table],
     store: Store,
     folder: str,
-    part: Part,
-    rank: np.ndarray,
-    chosen: Chosen,
+    order: Order,
+    counts_GX: np.ndarray,
+    ends_SG: np.ndarray,
     clustered: bool,
     reasons: list[str],
-    owner: np.ndarray,
-    num_subset_parts: int,
-    some: bool,
-) -> Any:
-    """Return the chosen rows of one corpus part, a table per subset part.
-
-    some: the others are in parts of other generations.
-    """
-    table = completed(store.read_part(folder, part), EXAMPLES)
-    at = _places(store, folder, part, table, chosen.example_id, some)
-    if some:
-        here = at.is_valid().to_numpy(zero_copy_only=False)
-        at, rank, owner = at.drop_null(), rank[here], owner[here]
-        chosen = Chosen(chosen.example_id[here], chosen.group[here], chosen.place[here])
-    group = pa.array(chosen.group, pa.int32())
-    why = [f"{reasons[g]} {p + 1}" for g, p in zip(chosen.group, chosen.place, strict=True)]
-    added = [
-        pa.array(rank, pa.int64()),
-        group if clustered else pa.nulls(len(group), pa.int32()),
+) -> tuple[Part, dict[str, int], int]:
+    table = pa.concat_tables(tables)
+    ids, group, score = (table[name].to_numpy() for name in ("example_id", "group", "score"))
+    by_order = order.sorted(ids, group, score)
+    cell = group[by_order].astype(np.int64), order.bins_of(ids[by_order], score[by_order])
+    # The n-th member of a bin has the n-th place after those of the bins before it.
+    _, begins, sizes = np.unique(
+        cell[0] * order.bins + cell[1], return_index=True, return_counts=True
+    )
+    place = counts_GX[cell] + np.arange(len(ids)) - np.repeat(begins, sizes)
+    mine = (ends_SG[number][cell[0]] <= place) & (place < ends_SG[number + 1][cell[0]])
+    rows, place, group = by_order[mine], place[mine], cell[0][mine]
+    by_rank = np.lexsort((group, place))
+    rows, place, group = rows[by_rank], place[by_rank], group[by_rank]
+    table = table.take(rows).combine_chunks()
+    first = int(ends_SG[number].sum())
+    why = [f"{reasons[g]} {p + 1}" for g, p in zip(group, place, strict=True)]
+    columns = [
+        *(table[name] for name in EXAMPLES.names),
+        pa.array(np.arange(first, first + len(rows))),
+        table["group"] if clustered else pa.nulls(len(rows), pa.int32()),
         pa.array(why, pa.string()),
     ]
-    table = pa.Table.from_arrays([*table.take(at).columns, *added], schema=SUBSET)
-    tables = _pieces(table, owner, num_subset_parts)
-    return tables[0] if len(tables) == 1 else tables
+    subset = pa.Table.from_arrays(columns, schema=SUBSET).combine_chunks()
+    part = store.write_part(subset, folder, f"subset/part-{number:05d}", suffix="parquet")
+    sources = Counter(subset["source"].to_pylist())
+    return part, sources, int(table["length"].to_numpy().sum())
 
 
 def _pieces(table: pa.Table, owner: np.ndarray, num_parts: int) -> list[pa.Table]:
     order = np.argsort(owner, kind="stable")
     ends = np.searchsorted(owner[order], np.arange(num_parts + 1))
     return [table.take(order[first:end]) for first, end in pairwise(ends)]
-
-
-@ray.remote(num_cpus=1)
-def _write_part(
-    store: Store, folder: str, number: int, *pieces: pa.Table
-) -> tuple[Part, dict[str, int]]:
-    table = pa.concat_tables(pieces).sort_by("rank").combine_chunks()
-    part = store.write_part(table, folder, f"subset/part-{number:05d}", suffix="parquet")
-    return part, Counter(table["source"].to_pylist())
 
 
 def deal(store: Store, subset: Manifest, *, folder: str, fingerprint: str) -> Manifest:
@@ -122,82 +210,28 @@ def deal(store: Store, subset: Manifest, *, folder: str, fingerprint: str) -> Ma
     are hashes, so a range of them is a random share of the rows.
     """
     num_parts = len(subset.parts)
-    share_out = _share_out.options(num_returns=num_parts)
-    pieces = [share_out.remote(store, subset.folder, part, num_parts) for part in subset.parts]
-    written = [
-        _write_dealt.remote(store, folder, number, *mine)
-        for number, mine in enumerate(zip(*pieces, strict=True))
-    ]
-    parts = get(written)
+    pieces: list[list[Any]] = [[] for _ in range(num_parts)]
+    items = _packed(subset.parts, num_parts)
+    for found, _ in scatter(_share_out, items, num_parts, store, subset.folder, num_parts):
+        for mine, tables in zip(pieces, found, strict=True):
+            mine += tables
+    parts = list(gather(_write_dealt, pieces, store, folder))
     assert sum(part.rows for part in parts) == subset.rows, "rows were lost or added"
     return store.commit(folder, fingerprint, parts, {"num_parts": num_parts})
 
 
-@ray.remote(num_cpus=1)
-def _share_out(store: Store, folder: str, part: Part, num_parts: int) -> list[pa.Table]:
-    """Return the rows of one subset part, a table per new part."""
-    table = store.read_part(folder, part)
-    ids = table["example_id"].to_numpy().astype(np.uint64)
-    owner = np.searchsorted(_bounds(num_parts), ids, "right") - 1
-    return _pieces(table, owner, num_parts)
+def _share_out(
+    parts: Sequence[Part], store: Store, folder: str, num_parts: int
+) -> Generator[list[pa.Table], None, None]:
+    """Yield the rows of parts of the subset, a table per new part."""
+    # New part p begins at id ceil(p 2^63 / num_parts).
+    starts = np.array([-(-(p << 63) // num_parts) for p in range(num_parts)], np.uint64)
+    for part in parts:
+        table = store.read_part(folder, part)
+        ids = table["example_id"].to_numpy().astype(np.uint64)
+        yield _pieces(table, np.searchsorted(starts, ids, "right") - 1, num_parts)
 
 
-@ray.remote(num_cpus=1)
-def _write_dealt(store: Store, folder: str, number: int, *pieces: pa.Table) -> Part:
-    table = pa.concat_tables(pieces).sort_by("example_id").combine_chunks()
+def _write_dealt(number: int, tables: Sequence[pa.Table], store: Store, folder: str) -> Part:
+    table = pa.concat_tables(tables).sort_by("example_id").combine_chunks()
     return store.write_part(table, folder, f"part-{number:05d}", suffix="parquet")
-
-
-def lengths_of(
-    store: Store, tokens: Manifest, example_id: np.ndarray, corpus: CorpusView
-) -> np.ndarray:
-    """Return the tokens of each chosen example, in the order given."""
-    lengths, some = np.zeros(len(example_id), np.int64), bool(corpus.generations)
-    shares = list(_by_part(tokens.parts, example_id, corpus))
-    mine = ((part, example_id[places]) for part, places in shares)
-    found = fold_parts(_part_lengths, mine, store, tokens.folder, some)
-    for (_, places), part_lengths in zip(shares, found, strict=True):
-        lengths[places] += part_lengths
-    assert lengths.all(), "a chosen example has no tokens"
-    return lengths
-
-
-def _part_lengths(
-    share: tuple[Part, np.ndarray], store: Store, folder: str, some: bool
-) -> np.ndarray:
-    """some: the others are in parts of other generations; they get 0."""
-    part, example_id = share
-    table = store.read_part(folder, part, ["example_id", "input_ids"])
-    at = _places(store, folder, part, table, example_id, some)
-    return pc.list_value_length(table["input_ids"].take(at)).fill_null(0).to_numpy()
-
-
-def _places(
-    store: Store, folder: str, part: Part, table: pa.Table, example_id: np.ndarray, some: bool
-) -> pa.Array:
-    """Return the row of each id in the part's table; null for others, if there are only `some`."""
-    at = pc.index_in(pa.array(example_id), value_set=table["example_id"])
-    if at.null_count and not some:
-        missing = example_id[at.is_null().to_numpy(zero_copy_only=False)]
-        raise ValueError(
-            f"{store.address(folder, part.file)}: has no example {missing[0]}, which was chosen "
-            f"({len(missing)} such ids); the groups may come from another corpus"
-        )
-    return at
-
-
-def _by_part(
-    parts: list[Part], example_id: np.ndarray, corpus: CorpusView
-) -> Iterator[tuple[Part, np.ndarray]]:
-    """Yield each part with the places of the ids in its range, ascending."""
-    order = np.argsort(example_id, kind="stable")
-    sorted_id = example_id[order].astype(np.uint64)
-    ranges = np.array([corpus.ids_of(part.unit) for part in parts], np.uint64).reshape(-1, 2)
-    for part, (first, end) in zip(parts, np.searchsorted(sorted_id, ranges), strict=True):
-        yield part, np.sort(order[first:end])
-
-
-def _bounds(num_parts: int) -> np.ndarray:
-    """Return where parts begin in the range of ids: part p at ceil(p 2^63 / num_parts).
-    [num_parts + 1]"""
-    return np.array([-(-(p << 63) // num_parts) for p in range(num_parts + 1)], np.uint64)

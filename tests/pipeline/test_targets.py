@@ -20,7 +20,7 @@ from s2l_ray.execution import stopping
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline import targets
 from s2l_ray.pipeline.evaluate import evaluate
-from s2l_ray.selection import subset
+from s2l_ray.selection import histogram
 from s2l_ray.training.checkpoints import checkpoints_of
 
 
@@ -129,7 +129,7 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
 
 @pytest.mark.slow
 def test_a_target_is_trained_on_a_subset_of_several_parts(finished, copy, start, monkeypatch):
-    monkeypatch.setattr(subset, "SUBSET_ROWS", 15)
+    monkeypatch.setattr(histogram, "SUBSET_ROWS", 15)
     config = settings(
         copy,
         selection__budget=45,

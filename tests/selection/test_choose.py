@@ -10,7 +10,7 @@ from support.corpora import random_examples, write_corpus
 from s2l_ray.clustering.clusters import _centers_file
 from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import TooFew
-from s2l_ray.selection import subset
+from s2l_ray.selection import histogram, subset
 from s2l_ray.selection.choose import choose
 from s2l_ray.selection.cut import cut, keys
 from s2l_ray.selection.quotas import even
@@ -229,7 +229,7 @@ def test_groups_of_one_s_own_that_do_not_fit_are_refused(local_ray, store):
 
 
 def test_a_subset_of_several_parts_is_dealt_anew(local_ray, store, monkeypatch):
-    monkeypatch.setattr(subset, "SUBSET_ROWS", 40)
+    monkeypatch.setattr(histogram, "SUBSET_ROWS", 40)
     chosen = run(store, stages(store), selector="s2l", budget=200)
     tables = [store.read_part(chosen.folder, part) for part in chosen.parts]
     assert [table["rank"].to_pylist() for table in tables] == [

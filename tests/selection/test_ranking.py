@@ -12,6 +12,7 @@ from s2l_ray.config import SelectionConfig
 from s2l_ray.scoring.trajectories import losses_array
 from s2l_ray.selection.choose import choose
 from s2l_ray.selection.cut import keys
+from s2l_ray.selection.histogram import Order, histogram_of
 from s2l_ray.selection.kinds import Cluster, Draw
 from s2l_ray.selection.points import falls, features, learned, means
 from s2l_ray.selection.ranking import rank
@@ -178,17 +179,13 @@ def test_the_middle_is_as_many_above_as_below(local_ray, store, given):
     assert sum(above) == 50
 
 
-def test_a_cut_looks_at_few_examples(local_ray, store, given):
+def test_bins_hold_few_examples(local_ray, store, given):
     """Bins between quantiles: also scores that are all of one size."""
     stages, _ = given
     ranked = rank(store, stages["trajectories"], selector="middle_perplexity", n_strata=1,
                   beside={}, folder="rankings/m", fingerprint="m")  # fmt: skip
-    from s2l_ray.selection import choose as selection
-
-    order = selection._Order.of(ranked, 0)
-    histogram = selection._histogram(store, ranked, 1, order)
-    ids, _, _ = selection._candidates(store, ranked, np.array([30]), histogram, order)
-    assert 30 <= len(ids) <= 40
+    counts = np.diff(histogram_of(store, ranked, 1, Order.of(ranked, 0)).counts_GX[0])
+    assert counts.sum() == ranked.rows and counts.max() <= 10
 
 
 def test_strata_are_quantiles_of_the_mean_loss_with_equal_quotas(local_ray, store, given):

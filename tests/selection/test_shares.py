@@ -44,7 +44,7 @@ def test_the_first_of_each_source_are_taken_in_rank_order(local_ray, store):
         for part in corpus.parts
     ]  # fmt: skip
     found = take_shares(
-        store, whole, {"a": 4, "b": 1, "c": 1}, like="random", corpus=corpus,
+        store, whole, {"a": 4, "b": 1, "c": 1}, like="random",
         tokens=store.commit("tokens/t", "t", tokens, {}), folder="selections/s", fingerprint="s",
     )  # fmt: skip
     taken = pa.concat_tables([store.read_part(found.folder, part) for part in found.parts])
