@@ -9,6 +9,7 @@ from typing import NamedTuple
 from s2l_ray.analysis.cost import scoring_flops
 from s2l_ray.config import RunConfig, TrainingConfig, WorkersConfig
 from s2l_ray.config.prices import PricesConfig
+from s2l_ray.corpus.dividing import LARGE_PACK
 from s2l_ray.execution.connect import starts_ray
 from s2l_ray.pipeline import timing
 from s2l_ray.pipeline.forecast import DONE, Forecast
@@ -18,6 +19,7 @@ from s2l_ray.pipeline.toward import path_config
 from s2l_ray.pipeline.workload import Workload
 from s2l_ray.selection.kinds import OUT_OF_FOLD
 from s2l_ray.selection.selectors import selector_named
+from s2l_ray.selection.subset import part_rows
 from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
 
 
@@ -145,7 +147,7 @@ class Pricing:
     def _corpus(self, stage: Forecast) -> Price:
         work = self.work
         parts = work.num_parts * (2 if work.heldout else 1)
-        stored = Stored(work.corpus_bytes, parts + 4, 1)
+        stored = Stored(work.corpus_bytes, parts + 4, -(-work.source_bytes // LARGE_PACK))
         return self._tasks(stage, work.read_seconds + timing.WRITING * work.rows, stored)
 
     def _purpose(self, stage: Forecast) -> Price:
@@ -198,17 +200,20 @@ class Pricing:
         return self._tasks(stage, each * examples, stored)
 
     def _selection(self, stage: Forecast) -> Price:
-        return self._copied(stage, timing.DRAWING * self.work.proxy.examples)
+        # The groups are read twice, for the histogram and for the rows.
+        return self._copied(stage, timing.DRAWING * self.work.proxy.examples, reads=4)
 
     def _export(self, stage: Forecast) -> Price:
-        return self._copied(stage, timing.WRITING * self.work.chosen(self.config.selection.budget))
+        each = timing.WRITING * self.work.chosen(self.config.selection.budget)
+        return self._copied(stage, each, reads=2)
 
-    def _copied(self, stage: Forecast, cpu_seconds: float) -> Price:
-        """The chosen examples, written once more."""
+    def _copied(self, stage: Forecast, cpu_seconds: float, reads: int) -> Price:
+        """The chosen examples, written once more. reads: of each part."""
         work = self.work
         chosen = work.chosen(self.config.selection.budget)
         share = chosen / max(1, work.proxy.examples)
-        stored = Stored(work.corpus_bytes * share, 3, 2 * work.num_parts)
+        files = 3 + -(-chosen // part_rows(chosen))
+        stored = Stored(work.corpus_bytes * share, files, reads * work.num_parts)
         made = self._tasks(stage, cpu_seconds, stored, start=0.1)
         return made._replace(examples=chosen, tokens=chosen * work.proxy.tokens_each)
 

@@ -45,8 +45,7 @@ def write_subset(
     """Write the first `quotas` examples of each group in rank order: by place within their group,
     then by group. Return the parts, examples by source, and the sum of their tokens."""
     count = int(quotas.sum())
-    per_part = max(bins.SUBSET_ROWS, -(-count // MOST_PARTS))
-    ends_SG = ends_of(quotas, np.append(np.arange(0, count, per_part), count))
+    ends_SG = ends_of(quotas, np.append(np.arange(0, count, part_rows(count)), count))
     cells = _owners(histogram, quotas, ends_SG)
     num_parts = len(ends_SG) - 1
     rows = _beside(groups, corpus, tokens)
@@ -63,6 +62,11 @@ def write_subset(
         num_tokens += length
     assert sum(part.rows for part in parts) == count, "chosen examples were lost"
     return parts, dict(sorted(by_source.items())), num_tokens
+
+
+def part_rows(count: int) -> int:
+    """Return how many of the chosen examples each part of the subset holds, but for the last."""
+    return max(bins.SUBSET_ROWS, -(-count // MOST_PARTS))
 
 
 def ends_of(quotas: np.ndarray, ranks: np.ndarray) -> np.ndarray:

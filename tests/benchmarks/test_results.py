@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import machine, readme
+from benchmarks import law, machine, readme
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,11 @@ def test_the_pages_hold_the_results_as_they_are(file, name):
     block = readme.headlines(results) if name == "headlines" else readme.tables(results)
     text = (readme.ROOT / file).read_text()
     assert readme.put(text, name, block) == text, "run: python benchmarks/readme.py"
+
+
+def test_the_law_is_what_it_computes_today():
+    text = (readme.ROOT / "docs/performance.md").read_text()
+    assert law.table() in text, "put the table of `python benchmarks/law.py` there"
 
 
 def test_every_result_has_a_title_a_command_and_a_machine():
