@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from support import faults
+from support.ceph import wait_for
 from support.faults import ROUNDS, Command, Fault, survives
 
 pytestmark = pytest.mark.faults  # each of these runs takes minutes
@@ -49,3 +50,33 @@ def test_a_target_is_trained_and_evaluated_through_deaths(
     told = command.told()
     assert "reused: corpus, tokens, proxy, losses, trajectories, clusters, selections" in told
     assert "nats per response token" in told
+
+
+def test_a_generation_goes_on_after_a_death_while_it_is_scored(ceph, s3_uri, tmp_path):
+    """Of a corpus that grows, in S3: the parts that were scored stay, and so does the result."""
+
+    losses = "generations/001/losses"
+
+    def grown(name, run_dir, die):
+        shards = tmp_path / name / "shards"
+        shards.mkdir(parents=True)
+        config = faults.settings(run_dir, shards)
+        config["corpus"] |= {"grow": True, "num_parts": 4}
+        config["trajectories"] = {"workers": {"num_workers": 1}, "tokens_per_batch": 64}
+        command = Command(tmp_path / name, config)
+        for number, count in enumerate((300, 3000)):
+            faults.write_corpus(shards / f"{number}.jsonl", count=count, seed=number)
+            command.start()
+            if number and die:
+                wait_for(lambda: len(command.store.objects.sizes(losses)) > 1, seconds=300)
+                command.kill_driver()
+                left = set(command.store.objects.sizes(losses))
+                assert not [name for name in left if name.endswith("manifest.json")]
+                command.start()
+            assert command.process.wait(faults.LIMIT) == 0, command.told()
+        if die:
+            assert left < set(command.store.objects.sizes(losses))
+        faults.check(command.store)
+        return faults.selected(command.store)
+
+    assert grown("in_s3", s3_uri, die=True) == grown("local", tmp_path / "run", die=False)
