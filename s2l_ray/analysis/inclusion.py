@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.analysis.laws import Bins, Tally, add, bin_of, tally, tenths
+from s2l_ray.corpus.copies import Copies
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
 from s2l_ray.selection.cut import keys
@@ -42,6 +43,7 @@ class Chances(NamedTuple):
     column: str | None  # of the groups; None: one group
     of_group_G: np.ndarray
     last: Last | None = None
+    copies: Copies | None = None  # examples that are no candidates either
 
     @property
     def uniform(self) -> bool:
@@ -58,31 +60,40 @@ class Properties(NamedTuple):
     sources: list[str]
 
 
-def chances(store: Store, selection: Manifest, groups: Manifest, corpus: CorpusView) -> Chances:
+def chances(
+    store: Store,
+    selection: Manifest,
+    groups: Manifest,
+    corpus: CorpusView,
+    copies: Copies | None = None,
+) -> Chances:
     """Return how to get the probabilities of a finished selection.
 
-    groups: what it draws from (pipeline.plan.Plan.groups).
+    groups: what it draws from (pipeline.plan.Plan.groups). copies: what it passes over.
     """
     view, selector = SelectionView(selection), selector_named(SelectionView(selection).selector)
     parts = {part.unit.rpartition("/")[2]: part for part in groups.parts}
     if isinstance(selector, Rank | Cover):
         last = _last(store, selection, groups, corpus)
-        return Chances(groups.folder, parts, None, np.ones(1), last)
+        return Chances(groups.folder, parts, None, np.ones(1), last, copies)
     sources = GroupsView(groups).sources
     if view.by_cluster is not None:
         column, quotas_G = "cluster_id", np.array(view.by_cluster)
     elif not GroupsView(groups).has("sources"):
-        return Chances(groups.folder, parts, None, np.array([view.examples / groups.rows]))
+        chance = np.array([view.examples / view.candidates])
+        return Chances(groups.folder, parts, None, chance, copies=copies)
     else:
         column, quotas_G = "group", np.empty(0)
     sizes_G = np.zeros(len(sources), np.int64)
-    for counts_G in fold_parts(_sizes, groups.parts, store, groups.folder, column, len(sources)):
+    args = store, groups.folder, column, len(sources), copies
+    for counts_G in fold_parts(_sizes, groups.parts, *args):
         sizes_G += counts_G
     if view.by_cluster is None and sources != [None] * len(sources):
         quotas_G = np.array([view.by_source.get(source or "", 0) for source in sources])
     elif view.by_cluster is None:
         quotas_G = selector.quotas(sizes_G, sources, view.examples)
-    return Chances(groups.folder, parts, column, quotas_G / np.maximum(sizes_G, 1))
+    of_group_G = quotas_G / np.maximum(sizes_G, 1)
+    return Chances(groups.folder, parts, column, of_group_G, copies=copies)
 
 
 def properties(store: Store, trajectories: Manifest, sources: Iterable[str]) -> Properties:
@@ -142,6 +153,8 @@ def _chance(store: Store, unit: str, ids: pa.Array, of: Chances) -> np.ndarray:
         chance_N[known_N] = of.of_group_G[table[of.column].to_numpy()[rows]]
     else:
         chance_N[known_N] = of.of_group_G[0]
+    if of.copies is not None:
+        chance_N[~of.copies.kept(store, ids.to_numpy())] = 0.0
     return chance_N
 
 
@@ -168,5 +181,11 @@ def _last(store: Store, selection: Manifest, groups: Manifest, corpus: CorpusVie
     raise ValueError(f"{groups.folder}: has no example {last}, which was chosen")
 
 
-def _sizes(part: Part, store: Store, folder: str, column: str, count: int) -> np.ndarray:
-    return np.bincount(store.read_part(folder, part, [column])[column].to_numpy(), minlength=count)
+def _sizes(
+    part: Part, store: Store, folder: str, column: str, count: int, copies: Copies | None
+) -> np.ndarray:
+    table = store.read_part(folder, part, ["example_id", column])
+    groups = table[column].to_numpy()
+    if copies is not None:
+        groups = groups[copies.kept(store, table["example_id"].to_numpy())]
+    return np.bincount(groups, minlength=count)

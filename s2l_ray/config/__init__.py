@@ -19,6 +19,7 @@ from s2l_ray.config.run import RunConfig
 from s2l_ray.config.selection import (
     ClustersConfig,
     LossesConfig,
+    NearDuplicatesConfig,
     SelectionConfig,
     TrajectoriesConfig,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "LoraConfig",
     "LossesConfig",
     "ModelConfig",
+    "NearDuplicatesConfig",
     "PromptConfig",
     "ReportConfig",
     "RunConfig",

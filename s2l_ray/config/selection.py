@@ -141,10 +141,32 @@ ExportFormat = Literal[
 ]
 
 
+class NearDuplicatesConfig(Section):
+    """Groups of examples whose texts are nearly the same, and how many of a group may be chosen."""
+
+    max_per_group: Positive | None = Field(
+        1,
+        description="How many examples of a group any selector may choose: the first by "
+        "`example_id`, which is a hash. `null` finds the groups and reports what they take of each "
+        "subset, but leaves nothing out.",
+    )
+    similarity: Annotated[float, Field(ge=0.5, le=1)] = Field(
+        0.8,
+        description="Jaccard similarity of two texts' shingles, from 0.5 to 1, from which on they "
+        "are near-duplicates. MinHash estimates it, with a standard error of 0.035 at 0.8. A group "
+        "is what such pairs connect.",
+    )
+    shingle_words: Positive = Field(
+        5,
+        description="Words in a shingle. A changed word changes so many shingles, so a lower "
+        "number finds copies of short texts too.",
+    )
+
+
 class SelectionConfig(Section):
     """Which examples are chosen, how many, and in which formats they are written."""
 
-    newer = ("toward", "toward_share", "toward_steps")
+    newer = ("toward", "toward_share", "toward_steps", "near_duplicates")
 
     selector: SelectorName = Field("s2l", description="Selection method.")
     budget: Budget = Field(
@@ -175,6 +197,11 @@ class SelectionConfig(Section):
         200,
         description="Length of the training of `toward_path` on the purpose's examples, in "
         "optimizer steps; `proxy` has its other settings.",
+    )
+    near_duplicates: NearDuplicatesConfig | None = Field(
+        None,
+        description="Search for near-duplicates and cap them, for every selector of the run. "
+        'Needs `pip install "s2l-ray[near-duplicates]"`. `null` does not search.',
     )
     export: list[ExportFormat] = Field(
         [],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from s2l_ray.clustering.clusters import cluster, label
 from s2l_ray.config import SelectionConfig
 from s2l_ray.pipeline import alarms
+from s2l_ray.pipeline.copies import Cap, tell_spent
 from s2l_ray.pipeline.growth import WHOLE
 from s2l_ray.pipeline.identity import clusters_settings, file_name, liked, selection_name
 from s2l_ray.pipeline.stage import Stage, alone
@@ -37,13 +38,17 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
     if selector.without_prompt:
         beside["without_prompt"] = plan.without_prompt
     beside |= {when: plan.details(choice)[when] for when in selector.details}
+    near, cap = plan.near_duplicates, Cap.of(plan)
+    if cap and isinstance(selector, Cover):  # what it may not choose must not be covered either
+        beside["final"] = cap.kept(beside["final"])
     needed = (*((like,) if like else ()), *beside.values())
     groups = _groups(plan, choice, selector, needed, beside)
     toward: tuple[Stage, ...] = ()
     toward_share = plan.config.selection.toward_share
     if selector.toward == "shares":
         toward = (purpose_shares(plan, groups),)
-    exclude = {"toward", "toward_share", "toward_steps"} | (set() if selector.like else {"like"})
+    exclude = {"toward", "toward_share", "toward_steps", "near_duplicates"}
+    exclude |= set() if selector.like else {"like"}
     own = choice.model_copy(update={"export": []}).model_dump(exclude=exclude)
 
     def make(run: Run, **where: Any) -> Manifest:
@@ -55,6 +60,7 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
             groups=run.get(groups),
             like=run.get(like) if like else None,
             toward=(run.get(toward[0]), toward_share) if toward else None,
+            copies=cap.copies(run) if cap else None,
             **where,
         )
 
@@ -62,14 +68,20 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
         alarms.check_selection(plan, run, selection)
         if toward:
             tell_shares(run, run.get(groups), selection)
+        tell_spent(run, selection)
 
     return Stage(
         f"selections/{selection_name(choice.selector, choice.seed)}",
         alone(make),
-        inputs=(groups, *needed, *toward),
+        inputs=(groups, *needed, *toward, *((cap.near,) if cap else ())),
         # the exports change no example
-        settings=(own, *source_of(choice.selector), *([toward_share] if toward else [])),
-        reads=(plan.corpus, plan.tokens),
+        settings=(
+            own,
+            *source_of(choice.selector),
+            *([toward_share] if toward else []),
+            *(cap.settings if cap else ()),
+        ),
+        reads=(plan.corpus, plan.tokens, *((near,) if near else ())),
         check=check,
     )
 

@@ -32,6 +32,7 @@ from s2l_ray.execution.progress import about
 from s2l_ray.pipeline import laws, records
 from s2l_ray.pipeline.alarms import take_over
 from s2l_ray.pipeline.arms import UNTUNED, Arm, can_match
+from s2l_ray.pipeline.copies import left_out
 from s2l_ray.pipeline.evaluate import evaluate, prepare_evaluation
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.memory import check_memory
@@ -145,7 +146,7 @@ def compare(
         for budget in config.compare.budgets:
             choice = config.selection.model_copy(update={"selector": selector, "budget": budget})
             wanted = config.model_copy(update={"selection": choice})
-            check_reachable(wanted, run.store, run.get(run.plan.tokens))
+            check_reachable(wanted, run.store, run.get(run.plan.tokens), left_out(run))
     found: list[Record] = []
     settings = records.settings_of_comparison(config)
     for place, seed in enumerate(config.compare.seeds):

@@ -37,6 +37,7 @@ from s2l_ray.config import (
 from s2l_ray.errors import TooFew
 from s2l_ray.execution.progress import about
 from s2l_ray.pipeline.alarms import take_over
+from s2l_ray.pipeline.copies import copies_told, left_out
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.laws import laws_of
 from s2l_ray.pipeline.run import Run
@@ -77,10 +78,11 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
     topic), column (topic or source), and by trajectories, features and random (groups with the
     trajectories' sizes) mean, quantiles, shares_K, sizes_K (stability.Purity). gradients (None
     unless asked for): rows of theorem.theorem with the step of the target's checkpoint.
+    near_duplicates (if they are searched for): sentences on the groups and on each subset.
     """
     prepare(run, dataset)
     base = run.view(base_config(run.config))
-    check_reachable(base.config, base.store, base.get(base.plan.tokens))
+    check_reachable(base.config, base.store, base.get(base.plan.tokens), left_out(base))
     numbers, topics = _numbers_of_clusters(base), _topics(base)
     base.get(base.plan.trajectories)
     stability = []
@@ -89,12 +91,14 @@ def diagnose(run: Run, dataset: ray.data.Dataset | None = None) -> dict[str, Any
         with about(f"{variant.changed} {variant.to}"):
             subsets = {selector: _beside(base, variant.view, selector) for selector in SELECTORS}
         stability.append({"changed": variant.changed, "to": variant.to, "subsets": subsets})
-    record = {
+    record: dict[str, Any] = {
         "stability": stability,
         "laws": _laws(base),
         "purity": _purity(base, *topics),
         "gradients": _gradients(base),
     }
+    if told := copies_told(base, *(_subset(base, selector) for selector in SELECTORS)):
+        record["near_duplicates"] = told
     take_over(run, base)
     run.store.write_json(record, *RECORD)
     return record

@@ -11,6 +11,7 @@ from s2l_ray.analysis.laws import Law, Tally, law
 from s2l_ray.analysis.laws_told import alike_told, table
 from s2l_ray.analysis.stability import share_in
 from s2l_ray.config import SelectionConfig
+from s2l_ray.pipeline.copies import copies_of
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import CorpusView, SelectionView
 
@@ -41,7 +42,7 @@ def laws_of(run: Run, trajectories: Manifest, of: Sequence[tuple[Run, Manifest]]
     drawn = []
     for view, subset in of:
         groups = view.get(view.plan.groups(_choice(view, subset)))
-        drawn.append(chances(run.store, subset, groups, corpus))
+        drawn.append(chances(run.store, subset, groups, corpus, copies_of(view)))
     return Laws(told_apart, measure(run.store, trajectories, told_apart, drawn))
 
 

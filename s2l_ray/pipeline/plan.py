@@ -23,6 +23,7 @@ from s2l_ray.corpus.ingest import digest_of, ingest
 from s2l_ray.corpus.sources import fingerprint_of
 from s2l_ray.pipeline import alarms, passes, proxy
 from s2l_ray.pipeline.choice import choice_stage, export_stages, trajectories_of
+from s2l_ray.pipeline.copies import near_duplicates
 from s2l_ray.pipeline.folds import out_of_fold
 from s2l_ray.pipeline.growth import grown_corpus, joined
 from s2l_ray.pipeline.identity import (
@@ -232,6 +233,11 @@ class Plan:
                 "leave out corpus.grow"
             )
         return along_path(self)
+
+    @cached_property
+    def near_duplicates(self) -> Stage | None:
+        """The groups of near-duplicates; None if they are not searched for."""
+        return near_duplicates(self)
 
     def thinned(self, steps: list[int]) -> Plan:
         """Return a plan whose trajectories have these steps alone; nothing is scored again."""

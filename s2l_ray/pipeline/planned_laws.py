@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from s2l_ray.analysis.inclusion import bins_of, properties
 from s2l_ray.analysis.laws import Law, Tally, law, tally
 from s2l_ray.config import RunConfig, SelectionConfig
+from s2l_ray.pipeline.copies import Cap
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
 from s2l_ray.selection.kinds import Cluster, Cover, Draw, Known, Rank, Selector
@@ -78,6 +79,8 @@ def _chance(
 ) -> np.ndarray:
     """The probability [N] of each example of the sample if `count` of them are chosen."""
     selector = selector_named(choice.selector)
+    if Cap.of(plan) is not None:
+        raise _Unknown("selection.near_duplicates leaves out examples that are still to be found")
     if selector.like == "shares":
         raise _Unknown("its shares are those of another selection")
     if isinstance(selector, Cluster) and selector.least_fall:

@@ -16,6 +16,7 @@ from typing import Any
 from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, RunConfig
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.mapping import row_map_of
+from s2l_ray.corpus.minhash import NO_PACKAGE
 from s2l_ray.corpus.purpose import MISSING, purpose_config
 from s2l_ray.corpus.sources import resolve
 from s2l_ray.execution.trackers.tracking import faults as faults_of_trackers
@@ -42,6 +43,7 @@ def check(
         *_models(config, targets, diagnosis),
         *_adapters(config, targets),
         *_prompts(config, targets),
+        *_near_duplicates(config),
         *_extensions(config, targets, heldout),
         *_given(config, heldout, diagnosis),
         *_purpose(config, heldout),
@@ -124,6 +126,12 @@ def _prompts(config: RunConfig, targets: bool) -> Iterator[str]:
                 f"{section}.template chat: {name!r} has no chat template; set "
                 f"{section}.chat_template to a file or a family"
             )
+
+
+def _near_duplicates(config: RunConfig) -> Iterator[str]:
+    """Look for the package that finds near-duplicates."""
+    if config.selection.near_duplicates is not None and find_spec("datasketch") is None:
+        yield NO_PACKAGE
 
 
 def _extensions(config: RunConfig, targets: bool, heldout: bool) -> Iterator[str]:

@@ -122,6 +122,7 @@ class Pricing:
             "details": self._one_pass,
             "trajectories": self._trajectories,
             "trajectories_out_of_fold": self._trajectories,
+            "near_duplicates": self._near_duplicates,
             "selections": self._selection,
             "exports": self._export,
             "targets": self._target,
@@ -167,6 +168,14 @@ class Pricing:
         work = self.work
         stored = Stored(work.proxy.bytes / 2, work.num_parts + 1, work.num_parts)
         return self._tasks(stage, timing.RANKING * work.proxy.examples, stored)
+
+    def _near_duplicates(self, stage: Forecast) -> Price:
+        work, name = self.work, stage.stage.rpartition("/")[2]
+        examples, passes = work.proxy.examples, 3 if name == "groups" else 1
+        each = timing.GROUPING if name == "groups" else timing.SIGNING
+        size = timing.SIGNATURE if name == "signatures" else timing.GROUP
+        stored = Stored(size * examples, passes * work.num_parts + 1, passes * work.num_parts)
+        return self._tasks(stage, each * examples, stored)
 
     def _trajectories(self, stage: Forecast) -> Price:
         work, steps = self.work, self._checkpoints(stage)

@@ -77,9 +77,11 @@ def settings_of_comparison(config: RunConfig) -> str:
     rest = [config.corpus, *prompts, config.selection.like]
     # The run's seed draws the held-out share, and a seed's difference is a mean over trainings.
     numbers = [config.seed, config.compare.trainings]
+    near = config.selection.near_duplicates
+    capped = [near] if near is not None and near.max_per_group is not None else []
     precision = config.trajectories.precision
     return fingerprint(
-        FORMAT, *numbers, *rest, *trainings, *precision, clusters, _evaluation(config)
+        FORMAT, *numbers, *rest, *trainings, *precision, clusters, _evaluation(config), *capped
     )
 
 

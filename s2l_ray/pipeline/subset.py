@@ -14,6 +14,7 @@ from s2l_ray.corpus.derived import FOLDS
 from s2l_ray.corpus.given import check_given, dataset_of
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.pipeline import preflight
+from s2l_ray.pipeline.copies import left_out
 from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.plan import Plan, corpus_stage
 from s2l_ray.pipeline.run import Run
@@ -59,7 +60,7 @@ def select(
             return run.finish(lambda run: select(dataset, config, run=run))
     if dataset is not None or not run.done:
         prepare(run, dataset_of(dataset))
-    check_reachable(config, run.store, run.get(run.plan.tokens))
+    check_reachable(config, run.store, run.get(run.plan.tokens), left_out(run))
     _check_export(run)
     selection = choose_subset(run, config.selection)
     stages = run.plan.exports(config.selection)
@@ -98,8 +99,11 @@ def choose_subset(run: Run, choice: SelectionConfig) -> Selection:
     return Selection(run.store, run.get(run.plan.selection(choice)))
 
 
-def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
-    """Refuse what the corpus is too small for before hours of training, not after them."""
+def check_reachable(config: RunConfig, store: Store, tokens: Manifest, left_out: int = 0) -> None:
+    """Refuse what the corpus is too small for before hours of training, not after them.
+
+    left_out: examples that selection.near_duplicates passes over.
+    """
     have = TokensView(tokens).trainable
     if not have:
         raise ValueError(
@@ -115,7 +119,7 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest) -> None:
             f"{'step' if steps == 1 else 'steps'} keeps one: lower proxy.checkpoint_every, or "
             f"train longer"
         )
-    examples_for(config.selection.budget, have, store, tokens)
+    examples_for(config.selection.budget, have - left_out, store, tokens)
     wanted = config.clusters.n_clusters
     over_all = {"clusters", "clusters_of_features", "clusters_of_means", *OUT_OF_FOLD}
     if isinstance(selector, Cluster) and selector.groups in over_all and wanted > have:

@@ -30,11 +30,14 @@ ASSEMBLING = 1.5e-6  # per loss
 DRAWING = 4.2e-6  # per example: benchmarks/scale.py, 10,000,000 rows in 21 s
 RANKING = 5e-6  # per example
 SEARCHING = 6e-6  # per row of a corpus that is searched for the purpose's: 3,028 short rows
+SIGNING = 300e-6  # per example: signatures of near-duplicates, 28,930 math problems
+GROUPING = 60e-6  # per example: their groups
 PAIRS = {"facility_location": 6.4e-6, "k_center": 2.8e-6}  # per example and chosen one: selectors
 
 # Bytes on the store.
 LOSS = 15.0  # per example and checkpoint: the demo
 TRAJECTORY = 6.0  # the same
+SIGNATURE = 520.0  # per example
 GROUP = 17.0  # per example, of clusters and rankings
 WEIGHT = 4.0  # a checkpoint is in fp32
 MODEL_FILES = 5  # of a checkpoint

@@ -77,7 +77,7 @@ def variants_of(record: Diagnosis) -> list[Variant]:
 
 
 def sentences_of(record: Diagnosis) -> list[str]:
-    """Return what the variants and the purities say, a text per change."""
+    """Return what the variants, the purities and near-duplicates say, a text per change."""
     rows = variants_of(record)
     by_change = {
         changed: [row for row in rows if row.changed == changed]
@@ -89,7 +89,8 @@ def sentences_of(record: Diagnosis) -> list[str]:
     found += [_change(changed, mine, noise) for changed, mine in by_change.items()]
     if "proxy seed" in by_change:
         found.append(_control(by_change["proxy seed"], noise))
-    return [*found, _purity(record["purity"])]
+    copies = [" ".join(record["near_duplicates"])] if "near_duplicates" in record else []
+    return [*found, _purity(record["purity"]), *copies]
 
 
 def laws_of(record: Diagnosis) -> dict[str, Law]:

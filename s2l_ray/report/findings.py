@@ -14,11 +14,8 @@ if TYPE_CHECKING:
 
 def findings(data: ReportData) -> list[str]:
     """Return one finding per sentence or two. What was not measured is left out."""
-    return [text for check in (_purpose, _trajectories, _partition) for text in check(data)]
-
-
-def _purpose(data: ReportData) -> list[str]:
-    return list(data.purpose)
+    given = [*data.purpose, *data.near_duplicates]
+    return given + [text for check in (_trajectories, _partition) for text in check(data)]
 
 
 def _trajectories(data: ReportData) -> list[str]:

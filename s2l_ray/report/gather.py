@@ -17,6 +17,7 @@ from s2l_ray.clustering import clusters as clustering
 from s2l_ray.config import BASELINE, parse_budget
 from s2l_ray.execution import events, machine
 from s2l_ray.pipeline import records
+from s2l_ray.pipeline.copies import copies_told
 from s2l_ray.pipeline.cost import cost_of
 from s2l_ray.pipeline.growth import WHOLE
 from s2l_ray.pipeline.identity import selection_name
@@ -96,6 +97,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
     clustered["purpose"] = _of_purpose(run, chosen_by, clustered.get("cluster_sizes", ()))
     others = _others(run)
+    clustered["near_duplicates"] = copies_told(run, selection.manifest, *others.values())
     laws = laws_of(
         run, trajectories, [(run, each) for each in (selection.manifest, *others.values())]
     )

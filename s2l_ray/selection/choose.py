@@ -13,6 +13,7 @@ import numpy as np
 
 from s2l_ray.clustering.clusters import read_centers
 from s2l_ray.config import SelectionConfig, parse_budget
+from s2l_ray.corpus.copies import Copies
 from s2l_ray.errors import TooFew
 from s2l_ray.selection.histogram import Histogram, Order, histogram_of, members
 from s2l_ray.selection.kinds import Cluster
@@ -31,6 +32,7 @@ def choose(
     groups: Manifest,
     like: Manifest | None = None,
     toward: tuple[Manifest, float] | None = None,
+    copies: Copies | None = None,
     folder: str,
     fingerprint: str,
 ) -> Manifest:
@@ -40,8 +42,9 @@ def choose(
     clusters cross sources), the selector's ranking, or, for a selector without groups, the
     trajectories. Its rows are the examples that can be chosen. like: the selection whose tokens or
     source shares the selector takes. toward: the purpose's examples assigned to the clusters, and
-    selection.toward_share. Subset parts have the schema `SUBSET`, in rank order over all
-    parts. info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
+    selection.toward_share. copies: examples that are passed over, as if the groups did not have
+    them. Subset parts have the schema `SUBSET`, in rank order over all parts. info: selector,
+    budget, seed, examples, tokens, by_source, by_cluster, candidates,
     groups_above_quota; with toward also toward: share, examples, by_cluster.
     TooFew if the budget exceeds what the selector can choose from. ValueError for groups of another
     corpus, or for groups without clusters if the selector draws from clusters.
@@ -65,7 +68,7 @@ def choose(
     elif like is not None:
         budget = f"{SelectionView(like).tokens} tokens"
     sources = view.sources
-    order = Order.of(groups, config.seed)
+    order = Order.of(groups, config.seed, copies)
     in_tokens = parse_budget(budget)[0] == "tokens"
     histogram = histogram_of(
         store, groups, len(sources), order, lengths=tokens if in_tokens else None

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2l_ray.corpus.copies import Copies
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.selection.cut import keys
 from s2l_ray.selection.kinds import BINS
@@ -38,7 +39,7 @@ class Order:
     """The order of examples within a group: by score if there is one, ties by key.
 
     folder, column: where the groups are. edges [X - 1]: between bins of scores; None if keys alone
-    decide. bins: X.
+    decide. bins: X. copies: examples that are passed over.
     """
 
     folder: str
@@ -46,14 +47,17 @@ class Order:
     edges: np.ndarray | None
     seed: int
     bins: int
+    copies: Copies | None = None
 
     @classmethod
-    def of(cls, groups: Manifest, seed: int) -> Order:
+    def of(cls, groups: Manifest, seed: int, copies: Copies | None = None) -> Order:
         view = GroupsView(groups)
         column = "group" if view.has("edges") else "cluster_id" if view.has("sources") else None
         if view.edges is not None:
-            return cls(groups.folder, column, np.array(view.edges), seed, len(view.edges) + 1)
-        return cls(groups.folder, column, None, seed, num_bins(groups.rows, len(view.sources)))
+            edges = np.array(view.edges)
+            return cls(groups.folder, column, edges, seed, len(edges) + 1, copies)
+        bins = num_bins(groups.rows, len(view.sources))
+        return cls(groups.folder, column, None, seed, bins, copies)
 
     def bins_of(self, example_id: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Return the bin of each example, int64 [N]. It never falls along the order.
@@ -78,6 +82,9 @@ class Order:
         columns = ["example_id"] + ([self.column] if self.column else [])
         columns += [] if self.edges is None else ["score"]
         table = store.read_part(self.folder, part, columns)
+        if self.copies is not None:
+            kept = self.copies.kept(store, table["example_id"].to_numpy())
+            table = table.filter(pa.array(kept))
         ids = table["example_id"].to_numpy()
         group = table[self.column].to_numpy() if self.column else np.zeros(len(ids), np.int32)
         return ids, group, np.zeros(len(ids)) if self.edges is None else table["score"].to_numpy()

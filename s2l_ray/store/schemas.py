@@ -62,6 +62,22 @@ DUPLICATES = pa.schema(
     ]
 )
 
+HASHES = 128  # of a signature
+
+# MinHash signatures, of the examples that have a label token.
+SIGNATURES = pa.schema([("example_id", pa.int64()), ("signature", pa.list_(pa.uint32(), HASHES))])
+
+PAIRS = pa.schema([("a", pa.int64()), ("b", pa.int64())])  # ids of examples, a < b
+
+# Of the examples in groups of two or more.
+NEAR_DUPLICATES = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("group", pa.int64()),  # the smallest id in it
+        ("place", pa.int32()),  # in the group, by id, from 0
+    ]
+)
+
 TOKENS = pa.schema(
     [
         ("example_id", pa.int64()),

@@ -78,6 +78,11 @@ def _value(found: dict[str, Any], name: str, folder: str, default: tuple[Any, ..
     raise ValueError(f"{folder}: its manifest has no {name!r}; it has {', '.join(found) or 'none'}")
 
 
+def ids_of_part(number: int, count: int) -> tuple[int, int]:
+    """Return the range of ids of one of `count` parts, from its first to before its end."""
+    return -(-(number << 63) // count), -(-((number + 1) << 63) // count)
+
+
 class CorpusView(View):
     """A corpus, or another set of examples read by `corpus.ingest`."""
 
@@ -103,8 +108,31 @@ class CorpusView(View):
         count = self.num_parts
         if generation:
             count = self.generations[int(generation)]["num_parts"]
-        number = int(name.removeprefix("part-"))
-        return -(-(number << 63) // count), -(-((number + 1) << 63) // count)
+        return ids_of_part(int(name.removeprefix("part-")), count)
+
+
+class NearDuplicatesView(View):
+    """Groups of near-duplicates, of two examples or more."""
+
+    num_parts = _Key[int]()
+    sizes = _Key[list[tuple[int, int]]]()  # how many examples a group has, and how many such groups
+
+    @property
+    def groups(self) -> int:
+        return sum(count for _, count in self.sizes)
+
+    @property
+    def largest(self) -> int:
+        """Examples in the largest group; 0 if there is none."""
+        return max((size for size, _ in self.sizes), default=0)
+
+    def left_out(self, most: int) -> int:
+        """Return how many examples are left out if a group keeps so many."""
+        return sum(count * max(0, size - most) for size, count in self.sizes)
+
+    def ids_of(self, unit: str) -> tuple[int, int]:
+        """Return the range of ids of a part, from its first to before its end."""
+        return ids_of_part(int(unit.removeprefix("part-")), self.num_parts)
 
 
 class TokensView(View):

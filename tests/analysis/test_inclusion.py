@@ -6,6 +6,7 @@ import pytest
 
 from s2l_ray.analysis.inclusion import chances, measure, part_tally, properties
 from s2l_ray.analysis.laws import law, pair
+from s2l_ray.corpus.copies import Copies
 from s2l_ray.selection.cut import cut
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import CorpusView
@@ -57,7 +58,7 @@ def subset(store, name, selector, ids, seed=0, by_cluster=None, by_source=None):
     ]
     info = {
         "selector": selector, "seed": seed, "examples": len(ids), "by_cluster": by_cluster,
-        "by_source": by_source or {},
+        "by_source": by_source or {}, "candidates": N,
     }  # fmt: skip
     return store.commit(name, name, written, info)
 
@@ -114,6 +115,34 @@ def test_a_ranking_includes_exactly_its_subset(local_ray, store, data, trajector
         tally = part_tally(part, store, trajectories.folder, told_apart, of)
         number = int(part.unit[-5:])
         assert tally.chosen_S[0] == (included & (parts_of(ids) == number)).sum()
+
+
+def test_copies_that_a_cap_leaves_out_have_no_chance(local_ray, store, data, trajectories):
+    ids, place = data["example_id"], (np.arange(N) % 4).astype(np.int32)
+    near = {"example_id": ids, "group": np.repeat(ids[::4], 4), "place": place}
+    copies = Copies.of(stage(store, "near", near, num_parts=PARTS), 3)
+    label = (np.arange(N) * 7 % 12).astype(np.int32)
+    clusters = {"example_id": ids, "cluster_id": label}
+    groups = stage(store, "clusters", clusters, sources=[None] * 12)
+    quotas, kept = np.arange(12), place < 3
+    drawn = subset(store, "s", "s2l", ids[:66], by_cluster=quotas.tolist())
+    every = subset(store, "r", "random", ids[:60])
+    every.info["candidates"] = int(kept.sum())
+    told_apart = properties(store, trajectories, ["a", "b", "c"])
+    of = [
+        chances(store, drawn, groups, CORPUS, copies),
+        chances(store, every, trajectories, CORPUS, copies),
+    ]
+    found = measure(store, trajectories, told_apart, of)
+    sizes = np.bincount(label[kept], minlength=12)
+    of_cluster = quotas / np.maximum(sizes, 1)
+    by_hand = np.where(kept, of_cluster[label], 0), np.where(kept, 60 / kept.sum(), 0)
+    binned = bins(data, told_apart.loss_edges)
+    for place, chance in enumerate(by_hand):
+        mine = law(found, place)
+        wanted = np.bincount(binned, chance, minlength=10) / chance.sum()
+        assert mine.subset["loss"] == pytest.approx(wanted.tolist())
+        assert mine.reach == pytest.approx((chance > 0).mean())
 
 
 def test_draws_from_all_from_sources_and_from_strata(local_ray, store, data, trajectories):

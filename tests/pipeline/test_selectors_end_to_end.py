@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.runs import contents_of, corpus, settings, stages_run
+from support.runs import contents_of, corpus, rows_of, settings, stages_run
 
 import s2l_ray
 from s2l_ray.config import BUILT_IN_SELECTORS
@@ -95,8 +95,13 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start, 
         json.dumps({"instruction": f"add {n} and 7", "output": f"it is {n + 7}"}) + "\n"
         for n in range(9)
     ))  # fmt: skip
-    run = start(settings(copy, selection__toward=str(purpose), selection__toward_steps=4))
+    near = {"max_per_group": 1, "similarity": 0.6, "shingle_words": 1}
+    run = start(settings(copy, selection__toward=str(purpose), selection__toward_steps=4,
+                         selection__near_duplicates=near))  # fmt: skip
     s2l_ray.select(corpus(), run.config, run=run)
+    groups = rows_of(run.store, run.done["near_duplicates/groups"])
+    copies = {row["example_id"] for row in groups if row["place"] > 0}
+    assert len(copies) > 20
     subsets = {}
     for name in BUILT_IN_SELECTORS:
         config = settings(copy, selection__selector=name, selection__budget=20)
@@ -104,6 +109,7 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start, 
         subsets[name] = chosen.dataset().to_pandas()
         stages = list(walk([run.plan.selection(config.selection)]))
         assert all(run.done[each.name].fingerprint == each.fingerprint for each in stages), name
+        assert copies.isdisjoint(subsets[name]["example_id"]), name
         if name != "random_tokens":
             assert len(set(subsets[name]["example_id"])) == chosen.info["examples"] == 20, name
     like = run.done["selections/s2l-seed0"].info  # the last one made: of 20 examples

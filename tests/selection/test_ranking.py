@@ -9,6 +9,8 @@ import pytest
 from support.corpora import random_examples, write_corpus
 
 from s2l_ray.config import SelectionConfig
+from s2l_ray.corpus.copies import Copies
+from s2l_ray.errors import TooFew
 from s2l_ray.scoring.trajectories import losses_array
 from s2l_ray.selection.choose import choose
 from s2l_ray.selection.cut import keys
@@ -17,7 +19,7 @@ from s2l_ray.selection.kinds import Cluster, Draw
 from s2l_ray.selection.points import falls, features, learned, means
 from s2l_ray.selection.ranking import rank
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.store.schemas import LOSSES, TOKENS
+from s2l_ray.store.schemas import LOSSES, NEAR_DUPLICATES, TOKENS
 
 COUNT, T, D = 300, 4, 5
 DETAILS = ("confidence", "el2n", "grad_norm", "features")
@@ -86,7 +88,7 @@ def given(store):
     return {"corpus": corpus} | stages, {n: np.array(values) for n, values in known.items()}
 
 
-def select(store, stages, selector, budget, like=None, n_strata=7, seed=3):
+def select(store, stages, selector, budget, like=None, n_strata=7, seed=3, copies=None):
     chosen = selector_named(selector)
     groups = stages["trajectories"]
     drawn = isinstance(chosen, Draw) and chosen.groups == "all"
@@ -99,7 +101,8 @@ def select(store, stages, selector, budget, like=None, n_strata=7, seed=3):
     config = SelectionConfig(selector=selector, budget=budget, seed=seed)
     manifest = choose(
         store, config, corpus=stages["corpus"], tokens=stages["tokens"], groups=groups, like=like,
-        folder=f"selections/{selector}-{budget}-{seed}", fingerprint="s",
+        copies=copies, folder=f"selections/{selector}-{budget}-{seed}-{copies is None}",
+        fingerprint="s",
     )  # fmt: skip
     return manifest, pa.concat_tables(store.read_part(manifest.folder, p) for p in manifest.parts)
 
@@ -289,3 +292,32 @@ def test_losses_of_other_examples_are_refused(local_ray, store, given):
     stages["before"] = store.commit("before/short", "b", parts, {})
     with pytest.raises(ValueError, match="its examples differ from those"):
         select(store, stages, "high_learnability", 5)
+
+
+@pytest.mark.parametrize(
+    "selector", ["random", "random_balanced", "loss_strata", "longest", "el2n_middle"]
+)
+def test_examples_that_are_left_out_are_passed_over(local_ray, store, given, selector):
+    """A cap of 2 on groups of three: the order of the others is that without it."""
+    stages, known = given
+    ids = np.sort(known["example_id"])
+    rows = {"example_id": ids, "group": np.repeat(ids[::3], 3), "place": np.arange(COUNT) % 3}
+    table = pa.table(rows).cast(NEAR_DUPLICATES)
+    part = store.write_part(table, "near/n", "part-00000")
+    copies = Copies.of(store.commit("near/n", "n", [part], {"num_parts": 1}), 2)
+    _, whole = select(store, stages, selector, COUNT)
+    for budget in (7, 60, 200):
+        manifest, subset = select(store, stages, selector, budget, copies=copies)
+        chosen = subset["example_id"].to_numpy()
+        assert len(chosen) == budget and manifest.info["candidates"] == 200
+        assert np.bincount(np.searchsorted(ids, chosen) // 3).max() <= 2
+        by_source = {row["example_id"]: row["source"] for row in whole.to_pylist()}
+        for source in "abc" if selector == "random_balanced" else [None]:
+            # Within what quotas are of, the order is that of the whole without those left out.
+            mine = [i for i in chosen.tolist() if source in (None, by_source[i])]
+            order = [i for i in whole["example_id"].to_pylist() if i not in ids[2::3]]
+            order = [i for i in order if source in (None, by_source[i])]
+            if selector != "loss_strata":
+                assert sorted(mine) == sorted(order[: len(mine)])
+    with pytest.raises(TooFew, match="only 200 can be chosen"):
+        select(store, stages, selector, 201, copies=copies)
