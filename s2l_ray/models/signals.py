@@ -22,6 +22,8 @@ from s2l_ray.models.loss import (
     places_in_block,
 )
 
+MOST_RANK = 100  # from which on ranks count alike
+
 
 def signals_of(loss: LabelLoss, batch: LabelBatch, names: Sequence[str] = ()) -> dict[str, Tensor]:
     """Compute `loss` [B], whose bits do not depend on `names`, and the named signals:
@@ -32,6 +34,8 @@ def signals_of(loss: LabelLoss, batch: LabelBatch, names: Sequence[str] = ()) ->
     - `grad_norm` [B]: Frobenius norm of the gradient of the example's loss with respect to the
       output head's weight, ||1/m sum_t (p_t - onehot(y_t)) h_t^T||_F. If the head is tied to the
       embeddings, only the head's share of the gradient.
+    - `rank` [B]: mean over label tokens of min(rank, MOST_RANK), where the most likely token has
+      rank 1 (Yang et al. 2026, arXiv 2601.14249). Equal logits share the smallest rank.
     - `features` [B, D]: mean of the last hidden states h_t (the head's input) at the positions
       before label tokens.
 
@@ -44,19 +48,24 @@ def signals_of(loss: LabelLoss, batch: LabelBatch, names: Sequence[str] = ()) ->
         hidden_MD = loss.hidden(ids_BL, batch.places_M)
         targets_M, counts_B = targets_M.to(hidden_MD.device), counts_B.to(hidden_MD.device)
         extremes = bool({"confidence", "el2n"} & set(names))
-        seen = over_vocabulary(logits_by_block(loss.head, hidden_MD), targets_M, extremes=extremes)
+        blocks: Iterable[Tensor] = logits_by_block(loss.head, hidden_MD)
+        seen = over_vocabulary(blocks, targets_M, extremes=extremes)
+        blocks = logits_by_block(loss.head, hidden_MD)  # once more, for `rank`
         losses_M, residuals = seen.losses_M, _residuals(loss.head, hidden_MD, seen, targets_M)
     else:
         logits_MV, losses_M, hidden_MD, residuals = _whole_pass(
             loss, ids_BL, batch.places_M, targets_M, {"features", "grad_norm"} & set(names)
         )
-        seen = over_vocabulary([logits_MV], targets_M, extremes=True)
+        blocks = [logits_MV]
+        seen = over_vocabulary(blocks, targets_M, extremes=True)
     found = {"loss": _means(losses_M, counts_B)}
     if "confidence" in names:
         assert seen.largest_M is not None
         found["confidence"] = _means((seen.largest_M - seen.log_sum_M).exp(), counts_B)
     if "el2n" in names:
         found["el2n"] = _means(_distances(seen), counts_B)
+    if "rank" in names:
+        found["rank"] = _means(_ranks(blocks, seen), counts_B)
     if "features" in names:
         found["features"] = _means(hidden_MD, counts_B)
     if "grad_norm" in names:
@@ -95,6 +104,15 @@ def _distances(seen: OverVocabulary) -> Tensor:
     assert seen.log_squares_M is not None
     others_M = (seen.log_squares_M - 2 * seen.log_sum_M).exp()
     return (torch.expm1(-seen.losses_M).square() + others_M).sqrt()
+
+
+def _ranks(blocks: Iterable[Tensor], seen: OverVocabulary) -> Tensor:
+    """Compute min(rank, MOST_RANK) [M], from as many logits at once as the loss is.
+
+    A rank needs the label token's logit before it counts those above, so the logits are made again.
+    """
+    above_M = sum((logits_MV > seen.target_M[:, None]).sum(1) for logits_MV in blocks)
+    return (above_M + torch.ones_like(seen.target_M)).clamp(max=MOST_RANK)
 
 
 def _residuals(

@@ -92,7 +92,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "names", [(), ("confidence", "el2n"), ("features",), ("grad_norm",)], ids=str
+    "names", [(), ("confidence", "el2n"), ("features",), ("grad_norm",), ("rank",)], ids=str
 )
 @pytest.mark.parametrize("kind", SHAPES)
 def test_no_signal_waits_for_the_device(kind, names, monkeypatch):

@@ -14,11 +14,11 @@ from torch import nn
 
 from s2l_ray.models import loss as models
 from s2l_ray.models.loss import LabelLoss, over_vocabulary
-from s2l_ray.models.signals import _distances
+from s2l_ray.models.signals import _distances, _ranks
 from s2l_ray.scoring.scorer import score_table
 from s2l_ray.store.schemas import LOSSES
 
-SIGNALS = ("confidence", "el2n", "features", "grad_norm")
+SIGNALS = ("confidence", "el2n", "features", "grad_norm", "rank")
 APART = {"gpt_neox": True, "llama": True, "phi": True, "gemma2": False, "granite": False}
 
 
@@ -48,6 +48,9 @@ def naive_signals(tokens, model):
         onehot_MV = nn.functional.one_hot(ids[0, 1:][mask[1:]], p_MV.shape[1])
         found["confidence"].append(p_MV.max(1).values.mean().item())
         found["el2n"].append((p_MV - onehot_MV).norm(dim=1).mean().item())
+        own_M1 = output.logits[0, :-1][mask[1:]].gather(1, ids[0, 1:][mask[1:]][:, None])
+        ranks_M = (output.logits[0, :-1][mask[1:]] > own_M1).sum(1) + 1
+        found["rank"].append(ranks_M.clamp(max=100).double().mean().item())
         found["features"].append(output.hidden_states[-1][0, :-1][mask[1:]].mean(0).tolist())
         found["grad_norm"].append(head.weight.grad.double().norm().item())
     return found
@@ -58,7 +61,7 @@ def test_signals_are_those_of_a_naive_loop_for_any_batches(monkeypatch, kind):
     monkeypatch.setattr(models, "VOCABULARY_BLOCK", 77)  # 300 tokens: a last block of another size
     tokens, model = random_tokens(25), sharp_model(kind)
     expected = naive_signals(tokens, model)
-    for name in ("confidence", "el2n", "grad_norm"):
+    for name in ("confidence", "el2n", "grad_norm", "rank"):
         assert np.ptp(expected[name]) > 0.005 * np.mean(expected[name])
     loss = LabelLoss(model)
     assert loss.head_apart == APART[kind]
@@ -67,7 +70,8 @@ def test_signals_are_those_of_a_naive_loop_for_any_batches(monkeypatch, kind):
         assert table.num_rows == 20
         assert table.schema == pa.schema(
             [*LOSSES, ("confidence", pa.float32()), ("el2n", pa.float32()),
-             ("features", pa.list_(pa.float32(), 32)), ("grad_norm", pa.float32())]
+             ("features", pa.list_(pa.float32(), 32)), ("grad_norm", pa.float32()),
+             ("rank", pa.float32())]
         )  # fmt: skip
         for name in SIGNALS:
             found = np.array(table[name].to_pylist())
@@ -95,6 +99,17 @@ def test_el2n_of_sure_tokens_does_not_cancel():
     for size in (1, 64, 300):
         found_M = _distances(over_vocabulary(logits_MV.split(size, 1), targets_M, extremes=True))
         torch.testing.assert_close(found_M.double(), expected_M, rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_by_hand():
+    logits_MV = torch.tensor([[0.0, 3.0, 1.0, 3.0], [0.0, 3.0, 1.0, 2.0], [5.0, 1.0, 1.0, 0.0]])
+    targets_M = torch.tensor([2, 1, 2])  # behind both 3s; the first; beside an equal one
+    for size in (1, 3, 4):
+        seen = over_vocabulary(logits_MV.split(size, 1), targets_M)
+        assert _ranks(logits_MV.split(size, 1), seen).tolist() == [3, 1, 2]
+    falling_MV = -torch.arange(300.0)[None].expand(3, -1)
+    seen = over_vocabulary([falling_MV], torch.tensor([98, 99, 250]))
+    assert _ranks([falling_MV], seen).tolist() == [99, 100, 100]
 
 
 def test_no_example_with_labels_gives_an_empty_table_of_the_same_schema():

@@ -22,7 +22,7 @@ from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store.schemas import LOSSES, NEAR_DUPLICATES, TOKENS
 
 COUNT, T, D = 300, 4, 5
-DETAILS = ("confidence", "el2n", "grad_norm", "features")
+DETAILS = ("confidence", "el2n", "grad_norm", "rank", "features")
 
 
 @pytest.fixture
@@ -135,6 +135,8 @@ def percentile(score):
             "high_learnability_relative",
             lambda k: k["losses"][:, -1].astype(float) / k["before"] - 1,
         ),
+        ("loss_drop", lambda k: k["losses"][:, -1].astype(float) / k["losses"][:, 0] - 1),
+        ("rank_surprisal", lambda k: k["early", "rank"].astype(float) / k["losses"][:, 0]),
         ("ifd", lambda k: difficulty(k["losses"][:, -1].astype(float) / k["alone"])),
         ("least_confidence", lambda k: k["final", "confidence"]),
         ("least_confidence_early", lambda k: k["early", "confidence"]),
