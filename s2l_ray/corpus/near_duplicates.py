@@ -20,7 +20,7 @@ from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, HASHES, NEAR_DUPLICATES, SIGNATURES, completed
 from s2l_ray.store.views import CorpusView, ids_of_part
 
-MOST_PAIRS = 50_000_000  # that one task joins: about 8 GB
+MOST_PAIRS = 50_000_000  # that one task joins: about 7 GB
 
 
 def sign(
