@@ -12,6 +12,7 @@ from support.runs import contents_of, corpus, rows_of, settings, stages_run
 import s2l_ray
 from s2l_ray.config import BUILT_IN_SELECTORS
 from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.pipeline.copies import copies_told
 from s2l_ray.pipeline.stage import walk
 from s2l_ray.report import gather
 from s2l_ray.store import Store
@@ -112,6 +113,9 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start, 
         assert copies.isdisjoint(subsets[name]["example_id"]), name
         if name != "random_tokens":
             assert len(set(subsets[name]["example_id"])) == chosen.info["examples"] == 20, name
+    told = copies_told(run, run.done["selections/s2l-seed0"])
+    assert told[0].endswith(f"1 of each can be chosen, {len(copies):,} are left out.")
+    assert told[1].startswith("s2l spends 0.0% of its budget on copies: ")
     like = run.done["selections/s2l-seed0"].info  # the last one made: of 20 examples
     assert run.done["selections/random_shares-seed0"].info["by_source"] == like["by_source"]
     assert run.done["selections/random_tokens-seed0"].info["tokens"] <= like["tokens"]

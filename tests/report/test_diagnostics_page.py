@@ -98,6 +98,13 @@ def test_sentences_say_what_the_numbers_say(record):
     assert "follow the topics closely. They are less pure than clusters of features" in topics
 
 
+def test_near_duplicates_are_told_if_they_were_searched_for(record):
+    before = page.sentences_of(record)
+    record["near_duplicates"] = ["3.0% are in 2 groups.", "s2l spends nothing on copies."]
+    assert page.sentences_of(record) == [*before, " ".join(record["near_duplicates"])]
+    assert "s2l spends nothing on copies." in render(record)
+
+
 @pytest.mark.parametrize(
     ("start", "proxy", "strata", "told"),
     [

@@ -31,3 +31,5 @@ def test_findings_by_hand() -> None:
     assert "not favoured: 10.0% chosen from the smaller half" in " ".join(findings(data))
     data = dataclasses.replace(report_data(), loss_quantiles_5T=np.ones((5, 8)))
     assert not any("median loss" in sentence for sentence in findings(data))  # it is an alarm
+    data = dataclasses.replace(data, near_duplicates=["s2l spends nothing on copies."])
+    assert findings(data)[0] == "s2l spends nothing on copies."
