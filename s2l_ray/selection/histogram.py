@@ -135,7 +135,7 @@ def histogram_of(
 def _with_tokens(groups: Manifest, tokens: Manifest | None) -> Iterator[tuple[Part, Part | None]]:
     parts = {} if tokens is None else {part.unit: part for part in tokens.parts}
     for part in groups.parts:
-        yield part, parts.get(part.unit)
+        yield part, parts.get(part.unit.rpartition("/")[2])
 
 
 def _summed(cells: np.ndarray, num_groups: int) -> np.ndarray:

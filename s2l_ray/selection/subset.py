@@ -104,16 +104,18 @@ def _owners(
 
 
 def _beside(groups: Manifest, corpus: Manifest, tokens: Manifest) -> Iterator[tuple[Part, ...]]:
-    """Yield each part of the groups with those of the same examples in corpus and tokens."""
+    """Yield each part of the groups with those of the same examples in corpus and tokens. Units of
+    a cover's ranking have the checkpoint of its features in front."""
     others = [{part.unit: part for part in stage.parts} for stage in (corpus, tokens)]
     for part in groups.parts:
+        unit = part.unit.rpartition("/")[2]
         if part.rows:
-            if part.unit not in others[0]:
+            if unit not in others[0]:
                 raise ValueError(
                     f"{groups.folder}: has a part {part.unit}, which {corpus.folder} has not: the "
                     "groups may come from another corpus"
                 )
-            yield part, *(each[part.unit] for each in others)
+            yield part, *(each[unit] for each in others)
 
 
 def _packed(items: Any, num_parts: int) -> list[list[Any]]:

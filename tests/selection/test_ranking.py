@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from support.corpora import random_examples, write_corpus
+from support.runs import rows_of
 
 from s2l_ray.config import SelectionConfig
 from s2l_ray.corpus.copies import Copies
 from s2l_ray.errors import TooFew
 from s2l_ray.scoring.trajectories import losses_array
 from s2l_ray.selection.choose import choose
+from s2l_ray.selection.coverage import cover
 from s2l_ray.selection.cut import keys
 from s2l_ray.selection.histogram import Order, histogram_of
 from s2l_ray.selection.kinds import Cluster, Draw
@@ -323,3 +325,22 @@ def test_examples_that_are_left_out_are_passed_over(local_ray, store, given, sel
                 assert sorted(mine) == sorted(order[: len(mine)])
     with pytest.raises(TooFew, match="only 200 can be chosen"):
         select(store, stages, selector, 201, copies=copies)
+
+
+@pytest.mark.parametrize(("budget", "tokens"), [(20, 10**9), ("60 tokens", 60)])
+def test_a_cover_of_features_at_a_checkpoint_is_cut(local_ray, store, given, budget, tokens):
+    """Its parts have the checkpoint in their names, those of the corpus have not."""
+    stages, known = given
+    ranked = cover(store, stages["final"], rule="k_center", budget=20, seed=3,
+                   folder="rankings/k_center", fingerprint="r")  # fmt: skip
+    assert ranked.parts[0].unit.startswith("step-000004/")
+    order = sorted((row["score"], row["example_id"]) for row in rows_of(store, ranked))[:20]
+    labels = dict(zip(known["example_id"].tolist(), known["labels"].tolist(), strict=True))
+    within = np.cumsum([labels[i] for _, i in order]) <= tokens
+    config = SelectionConfig(selector="k_center", budget=budget, seed=3)
+    manifest = choose(
+        store, config, corpus=stages["corpus"], tokens=stages["tokens"], groups=ranked,
+        folder=f"selections/{tokens}", fingerprint="s",
+    )  # fmt: skip
+    chosen = [row["example_id"] for row in rows_of(store, manifest)]
+    assert chosen == [i for (_, i), here in zip(order, within, strict=True) if here]
