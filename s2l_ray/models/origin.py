@@ -11,9 +11,6 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
 from s2l_ray.config import ModelConfig, fingerprint
 from s2l_ray.execution.hub import commit_of_revision, only_cached, patiently
 from s2l_ray.models.files import EXPECTED_WEIGHTS, hub_fault
@@ -80,6 +77,9 @@ def commit_of(store: Store, origin: str | None) -> dict[str, str] | None:
 def _download(name: str, revision: str | None, commit: str) -> tuple[Path, list[str]]:
     """Return the hub cache's folder of a model at a commit, whose name is the commit's, and the
     patterns of the model's files there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         matching = [*SETTINGS, *SAFETENSORS]
         here = only_cached(name)

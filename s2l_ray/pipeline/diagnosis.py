@@ -14,9 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, NamedTuple
-
-import ray.data
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2l_ray.analysis.laws import pair
 from s2l_ray.analysis.stability import (
@@ -49,6 +47,9 @@ from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import CorpusView, SelectionView, StepsView, TokensView
 from s2l_ray.training.checkpoints import checkpoints_of, checksums_of_checkpoints
+
+if TYPE_CHECKING:
+    import ray.data
 
 logger = logging.getLogger(__name__)
 

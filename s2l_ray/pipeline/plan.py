@@ -12,8 +12,6 @@ from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import ray.data
-
 from s2l_ray.config import (
     LossesConfig,
     RunConfig,
@@ -42,6 +40,8 @@ from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import drop_checkpoints
 
 if TYPE_CHECKING:
+    import ray.data
+
     from s2l_ray.pipeline.run import Run
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import ray.data
 
 from s2l_ray.formatting import plural
 from s2l_ray.selection.dataset import chosen_dataset, chosen_ids, chosen_table
@@ -16,6 +15,7 @@ from s2l_ray.store.views import SelectionView
 
 if TYPE_CHECKING:
     import datasets
+    import ray.data
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
-from ray.data.extensions import ArrowPythonObjectArray
 
 from s2l_ray.corpus.rows import Example
 from s2l_ray.execution.parts import fold_parts
@@ -18,12 +17,17 @@ from s2l_ray.selection.exports.rows import export_row
 from s2l_ray.store import Manifest, Part, Store
 from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
 
+if TYPE_CHECKING:
+    import ray.data
+
 NO_LABEL = -100  # the label of a token that is not learned, in torch and in trainers
 
 
 def chosen_dataset(store: Store, subset: Manifest) -> ray.data.Dataset:
     """Return the chosen examples lazily, with one block per part: the columns of a subset, but
     messages and tools (see training_dataset) in place of turns and tools."""
+    import ray.data
+
     items = [{"part": json.dumps(part.to_json())} for part in subset.parts]
     return ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
         _read_chosen,
@@ -75,6 +79,8 @@ def training_dataset(store: Store, examples: Manifest, tokens: Manifest) -> ray.
 
     Reading takes no CPU of Ray's, since the workers of a training may have reserved all.
     """
+    import ray.data
+
     texts = {part.unit: part for part in examples.parts}
     items = [
         {"parts": json.dumps([texts[part.unit].to_json(), part.to_json()])} for part in tokens.parts
@@ -115,6 +121,8 @@ def _rows(examples: pa.Table, tokens: pa.Table) -> pa.Table:
 
 
 def _messages(examples: pa.Table) -> dict[str, pa.Array]:
+    from ray.data.extensions import ArrowPythonObjectArray
+
     rows = [
         export_row(Example(row["turns"], row["tools"]), "messages")
         for row in examples.select(["turns", "tools"]).to_pylist()

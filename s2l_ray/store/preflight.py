@@ -9,15 +9,16 @@ from collections.abc import Callable
 from functools import cache
 from multiprocessing import TimeoutError
 from multiprocessing.pool import ThreadPool
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.errors import StorageError
 from s2l_ray.store.objects import LocalObjects
 from s2l_ray.store.owner import lease_name
-from s2l_ray.store.s3 import S3Objects
-from s2l_ray.store.s3_client import client
 from s2l_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from s2l_ray.store.s3 import S3Objects
 
 Result = TypeVar("Result")
 
@@ -77,6 +78,9 @@ def _quick(store: Store) -> LocalObjects | S3Objects:
     """Return the store's objects with short timeouts."""
     if store.is_local:
         return store.objects
+    from s2l_ray.store.s3 import S3Objects  # boto3, which a local run does without
+    from s2l_ray.store.s3_client import client
+
     objects = S3Objects(store.uri, store.config)
     objects.client = client(store.config, attempts=3, timeout=REQUEST_SECONDS)
     objects.patience = 1.0  # also for what the client does not retry, such as a truncated body
