@@ -7,7 +7,11 @@ from typing import Any
 import ray
 
 from s2l_ray.analysis.cost import Cost, Step, scoring_flops, training_flops
-from s2l_ray.config import WorkersConfig
+from s2l_ray.config import ModelConfig, WorkersConfig
+from s2l_ray.execution.connect import connect
+from s2l_ray.execution.nodes import num_cpus
+from s2l_ray.models.headers import parameters_at_work, shapes_in
+from s2l_ray.models.origin import origin_of
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Stage, walk
@@ -31,7 +35,7 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     parameters = 0  # of a proxy that was trained elsewhere, nothing is known
     stages = [*walk([plan.selection(choice)])]
     if proxies := [run.get(stage) for stage in stages if stage.name.endswith("proxy")]:
-        parameters = _parameters(run.store, proxies[0], label_share)
+        parameters = _parameters(run.store, proxies[0], label_share, config.proxy.model)
     if config.trains_proxy:
         epochs = sum(TrainingView(proxy).tokens or 0 for proxy in proxies) / corpus_tokens or None
     steps = [
@@ -61,8 +65,8 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
         like_proxy=config.target is None,
         trained_elsewhere=not config.trains_proxy,
         parameters=None
-        if target is None or unknown
-        else _parameters(run.store, target, label_share),
+        if target is None or config.target is None or unknown
+        else _parameters(run.store, target, label_share, config.target.model),
         trained_tokens=trained_tokens or None,
         target=trained_target,
         prices=config.prices,
@@ -90,7 +94,7 @@ def _step(run: Run, stage: Stage, parameters: int) -> Step:
         tokens = TokensView(run.get(stage.inputs[-1])).trainable_tokens
         flops = scoring_flops(parameters, len(steps) * tokens)
     else:
-        number = int(ray.cluster_resources().get("CPU", 1))
+        number = None if seconds is None else num_cpus()
     cpu, gpu = (
         None if seconds is None or number is None else seconds * number * share
         for share in (workers.cpus_per_worker, workers.gpus_per_worker)
@@ -106,9 +110,15 @@ def _seconds(run: Run, name: str) -> float | None:
     return None
 
 
-def _parameters(store: Store, training: Manifest, label_share: float) -> int:
+def _parameters(store: Store, training: Manifest, label_share: float, model: ModelConfig) -> int:
+    """By the headers of the checkpoint's weights, or of those of its base, if it is an adapter."""
     folder = max(checkpoints_of(training).items())[1]
     config = config_of(store, folder)
+    for place in (folder, origin_of(model)):
+        shapes = None if place is None else shapes_in(store, place)
+        if shapes and (count := parameters_at_work(shapes, config, label_share)) is not None:
+            return count
+    connect()
     return ray.get(_count.remote(config, label_share))
 
 

@@ -36,9 +36,10 @@ class LocalObjects:
     def __init__(self, root: str) -> None:
         self.root = Path(root).expanduser().absolute()
 
-    def read(self, name: str) -> bytes:
-        """Raise FileNotFoundError if there is no such object."""
-        return (self.root / name).read_bytes()
+    def read(self, name: str, first: int | None = None) -> bytes:
+        """Return an object, or its first bytes. FileNotFoundError if there is none."""
+        with open(self.root / name, "rb") as file:
+            return file.read(first)
 
     def write(self, name: str, data: bytes, guard: Guard | None = None) -> None:
         with self._temporary(name) as temporary:

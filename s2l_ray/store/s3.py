@@ -57,11 +57,13 @@ class S3Objects:
         if config.kms_key:
             self.extra["SSEKMSKeyId"] = config.kms_key
 
-    def read(self, name: str) -> bytes:
-        """Raise FileNotFoundError if there is no such object."""
+    def read(self, name: str, first: int | None = None) -> bytes:
+        """Return an object, or its first bytes. FileNotFoundError if there is none."""
+        part = {} if first is None else {"Range": f"bytes=0-{first - 1}"}
 
         def get() -> bytes:
-            return self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read()
+            found = self.client.get_object(Bucket=self.bucket, Key=self._key(name), **part)
+            return found["Body"].read()
 
         return self._ask(f"read {name}", get)
 

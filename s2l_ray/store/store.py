@@ -83,8 +83,9 @@ class Store:
         """List files and folders directly in a folder, sorted; nothing if it is missing."""
         return self.objects.names("/".join(folder))
 
-    def read_bytes(self, *names: str) -> bytes:
-        return self.objects.read("/".join(names))
+    def read_bytes(self, *names: str, first: int | None = None) -> bytes:
+        """Return what a file holds, or its first bytes."""
+        return self.objects.read("/".join(names), first)
 
     def write_bytes(self, data: bytes, *names: str) -> None:
         """Write a file atomically: readers see the old content or the new. See `guard`."""

@@ -210,7 +210,7 @@ def a_run(monkeypatch, target=None, selector="s2l", details=(), baselines=("rand
     monkeypatch.setattr(cost.ray, "cluster_resources", lambda: {"CPU": 8.0})
     sizes = {"proxy": (9, 4), "targets": (45, 20)}
 
-    def parameters(_, made, label_share):
+    def parameters(_, made, label_share, model):
         body, head = sizes[made.folder.split("/")[0]]
         return body + label_share * head
 
