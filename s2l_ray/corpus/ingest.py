@@ -34,6 +34,7 @@ from s2l_ray.corpus.files.source import SourceFile
 from s2l_ray.corpus.parsing import digest_of
 from s2l_ray.corpus.sources import by_reason, fingerprint_of
 from s2l_ray.errors import Damaged
+from s2l_ray.execution.connect import connect
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.shuffle import gather, scatter
 from s2l_ray.formatting import plural
@@ -79,6 +80,7 @@ def ingest(
     if finished := store.manifest(folder):
         check_rejected(store, finished, config, may_be_empty=bool(older))
         return finished
+    connect()
     if dataset is None:
         reading = reading_of_files(config, seed, only)
         for why, count, names in by_reason(reading.passed):

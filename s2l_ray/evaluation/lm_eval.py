@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.execution.connect import connect
 from s2l_ray.execution.nodes import resources_of
 from s2l_ray.execution.remote import get
 from s2l_ray.models.files import base_of, is_adapter
@@ -39,6 +40,7 @@ def lm_eval(store: Store, model: str, tasks: str, config: TrajectoriesConfig) ->
     workers' resources, dtype and gpus_per_worker are used. ValueError with the harness's own words
     if it fails.
     """
+    connect()
     task = ray.remote(_run).options(**resources_of(config.workers))
     return get(task.remote(store, model, tasks, config))
 

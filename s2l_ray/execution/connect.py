@@ -11,7 +11,7 @@ import socket
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,15 +46,50 @@ DRIVER_ENVIRONMENT = {
 }
 
 _started: list[str] = []  # ids of the nodes of local Rays that `connect` started
+_lock = threading.RLock()  # threads may train targets
+_expected: list[StorageConfig] = []  # at most one: the settings of the run that may connect
+_waiting: list[Callable[[], None]] = []  # see when_connected
 
 
 def connect(storage: StorageConfig | None = None) -> None:
     """Connect to a running Ray (RAY_ADDRESS, a job's cluster, `ray start`), or start a local one.
 
-    Does nothing if the program has connected already; its settings stay.
+    Does nothing if the program has connected already; its settings stay. storage: by default that
+    of `expect`.
+    """
+    with _lock:
+        if not ray.is_initialized():
+            _connect(storage or next(iter(_expected), None))
+        while _waiting:
+            _waiting.pop(0)()
+
+
+def expect(storage: StorageConfig) -> None:
+    """Set the settings with which `connect` connects once something needs Ray, which may be
+    never."""
+    forget()
+    _expected.append(storage)
+
+
+def forget() -> None:
+    """Drop what `expect` has set and what waits for a connection."""
+    _expected.clear()
+    _waiting.clear()
+
+
+def when_connected(check: Callable[[], None]) -> None:
+    """Call a check that needs the cluster: now, or as soon as something else needs it.
+
+    So a run that finds all that it wants starts no Ray, and any other run makes nothing before its
+    checks.
     """
     if ray.is_initialized():
-        return
+        check()
+    else:
+        _waiting.append(check)
+
+
+def _connect(storage: StorageConfig | None) -> None:
     quiet()
     # Ray refuses a variable that the job's submission also sets. The submission's value stays.
     job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
@@ -213,8 +248,9 @@ def starts_ray() -> bool:
 
 
 def job_id() -> str:
-    """Return the id of the submitted job, or else that of this driver."""
-    return os.environ.get("RAY_JOB_SUBMISSION_ID") or ray.get_runtime_context().get_job_id()
+    """Return the id of the submitted job, or else that of this driver; "" before it connects."""
+    submitted = os.environ.get("RAY_JOB_SUBMISSION_ID")
+    return submitted or (ray.get_runtime_context().get_job_id() if ray.is_initialized() else "")
 
 
 def quiet() -> None:

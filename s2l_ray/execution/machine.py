@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+from functools import cache
 from importlib.metadata import version
 
 import ray
@@ -11,12 +12,16 @@ import ray
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "scikit-learn", "pyarrow", "numpy")
 
 
+@cache  # looking them up takes 20 ms
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def hardware() -> str:
-    """Describe the cluster's resources and the driver's architecture in one line."""
+    """Describe the cluster's resources and the driver's architecture in one line; "" before the
+    driver has connected."""
+    if not ray.is_initialized():
+        return ""
     have = ray.cluster_resources()
     nodes = len([node for node in ray.nodes() if node["Alive"]])
     gpus = f", {have['GPU']:.0f} GPUs" if have.get("GPU") else ""

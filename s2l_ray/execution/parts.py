@@ -8,6 +8,7 @@ fold_parts yields a small result per part, in part order, for the driver to comb
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ import ray
 
 from s2l_ray.config import WorkersConfig
 from s2l_ray.errors import GPUFailed, NodeFull
+from s2l_ray.execution.connect import connect
 from s2l_ray.execution.lasting import LastingActors, with_found
 from s2l_ray.execution.making import Actors, PartMaker, StageParts, Work
 from s2l_ray.execution.nodes import check_room, cpu_work, disk_errors, resources_of
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MOST_DEATHS = 5  # of processes that make a part, nodes apart
+IN_DRIVER = 2**24  # bytes of parts that fold_parts leaves to the driver
 FULL_PAUSE = 5.0  # seconds that a full node holds a part, so that it does not fail all the others
 
 Outcome = tuple[dict[str, Any], Part | NodeFull]  # a unit, and what became of it
@@ -94,6 +97,7 @@ def make_parts(
     is full, its parts go to other nodes; NodeFull if there are none. GPUs that fail: see
     LastingActors.
     """
+    connect()
     if actors is None:
         return _made_by_tasks(store, stages, (store, suffix, make_work, args), label)
     parts: dict[str, list[Part]] = {stage.folder: [] for stage in stages}
@@ -136,7 +140,8 @@ def fold_parts(
     label: str = "",
     workers: WorkersConfig | None = None,
 ) -> Iterator[Result]:
-    """Yield `function(part, *args)` for each part in order. Each call is a Ray task.
+    """Yield `function(part, *args)` for each part in order. Each call is a Ray task; if the parts
+    are small together, the driver makes the calls, without Ray.
 
     Results should be small: counts, a histogram, ids. Combine them as they arrive; the driver holds
     those of a few parts at a time. `args` are sent to each node once.
@@ -144,17 +149,41 @@ def fold_parts(
     how many run at a time.
     """
     todo = list(parts)
-    shared = ray.put((function, args))
-    resources = resources_of(workers) if workers else cpu_work()
-    submit = _apply.options(name=function.__name__, **resources).remote
     shown = Progress(label, total=len(todo), unit="parts") if label else nullcontext()
     with shown as progress:
-        most = workers.num_workers if workers else None
-        for task in in_order(lambda part: submit(shared, part), todo, most):
-            result = get(task)
+        for result in _folded(function, todo, args, workers):
             if progress is not None:
                 progress.advance(1)
             yield result
+
+
+def _folded(
+    function: Callable[..., Result],
+    todo: list[Any],
+    args: tuple[Any, ...],
+    workers: WorkersConfig | None,
+) -> Iterator[Result]:
+    if workers is None and sum(map(_bytes, todo)) <= IN_DRIVER:
+        yield from (function(each, *args) for each in todo)
+        return
+    connect()
+    shared = ray.put((function, args))
+    resources = resources_of(workers) if workers else cpu_work()
+    submit = _apply.options(name=function.__name__, **resources).remote
+    most = workers.num_workers if workers else None
+    for task in in_order(lambda part: submit(shared, part), todo, most):
+        yield get(task)
+
+
+def _bytes(part: Any) -> float:
+    """Return the bytes of the parts in an item of a fold; of anything else they are unknown."""
+    inner = part if isinstance(part, tuple) else (part,)
+    sizes = [
+        each.bytes if isinstance(each, Part) else _bytes(each)
+        for each in inner
+        if isinstance(each, Part | tuple)
+    ]
+    return sum(sizes) if sizes else math.inf
 
 
 @ray.remote

@@ -15,8 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from itertools import chain
-
-import ray.data
+from typing import TYPE_CHECKING
 
 from s2l_ray.analysis.measures import check_primary
 from s2l_ray.analysis.stability import share_in
@@ -28,6 +27,7 @@ from s2l_ray.config import (
     parse_budget,
 )
 from s2l_ray.errors import TooFew
+from s2l_ray.execution.connect import connect
 from s2l_ray.execution.progress import about
 from s2l_ray.pipeline import laws, records
 from s2l_ray.pipeline.alarms import take_over
@@ -40,11 +40,15 @@ from s2l_ray.pipeline.mixed import check_shares
 from s2l_ray.pipeline.planned import arms_of_seeds
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.stage import Stage
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
-from s2l_ray.pipeline.targets import finetune, side_by_side, untuned
+from s2l_ray.pipeline.target_stages import target_stage
+from s2l_ray.pipeline.targets import side_by_side, untuned_stage
 from s2l_ray.selection.selectors import selector_named
-from s2l_ray.store import Manifest
 from s2l_ray.store.views import CorpusView, SelectionView, TrainingView
+
+if TYPE_CHECKING:
+    import ray.data
 
 logger = logging.getLogger(__name__)
 
@@ -209,15 +213,20 @@ def seeded(config: RunConfig, seed: int, selectors: list[SelectorName]) -> RunCo
 
 def _measure(run: Run, arms: list[Arm]) -> list[Record]:
     """Train the targets that are missing, several at once, and evaluate all."""
-    unique = {arm.name: arm for arm in arms}
 
-    def tune(name: str) -> Manifest:
-        arm = unique[name]
+    def stage_of(arm: Arm) -> Stage:
         if arm.method == UNTUNED:
-            return untuned(run, name, seed=arm.training_seed)
-        return finetune(run, arm.examples, name, seed=arm.training_seed, training=arm.training)
+            return untuned_stage(run.plan, arm.name, seed=arm.training_seed)
+        return target_stage(
+            run.plan, arm.name, arm.examples, seed=arm.training_seed, training=arm.training
+        )
 
-    targets = side_by_side(tune, unique, run.config.evaluation.targets_at_once)
+    stages = {arm.name: stage_of(arm) for arm in arms}
+    if missing := [name for name, stage in stages.items() if run.find(stage) is None]:
+        connect()  # in the main thread, where Ray can set its signal handlers
+        at_once = run.config.evaluation.targets_at_once
+        side_by_side(lambda name: run.get(stages[name]), missing, at_once)
+    targets = {name: run.get(stage) for name, stage in stages.items()}
     measured = evaluate(run, targets)
 
     def record(arm: Arm) -> Record:

@@ -9,6 +9,7 @@ from typing import Any
 
 from s2l_ray import evaluation
 from s2l_ray.corpus.tokenization import tokenize
+from s2l_ray.execution.connect import when_connected
 from s2l_ray.execution.nodes import check_room
 from s2l_ray.pipeline.generating import (
     check_generation,
@@ -34,12 +35,12 @@ def prepare_evaluation(run: Run) -> None:
     """Refuse now, not after hours, held-out examples that the target cannot be evaluated on, and
     files of questions that are not. Tell what is left out."""
     assert run.config.target is not None
-    check_target(run.config.target)
+    when_connected(partial(check_target, run.config.target))
     corpus, settings = run.get(run.plan.corpus), run.config.evaluation
     heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
     check_evaluation(run, heldout)
     if settings.workers is not None:
-        check_room("evaluation.workers", settings.workers)
+        when_connected(partial(check_room, "evaluation.workers", settings.workers))
     if settings.answer_marker is not None:
         evaluation.check_marker(run.store, heldout, settings.answer_marker)
     for sentence in evaluation.notes(heldout | generated_sets(run).all):

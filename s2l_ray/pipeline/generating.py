@@ -13,6 +13,7 @@ from s2l_ray import evaluation
 from s2l_ray.config import ModelConfig, TrajectoriesConfig
 from s2l_ray.evaluation import Asking, TextMetrics
 from s2l_ray.evaluation.lm_eval import Results, lm_eval
+from s2l_ray.execution.connect import when_connected
 from s2l_ray.execution.nodes import resources_of
 from s2l_ray.execution.remote import get
 from s2l_ray.pipeline.identity import local_files, prompt_settings
@@ -55,7 +56,8 @@ def check_generation(run: Run) -> None:
         )
     if settings.answers and _asking(run).runs_programs:
         workers = scoring_of_targets(run)[0].workers
-        get(ray.remote(evaluation.check_sandbox).options(**resources_of(workers)).remote())
+        check = ray.remote(evaluation.check_sandbox).options(**resources_of(workers))
+        when_connected(lambda: get(check.remote()))
 
 
 def generate(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from s2l_ray.config import ModelConfig, TrainingConfig, WorkersConfig
+from s2l_ray.execution.connect import when_connected
 from s2l_ray.execution.nodes import nodes_for, room_on
 from s2l_ray.models.room import Room, Verdict, nominal
 from s2l_ray.pipeline.gpus import gpu_memory_of
@@ -25,7 +26,8 @@ SMALL = 2e7  # weights; such a model takes less than 1 GB, whatever the settings
 
 def check_memory(run: Run, section: str, training: TrainingConfig) -> None:
     """ValueError if a training surely does not fit, with settings that would; a warning if it may
-    not. Needs the proxy's tokens, which tell how long examples are.
+    not; both once the run has connected (connect.when_connected). Needs the proxy's tokens, which
+    tell how long examples are.
 
     Says nothing of small models on CPUs, of models whose config.json is out of reach, and of GPUs
     that are not there yet and have no accelerator_type.
@@ -37,16 +39,20 @@ def check_memory(run: Run, section: str, training: TrainingConfig) -> None:
     tokens = TokensView(run.get(run.plan.tokens))
     usual = max(1, round(tokens.trainable_tokens / max(1, tokens.trainable)))
     longest = tokens.max_length if tokens.truncated else usual
-    rooms = rooms_of(training.workers)
-    if not rooms:
-        return
-    verdict = ray.get(_judge.remote(section, training, rooms, longest, usual))
-    run.gpu_bytes = max(run.gpu_bytes, verdict.gpu)
-    run.disk_bytes = max(run.disk_bytes, verdict.disk)
-    if verdict.refused:
-        raise ValueError(verdict.refused)
-    if verdict.doubtful:
-        logger.warning(verdict.doubtful)
+
+    def check() -> None:
+        rooms = rooms_of(training.workers)
+        if not rooms:
+            return
+        verdict = ray.get(_judge.remote(section, training, rooms, longest, usual))
+        run.gpu_bytes = max(run.gpu_bytes, verdict.gpu)
+        run.disk_bytes = max(run.disk_bytes, verdict.disk)
+        if verdict.refused:
+            raise ValueError(verdict.refused)
+        if verdict.doubtful:
+            logger.warning(verdict.doubtful)
+
+    when_connected(check)
 
 
 @ray.remote(num_cpus=1)

@@ -70,10 +70,11 @@ class RunRecord:
             self.write(**rest)
 
     def end(self, *, finished: bool, **rest: Any) -> None:
-        """Write the file at the end of a command. finished: it met all that it needs."""
+        """Write the file at the end of a command. finished: it met all that it needs; `rest` is
+        all then."""
         if finished:
             self.earlier = set()
-        if self.rest:
+        if self.rest or finished:
             self.store.guard()
             self.write(**rest)
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -69,7 +69,7 @@ class Run:
 
     @classmethod
     def start(cls, config: RunConfig, command: str = "select") -> Run:
-        """Check the run directory, connect to Ray, and take the run directory's lease.
+        """Check the run directory and take its lease. Ray is connected to once something needs it.
 
         command: what the run is for; it decides what there is to do (agenda.agenda).
         """
@@ -86,14 +86,6 @@ class Run:
                 f"within seconds, both may go on for a while; results stay whole, but work may be "
                 f"done twice"
             )
-        connect.connect(config.storage)
-        asking = {
-            "proxy.workers": config.proxy.workers,
-            "trajectories.workers": config.trajectories.workers,
-        }
-        if config.target is not None:
-            asking["target.workers"] = config.target.workers
-        warn_of_unused_gpus(asking)
         lease = Lease(store, seconds=config.storage.lease_seconds, job=connect.job_id())
         listeners: list[events.Listener] = [RunState(lease, command), Gauges(config.name)]
         listeners += [Tracking(kind, store, config.name) for kind in dict.fromkeys(config.trackers)]
@@ -109,11 +101,24 @@ class Run:
             lease.release()
             raise
         same = record.before.get("config") == config.model_dump(mode="json")
-        return cls(
+        run = cls(
             config, store, lease, command=command, listeners=listeners, record=record,
             alarms=Alarms(record.before.get("alarms", ()) if same else ()),
             spending=Spending(config.max_gpu_hours, record.before.get("gpu_hours", 0.0)),
         )  # fmt: skip
+        connect.expect(config.storage)
+        connect.when_connected(run._connected)
+        return run
+
+    def _connected(self) -> None:
+        self.lease.record["job"] = connect.job_id()
+        asking = {
+            "proxy.workers": self.config.proxy.workers,
+            "trajectories.workers": self.config.trajectories.workers,
+        }
+        if self.config.target is not None:
+            asking["target.workers"] = self.config.target.workers
+        warn_of_unused_gpus(asking)
 
     def __enter__(self) -> Run:
         for each in self.listeners:
@@ -127,9 +132,11 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if self.record is not None:
-                with suppress(OSError) if error else nullcontext():  # the first error is told
-                    self.record.end(finished=error is None, gpu_hours=self.spending.hours)
+            if self.record is not None and error is not None:
+                with suppress(OSError):  # the first error is told
+                    self.record.end(finished=False, gpu_hours=self.spending.hours)
+            elif self.record is not None and self.done:
+                self.record.end(finished=True, **self._state())
         except BaseException as failed:
             error = failed
             raise
@@ -137,6 +144,7 @@ class Run:
             events.tell(lambda each: each.ended(error))
             for each in self.listeners:
                 events.listeners.remove(each)
+            connect.forget()
             self.lease.release()
 
     def finish(self, work: Callable[[Run], Result]) -> Result:
@@ -181,7 +189,7 @@ class Run:
     def get_all(self, stages: Iterable[Stage]) -> list[Manifest]:
         """Return the stages' manifests in order; stages with one maker are made together."""
         stages = list(stages)
-        missing = {each.folder: each for each in walk(stages) if self._found(each) is None}
+        missing = {each.folder: each for each in walk(stages) if self.find(each) is None}
         while missing:
             first = next(iter(missing.values()))
             group = [
@@ -196,12 +204,12 @@ class Run:
         return [self._known(stage) for stage in stages]
 
     def _known(self, stage: Stage) -> Manifest:
-        manifest = self._found(stage)
+        manifest = self.find(stage)
         assert manifest is not None, stage.folder
         return manifest
 
-    def _found(self, stage: Stage) -> Manifest | None:
-        """The manifest if the stage is finished, as met before or in the run directory."""
+    def find(self, stage: Stage) -> Manifest | None:
+        """Return the manifest if the stage is finished, as met before or in the run directory."""
         if stage.found is not None:
             return stage.found
         known = self.done.get(stage.name)
@@ -227,6 +235,7 @@ class Run:
         return manifest
 
     def _make(self, stages: list[Stage]) -> None:
+        connect.connect()
         self.store.met.update(stage.folder for stage in stages)  # so that `gc` keeps what is begun
         jobs = [Job(stage, stage.folder, stage.fingerprint) for stage in stages]
         begun = [self._is_begun(stage.folder) for stage in stages]
@@ -281,10 +290,18 @@ class Run:
                     entry["seconds"] += before["seconds"]
                     entry["reused"] = False
             self.times.append(entry)
-            self._write()
+            known = self.record is not None and self.record.current.get(stage.name)
+            if not reused or known != manifest.folder:  # else run.json says all but the time
+                self._write()
         events.tell(lambda each: each.stage_ended(manifest, seconds, reused))
         if stage.check is not None:
             stage.check(self, manifest)
+
+    @property
+    def hardware(self) -> str:
+        """What this command works on, or, if it makes nothing, what the one before worked on."""
+        before = {} if self.record is None else self.record.before
+        return machine.hardware() or before.get("hardware", "")
 
     def write_record(self) -> None:
         """Write run.json, where `status` and later commands find what is current."""
@@ -300,13 +317,16 @@ class Run:
             return
         # Stages that this command does not touch stay current.
         self.record.current |= {name: manifest.folder for name, manifest in self.done.items()}
-        self.record.write(
-            config=self.config.model_dump(mode="json"),
-            versions=machine.versions(),
-            hardware=machine.hardware(),
-            updated=datetime.now(UTC).isoformat(timespec="seconds"),
-            models={n: m.info["model"] for n, m in self.done.items() if "model" in m.info},
-            times=self.times,
-            alarms=self.alarms.records(),
-            gpu_hours=self.spending.hours,
-        )
+        self.record.write(**self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "versions": machine.versions(),
+            "hardware": self.hardware,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "models": {n: m.info["model"] for n, m in self.done.items() if "model" in m.info},
+            "times": self.times,
+            "alarms": self.alarms.records(),
+            "gpu_hours": self.spending.hours,
+        }

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ray.data
-
 from s2l_ray.config import CorpusConfig, RunConfig, SelectionConfig
 from s2l_ray.corpus.derived import FOLDS
 from s2l_ray.corpus.given import check_given, dataset_of
+from s2l_ray.execution.connect import connect
 from s2l_ray.execution.parts import fold_parts
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.copies import left_out
@@ -32,6 +31,7 @@ from s2l_ray.training.checkpoints import checkpoint_steps, num_steps
 
 if TYPE_CHECKING:
     import datasets
+    import ray.data
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ def select(
     if run is None:
         check_given(dataset)
         preflight.check(config, corpus=dataset is None)
+        connect(config.storage)  # the caller goes on with Ray
         with Run.start(config) as run:
             return run.finish(lambda run: select(dataset, config, run=run))
     if dataset is not None or not run.done:

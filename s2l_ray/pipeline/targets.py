@@ -16,11 +16,13 @@ from s2l_ray.corpus.pretrained import load_config
 from s2l_ray.corpus.tokenization import check_tokenizer
 from s2l_ray.corpus.tokenizer import load_tokenizer
 from s2l_ray.errors import Damaged
+from s2l_ray.execution.connect import when_connected
 from s2l_ray.execution.hub import only_cached
 from s2l_ray.execution.remote import get
 from s2l_ray.models.origin import keep_model
 from s2l_ray.pipeline.identity import local_files, prompt_settings, selection_name
 from s2l_ray.pipeline.memory import check_memory
+from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.pipeline.subset import prepare, select
@@ -40,14 +42,14 @@ def finetune(
     return run.get(target_stage(run.plan, name, examples, seed=seed, training=training))
 
 
-def untuned(run: Run, name: str, *, seed: int) -> Manifest:
-    """Return the target as it is before training: a stage of one checkpoint, step 0.
+def untuned_stage(plan: Plan, name: str, *, seed: int) -> Stage:
+    """Declare the target as it is before training: one checkpoint, step 0.
 
     seed: of the initial weights of a model from scratch. The weights of a pretrained model are not
     copied. Adapters start as zero, so they change nothing and are left out.
     """
-    assert run.config.target is not None
-    model, prompt = run.config.target.model, run.config.target_prompt or run.config.prompt
+    assert plan.config.target is not None
+    model, prompt = plan.config.target.model, plan.config.target_prompt or plan.config.prompt
     own_seed = None if model.name else seed
 
     def make(run: Run, *, folder: str, fingerprint: str) -> Manifest:
@@ -56,7 +58,7 @@ def untuned(run: Run, name: str, *, seed: int) -> Manifest:
         origin = keep_model(run.store, model)
         if origin is not None:
             return run.store.commit(folder, fingerprint, [], info | {"folders": [origin]})
-        tokenizer = prepare_tokenizer(run.plan, run, model, prompt).folder
+        tokenizer = prepare_tokenizer(plan, run, model, prompt).folder
         start = TrainingConfig(model=model)
         checkpoint = f"{folder}/{checkpoint_name(0)}"
         ray.get(write_initial.remote(run.store, start, origin, tokenizer, seed, checkpoint))
@@ -69,27 +71,29 @@ def untuned(run: Run, name: str, *, seed: int) -> Manifest:
         ]
         return run.store.commit(folder, fingerprint, parts, info)
 
-    stage = Stage(
+    return Stage(
         f"targets/{name}",
         alone(make),
-        inputs=(run.plan.corpus,),  # a tokenizer may be trained on it
+        inputs=(plan.corpus,),  # a tokenizer may be trained on it
         settings=("untuned", model, *local_files(model), prompt_settings(prompt), own_seed),
     )
-    return run.get(stage)
 
 
 def finetune_selected(run: Run) -> tuple[Manifest, str]:
     """Fine-tune the target on the configured selection; return the stage and the target's name."""
     choice, target = run.config.selection, run.config.target
     assert target is not None
-    # Refuse now, not after the proxy, a target that cannot be had or its prompt.
     if not run.done:
         prepare(run)
     prompt = run.config.target_prompt or run.config.prompt
-    check_target(target)
-    kept = prepare_tokenizer(run.plan, run, target.model, prompt)
-    tokenizer = load_tokenizer(run.store, kept.folder)
-    check_tokenizer(prompt, tokenizer)
+
+    def check() -> None:
+        check_target(target)
+        kept = prepare_tokenizer(run.plan, run, target.model, prompt)
+        check_tokenizer(prompt, load_tokenizer(run.store, kept.folder))
+
+    # Refuse before the proxy, not after it, a target that cannot be had or its prompt.
+    when_connected(check)
     check_memory(run, "target", target)
     selection = select(None, run.config, run=run)
     name = selection_name(choice.selector, choice.seed)

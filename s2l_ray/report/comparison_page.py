@@ -43,7 +43,8 @@ def write(run: Run, records: Sequence[ArmRecord]) -> str:
     """Write the page to report/comparison.html, and report/verdicts.json; return the page's
     address."""
     rules, commands = run.config.compare, write_settings(run)
-    page = render(run.config.name, run.store.uri, records, commands, run.alarms.all(), rules)
+    told = commands, run.alarms.all(), rules, run.hardware
+    page = render(run.config.name, run.store.uri, records, *told)
     run.store.write_json(as_json(groups_of(records, rules)), *VERDICTS)
     run.store.write_bytes(page.encode(), "report", "comparison.html")
     events.tell(lambda each: each.reported("comparison.html", page))
@@ -57,8 +58,10 @@ def render(
     commands: Commands | None = None,
     of_run: Sequence[Alarm] = (),
     rules: CompareConfig = RULES,
+    hardware: str = "",
 ) -> str:
-    """Return the page as HTML text, to be written as UTF-8. of_run: alarms of the run's stages."""
+    """Return the page as HTML text, to be written as UTF-8. of_run: alarms of the run's stages.
+    hardware: that the run worked on."""
     from s2l_ray.report.figures import comparison as figures
 
     groups = groups_of(records, rules)
@@ -89,7 +92,7 @@ def render(
             left_out=lacking(records, rules.primary) + left_out_of(records),
             next_steps=next_steps(groups, commands),
             versions=machine.versions(),
-            hardware=machine.hardware(),
+            hardware=hardware,
         )
     )
     return printable(page)

@@ -51,10 +51,9 @@ def as_text(record: Diagnosis) -> str:
 
 def write(run: Run, record: Diagnosis) -> str:
     """Write the page to report/diagnostics.html and return its address."""
-    budget = str(run.config.selection.budget)
-    page = render(
-        run.config.name, run.store.uri, budget, record, write_settings(run), run.alarms.all()
-    )
+    of_run = run.config.name, run.store.uri, str(run.config.selection.budget)
+    told = write_settings(run), run.alarms.all(), run.hardware
+    page = render(*of_run, record, *told)
     run.store.write_bytes(page.encode(), "report", "diagnostics.html")
     events.tell(lambda each: each.reported("diagnostics.html", page))
     return run.store.address("report", "diagnostics.html")
@@ -67,8 +66,10 @@ def render(
     record: Diagnosis,
     commands: Commands | None = None,
     alarms: Sequence[Alarm] = (),
+    hardware: str = "",
 ) -> str:
-    """Return the page as HTML text, to be written as UTF-8. alarms: of the run's stages."""
+    """Return the page as HTML text, to be written as UTF-8. alarms: of the run's stages. hardware:
+    that the run worked on."""
     from s2l_ray.report.figures import diagnosis as figures
     from s2l_ray.report.figures.laws import by_loss
 
@@ -100,7 +101,7 @@ def render(
             gradients=record["gradients"] or [],
             next_steps=next_steps(commands),
             versions=machine.versions(),
-            hardware=machine.hardware(),
+            hardware=hardware,
         )
     )
     return printable(page)

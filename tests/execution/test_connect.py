@@ -8,6 +8,8 @@ import sys
 import pytest
 from support.head import REPOSITORY, environment
 
+from s2l_ray.config import StorageConfig
+from s2l_ray.execution import connect
 from s2l_ray.execution.connect import DRIVER_ENVIRONMENT, WORKER_ENVIRONMENT, _address
 
 PROGRAM = """
@@ -122,3 +124,39 @@ def test_a_note_that_is_a_link_is_not_followed(note, caplog):
     assert _address(None) == "local" and len(caplog.messages) == 1  # there is none
     note.write_bytes(b"\xff\xfe")
     assert _address(None) == "local" and "cannot be read" in caplog.text
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """No Ray, and a connection that only says with what settings it was asked for."""
+    asked, there = [], []
+
+    def begin(storage):
+        asked.append(storage)
+        there.append(True)
+
+    monkeypatch.setattr(connect, "_connect", begin)
+    monkeypatch.setattr(connect.ray, "is_initialized", lambda: bool(there))
+    yield asked
+    connect.forget()
+
+
+def test_checks_wait_until_something_needs_ray(apart):
+    made, storage = [], StorageConfig()
+    connect.expect(storage)
+    connect.when_connected(lambda: made.append("memory"))
+    connect.when_connected(lambda: made.append("sandbox"))
+    assert made == apart == []
+    connect.connect()
+    assert made == ["memory", "sandbox"] and apart == [storage]
+    connect.when_connected(lambda: made.append("at once"))
+    connect.connect()
+    assert made == ["memory", "sandbox", "at once"] and apart == [storage]
+
+
+def test_what_waits_for_ray_is_dropped_with_its_run(apart):
+    connect.expect(StorageConfig())
+    connect.when_connected(lambda: pytest.fail("the run is over"))
+    connect.forget()
+    connect.connect()
+    assert apart == [None]

@@ -18,7 +18,7 @@ from s2l_ray.execution import connect
 from s2l_ray.execution import parts as parts_module
 from s2l_ray.execution.parts import Actors, fold_parts, map_parts
 from s2l_ray.execution.remote import TASKS_PER_CPU
-from s2l_ray.store import Store
+from s2l_ray.store import Part, Store
 
 
 class Square:
@@ -230,3 +230,41 @@ def test_the_setting_that_asks_for_too_much_is_named(local_ray, tmp_path, monkey
     large = Actors(WorkersConfig(cpus_per_worker=99), None, setting="my.setting")
     with pytest.raises(ValueError, match=r"^my\.setting: needs room for 1"):
         run(Store(tmp_path), Square, tmp_path / "log", actors=large)
+
+
+def unit_of(item, suffix):
+    part = item if isinstance(item, Part) else item[0]
+    return (part if isinstance(part, Part) else part[1]).unit + suffix
+
+
+def test_the_driver_reads_small_parts_by_itself(monkeypatch, capfd):
+    """Without Ray: a run that finds all that it wants needs none."""
+    small = [Part(f"part-{n}", "f", 1, 1000, "c") for n in range(3)]
+    monkeypatch.setattr(parts_module, "connect", lambda: pytest.fail("Ray is not needed"))
+    assert list(fold_parts(unit_of, small, "!", label="look")) == ["part-0!", "part-1!", "part-2!"]
+    assert "[look] 3 of 3 parts" in capfd.readouterr().err
+    pairs = [(("one", part), ("other", part)) for part in small]
+    for items in (pairs, [(part, np.arange(3)) for part in small]):
+        assert list(fold_parts(unit_of, items, "")) == ["part-0", "part-1", "part-2"]
+
+
+class Wanted(Exception):
+    """Ray is wanted."""
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [Part(f"part-{n}", "f", 1, parts_module.IN_DRIVER // 2, "c") for n in range(3)],
+        [(("one", Part("p", "f", 1, 1, "c")), ("other", Part("p", "f", 1, 2**30, "c")))],
+        ["a file of unknown size"],
+    ],
+    ids=["many", "pair", "unknown"],
+)
+def test_large_parts_and_files_of_users_go_to_tasks(monkeypatch, items):
+    def connect():
+        raise Wanted
+
+    monkeypatch.setattr(parts_module, "connect", connect)
+    with pytest.raises(Wanted):
+        next(fold_parts(unit_of, items, ""))

@@ -12,6 +12,7 @@ from s2l_ray import evaluation
 from s2l_ray.errors import TooFew
 from s2l_ray.pipeline import comparison
 from s2l_ray.pipeline import subset as pipeline
+from s2l_ray.pipeline.stage import Stage
 from s2l_ray.report import gather
 from s2l_ray.report.html import sentences
 from s2l_ray.store import Manifest
@@ -129,7 +130,7 @@ def test_a_baseline_with_too_few_examples_is_left_out_and_told(monkeypatch, said
     monkeypatch.setattr(comparison, "choose_subset", choose)
     monkeypatch.setattr(comparison, "share_in", lambda *_: 0.5)
     monkeypatch.setattr(comparison, "prepare_evaluation", lambda _: None)
-    monkeypatch.setattr(comparison, "finetune", lambda *_, **__: trained)
+    monkeypatch.setattr(comparison, "target_stage", lambda *_, **__: Stage.given(trained))
     monkeypatch.setattr(
         comparison,
         "evaluate",

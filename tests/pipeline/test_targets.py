@@ -120,7 +120,7 @@ def test_targets_answer_questions_and_are_scored_on_answers_alone(copy, start, t
     )  # fmt: skip
     given = {"name": str(whole)}
     view = run.view(settings(copy, **changed, target__model=given))
-    untuned = targets.untuned(view, "untuned", seed=3)
+    untuned = view.get(targets.untuned_stage(view.plan, "untuned", seed=3))
     assert untuned.info["folders"] == [given["name"]] and untuned.info["step"] == 0
     third = evaluate(view, {"untuned": untuned})["untuned"]
     assert third["loss"] == pytest.approx(second["loss"], rel=1e-6)

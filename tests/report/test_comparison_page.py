@@ -14,6 +14,7 @@ from s2l_ray.config import CompareConfig, validate
 from s2l_ray.pipeline import comparison
 from s2l_ray.pipeline.arms import FULL_COMPUTE, FULL_EPOCHS, Arm, more_random
 from s2l_ray.pipeline.records import settings_of_comparison
+from s2l_ray.pipeline.stage import Stage
 from s2l_ray.report import comparison_page as page
 from s2l_ray.report import comparison_text as text
 from s2l_ray.report.comparison_json import as_json
@@ -356,7 +357,7 @@ def test_one_training_of_two_budgets_has_a_record_of_each(monkeypatch):
 
     monkeypatch.setattr(comparison, "evaluate", evaluate)
     trained = Manifest("t", "t", [], {"step": 4, "tokens": 9})
-    monkeypatch.setattr(comparison, "finetune", lambda *_, **__: trained)
+    monkeypatch.setattr(comparison, "target_stage", lambda *_, **__: Stage.given(trained))
     arms = []
     for budget, count in (("11%", 11), ("38%", 38)):
         of = budget, "examples", 0, 0
@@ -364,7 +365,10 @@ def test_one_training_of_two_budgets_has_a_record_of_each(monkeypatch):
             Arm(*of, "random", None, count, 10 * count, 1.0, target),
             Arm(*of, FULL_EPOCHS, None, 100, 1000, count / 100, target),
         ]
-    found = comparison._measure(SimpleNamespace(config=settings), arms)
+    run = SimpleNamespace(
+        config=settings, plan=None, find=lambda stage: stage.found, get=lambda stage: stage.found
+    )
+    found = comparison._measure(run, arms)
     assert len(asked) == 3 and [record["budget"] for record in found] == [
         "11%",
         "11%",
