@@ -109,7 +109,6 @@ def _selected(run: Run) -> str:
     from s2l_ray.report import gather
 
     selection = pipeline.select(None, run.config, run=run)
-    logger.info("writing the report")
     page = gather.write(run, selection)
     return "\n".join([*_folders(selection), f"report: {page}"])
 
@@ -299,7 +298,6 @@ def pipeline(config: RunConfig) -> None:
         prepare_evaluation(run)
         selection = subset.select(None, config, run=run)
         arms = comparison.baselines(run)
-        logger.info("writing the report")
         page = gather.write(run, selection, arms)
         shown = gather.arms_of(arms)
         told, notes = verdict(shown, main=config.selection.selector)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray import __version__
 from s2l_ray.analysis.laws_told import alike_told
 from s2l_ray.analysis.laws_told import rows as law_rows
 from s2l_ray.analysis.measures import error_over_examples, influences_of, metrics_of, value_of
 from s2l_ray.analysis.purpose import purpose_told
 from s2l_ray.clustering import clusters as clustering
-from s2l_ray.config import BASELINE, parse_budget
+from s2l_ray.config import BASELINE, fingerprint, parse_budget
 from s2l_ray.execution import events, machine
 from s2l_ray.pipeline import records
 from s2l_ray.pipeline.copies import copies_told
@@ -45,6 +47,9 @@ from s2l_ray.store.views import (
     TrainingView,
 )
 
+logger = logging.getLogger(__name__)
+
+PAGE = ("report", "index.html")
 LABELLED = 3  # examples shown with their label tokens marked
 
 
@@ -53,18 +58,40 @@ def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) 
     the page shows. Return the page's address.
 
     arms: records of the comparison with the baselines. By default those that an earlier command
-    left for this selection.
+    left for this selection. A page that is there stays if this command has made no stage and the
+    page shows the same.
     """
     if arms is None:
         settings = records.settings_of_baselines(run.config, selection.manifest.fingerprint)
         arms = records.known(run.store, records.BASELINES, settings)
+    address, mark = run.store.address(*PAGE), _mark(run, selection, arms)
+    reused = all(entry["reused"] for entry in run.times) and not events.pages_wanted()
+    if reused and run.store.exists(*PAGE) and run.store.read_bytes(*PAGE).endswith(mark):
+        logger.info("reused: the report")
+        return address
+    logger.info("writing the report")
     data = gather(run, selection, arms)
     write_settings(run)
-    run.store.write_bytes(render(data).encode(), "report", "index.html")
+    run.store.write_bytes(render(data).encode() + mark, *PAGE)
     if events.pages_wanted():  # trackers get no text of the corpus
         page = render(replace(data, examples=(), labelled=()))
         events.tell(lambda each: each.reported("index.html", page))
-    return run.store.address("report", "index.html")
+    return address
+
+
+def _mark(run: Run, selection: Selection, arms: Sequence[Record]) -> bytes:
+    """Return the end of the page, which says what it shows."""
+    shown = fingerprint(
+        __version__,
+        machine.versions(),
+        run.config.model_dump(mode="json"),
+        run.store.uri,
+        sorted(manifest.folder for manifest in run.done.values()),
+        dict(selection.exports),
+        run.alarms.records(),
+        list(arms),
+    )
+    return f"<!-- of {shown} -->\n".encode()
 
 
 def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> ReportData:
