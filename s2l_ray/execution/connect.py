@@ -13,10 +13,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import parameter, ray_constants, services
+from ray.experimental.internal_kv import _internal_kv_put
 
 from s2l_ray.config import StorageConfig
 from s2l_ray.execution.job import JOB_CONFIG, in_job
@@ -32,6 +34,12 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "TOKENIZERS_PARALLELISM": "false",
+}
+
+# Of a Ray that only this process uses: nobody reads its metrics, nor what its processes use.
+LOCAL_ENVIRONMENT = {
+    "RAY_enable_metrics_collection": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "86400000",
 }
 
 # What Ray reads in the driver's process. The first is read by a Ray that is started from there.
@@ -110,11 +118,14 @@ def _connect(storage: StorageConfig | None) -> None:
             logger.info("starting Ray on this machine")
             # Nothing takes away the only node.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            with inherited(variables), on_loopback():
-                ray.init(
-                    "local", include_dashboard=False, log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )  # fmt: skip
+            with inherited(variables | LOCAL_ENVIRONMENT), on_loopback(), with_few_processes():
+                ray.init("local", log_to_driver=False, logging_level=logging.ERROR)
+            # The agent would ask for the dashboard's address each second, and log that there is
+            # none.
+            _internal_kv_put(
+                ray_constants.DASHBOARD_ADDRESS, "127.0.0.1:0", True,
+                namespace=ray_constants.KV_NAMESPACE_DASHBOARD,
+            )  # fmt: skip
             _started.append(ray.get_runtime_context().get_node_id())
         else:
             ray.init(
@@ -177,6 +188,22 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def with_few_processes() -> Iterator[None]:
+    """Let a Ray that starts in the block do without dashboard, log monitor and autoscaler.
+
+    `ray.init` has no argument for it. These processes take 3 CPU seconds to start and delay the
+    first task by 2 s. The raylet's two agents stay: it ends if one of them is missing.
+    """
+    params, start = parameter.RayParams, services.start_api_server
+    parameter.RayParams = partial(params, include_log_monitor=False, no_monitor=True)
+    services.start_api_server = lambda *_, **__: (None, None)  # its address, and the process
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = params, start
 
 
 @contextmanager
