@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "versions": versions(),
     }
+
+
+def add_cpu_seconds(used: dict[Any, float], pid: int) -> None:
+    """Note the CPU seconds that a process and its descendants have used so far."""
+    with suppress(psutil.Error):
+        for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended
+                times = each.cpu_times()
+                used[each.pid, each.create_time()] = times.user + times.system
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
