@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -15,6 +15,7 @@ from s2l_ray.execution import events
 from s2l_ray.execution.events import Point
 from s2l_ray.execution.progress import Progress
 
+_free = defaultdict[str, list[Any]](list)  # Boards that were given back, by the driver's node
 POINTS = 1000  # of the curve, kept until the driver reads them, which it does each second
 
 
@@ -24,6 +25,9 @@ class Board:
     training curve."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
         self.last: tuple[int, str] = (0, "")
         self.points, self.count = deque[Point](maxlen=POINTS), 0
 
@@ -41,9 +45,21 @@ class Board:
 
 
 def make_board() -> Any:
-    """Start a Board on the driver's node. On another one it would keep an idle node alive."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    """Return an empty Board on the driver's node: one that was given back, or else start one. On
+    another node it would keep an idle node alive."""
+    node = ray.get_runtime_context().get_node_id()
+    with suppress(IndexError, ray.exceptions.RayError):  # there is none, or it has died
+        board = _free[node].pop()
+        ray.get(board.clear.remote())
+        return board
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
     return Board.options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+
+
+def give_back(board: Any) -> None:
+    """Keep the Board of a training that has ended for the next one: it is a process, and takes 1.4
+    CPU seconds to start."""
+    _free[ray.get_runtime_context().get_node_id()].append(board)
 
 
 def step_on(board: Any) -> int:

@@ -27,7 +27,7 @@ from ray.util import placement_group_table
 from s2l_ray.config import TrainingConfig
 from s2l_ray.errors import Damaged, NodeFull
 from s2l_ray.execution import deadline
-from s2l_ray.execution.board import make_board, watch
+from s2l_ray.execution.board import give_back, make_board, watch
 from s2l_ray.execution.nodes import away_from, check_room, disk_errors, release, room_for
 from s2l_ray.execution.progress import Progress
 from s2l_ray.execution.remote import fixable, get
@@ -72,7 +72,8 @@ def train(
     progress. ValueError if a user can fix what is wrong; otherwise Ray Train's TrainingFailedError.
     """
     steps = num_steps(config, TokensView(tokens).trainable)
-    board = board or make_board()
+    own_board = None if board else make_board()
+    board = board or own_board
     origin = keep_model(store, config.model)
     job = TrainingJob(
         store, tokens, config, tokenizer_folder, origin, folder, fingerprint, seed, steps, board,
@@ -131,6 +132,8 @@ def train(
             store.remove(folder, "resume", name)
     if keep is not None:
         remove_checkpoints(store, folder, state.checkpoints)
+    if own_board is not None:
+        give_back(own_board)
     return manifest
 
 

@@ -1,5 +1,7 @@
 """What a training worker writes on the board, and the driver reads: in one process here."""
 
+import ray
+
 from s2l_ray.execution import board
 from s2l_ray.execution.events import Point
 
@@ -34,3 +36,17 @@ def test_the_newest_points_stay_if_nobody_reads(monkeypatch):
         written.write(step, "", Point(step))
     _, _, points, seen = written.read(2)
     assert (steps(points), seen) == ([7, 8, 9], 10)
+
+
+def test_a_board_that_was_given_back_is_used_again_empty(local_ray):
+    first = board.make_board()
+    first.write.remote(7, "old", Point(7))
+    assert board.step_on(first) == 7
+    board.give_back(first)
+    again, other = board.make_board(), board.make_board()
+    assert again._actor_id == first._actor_id != other._actor_id
+    assert board._read(again) == (0, "", [], 0)
+    ray.kill(again)
+    board.give_back(again)
+    new = board.make_board()  # that one has died
+    assert new._actor_id != again._actor_id and board.step_on(new) == 0
