@@ -26,7 +26,7 @@ class Slice:
 
 SLICES = {
     "selection": Slice(
-        11,
+        13,
         ("pipeline", "selection", "clustering", "analysis", "corpus"),
         ("s2l_ray/selection", "s2l_ray/clustering", "s2l_ray/corpus"),
     ),

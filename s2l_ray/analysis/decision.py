@@ -64,7 +64,7 @@ def headroom(arms: Sequence[Outcome], metric: Metric) -> Headroom:
     if mean is None:
         why = f"no pair of {FULL} and {BASELINE} has finite values"
         return Headroom(False, 0.0, why, "a lower target.learning_rate", measured=False)
-    gain, shown = _gain(mean, metric), _shown(difference.difference, metric)
+    gain, shown = metric.gain(mean), _shown(difference.difference, metric)
     if difference.units < GATE:
         has = f"{plural(difference.units, 'seed')} of the whole corpus"
         why = f"{has}, and the headroom takes {GATE} ({shown})"
@@ -111,7 +111,7 @@ def decide(arms: Sequence[Outcome], metric: Metric, main: str, check: Check = he
     if row.verdict == "no verdict" or low is None or high is None or not error:
         return Decision("undecided", f"the pairs show no spread ({shown})", "other seeds")
     useful = USEFUL * room.size
-    if max(_gain(low, metric), _gain(high, metric)) < useful:
+    if max(metric.gain(low), metric.gain(high)) < useful:
         return Decision(
             "do not select",
             f"{main} gains less than {USEFUL:.0%} of what {room.why.partition(' beats ')[0]} gains "
@@ -139,10 +139,6 @@ def _rows(arms: Sequence[Outcome], metric: Metric) -> dict[str, Row]:
 def _difference(arms: Sequence[Outcome], metric: Metric, main: str, other: str) -> Interval:
     found = paired_differences(arms, metric.key, main, other)
     return interval(found.values(), found, of_examples(arms, metric.key, main, other))
-
-
-def _gain(difference: float, metric: Metric) -> float:
-    return -difference if metric.lower_is_better else difference
 
 
 def _is_better(difference: Interval, metric: Metric) -> bool:

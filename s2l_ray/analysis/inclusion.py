@@ -71,7 +71,7 @@ def chances(
 
     groups: what it draws from (pipeline.plan.Plan.groups). copies: what it passes over.
     """
-    view, selector = SelectionView(selection), selector_named(SelectionView(selection).selector)
+    view, selector = SelectionView(selection), selector_named(SelectionView(selection).drawn_by)
     parts = {part.unit.rpartition("/")[2]: part for part in groups.parts}
     if isinstance(selector, Rank | Cover):
         last = _last(store, selection, groups, corpus)

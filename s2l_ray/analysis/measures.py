@@ -28,6 +28,10 @@ class Metric(NamedTuple):
     unit: str = NATS
     is_large: bool = True  # not of a source with fewer than LARGE held-out examples
 
+    def gain(self, difference: float) -> float:
+        """Return by how much a difference is an improvement."""
+        return -difference if self.lower_is_better else difference
+
 
 def metrics_of(records: Sequence[ArmRecord], primary: str | None = None) -> list[Metric]:
     """Return the metrics that every record has, the primary one first.

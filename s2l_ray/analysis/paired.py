@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from s2l_ray.analysis.equality import least_margin, p_of_equality, p_of_signs
 from s2l_ray.analysis.examples import shared
+from s2l_ray.analysis.measures import ArmRecord, Metric, influences_of, value_of
 from s2l_ray.analysis.statistics import Interval, OverExamples, Seeds, interval
 
 Verdict = Literal[
@@ -37,6 +38,24 @@ class Outcome(NamedTuple):
     @property
     def seeds(self) -> Seeds:
         return self.selection_seed, self.training_seed
+
+
+def outcomes_of(records: Sequence[ArmRecord], metric: Metric) -> list[Outcome]:
+    """Return the arms of records of one budget and match, with one metric."""
+    found = []
+    for r in records:
+        influences = influences_of(r, metric.key)
+        found.append(
+            Outcome(
+                r["method"],
+                r["budget"],
+                r["selection_seed"],
+                r["training_seed"],
+                {metric.key: value_of(r, metric.key)},
+                {} if influences is None else {metric.key: influences},
+            )
+        )
+    return found
 
 
 class Row(NamedTuple):

@@ -28,6 +28,7 @@ from s2l_ray.config.training import TrainingConfig
 from s2l_ray.config.values import (
     BASELINE,
     BUILT_IN_SELECTORS,
+    RACE,
     Budget,
     SelectorName,
     alpha_of,
@@ -38,6 +39,7 @@ __all__ = [
     "BASELINE",
     "BUILT_IN_SELECTORS",
     "LONGEST_LEASE",
+    "RACE",
     "Budget",
     "ClustersConfig",
     "CompareConfig",

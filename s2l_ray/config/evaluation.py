@@ -15,6 +15,7 @@ from s2l_ray.config.base import Section
 from s2l_ray.config.models import ModelConfig, WorkersConfig
 from s2l_ray.config.values import (
     BASELINE,
+    RACE,
     Budget,
     FileName,
     Location,
@@ -244,7 +245,7 @@ class CompareConfig(Section):
     def _two_selectors(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
         for name, likes in value.items():
             no_entry_twice(likes)
-            for odd in {"random_shares", "random_tokens"} & {name, *likes}:
+            for odd in {"random_shares", "random_tokens", RACE} & {name, *likes}:
                 raise ValueError(f"{odd} copies another selection itself: name that one")
             if name in likes:
                 raise ValueError(f"{name}: expected the shares of another selector, got its own")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,7 +24,7 @@ from s2l_ray.config.selection import (
 )
 from s2l_ray.config.storage import StorageConfig
 from s2l_ray.config.training import TrainingConfig
-from s2l_ray.config.values import Location, Seed, shown
+from s2l_ray.config.values import RACE, Location, Seed, shown
 
 
 class RunConfig(Section):
@@ -118,6 +119,35 @@ class RunConfig(Section):
         """Whether the run has examples to evaluate on."""
         return self.corpus.holds_out or bool(self.evaluation.files)
 
+    @property
+    def races(self) -> bool:
+        """Whether some selector of the run is `race`, so that targets are evaluated on the half of
+        the held-out examples that decides no race."""
+        compare = self.compare
+        named = [self.selection.selector, *self.evaluation.baselines]
+        named += [*compare.selectors, *compare.also, *chain(*compare.mixed)]
+        return RACE in named
+
+    def _check_race(self) -> None:
+        field = f"selector {RACE}"
+        if not self.has_heldout:
+            raise ValueError(
+                f"{field} evaluates models on held-out examples, and there are none: set "
+                "corpus.heldout_share (such as 0.05), corpus.heldout_per_source or evaluation.files"
+            )
+        if self.corpus.grow:
+            raise ValueError(
+                f"corpus.grow: found true with {field}, whose winner could change with each new "
+                "file: race on one corpus, and name the winner in selection.selector of the one "
+                "that grows"
+            )
+        if self.selection.race.model == "target" and (self.target is None or self.target.train):
+            found = "no target" if self.target is None else f"target.train: {self.target.train}"
+            raise ValueError(
+                f"selection.race.model: target needs a target that the built-in loop trains, found "
+                f"{found}: set selection.race.model: proxy"
+            )
+
     @field_validator("proxy", mode="before")
     @classmethod
     def _built_in(cls, value: Any) -> Any:
@@ -168,6 +198,8 @@ class RunConfig(Section):
             )
         if self.corpus.grow:
             self._check_growth()
+        if self.races:
+            self._check_race()
         if self.losses is not None and self.proxy.checkpoints is not None:
             raise ValueError("set losses or proxy.checkpoints, not both")
         if self.target and self.target.checkpoints is not None:

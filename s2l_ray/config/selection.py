@@ -6,12 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import (
     Field,
+    field_validator,
     model_validator,
 )
 
 from s2l_ray.config.base import Section
 from s2l_ray.config.models import WorkersConfig
-from s2l_ray.config.values import Budget, Location, Positive, Seed, SelectorName
+from s2l_ray.config.values import (
+    BASELINE,
+    RACE,
+    Budget,
+    Location,
+    Positive,
+    Seed,
+    SelectorName,
+    no_entry_twice,
+    with_baseline,
+)
 
 
 class TrajectoriesConfig(Section):
@@ -163,10 +174,43 @@ class NearDuplicatesConfig(Section):
     )
 
 
+class RaceConfig(Section):
+    """The selector `race`: small models, trained on each candidate's subset, decide."""
+
+    candidates: Annotated[list[SelectorName], Field(min_length=2)] = Field(
+        [BASELINE, "random_balanced", "s2l", "cross_fitted"],
+        description="Selectors whose subsets are trained on. `random` must be one of them: it is "
+        "taken unless another one is better beyond noise. `cross_fitted` trains two proxies on "
+        "halves of the corpus; without it the candidates share the run's own.",
+    )
+    seeds: Annotated[list[Seed], Field(min_length=2)] = Field(
+        [0, 1, 2],
+        description="Seeds of the trainings on each candidate's subset: initial weights of a model "
+        "from scratch, and order of the examples.",
+    )
+    model: Literal["proxy", "target"] = Field(
+        "proxy",
+        description="What is trained: `proxy`, a model as `proxy` says for as many epochs or steps "
+        "as the target; or the run's own `target`.",
+    )
+
+    @field_validator("candidates", "seeds")
+    @classmethod
+    def _once(cls, value: list) -> list:
+        return no_entry_twice(value)
+
+    @field_validator("candidates")
+    @classmethod
+    def _others(cls, value: list) -> list:
+        if RACE in value:
+            raise ValueError(f"{RACE} cannot be a candidate of itself: leave it out")
+        return with_baseline(value)
+
+
 class SelectionConfig(Section):
     """Which examples are chosen, how many, and in which formats they are written."""
 
-    newer = ("toward", "toward_share", "toward_steps", "near_duplicates")
+    newer = ("toward", "toward_share", "toward_steps", "near_duplicates", "race")
 
     selector: SelectorName = Field("s2l", description="Selection method.")
     budget: Budget = Field(
@@ -203,6 +247,9 @@ class SelectionConfig(Section):
         description="Search for near-duplicates and cap them, for every selector of the run. "
         'Needs `pip install "s2l-ray[near-duplicates]"`. `null` does not search.',
     )
+    race: RaceConfig = Field(
+        RaceConfig(), description="What the selector `race` trains to choose another selector."
+    )
     export: list[ExportFormat] = Field(
         [],
         description="Formats of other programs to write the subset in, in addition; see "
@@ -211,6 +258,13 @@ class SelectionConfig(Section):
 
     @model_validator(mode="after")
     def _like_another(self) -> SelectionConfig:
-        if self.like in ("random_shares", "random_tokens"):
+        if self.like in ("random_shares", "random_tokens", RACE):
             raise ValueError(f"like: {self.like} itself copies another: set another selector")
         return self
+
+    @property
+    def contenders(self) -> list[SelectionConfig]:
+        """The selections that this one takes: itself, or those of a race's candidates."""
+        if self.selector != RACE:
+            return [self]
+        return [self.model_copy(update={"selector": name}) for name in self.race.candidates]

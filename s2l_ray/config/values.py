@@ -26,6 +26,7 @@ BUILT_IN_SELECTORS = tuple(
     )
 )
 BASELINE = "random"  # what selectors are compared with
+RACE = "race"  # the selector that takes the subset of another one
 
 
 IMPORT_NAME = r"\w+(\.\w+)*:\w+"  # module:name

@@ -10,6 +10,7 @@ from s2l_ray.evaluation.exact_match import (
     influences_of_answers,
     told_room,
 )
+from s2l_ray.evaluation.halves import half_of
 from s2l_ray.evaluation.heldout import (
     by_file,
     check_marker,
@@ -40,6 +41,7 @@ __all__ = [
     "check_marker",
     "check_sandbox",
     "counts",
+    "half_of",
     "heldout_examples",
     "influences",
     "influences_of_answers",

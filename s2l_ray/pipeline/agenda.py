@@ -8,8 +8,10 @@ from dataclasses import replace
 from s2l_ray.config import RunConfig, parse_budget
 from s2l_ray.execution.events import Item
 from s2l_ray.pipeline import comparison, diagnosis
+from s2l_ray.pipeline.halves import RACE_PREFIX
 from s2l_ray.pipeline.identity import selection_name
 from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.race import RESULT
 from s2l_ray.pipeline.stage import Stage, walk
 from s2l_ray.pipeline.target_stages import targets_to_be
 
@@ -30,6 +32,7 @@ def agenda(config: RunConfig, plan: Plan, command: str) -> list[Item]:
         trained = [each for by_seed in chosen.values() for each in by_seed.values()]
     exports = plan.exports(own).values()
     found = _items([plan.selection(own), *exports, *(plan.selection(each) for each in trained)])
+    found = _with_race(found, config)
     # With a budget in tokens, the others get as many examples as the own selection turns out to
     # have: their folders are not known.
     known = [each for each in trained if each is own or parse_budget(own.budget)[0] != "tokens"]
@@ -46,6 +49,20 @@ def agenda(config: RunConfig, plan: Plan, command: str) -> list[Item]:
     if command in ("evaluate", "pipeline"):
         found += [Item(f"evaluations/{n}/{each}") for n in names for each in _measures(config)]
     return found
+
+
+def _with_race(found: list[Item], config: RunConfig) -> list[Item]:
+    """Add what races evaluate, whose folders are not known before."""
+    race, places = config.selection.race, [n for n, each in enumerate(found) if each.name == RESULT]
+    count = len(race.candidates) * len(race.seeds) * len(_measures(config)) * len(places)
+    more = [
+        Item(
+            f"{RACE_PREFIX}evaluations",
+            pattern=f"{RACE_PREFIX}evaluations/(?!tokens/).+",
+            count=count,
+        )
+    ]
+    return found[: places[0]] + more + found[places[0] :] if places else found
 
 
 def _compared(config: RunConfig, plan: Plan) -> Iterator[Item]:

@@ -12,12 +12,13 @@ from s2l_ray.pipeline import alarms
 from s2l_ray.pipeline.copies import Cap, tell_spent
 from s2l_ray.pipeline.growth import WHOLE
 from s2l_ray.pipeline.identity import clusters_settings, file_name, liked, selection_name
+from s2l_ray.pipeline.race import winner_stage
 from s2l_ray.pipeline.stage import Stage, alone
 from s2l_ray.pipeline.toward import purpose_shares, tell_shares
 from s2l_ray.selection.choose import choose, examples_for
 from s2l_ray.selection.coverage import cover
 from s2l_ray.selection.exports.stage import export
-from s2l_ray.selection.kinds import OUT_OF_FOLD, Cluster, Cover, Draw, Selector
+from s2l_ray.selection.kinds import OUT_OF_FOLD, Cluster, Cover, Draw, Selector, Winner
 from s2l_ray.selection.points import falls, features, learned, means
 from s2l_ray.selection.ranking import rank
 from s2l_ray.selection.selectors import selector_named, source_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
     """Declare one selector's subset, after what it draws from."""
     selector = selector_named(choice.selector)
+    if isinstance(selector, Winner):
+        return winner_stage(plan, choice)
     like = plan.selection(liked(choice)) if selector.like else None
     beside: dict[str, Stage] = {}
     if selector.before:
@@ -47,7 +50,7 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
     toward_share = plan.config.selection.toward_share
     if selector.toward == "shares":
         toward = (purpose_shares(plan, groups),)
-    exclude = {"toward", "toward_share", "toward_steps", "near_duplicates"}
+    exclude = {"toward", "toward_share", "toward_steps", "near_duplicates", "race"}
     exclude |= set() if selector.like else {"like"}
     own = choice.model_copy(update={"export": []}).model_dump(exclude=exclude)
 

@@ -40,10 +40,11 @@ from s2l_ray.pipeline.mixed import check_shares
 from s2l_ray.pipeline.planned import arms_of_seeds
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
+from s2l_ray.pipeline.side_by_side import side_by_side
 from s2l_ray.pipeline.stage import Stage
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
 from s2l_ray.pipeline.target_stages import target_stage
-from s2l_ray.pipeline.targets import side_by_side, untuned_stage
+from s2l_ray.pipeline.targets import untuned_stage
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store.views import CorpusView, SelectionView, TrainingView
 
@@ -117,7 +118,9 @@ def choices_of(
     own, chosen = config.selection, dict[SelectorName, dict[int, SelectionConfig]]()
     for selector in dict.fromkeys([own.selector, *config.evaluation.baselines]):
         chosen[selector] = {
-            seed: SelectionConfig(selector=selector, budget=budget, seed=seed, like=own.like)
+            seed: SelectionConfig(
+                selector=selector, budget=budget, seed=seed, like=own.like, race=own.race
+            )
             for seed in config.evaluation.seeds
         }
         if selector == own.selector and own.seed in chosen[selector]:

@@ -13,6 +13,7 @@ from s2l_ray.execution.nodes import num_cpus
 from s2l_ray.models.headers import parameters_at_work, shapes_in
 from s2l_ray.models.origin import origin_of
 from s2l_ray.pipeline.identity import selection_name
+from s2l_ray.pipeline.race import RESULT, TARGETS, race_config
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Stage, walk
 from s2l_ray.store import Manifest, Store
@@ -36,10 +37,16 @@ def cost_of(run: Run, selection: Manifest) -> Cost:
     stages = [*walk([plan.selection(choice)])]
     if proxies := [run.get(stage) for stage in stages if stage.name.endswith("proxy")]:
         parameters = _parameters(run.store, proxies[0], label_share, config.proxy.model)
+    raced = next((run.get(each) for each in stages if each.name.startswith(TARGETS)), None)
+    of_race = parameters
+    if raced is not None:
+        of = race_config(config, choice).target
+        assert of is not None
+        of_race = _parameters(run.store, raced, label_share, of.model)
     if config.trains_proxy:
         epochs = sum(TrainingView(proxy).tokens or 0 for proxy in proxies) / corpus_tokens or None
     steps = [
-        _step(run, stage, parameters)
+        _step(run, stage, of_race if stage.name.startswith(TARGETS) else parameters)
         for stage in stages
         if not stage.name.endswith(("corpus", "tokens"))
     ]
@@ -95,6 +102,9 @@ def _step(run: Run, stage: Stage, parameters: int) -> Step:
         flops = scoring_flops(parameters, len(steps) * tokens)
     else:
         number = None if seconds is None else num_cpus()
+    if stage.name == RESULT:  # nearly all of it is evaluating
+        workers = run.config.trajectories.workers
+        number = workers.num_workers
     cpu, gpu = (
         None if seconds is None or number is None else seconds * number * share
         for share in (workers.cpus_per_worker, workers.gpus_per_worker)

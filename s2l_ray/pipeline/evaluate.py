@@ -17,6 +17,7 @@ from s2l_ray.pipeline.generating import (
     generated_sets,
     scoring_of_targets,
 )
+from s2l_ray.pipeline.halves import in_use
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work, alone
@@ -36,8 +37,7 @@ def prepare_evaluation(run: Run) -> None:
     files of questions that are not. Tell what is left out."""
     assert run.config.target is not None
     when_connected(partial(check_target, run.config.target))
-    corpus, settings = run.get(run.plan.corpus), run.config.evaluation
-    heldout = evaluation.heldout_examples(run.store, corpus, settings, run.config.corpus)
+    settings, heldout = run.config.evaluation, heldout_of(run)
     check_evaluation(run, heldout)
     if settings.workers is not None:
         when_connected(partial(check_room, "evaluation.workers", settings.workers))
@@ -59,9 +59,7 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
     from which the error of a difference over the examples follows (analysis.examples); and
     left_out, sentences about what is not evaluated on because the corpus has it too.
     """
-    config, settings = run.config, run.config.evaluation
-    corpus = run.get(run.plan.corpus)
-    heldout = evaluation.heldout_examples(run.store, corpus, settings, config.corpus)
+    settings, heldout = run.config.evaluation, heldout_of(run)
     tokens = _tokens_of_heldout(run, heldout)
     losses = _losses(run, targets, tokens)
     sets = generated_sets(run)
@@ -89,6 +87,12 @@ def evaluate(run: Run, targets: dict[str, Manifest]) -> dict[str, dict[str, Any]
     return {name: result(name) for name in targets}
 
 
+def heldout_of(run: Run) -> dict[str, Manifest]:
+    """Return the sets of held-out examples that the run's targets are evaluated on."""
+    given = run.store, run.get(run.plan.corpus), run.config.evaluation, run.config.corpus
+    return in_use(run, evaluation.heldout_examples(*given))
+
+
 def heldout_stages(plan: Plan, heldout: Mapping[str, Manifest]) -> dict[str, Stage]:
     """Declare the tokens of each set of held-out examples as the target sees them, and under
     NAME/answer the same with label tokens only after evaluation.answer_marker."""
@@ -99,7 +103,7 @@ def heldout_stages(plan: Plan, heldout: Mapping[str, Manifest]) -> dict[str, Sta
     for origin, examples in heldout.items():
         found[origin] = tokens_of(
             plan,
-            f"evaluations/tokens/{origin}",
+            f"{plan.prefix}evaluations/tokens/{origin}",
             Stage.given(examples),
             config.target.model,
             prompt,
@@ -123,7 +127,7 @@ def heldout_stages(plan: Plan, heldout: Mapping[str, Manifest]) -> dict[str, Sta
 
     for origin, examples in heldout.items():
         found[f"{origin}/answer"] = Stage(
-            f"evaluations/tokens/{origin}/answer",
+            f"{plan.prefix}evaluations/tokens/{origin}/answer",
             alone(partial(after_marker, tokens=found[origin], examples=examples, origin=origin)),
             inputs=(found[origin],),
             settings=(marker,),
@@ -166,7 +170,7 @@ def _losses(
 
     stages = {
         (name, origin): Stage(
-            f"evaluations/{name}/{origin}",
+            f"{run.plan.prefix}evaluations/{name}/{origin}",
             make,
             inputs=(Stage.given(target), Stage.given(examples)),
             settings=config.precision,

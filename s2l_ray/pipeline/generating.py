@@ -16,6 +16,7 @@ from s2l_ray.evaluation.lm_eval import Results, lm_eval
 from s2l_ray.execution.connect import when_connected
 from s2l_ray.execution.nodes import resources_of
 from s2l_ray.execution.remote import get
+from s2l_ray.pipeline.halves import in_use
 from s2l_ray.pipeline.identity import local_files, prompt_settings
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.stage import Job, Stage, Work
@@ -41,7 +42,8 @@ class Sets(NamedTuple):
 def generated_sets(run: Run) -> Sets:
     """Read the sets without what the corpus has too. ValueError for a bad one."""
     given = run.store, run.get(run.plan.corpus), run.config.evaluation, run.config.corpus
-    return Sets(evaluation.answer_sets(*given), evaluation.text_sets(*given))
+    answers, texts = evaluation.answer_sets(*given), evaluation.text_sets(*given)
+    return Sets(in_use(run, answers), in_use(run, texts))
 
 
 def check_generation(run: Run) -> None:
@@ -148,7 +150,7 @@ def _made(
     generation = (*scoring.precision, settings.max_new_tokens, settings.answers_at_most)
     stages = {
         (name, each): Stage(
-            f"evaluations/{name}/{each}",
+            f"{run.plan.prefix}evaluations/{name}/{each}",
             make,
             inputs=(Stage.given(target), Stage.given(questions)),
             settings=(tokenizer, prompt_settings(prompt), *generation, *identity_of(how)),

@@ -72,5 +72,5 @@ def _choice(view: Run, subset: Manifest) -> SelectionConfig:
     """The settings that a finished selection was made with."""
     made = SelectionView(subset)
     return SelectionConfig(
-        selector=made.selector, budget=made.budget, seed=made.seed, like=view.config.selection.like
+        selector=made.drawn_by, budget=made.budget, seed=made.seed, like=view.config.selection.like
     )

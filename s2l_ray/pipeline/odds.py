@@ -39,7 +39,7 @@ def sensitivities(work: Workload) -> list[Sensitivity]:
         ("evaluation.seeds", len(config.evaluation.seeds), 1),
         ("compare.seeds", len(config.compare.seeds), config.compare.num_tests),
     ]
-    over_examples = SD_OF_EXAMPLES / math.sqrt(work.heldout) if work.heldout else None
+    over_examples = SD_OF_EXAMPLES / math.sqrt(work.measured) if work.measured else None
     return [
         Sensitivity(
             field,

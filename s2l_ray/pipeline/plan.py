@@ -166,7 +166,8 @@ class Plan:
         keep = self.config.proxy.keep_checkpoints
         config = self.config
         needed = [self.losses, *self.details(config.selection).values()]
-        named = [config.selection.selector, *config.evaluation.baselines]
+        named = [each.selector for each in config.selection.contenders]
+        named += config.evaluation.baselines
         if any(selector_named(each).toward == "shares" for each in named):
             needed.append(purpose_losses(self))
         if keep is None or not all(

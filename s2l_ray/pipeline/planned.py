@@ -148,9 +148,10 @@ class _Budget:
     def _subset(
         self, selector: SelectorName, budget: Any, like: SelectorName | None = None
     ) -> Chosen:
-        config = self.view.config
-        like = like or config.selection.like
-        choice = SelectionConfig(selector=selector, budget=budget, seed=config.seed, like=like)
+        config, own = self.view.config, self.view.config.selection
+        choice = SelectionConfig(
+            selector=selector, budget=budget, seed=config.seed, like=like or own.like, race=own.race
+        )
         return _chosen(choose_subset(self.view, choice).manifest)
 
     def _equal_compute(self, chosen: Chosen) -> TrainingConfig:

@@ -19,7 +19,7 @@ from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.pipeline.copies import Cap
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
-from s2l_ray.selection.kinds import Cluster, Cover, Draw, Known, Rank, Selector
+from s2l_ray.selection.kinds import Cluster, Cover, Draw, Known, Rank, Selector, Winner
 from s2l_ray.selection.order import stratum_of
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
@@ -81,6 +81,8 @@ def _chance(
     selector = selector_named(choice.selector)
     if Cap.of(plan) is not None:
         raise _Unknown("selection.near_duplicates leaves out examples that are still to be found")
+    if isinstance(selector, Winner):
+        raise _Unknown("its winner is still to be seen")
     if selector.like == "shares":
         raise _Unknown("its shares are those of another selection")
     if isinstance(selector, Cluster) and selector.least_fall:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config import BUILT_IN_SELECTORS, CorpusConfig, RunConfig
+from s2l_ray.config import BUILT_IN_SELECTORS, RACE, CorpusConfig, RunConfig
 from s2l_ray.corpus.families import template_text
 from s2l_ray.corpus.mapping import row_map_of
 from s2l_ray.corpus.minhash import NO_PACKAGE
@@ -38,6 +38,8 @@ def check(
     corpus: the run reads corpus.path. targets: it fine-tunes targets. heldout: it evaluates on
     held-out examples. diagnosis: it varies the proxy. afresh: a corpus that grows begins again.
     """
+    if config.selection.selector == RACE and config.selection.race.model == "target":
+        targets = True
     faults = [
         *_run_dir(config),
         *_models(config, targets, diagnosis),
@@ -149,7 +151,9 @@ def _extensions(config: RunConfig, targets: bool, heldout: bool) -> Iterator[str
 
 
 def _selectors(config: RunConfig, heldout: bool) -> list[str]:
-    found = [config.selection.selector]
+    found = [each.selector for each in config.selection.contenders]
+    if RACE in [*config.evaluation.baselines, *config.compare.selectors, *config.compare.also]:
+        found += config.selection.race.candidates
     if heldout:
         found += [*config.evaluation.baselines, *config.compare.selectors, *config.compare.also]
         found += [name for pair in config.compare.mixed for name in pair]
@@ -239,8 +243,9 @@ def _sources(config: RunConfig, corpus: bool, heldout: bool, *, thorough: bool) 
     evaluation = config.evaluation
     few_shot = {} if evaluation.few_shot is None else {"few_shot": evaluation.few_shot}
     kinds = {"files": evaluation.files, "answers": evaluation.answers, "texts": evaluation.texts}
+    evaluates = heldout or config.selection.selector == RACE
     for kind, files in (kinds | {"few_shot": few_shot}).items():
-        for name, path in files.items() if heldout else ():
+        for name, path in files.items() if evaluates else ():
             settings = CorpusConfig(path=path, split=evaluation.split)
             for fault in _fault_of(_find, settings, thorough):
                 field = kind if kind == name else f"{kind}: {name}"

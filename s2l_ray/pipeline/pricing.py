@@ -13,6 +13,7 @@ from s2l_ray.corpus.dividing import LARGE_PACK
 from s2l_ray.execution.connect import starts_ray
 from s2l_ray.pipeline import timing
 from s2l_ray.pipeline.forecast import DONE, Forecast
+from s2l_ray.pipeline.race_price import race_price
 from s2l_ray.pipeline.rates import Rate, Size, operations_of
 from s2l_ray.pipeline.timing import Stored
 from s2l_ray.pipeline.toward import path_config
@@ -87,7 +88,7 @@ class Pricing:
     @property
     def scored(self) -> int:
         """Checkpoints that the stage `losses` scores: others are scored with signals."""
-        selectors = [self.config.selection.selector]
+        selectors = [each.selector for each in self.config.selection.contenders]
         if self.config.target is not None:
             selectors += self.config.evaluation.baselines
         signals = {when for each in selectors for when in selector_named(each).details}
@@ -109,6 +110,8 @@ class Pricing:
             work = self.work.of_purpose if rest == "proxy" else self.work
             path = replace(self, work=replace(work, config=path_config(self.config)))
             return path.price(stage._replace(stage=rest))._replace(stage=stage.stage)
+        if kind == "race":
+            return race_price(self, stage)
         made = {
             "purpose": self._purpose,
             "corpus": self._corpus,
@@ -288,10 +291,10 @@ class Pricing:
     def _evaluations(self, stage: Forecast) -> Price:
         work, targets = self.work, stage.targets
         assert work.target is not None
-        found = self._scoring(stage, "target", work.heldout * work.target.tokens_each, targets)
-        parts = min(work.num_parts, max(1, work.heldout)) * targets
-        stored = Stored(timing.LOSS * work.heldout * targets, parts + targets, 2 * parts)
-        return found._replace(examples=work.heldout, stored=stored)
+        found = self._scoring(stage, "target", work.measured * work.target.tokens_each, targets)
+        parts = min(work.num_parts, max(1, work.measured)) * targets
+        stored = Stored(timing.LOSS * work.measured * targets, parts + targets, 2 * parts)
+        return found._replace(examples=work.measured, stored=stored)
 
     def _scoring(self, stage: Forecast, section: str, tokens: float, models: int) -> Price:
         """tokens: of each pass."""

@@ -156,11 +156,9 @@ def score_proxy(plan: Plan, run: Run, *, folder: str, fingerprint: str) -> Manif
 
 def columns(config: RunConfig, choice: SelectionConfig) -> dict[str, tuple[str, ...]]:
     """Return the names of the signals to compute together, by "early" and "final"."""
-    named = [config.selection, choice]
-    named += [
-        SelectionConfig(selector=selector, like=config.selection.like)
-        for selector in config.evaluation.baselines
-    ]
+    own = config.selection
+    named = [own.model_copy(update={"selector": each}) for each in config.evaluation.baselines]
+    named = [contender for each in [own, choice, *named] for contender in each.contenders]
     named += [liked(each) for each in named if selector_named(each.selector).like]
     found: dict[str, set[str]] = {"early": set(), "final": set()}
     for each in named:

@@ -15,6 +15,7 @@ from typing import Any
 
 from s2l_ray.config import PromptConfig, RunConfig, fingerprint
 from s2l_ray.corpus.families import template_text
+from s2l_ray.pipeline.halves import MEASURES
 from s2l_ray.pipeline.identity import clusters_settings, prompt_settings, settings_of
 from s2l_ray.scoring.loss_files import find
 from s2l_ray.store import Store
@@ -81,7 +82,14 @@ def settings_of_comparison(config: RunConfig) -> str:
     capped = [near] if near is not None and near.max_per_group is not None else []
     precision = config.trajectories.precision
     return fingerprint(
-        FORMAT, *numbers, *rest, *trainings, *precision, clusters, _evaluation(config), *capped
+        FORMAT,
+        *numbers,
+        *rest,
+        *trainings,
+        *precision,
+        clusters,
+        evaluation_settings(config),
+        *capped,
     )
 
 
@@ -89,7 +97,8 @@ def settings_of_baselines(config: RunConfig, chosen: str) -> str:
     """Return the fingerprint of what a record of `baselines` depends on beside its arm: the run's
     own subset (its fingerprint), with its proxy and corpus, the target and the evaluation."""
     target = [] if config.target is None else settings_of(config.target)
-    return fingerprint(FORMAT, chosen, *target, _prompt(config.target_prompt), _evaluation(config))
+    prompt = _prompt(config.target_prompt)
+    return fingerprint(FORMAT, chosen, *target, prompt, evaluation_settings(config))
 
 
 def _prompt(prompt: PromptConfig | None) -> dict[str, Any] | None:
@@ -99,11 +108,14 @@ def _prompt(prompt: PromptConfig | None) -> dict[str, Any] | None:
     return prompt_settings(prompt) | given
 
 
-def _evaluation(config: RunConfig) -> dict[str, Any]:
+def evaluation_settings(config: RunConfig) -> dict[str, Any]:
+    """Return what identifies an evaluation, beside the targets and the corpus."""
     apart = {"baselines", "seeds", "targets_at_once", "workers"}
     found = {
         name: value for name, value in config.evaluation.settings().items() if name not in apart
     }
+    if config.races:
+        found |= {"half": MEASURES, "race": config.selection.race.settings()}
     return found | {"split": config.evaluation.split or "test"}
 
 

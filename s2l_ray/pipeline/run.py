@@ -25,7 +25,9 @@ from s2l_ray.pipeline.alarms import Alarms
 from s2l_ray.pipeline.gpus import check_gpus
 from s2l_ray.pipeline.identity import settings_of
 from s2l_ray.pipeline.plan import Plan
+from s2l_ray.pipeline.race import TARGETS
 from s2l_ray.pipeline.record import RunRecord
+from s2l_ray.pipeline.side_by_side import side_by_side
 from s2l_ray.pipeline.spending import Spending
 from s2l_ray.pipeline.stage import Job, Stage, walk
 from s2l_ray.pipeline.state import RunState
@@ -195,10 +197,13 @@ class Run:
             group = [
                 each
                 for each in missing.values()
-                if each.maker == first.maker
+                if (each.maker == first.maker or (each.apart and first.apart))
                 and missing.keys().isdisjoint(need.folder for need in (*each.inputs, *each.reads))
             ]
-            self._make(group)
+            if first.apart:
+                self._make_apart(group)
+            else:
+                self._make(group)
             for each in group:
                 del missing[each.folder]
         return [self._known(stage) for stage in stages]
@@ -234,6 +239,16 @@ class Run:
         self._finish(stage, manifest, 0.0, reused=True)
         return manifest
 
+    def _make_apart(self, stages: list[Stage]) -> None:
+        by_folder = {each.folder: each for each in stages}
+
+        def make(folder: str) -> Manifest:
+            self._make([by_folder[folder]])
+            return self._known(by_folder[folder])
+
+        connect.connect()  # in the main thread, where Ray can set its signal handlers
+        side_by_side(make, by_folder, self.config.evaluation.targets_at_once)
+
     def _make(self, stages: list[Stage]) -> None:
         connect.connect()
         self.store.met.update(stage.folder for stage in stages)  # so that `gc` keeps what is begun
@@ -244,7 +259,7 @@ class Run:
             self.told.add("gpus")
             check_gpus(workers, gpu=self.gpu_bytes, disk=self.disk_bytes)
         start = time.monotonic()
-        targets = stages[0].name.startswith("targets/")
+        targets = stages[0].name.startswith(("targets/", TARGETS))
         at_once = self.config.evaluation.targets_at_once if targets else 1
         with (
             self.spending.of(stages[0].work, at_once),

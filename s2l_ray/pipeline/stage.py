@@ -66,6 +66,7 @@ class Stage:
     generations, shares: of a corpus that grew: the corpora that it consists of, and their shares
     of the files' bytes.
     known_as: what stages made from this one depend on, unless it is `inputs` and `settings`.
+    apart: made in a thread of its own, evaluation.targets_at_once of such stages at a time.
     check: called with the manifest whenever a run first meets it, whether made or found.
     found: the manifest of a stage that exists already.
     """
@@ -81,6 +82,7 @@ class Stage:
     shares: tuple[float, ...] = ()
     known_as: str | None = None
     work: Work = ON_CPUS
+    apart: bool = False
     check: Callable[[Run, Manifest], None] | None = None
     found: Manifest | None = None
 

@@ -278,7 +278,7 @@ def _belongs(folder: str, item: dict[str, Any]) -> bool:
 
 def _kind(folder: str) -> str:
     """Return such as "targets/*/tokens"."""
-    return re.sub(r"^(targets|selections|rankings)/[^/]+", r"\1/*", _name(folder))
+    return re.sub(r"^((?:race/)?(?:targets|selections|rankings))/[^/]+", r"\1/*", _name(folder))
 
 
 def _name(folder: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2l_ray.config import CorpusConfig, RunConfig, SelectionConfig
+from s2l_ray.config import RACE, CorpusConfig, RunConfig, SelectionConfig
 from s2l_ray.corpus.derived import FOLDS
 from s2l_ray.corpus.given import check_given, dataset_of
 from s2l_ray.execution.connect import connect
@@ -16,6 +16,7 @@ from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.copies import left_out
 from s2l_ray.pipeline.memory import check_memory
 from s2l_ray.pipeline.plan import Plan, corpus_stage
+from s2l_ray.pipeline.race import prepare_race
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.selection import Selection
 from s2l_ray.pipeline.stage import walk
@@ -93,6 +94,8 @@ def prepare(run: Run, dataset: ray.data.Dataset | None = None) -> None:
     trainings = [stage for stage in walk([wanted]) if stage.work.passes == "training"]
     if any(run.is_to_do(stage, wanted) for stage in trainings):
         check_memory(run, "proxy", run.config.proxy)
+    if run.config.selection.selector == RACE:
+        prepare_race(run)
 
 
 def choose_subset(run: Run, choice: SelectionConfig) -> Selection:
@@ -111,8 +114,9 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest, left_out:
             f"prompt.max_length: none of {tokens.rows:,} examples has a response token left after "
             f"the cut at {config.prompt.max_length} tokens"
         )
-    selector = selector_named(config.selection.selector)
-    folded = isinstance(selector, Cluster) and selector.groups in OUT_OF_FOLD
+    selectors = [selector_named(each.selector) for each in config.selection.contenders]
+    clustered = {each.groups for each in selectors if isinstance(each, Cluster)}
+    folded = bool(clustered & {*OUT_OF_FOLD})
     steps = num_steps(config.proxy, have // FOLDS if folded else have)
     if config.trains_proxy and len(checkpoint_steps(config.proxy, steps)) < 2:
         raise ValueError(
@@ -123,7 +127,7 @@ def check_reachable(config: RunConfig, store: Store, tokens: Manifest, left_out:
     examples_for(config.selection.budget, have - left_out, store, tokens)
     wanted = config.clusters.n_clusters
     over_all = {"clusters", "clusters_of_features", "clusters_of_means", *OUT_OF_FOLD}
-    if isinstance(selector, Cluster) and selector.groups in over_all and wanted > have:
+    if clustered & over_all and wanted > have:
         raise ValueError(f"clusters.n_clusters: {wanted:,}, but there are only {have:,} examples")
 
 

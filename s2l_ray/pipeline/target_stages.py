@@ -42,32 +42,20 @@ def _target(
 ) -> Stage:
     """dealt: rows in rank order over several parts are dealt out by id first."""
     assert training is not None
-    if dealt:
-        subset = rows
-        rows = Stage(
-            f"targets/{name}/dealt",
-            alone(lambda run, **where: deal(run.store, run.get(subset), **where)),
-            inputs=(subset,),
-            settings=("dealt",),
-        )
+    rows = dealt_out(f"targets/{name}/dealt", rows) if dealt else rows
     prompt = plan.config.target_prompt or plan.config.prompt
     what = f"for target {name}"
     tokens = tokens_of(plan, f"targets/{name}/tokens", rows, training.model, prompt, what)
 
     def make(run: Run, **where: Any) -> Manifest:
         found = run.get(tokens)
-        where |= {
-            "tokenizer_folder": TokensView(found).tokenizer,
-            "seed": seed,
-            "label": f"target {name}",
-        }
+        where |= {"seed": seed, "label": f"target {name}"}
         if training.train is None:
-            from s2l_ray.training.train import train
-
-            return train(run.store, found, training, keep=training.keep_checkpoints, **where)
+            return train_on(run, found, training, **where)
         from s2l_ray.selection.dataset import training_dataset
         from s2l_ray.training.own import train_own
 
+        where["tokenizer_folder"] = TokensView(found).tokenizer
         dataset = training_dataset(run.store, run.get(rows), found)
         return train_own(run.store, dataset, found, training, **where)
 
@@ -78,3 +66,21 @@ def _target(
         settings=(*settings_of(training), seed),
         work=Work("training", training.workers),
     )
+
+
+def dealt_out(name: str, subset: Stage) -> Stage:
+    """Declare the rows of a subset spread again by id."""
+    return Stage(
+        name,
+        alone(lambda run, **where: deal(run.store, run.get(subset), **where)),
+        inputs=(subset,),
+        settings=("dealt",),
+    )
+
+
+def train_on(run: Run, tokens: Manifest, training: TrainingConfig, **where: Any) -> Manifest:
+    """Train with the built-in loop. where: seed, label, folder and fingerprint."""
+    from s2l_ray.training.train import train
+
+    where["tokenizer_folder"] = TokensView(tokens).tokenizer
+    return train(run.store, tokens, training, keep=training.keep_checkpoints, **where)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Iterable
 from dataclasses import replace
-from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import ray
@@ -15,7 +11,6 @@ from s2l_ray.config import TrainingConfig
 from s2l_ray.corpus.pretrained import load_config
 from s2l_ray.corpus.tokenization import check_tokenizer
 from s2l_ray.corpus.tokenizer import load_tokenizer
-from s2l_ray.errors import Damaged
 from s2l_ray.execution.connect import when_connected
 from s2l_ray.execution.hub import only_cached
 from s2l_ray.execution.remote import get
@@ -31,8 +26,6 @@ from s2l_ray.pipeline.tokens import prepare_tokenizer
 from s2l_ray.store import Manifest
 from s2l_ray.training.checkpoints import checkpoint_name, checkpoints_of, write_initial
 from s2l_ray.training.resume import TrainingState
-
-logger = logging.getLogger(__name__)
 
 
 def finetune(
@@ -128,39 +121,3 @@ def _check_lora(training: TrainingConfig, base: dict[str, Any]) -> None:
 def model_path(run: Run, target: Manifest) -> str:
     """Return the folder of the tuned model, for AutoModelForCausalLM.from_pretrained."""
     return run.store.address(max(checkpoints_of(target).items())[1])
-
-
-def side_by_side(
-    tune: Callable[[str], Manifest], names: Iterable[str], at_once: int
-) -> dict[str, Manifest]:
-    """Return tune(name) for each name, several at a time. After an error no other begins, and the
-    error is raised when those under way have ended. KeyboardInterrupt does not wait for them: they
-    end with the driver."""
-    if at_once > 1:
-        from transformers import AutoTokenizer  # noqa: F401 (threads may meet it half imported)
-    failed = list[BaseException]()
-    stopped = threading.Event()
-
-    def begin(name: str) -> Manifest | None:
-        if failed:
-            return None
-        try:
-            return tune(name)
-        except BaseException as error:
-            failed.append(error)
-            # Run.finish logs what is damaged, and repairs it.
-            if not isinstance(error, Damaged) and not stopped.is_set():
-                reason = str(error) or type(error).__name__
-                logger.error(f"target {name}: {reason}; no other one begins")
-            return None
-
-    try:
-        with ThreadPool(at_once) as pool:
-            made = dict(zip(names, pool.map(begin, names, chunksize=1), strict=True))
-    except KeyboardInterrupt as error:
-        stopped.set()
-        failed.append(error)
-        raise
-    if failed:
-        raise failed[0]
-    return {name: manifest for name, manifest in made.items() if manifest is not None}

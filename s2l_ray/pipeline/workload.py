@@ -56,6 +56,12 @@ class Counts:
     def label_share(self) -> float:
         return self.labels / max(1, self.tokens)
 
+    def scaled(self, share: float) -> Counts:
+        """Return the counts of a share of the examples."""
+        names = ("examples", "tokens", "labels", "bytes")
+        counts: dict[str, Any] = {name: round(getattr(self, name) * share) for name in names}
+        return replace(self, **counts, seconds=self.seconds * share)
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -110,10 +116,7 @@ class Workload:
     def of_purpose(self) -> Workload:
         """What reading, tokenizing and scoring the examples of selection.toward takes."""
         share = self.purpose / max(1, self.proxy.examples)
-        counts, times = self.proxy, {}
-        for name in ("examples", "tokens", "labels", "bytes"):
-            times[name] = round(getattr(counts, name) * share)
-        counts = replace(counts, **times, seconds=counts.seconds * share, tokenizer_seconds=0.0)
+        counts = replace(self.proxy.scaled(share), tokenizer_seconds=0.0)
         return replace(
             self,
             config=without_signals(self.config),
@@ -124,6 +127,11 @@ class Workload:
             read_seconds=self.read_seconds * share,
             proxy=counts,
         )
+
+    @property
+    def measured(self) -> int:
+        """Held-out examples that each target is evaluated on: half of them beside a race."""
+        return self.heldout // 2 if self.config.races else self.heldout
 
     def chosen(self, budget: int | float | str) -> int:
         """Return how many examples a budget is, at the corpus's tokens per example."""

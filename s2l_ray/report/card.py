@@ -106,7 +106,9 @@ def card(store: Store, config: RunConfig, subset: Manifest, target: str) -> str:
     }
     if config.losses is not None or config.proxy.checkpoints is not None:
         how |= {"proxy": "losses or checkpoints of another training", "seed of the proxy": ""}
-    if isinstance(selector, Cluster):
+    if view.race:
+        how["race"] = view.race["told"]
+    if isinstance(selector_named(view.drawn_by), Cluster):
         how |= {
             "clusters": config.clusters.n_clusters,
             "seed of the clusters": config.clusters.random_state,

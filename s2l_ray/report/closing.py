@@ -7,13 +7,12 @@ import math
 from collections.abc import Sequence
 
 from s2l_ray.analysis.measures import Metric, metrics_of
-from s2l_ray.analysis.paired import Outcome, Row, rows
+from s2l_ray.analysis.paired import Outcome, Row, outcomes_of, rows
 from s2l_ray.analysis.statistics import MIN_UNITS
 from s2l_ray.analysis.verdicts import judge
 from s2l_ray.config import BASELINE
 from s2l_ray.formatting import measured, plural, with_interval
 from s2l_ray.pipeline.records import Record
-from s2l_ray.report.comparison_tables import outcomes_of
 
 
 def closing(records: Sequence[Record], *, main: str, primary: str | None = None) -> list[str]:

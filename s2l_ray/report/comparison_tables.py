@@ -13,8 +13,8 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from s2l_ray.analysis.decision import Headroom, headroom
-from s2l_ray.analysis.measures import ArmRecord, Metric, influences_of, metrics_of, value_of
-from s2l_ray.analysis.paired import Outcome, Row, rows
+from s2l_ray.analysis.measures import ArmRecord, Metric, metrics_of
+from s2l_ray.analysis.paired import Outcome, Row, outcomes_of, rows
 from s2l_ray.analysis.statistics import spreads
 from s2l_ray.analysis.verdicts import caveats, conclusions, judge, num_tested, table
 from s2l_ray.analysis.worth import Curve, Worth, worth
@@ -145,24 +145,6 @@ def _table(
         parts = {}
     controls = _against_controls(arms, records, metric)
     return Table(metric, found, [], [], controls, parts, _errors(records, metric.key))
-
-
-def outcomes_of(records: Sequence[ArmRecord], metric: Metric) -> list[Outcome]:
-    """Return the arms of records of one budget and match, with one metric."""
-    found = []
-    for r in records:
-        influences = influences_of(r, metric.key)
-        found.append(
-            Outcome(
-                r["method"],
-                r["budget"],
-                r["selection_seed"],
-                r["training_seed"],
-                {metric.key: value_of(r, metric.key)},
-                {} if influences is None else {metric.key: influences},
-            )
-        )
-    return found
 
 
 def _worth(

@@ -104,7 +104,8 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
     edges, of_corpus, of_subset = lengths(run, selection.manifest)
     clustered: dict[str, Any] = {}
     if chosen_by.by_cluster is not None:
-        stage = run.plan.groups(config.selection)
+        drawn = config.selection.model_copy(update={"selector": chosen_by.drawn_by})
+        stage = run.plan.groups(drawn)
         clusters = run.get(stage)
         partition = ClustersView(clusters)
         clustered = {
@@ -139,7 +140,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
         run_dir=run.store.uri,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         selector=config.selection.selector,
-        rule=_rule(config.selection.selector),
+        rule=_rule(config.selection.selector, chosen_by),
         budget=_budget_in_words(config.selection.budget),
         seed=config.selection.seed,
         versions=machine.versions(),
@@ -258,9 +259,10 @@ def _budget_in_words(budget: int | float | str) -> str:
     return f"{amount:,.0f} {kind}"
 
 
-def _rule(name: str) -> str:
+def _rule(name: str, chosen_by: SelectionView) -> str:
     selector = selector_named(name)
-    return f"{selector.rule} ({selector.source})" if selector.source else selector.rule
+    found = f"{selector.rule} ({selector.source})" if selector.source else selector.rule
+    return f"{found}. {chosen_by.race['told']}" if chosen_by.race else found
 
 
 def _of_purpose(run: Run, chosen_by: SelectionView, sizes: Sequence[int]) -> list[str]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from s2l_ray.analysis.cost import Cost, Step
     from s2l_ray.report.data import ReportData, Timing
 
-MANY = ("selections", "targets", "evaluations", "diagnostics")  # stages that are shown together
+# Stages that are shown together.
+MANY = ("selections", "targets", "evaluations", "race", "diagnostics")
 
 
 class Stage(NamedTuple):

@@ -1,4 +1,4 @@
-"""The four kinds of selectors: draw, rank, cluster, cover.
+"""The four kinds of selectors: draw, rank, cluster, cover; and one that takes another's subset.
 
 A selector is a class in a file of its own, s2l_ray/selection/selectors/NAME.py. It states which
 groups of examples it draws from, how many it takes from each, in which order, and what it needs to
@@ -190,3 +190,13 @@ class Cover(Selector):
 
     def reason(self, group: int, source: str | None) -> str:
         return "place"
+
+
+class Winner(Selector):
+    """Take the subset of another selector, the winner of a race (pipeline/race.py)."""
+
+    def quotas(self, sizes, sources, budget, like=None):
+        return quotas.uniform(sizes, budget)
+
+    def reason(self, group: int, source: str | None) -> str:
+        return "of the winner"

@@ -231,6 +231,19 @@ class SelectionView(View):
     by_cluster = _Key[list[int] | None]()  # by cluster id; None if it draws from no clusters
     groups_above_quota = _Key[float]()  # share
     toward = _Key[dict[str, Any] | None](None)  # share, examples and by_cluster of the purpose
+    race = _Key[dict[str, Any] | None](None)  # of the selector race: see RaceView
+
+    @property
+    def drawn_by(self) -> str:
+        """The selector that chose the examples: the winner of a race, or the selector itself."""
+        return self.race["winner"] if self.race else self.selector
+
+
+class RaceView(View):
+    """The end of a race between selectors (analysis.race.Race.as_info)."""
+
+    winner = _Key[str]()
+    told = _Key[str]()
 
 
 class PurposeView(View):

@@ -49,7 +49,11 @@ def test_rows_of_a_file_that_the_corpus_has_are_left_out_and_told(
     monkeypatch.setattr(evaluate, "_tokens_of_heldout", lambda *_: {})  # of a whole run's config
     monkeypatch.setattr(evaluate, "check_target", lambda _: None)
     settings = SimpleNamespace(
-        evaluation=config, corpus=CORPUS, target="a target", selection=SelectionConfig()
+        evaluation=config,
+        corpus=CORPUS,
+        target="a target",
+        selection=SelectionConfig(),
+        races=False,
     )
     plan = SimpleNamespace(corpus="corpus")
     given = {"corpus": examples}

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from support.runs import contents_of, corpus, rows_of, settings, stages_run
 
 import s2l_ray
 from s2l_ray.config import BUILT_IN_SELECTORS
+from s2l_ray.execution import connect
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline.copies import copies_told
 from s2l_ray.pipeline.stage import walk
@@ -90,7 +92,11 @@ def test_losses_come_from_the_details_where_the_run_asks_for_those(finished, cop
 
 
 @pytest.mark.slow
-def test_every_selector_selects_and_its_stages_are_those_announced(copy, start, tmp_path):
+def test_every_selector_selects_and_its_stages_are_those_announced(
+    copy, start, tmp_path, monkeypatch
+):
+    # As on a Ray of the run's own: trainings run in tasks.
+    monkeypatch.setattr(connect, "_started", [ray.get_runtime_context().get_node_id()])
     purpose = tmp_path / "purpose.jsonl"
     purpose.write_text("".join(
         json.dumps({"instruction": f"add {n} and 7", "output": f"it is {n + 7}"}) + "\n"
@@ -105,7 +111,10 @@ def test_every_selector_selects_and_its_stages_are_those_announced(copy, start, 
     assert len(copies) > 20
     subsets = {}
     for name in BUILT_IN_SELECTORS:
-        config = settings(copy, selection__selector=name, selection__budget=20)
+        race = {"candidates": ["random", "longest"], "seeds": [0, 1]}
+        config = settings(
+            copy, selection__selector=name, selection__budget=20, selection__race=race
+        )
         chosen = pipeline.choose_subset(run, config.selection)
         subsets[name] = chosen.dataset().to_pandas()
         stages = list(walk([run.plan.selection(config.selection)]))

@@ -20,6 +20,7 @@ from s2l_ray.execution import stopping
 from s2l_ray.pipeline import subset as pipeline
 from s2l_ray.pipeline import targets
 from s2l_ray.pipeline.evaluate import evaluate
+from s2l_ray.pipeline.side_by_side import side_by_side
 from s2l_ray.selection import histogram
 from s2l_ray.training.checkpoints import checkpoints_of
 
@@ -176,7 +177,7 @@ def test_ctrl_c_does_not_wait_for_targets_under_way(said):
 
     # A process that a shell has started in the background ignores the signal by default.
     with pytest.raises(KeyboardInterrupt), stopping.stoppable():
-        targets.side_by_side(tune, "abcdef", 2)
+        side_by_side(tune, "abcdef", 2)
     over.set()
     time.sleep(0.2)
     assert begun == ["a", "b"] and not said()
@@ -193,9 +194,9 @@ def test_after_a_target_that_fails_no_other_begins(said):
             return name.upper()
 
         with pytest.raises(type(error)):
-            targets.side_by_side(tune, "abcdefgh", 1)
+            side_by_side(tune, "abcdefgh", 1)
         assert begun == ["a", "b"]
     told = said()
     assert "target b: a loss is nan; no other one begins" in told
     assert "target b: KeyboardInterrupt; no other one begins" in told
-    assert targets.side_by_side(str.upper, "abc", 2) == {"a": "A", "b": "B", "c": "C"}
+    assert side_by_side(str.upper, "abc", 2) == {"a": "A", "b": "B", "c": "C"}
