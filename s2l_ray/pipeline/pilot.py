@@ -16,8 +16,9 @@ from s2l_ray.pipeline import timing
 from s2l_ray.pipeline.comparison import num_targets, num_untuned
 from s2l_ray.pipeline.forecast import TO_DO, Forecast, stages_of
 from s2l_ray.pipeline.pricing import Price, Pricing
+from s2l_ray.pipeline.race import stand_in
+from s2l_ray.pipeline.race_price import like_proxy
 from s2l_ray.pipeline.stage import Stage
-from s2l_ray.pipeline.workload import Counts
 
 SEEDS = (MIN_UNITS, 3)  # enough for a verdict; or for a first look
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01)  # of the corpus
@@ -115,16 +116,9 @@ def _candidates(pricing: Pricing) -> Iterator[Pilot]:
                     yield pilot
 
 
-def stand_in(config: RunConfig) -> TrainingConfig:
-    """Return a target of the proxy's size, trained for as long as the target would be."""
-    like = config.target or config.proxy
-    update: dict[str, Any] = {
-        "num_checkpoints": None,
-        "checkpoint_every": None,
-        "checkpoints": None,
-    }
-    update |= {"epochs": like.epochs, "max_steps": like.max_steps}
-    return config.proxy.model_copy(update=update)
+def mains_of(config: RunConfig) -> list[str]:
+    """Return the selectors that a pilot is about: the run's own, or the candidates of its race."""
+    return [each.selector for each in config.selection.contenders if each.selector != BASELINE]
 
 
 def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) -> Pilot | None:
@@ -144,7 +138,7 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
         heldout = min(MOST_HELDOUT, max(heldout, HELDOUT / max(1, examples)))
     clusters = config.clusters.n_clusters
     fewer = max(min(CLUSTERS, clusters), round(clusters * share))
-    main, actors = config.selection.selector, config.trajectories.workers.num_workers
+    mains, actors = mains_of(config), config.trajectories.workers.num_workers
     data = config.model_dump(mode="json", exclude_unset=True)
     data |= {
         "name": f"{config.name}-pilot",
@@ -157,11 +151,15 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
             "num_parts": max(actors, round(work.num_parts * share)),
         },
         "clusters": data.get("clusters", {}) | {"n_clusters": fewer, "stability": False},
-        "selection": data.get("selection", {}) | {"budget": budget, "export": []},
+        "selection": data.get("selection", {}) | {
+            "selector": mains[0],
+            "budget": budget,
+            "export": [],
+        },
         "target": target.model_dump(mode="json", exclude_unset=True),
         "compare": {
             "primary": config.compare.primary,
-            "selectors": list(dict.fromkeys([main, BALANCED, BASELINE])),
+            "selectors": list(dict.fromkeys([*mains, BALANCED, BASELINE])),
             "budgets": [budget],
             "seeds": list(range(seeds)),
             "full": ["compute"],
@@ -172,11 +170,9 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
     if not own:
         data["target_prompt"] = None
     found = RunConfig.model_validate(data)
-    rates, sizes = dict(pricing.rates), dict(pricing.sizes)
     if not own:
-        rates["target"] = rates["proxy"]._replace(at_once=1)
-        sizes["target"] = sizes["proxy"]
-    left = share * (1 - heldout) / (1 - before)
+        pricing = like_proxy(pricing, found)
+    left, work = share * (1 - heldout) / (1 - before), pricing.work
     smaller = replace(
         work,
         config=found,
@@ -184,10 +180,10 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
         heldout=round(examples * heldout) or work.heldout,
         num_parts=found.corpus.num_parts or 1,
         corpus_bytes=round(work.corpus_bytes * share),
-        proxy=_scaled(work.proxy, left),
-        target=_scaled(work.target if own and work.target else work.proxy, left),
+        proxy=work.proxy.scaled(left),
+        target=(work.target or work.proxy).scaled(left),
     )
-    priced = Pricing(smaller, sizes, rates)
+    priced = replace(pricing, work=smaller)
     if found.trains_proxy and len(priced.steps) < 2:
         return None
     told = [
@@ -197,17 +193,6 @@ def derived(pricing: Pricing, target: TrainingConfig, share: float, seeds: int) 
         f"{smaller.proxy.examples:,} examples and {smaller.heldout:,} held out",
     ]
     return Pilot(found, comparison_price(priced), told)
-
-
-def _scaled(counts: Counts, share: float) -> Counts:
-    return replace(
-        counts,
-        examples=round(counts.examples * share),
-        tokens=round(counts.tokens * share),
-        labels=round(counts.labels * share),
-        bytes=round(counts.bytes * share),
-        seconds=counts.seconds * share,
-    )
 
 
 def comparison_price(pricing: Pricing) -> Price:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from s2l_ray.analysis.decision import Check, Decision, decide, headroom
 from s2l_ray.analysis.measures import metrics_of
-from s2l_ray.config import RunConfig, fingerprint
+from s2l_ray.analysis.paired import outcomes_of
+from s2l_ray.analysis.race import run_race
+from s2l_ray.config import BASELINE, RunConfig, fingerprint
 from s2l_ray.formatting import duration, plural
 from s2l_ray.pipeline import comparison
 from s2l_ray.pipeline.outlook import price
-from s2l_ray.pipeline.pilot import OVER, Limit, Pilot, choose, run_dir_of
+from s2l_ray.pipeline.pilot import OVER, Limit, Pilot, choose, mains_of, run_dir_of
 from s2l_ray.pipeline.pricing import Price
 from s2l_ray.pipeline.rates import Given
 from s2l_ray.pipeline.records import Record
 from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.timing import Stored
 from s2l_ray.report import comparison_page, comparison_text
-from s2l_ray.report.comparison_tables import outcomes_of
 from s2l_ray.store import Store
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def run(config: RunConfig, options: Planning, limit: Limit, check: Check = headr
                 f"ended after {plural(len({r['selection_seed'] for r in records}), 'seed')}: "
                 f"another would exceed {limit.told}"
             )
-        decision = _decision(records, pilot.config, check)
+        decision = _decision(records, pilot.config, check, mains_of(config))
         page = comparison_page.write(of_pilot, records)
         of_pilot.store.write_json(decision._asdict(), "report", RECORD)
     text = comparison_text.as_text(records, pilot.config.compare)
@@ -87,14 +89,21 @@ def told(decision: Decision) -> list[str]:
     return lines + ([f"  What would decide it: {decision.would}."] if decision.would else [])
 
 
-def _decision(records: list[Record], config: RunConfig, check: Check) -> Decision:
+def _decision(
+    records: list[Record], config: RunConfig, check: Check, mains: Sequence[str] = ()
+) -> Decision:
+    """mains: what the pilot is about; of several, the one with the best mean is decided on. By
+    default the run's selector."""
+    mains = mains or [config.selection.selector]
     whole = [record for record in records if "too_few" not in record]
-    main = config.selection.selector
-    if not any(record["method"] == main for record in whole):
-        reasons = [each["too_few"] for each in records if each["method"] == main]
-        why = "; ".join([f"{main} was not trained", *dict.fromkeys(reasons)])
+    trained = [main for main in mains if any(record["method"] == main for record in whole)]
+    if not trained:
+        reasons = [each["too_few"] for each in records if each["method"] in mains]
+        why = "; ".join([f"{' and '.join(mains)} was not trained", *dict.fromkeys(reasons)])
         return Decision("undecided", why, "a smaller selection.budget")
     metric = metrics_of(whole, config.compare.primary)[0]
+    racing = [record for record in whole if record["method"] in (*trained, BASELINE)]
+    main = run_race(racing, config.compare.primary).leader
     return decide(outcomes_of(whole, metric), metric, main, check)
 
 

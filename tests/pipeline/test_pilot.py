@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -9,10 +10,14 @@ from support.runs import rows, settings
 
 from s2l_ray import cli
 from s2l_ray.config import load
+from s2l_ray.config.selection import RaceConfig
 from s2l_ray.pipeline import pilot as pilot_module
+from s2l_ray.pipeline.forecast import TO_DO, Forecast, stages_of
 from s2l_ray.pipeline.outlook import price
-from s2l_ray.pipeline.pilot import Limit, choose, stand_in
+from s2l_ray.pipeline.pilot import Limit, choose
+from s2l_ray.pipeline.race import stand_in
 from s2l_ray.pipeline.rates import Given
+from s2l_ray.pipeline.stage import Stage
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +110,37 @@ def test_a_pilot_ends_in_an_answer_and_continues(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "run").exists()
     cli.main(command)  # from what is there
     assert capsys.readouterr().out.partition("\n\n")[2].endswith(text.partition("\n\n")[2])
+
+
+def test_a_pilot_of_a_race_compares_its_candidates(priced):
+    race = {"selector": "race", "race": RaceConfig(candidates=["random", "s2l", "longest"])}
+    config = priced.config.model_copy(
+        update={"selection": priced.config.selection.model_copy(update=race)}
+    )
+    racing = replace(priced, work=replace(priced.work, config=config))
+    pilot = choose(racing, Limit(minutes=1e6))
+    assert pilot.config.compare.selectors == ["s2l", "longest", "random_balanced", "random"]
+    assert not pilot.config.races  # all held-out examples are for the verdict
+
+
+def test_the_price_of_a_race_is_that_of_its_trainings(priced):
+    race = {"selector": "race", "race": RaceConfig(candidates=["random", "s2l", "longest"])}
+    config = priced.config.model_copy(
+        update={"selection": priced.config.selection.model_copy(update=race), "target": None}
+    )
+    racing = replace(priced, work=replace(priced.work, config=config, target=None))
+    corpus = Stage("corpus", lambda *_: [], settings=("unused",))
+    prices = {
+        stage.name: racing.price(Forecast(stage.name, TO_DO, stage.work.workers))
+        for stage in stages_of(config, corpus)
+    }
+    trained = [price for name, price in prices.items() if name.startswith("race/targets/")]
+    assert len(trained) == 3 * 3
+    # As many epochs as the proxy's, over a tenth of the corpus each.
+    share = sum(price.flops for price in trained) / prices["proxy"].flops
+    assert share == pytest.approx(9 * 0.1, rel=0.1)
+    # Nine models on half of the held-out examples.
+    assert prices["race/result"].examples == priced.work.heldout // 2
+    each = priced.work.proxy.tokens_each
+    assert prices["race/result"].tokens == pytest.approx(9 * (priced.work.heldout // 2) * each)
+    assert all(price.seconds > 0 for price in prices.values())

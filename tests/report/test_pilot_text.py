@@ -63,3 +63,22 @@ def test_records_become_an_answer():
     found = pilot_text._decision([*few, *others], config, pilot_text.headroom)
     assert (found.answer, found.would) == ("undecided", "a smaller selection.budget")
     assert found.why == "s2l was not trained; only 0 examples"
+
+
+def test_of_the_candidates_of_a_race_the_best_is_decided_on():
+    shifts = {"random": 0.0, "s2l": -0.02, "longest": -0.05, "full, equal compute": -0.2}
+    records = [
+        {
+            "method": method, "budget": "0.1", "match": "examples", "selection_seed": seed,
+            "training_seed": seed, "loss": 3 + shift + seed / 1000 * (1 + shift), "macro": 3.0,
+            "by_source": {}, "examples_by_source": {}, "tokens_by_source": {},
+        }
+        for seed in range(6)
+        for method, shift in shifts.items()
+    ]  # fmt: skip
+    config, mains = settings("run", corpus__path="corpus.jsonl"), ["s2l", "longest", "k_center"]
+    found = pilot_text._decision(records, config, pilot_text.headroom, mains)
+    assert found.answer == "select" and found.why.startswith("longest is better than random")
+    worse = [each for each in records if each["method"] not in ("s2l", "longest")]
+    found = pilot_text._decision(worse, config, pilot_text.headroom, mains)
+    assert found.why == "s2l and longest and k_center was not trained"
