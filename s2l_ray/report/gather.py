@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -59,39 +60,48 @@ def write(run: Run, selection: Selection, arms: Sequence[Record] | None = None) 
 
     arms: records of the comparison with the baselines. By default those that an earlier command
     left for this selection. A page that is there stays if this command has made no stage and the
-    page shows the same.
+    page shows the same, or the same and more.
     """
     if arms is None:
         settings = records.settings_of_baselines(run.config, selection.manifest.fingerprint)
         arms = records.known(run.store, records.BASELINES, settings)
     address, mark = run.store.address(*PAGE), _mark(run, selection, arms)
+    stages = {manifest.fingerprint for manifest in run.done.values()}
     reused = all(entry["reused"] for entry in run.times) and not events.pages_wanted()
-    if reused and run.store.exists(*PAGE) and run.store.read_bytes(*PAGE).endswith(mark):
+    if reused and run.store.exists(*PAGE) and _shows(run.store.read_bytes(*PAGE), mark, stages):
         logger.info("reused: the report")
         return address
     logger.info("writing the report")
     data = gather(run, selection, arms)
     write_settings(run)
-    run.store.write_bytes(render(data).encode() + mark, *PAGE)
+    page = f"{render(data)}<!-- of {mark}: {' '.join(sorted(stages))} -->\n"
+    run.store.write_bytes(page.encode(), *PAGE)
     if events.pages_wanted():  # trackers get no text of the corpus
         page = render(replace(data, examples=(), labelled=()))
         events.tell(lambda each: each.reported("index.html", page))
     return address
 
 
-def _mark(run: Run, selection: Selection, arms: Sequence[Record]) -> bytes:
-    """Return the end of the page, which says what it shows."""
-    shown = fingerprint(
+def _mark(run: Run, selection: Selection, arms: Sequence[Record]) -> str:
+    """Return what a page says of itself: a fingerprint of all but the stages that it tells of."""
+    return fingerprint(
         __version__,
         machine.versions(),
         run.config.model_dump(mode="json"),
         run.store.uri,
-        sorted(manifest.folder for manifest in run.done.values()),
+        selection.manifest.folder,
         dict(selection.exports),
         run.alarms.records(),
-        list(arms),
+        sorted(fingerprint(arm) for arm in arms),
     )
-    return f"<!-- of {shown} -->\n".encode()
+
+
+def _shows(page: bytes, mark: str, stages: set[str]) -> bool:
+    """Say whether a page has this mark and tells of these stages, and maybe more."""
+    found = re.search(rb"<!-- of (\w+):([\w ]*) -->\n\Z", page)
+    if found is None or found[1].decode() != mark:
+        return False
+    return stages <= {*found[2].decode().split()}
 
 
 def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> ReportData:

@@ -69,6 +69,14 @@ def test_a_restart_imports_and_starts_only_what_it_uses(piped):
 
 
 @pytest.mark.slow
+def test_select_keeps_the_page_of_pipeline_which_shows_more(piped):
+    page = (piped / "report/index.html").read_bytes()
+    done, _ = again(piped, "select")
+    assert done.returncode == 0 and "[run] reused: the report\n" in done.stderr
+    assert (piped / "report/index.html").read_bytes() == page
+
+
+@pytest.mark.slow
 def test_a_page_that_is_gone_or_of_other_settings_is_written_without_ray(piped):
     page = piped / "report/index.html"
     whole = page.read_bytes()
