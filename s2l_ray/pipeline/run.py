@@ -305,9 +305,10 @@ class Run:
                     entry["seconds"] += before["seconds"]
                     entry["reused"] = False
             self.times.append(entry)
-            known = self.record is not None and self.record.current.get(stage.name)
-            if not reused or known != manifest.folder:  # else run.json says all but the time
-                self._write()
+            if (record := self.record) is not None:
+                known = record.rest and record.current.get(stage.name) == manifest.folder
+                if not (reused and known):  # else the end of the run writes it
+                    self._write()
         events.tell(lambda each: each.stage_ended(manifest, seconds, reused))
         if stage.check is not None:
             stage.check(self, manifest)
