@@ -73,10 +73,15 @@ def connect(storage: StorageConfig | None = None) -> None:
 
 
 def expect(storage: StorageConfig) -> None:
-    """Set the settings with which `connect` connects once something needs Ray, which may be
-    never."""
+    """Set the settings with which `connect` connects once something needs Ray, or never."""
     forget()
     _expected.append(storage)
+
+
+def connect_as_expected() -> None:
+    """Connect if a run has called `expect`: not for one that is put together by hand."""
+    if _expected:
+        connect()
 
 
 def forget() -> None:

@@ -27,7 +27,7 @@ from s2l_ray.config import (
     parse_budget,
 )
 from s2l_ray.errors import TooFew
-from s2l_ray.execution.connect import connect
+from s2l_ray.execution.connect import connect_as_expected
 from s2l_ray.execution.progress import about
 from s2l_ray.pipeline import laws, records
 from s2l_ray.pipeline.alarms import take_over
@@ -226,7 +226,7 @@ def _measure(run: Run, arms: list[Arm]) -> list[Record]:
 
     stages = {arm.name: stage_of(arm) for arm in arms}
     if missing := [name for name, stage in stages.items() if run.find(stage) is None]:
-        connect()  # in the main thread, where Ray can set its signal handlers
+        connect_as_expected()  # in the main thread, where Ray can set its signal handlers
         at_once = run.config.evaluation.targets_at_once
         side_by_side(lambda name: run.get(stages[name]), missing, at_once)
     targets = {name: run.get(stage) for name, stage in stages.items()}

@@ -250,7 +250,7 @@ class Run:
         side_by_side(make, by_folder, self.config.evaluation.targets_at_once)
 
     def _make(self, stages: list[Stage]) -> None:
-        connect.connect()
+        connect.connect_as_expected()
         self.store.met.update(stage.folder for stage in stages)  # so that `gc` keeps what is begun
         jobs = [Job(stage, stage.folder, stage.fingerprint) for stage in stages]
         begun = [self._is_begun(stage.folder) for stage in stages]

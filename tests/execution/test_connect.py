@@ -156,6 +156,15 @@ def test_checks_wait_until_something_needs_ray(apart):
     assert made == ["memory", "sandbox", "at once"] and apart == [storage]
 
 
+def test_a_run_that_is_put_together_by_hand_connects_to_nothing(apart):
+    connect.connect_as_expected()
+    assert apart == []
+    storage = StorageConfig()
+    connect.expect(storage)
+    connect.connect_as_expected()
+    assert apart == [storage]
+
+
 def test_what_waits_for_ray_is_dropped_with_its_run(apart):
     connect.expect(StorageConfig())
     connect.when_connected(lambda: pytest.fail("the run is over"))
