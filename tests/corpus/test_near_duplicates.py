@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -163,6 +164,33 @@ def test_the_number_of_parts_and_of_pieces_changes_nothing(local_ray, tmp_path, 
             pieces = store.manifest(f"{near.folder}/candidates").parts
             assert len(pieces) > 5
     assert found[0] == found[1] == found[2] != []
+
+
+def test_groups_cross_the_generations_of_a_corpus_that_grew(local_ray, store, tmp_path):
+    texts = copied(120)
+    found = found_in(store, *stages(store, texts)[:2])
+    grown = Store(tmp_path / "grown")
+    made = [
+        stages(grown, some, num_parts, folder=f"corpus/{num_parts}")[:2]
+        for some, num_parts in ((texts[:70], 3), (texts[70:], 2))
+    ]
+    whole = []
+    for each in zip(*made, strict=True):
+        parts = [
+            replace(part, unit=f"{part.unit}.g{n:03d}" if n else part.unit, folder=stage.folder)
+            for n, stage in enumerate(each)
+            for part in stage.parts
+        ]
+        places = [
+            {"folder": stage.folder, "num_parts": n} for stage, n in zip(each, (3, 2), strict=True)
+        ]
+        info = {"num_parts": 3, "generations": places}
+        whole.append(grown.commit(f"grown/{len(whole)}", "g", parts, info))
+    rows = [
+        sorted(rows_of(at, near), key=lambda row: row["example_id"])
+        for at, near in ((store, found), (grown, found_in(grown, *whole)))
+    ]
+    assert rows[0] == rows[1] != []
 
 
 def stopping(*_):
