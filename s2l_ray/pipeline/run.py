@@ -246,7 +246,7 @@ class Run:
             self._make([by_folder[folder]])
             return self._known(by_folder[folder])
 
-        connect.connect()  # in the main thread, where Ray can set its signal handlers
+        connect.connect_as_expected()  # in the main thread, where Ray can set its signal handlers
         side_by_side(make, by_folder, self.config.evaluation.targets_at_once)
 
     def _make(self, stages: list[Stage]) -> None:
