@@ -33,7 +33,7 @@ from benchmarks.planted_corpus import LARGE, SMALL, WRONG_SHARE
 DEFAULT = [
     "random", "random_balanced", "loss_strata", "loss_kmeans", "s2l", "s2l_official_clusters",
     "s2l@0.5", "prune_then_cluster", "cross_fitted", "cross_fitted@0.5", "cross_fitted_by_cluster",
-    "toward", "toward_path",
+    "toward", "toward_path", "neyman",
 ]  # fmt: skip
 
 

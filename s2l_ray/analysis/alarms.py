@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
@@ -183,6 +184,16 @@ def of_selection(selection: SelectionView, tokens: TokensView) -> Iterator[Alarm
             "examples. To compare at equal tokens, give selection.budget in tokens or set "
             "compare.match=[tokens].",
         )
+    if selection.weights is not None and selection.by_cluster is not None:
+        stood_for = round(sum(map(mul, selection.weights, selection.by_cluster)))
+        if (missing := selection.candidates - stood_for) > 0:
+            yield Alarm(
+                "weights",
+                f"{share(missing, selection.candidates)} of the examples are in clusters that no "
+                "example is chosen from, so no weight stands for them",
+                "There are more clusters than chosen examples. Raise selection.budget, or lower "
+                "clusters.n_clusters.",
+            )
 
 
 def _apart(one: float, other: float) -> tuple[str, str]:

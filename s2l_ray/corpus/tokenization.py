@@ -155,6 +155,7 @@ def tokenize(
 ) -> Manifest:
     """Tokenize each part of `examples`, in the same part layout; see views.TokensView.
 
+    Examples with training weights keep them, in a further column `weight`.
     marker: as in `encode`. label: of the progress line.
     """
     found = text_tokenizer(_loaded(store.download(tokenizer_folder)))
@@ -193,11 +194,16 @@ class _Tokenize:
         self.tokenizer: Any = tokenizer
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        examples = completed(self.store.read_part(self.folder, unit["part"]), EXAMPLES)
+        found = self.store.read_part(self.folder, unit["part"])
+        examples = completed(found, EXAMPLES)
         refused: dict[int, str] = {}
         differs: dict[int, str] = {}
         table = encode_table(examples, self.prompt, self.tokenizer, self.marker, refused, differs)
-        return table, counts_of(table) | {
+        weighted = {}
+        if "weight" in found.schema.names:
+            table = table.append_column("weight", found["weight"])
+            weighted["weight"] = float(pc.sum(found["weight"]).as_py() or 0)
+        return table, counts_of(table) | weighted | {
             "refused": len(refused),
             "refused_first": _first(refused, examples),
             "differs_first": _first(differs, examples),

@@ -18,7 +18,15 @@ from s2l_ray.pipeline.toward import purpose_shares, tell_shares
 from s2l_ray.selection.choose import choose, examples_for
 from s2l_ray.selection.coverage import cover
 from s2l_ray.selection.exports.stage import export
-from s2l_ray.selection.kinds import OUT_OF_FOLD, Cluster, Cover, Draw, Selector, Winner
+from s2l_ray.selection.kinds import (
+    OUT_OF_FOLD,
+    Cluster,
+    Cover,
+    Draw,
+    Selector,
+    Winner,
+    gives_weights,
+)
 from s2l_ray.selection.points import falls, features, learned, means
 from s2l_ray.selection.ranking import rank
 from s2l_ray.selection.selectors import selector_named, source_of
@@ -64,6 +72,7 @@ def choice_stage(plan: Plan, choice: SelectionConfig) -> Stage:
             like=run.get(like) if like else None,
             toward=(run.get(toward[0]), toward_share) if toward else None,
             copies=cap.copies(run) if cap else None,
+            spread=run.get(beside["early"]) if gives_weights(selector) else None,
             **where,
         )
 

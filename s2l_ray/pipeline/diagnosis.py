@@ -42,7 +42,7 @@ from s2l_ray.pipeline.run import Run
 from s2l_ray.pipeline.subset import check_reachable, choose_subset, prepare
 from s2l_ray.pipeline.targets import finetune
 from s2l_ray.pipeline.tokens import tokens_of
-from s2l_ray.selection.kinds import Cluster
+from s2l_ray.selection.kinds import Cluster, gives_weights
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest
 from s2l_ray.store.views import CorpusView, SelectionView, StepsView, TokensView
@@ -111,8 +111,13 @@ def evenly_spaced(steps: list[int], count: int) -> list[int]:
 
 
 def base_config(config: RunConfig) -> RunConfig:
-    """Return the settings with S2L as the selector and the features scored beside the losses."""
-    baselines = [*config.evaluation.baselines, FEATURES]
+    """Return the settings with S2L as the selector and the features scored beside the losses.
+
+    The run's own selector stays as a baseline if it gives weights, whose gradients are compared.
+    """
+    own, baselines = config.selection.selector, [*config.evaluation.baselines, FEATURES]
+    if own not in baselines and gives_weights(selector_named(own)):
+        baselines.insert(0, own)
     return config.model_copy(
         update={
             "selection": config.selection.model_copy(update={"selector": "s2l"}),

@@ -19,7 +19,16 @@ from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.pipeline.copies import Cap
 from s2l_ray.pipeline.plan import Plan
 from s2l_ray.scoring.trajectories import losses_array, sample_trajectories
-from s2l_ray.selection.kinds import Cluster, Cover, Draw, Known, Rank, Selector, Winner
+from s2l_ray.selection.kinds import (
+    Cluster,
+    Cover,
+    Draw,
+    Known,
+    Rank,
+    Selector,
+    Winner,
+    gives_weights,
+)
 from s2l_ray.selection.order import stratum_of
 from s2l_ray.selection.selectors import selector_named
 from s2l_ray.store import Manifest, Store
@@ -87,6 +96,8 @@ def _chance(
         raise _Unknown("its shares are those of another selection")
     if isinstance(selector, Cluster) and selector.least_fall:
         raise _Unknown("which clusters it leaves out is still to be seen")
+    if gives_weights(selector):
+        raise _Unknown("how it divides the budget is still to be measured")
     if _is_uniform(selector):
         return np.full(len(sample), min(1.0, count / len(sample)))
     groups = plan.groups(choice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.config import SelectionConfig, TrainingConfig
@@ -15,6 +16,8 @@ from s2l_ray.store.views import SelectionView, TokensView
 if TYPE_CHECKING:
     from s2l_ray.pipeline.plan import Plan
     from s2l_ray.pipeline.run import Run
+
+logger = logging.getLogger(__name__)
 
 
 def target_stage(
@@ -56,6 +59,11 @@ def _target(
         from s2l_ray.training.own import train_own
 
         where["tokenizer_folder"] = TokensView(found).tokenizer
+        if TokensView(found).weighted:
+            logger.info(
+                f"target {name}: its examples have weights, in the column `weight`; target.train "
+                "must multiply their losses with them"
+            )
         dataset = training_dataset(run.store, run.get(rows), found)
         return train_own(run.store, dataset, found, training, **where)
 

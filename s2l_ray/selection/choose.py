@@ -17,7 +17,9 @@ from s2l_ray.corpus.copies import Copies
 from s2l_ray.errors import TooFew
 from s2l_ray.selection.histogram import Histogram, Order, histogram_of, members
 from s2l_ray.selection.kinds import Cluster
+from s2l_ray.selection.quotas import weights as weights_of
 from s2l_ray.selection.selectors import selector_named
+from s2l_ray.selection.spread import root_mean_squares
 from s2l_ray.selection.subset import write_subset
 from s2l_ray.store import Manifest, Store
 from s2l_ray.store.views import GroupsView, PurposeView, SelectionView, TokensView
@@ -33,6 +35,7 @@ def choose(
     like: Manifest | None = None,
     toward: tuple[Manifest, float] | None = None,
     copies: Copies | None = None,
+    spread: Manifest | None = None,
     folder: str,
     fingerprint: str,
 ) -> Manifest:
@@ -42,10 +45,12 @@ def choose(
     clusters cross sources), the selector's ranking, or, for a selector without groups, the
     trajectories. Its rows are the examples that can be chosen. like: the selection whose tokens or
     source shares the selector takes. toward: the purpose's examples assigned to the clusters, and
-    selection.toward_share. copies: examples that are passed over, as if the groups did not have
-    them. Subset parts have the schema `SUBSET`, in rank order over all parts. info: selector,
-    budget, seed, examples, tokens, by_source, by_cluster, candidates,
-    groups_above_quota; with toward also toward: share, examples, by_cluster.
+    selection.toward_share. spread: the signals that the selector's quotas and weights come from.
+    copies: examples that are passed over, as if the groups did not have them.
+    Subset parts have the schema `SUBSET` (with weights WEIGHTED), in rank order over all parts.
+    info: selector, budget, seed, examples, tokens, by_source, by_cluster, candidates,
+    groups_above_quota; with toward also toward: share, examples, by_cluster; with weights also
+    weights (by cluster) and effective_examples.
     TooFew if the budget exceeds what the selector can choose from. ValueError for groups of another
     corpus, or for groups without clusters if the selector draws from clusters.
     """
@@ -65,6 +70,10 @@ def choose(
     elif toward is not None:
         counts_G = np.array(PurposeView(toward[0]).sizes)
         quotas_of = partial(quotas_of, counts_G=counts_G, share=toward[1])
+    elif spread is not None:
+        assert isinstance(selector, Cluster)
+        spread_G = root_mean_squares(store, groups, spread, selector.spread)
+        quotas_of = partial(quotas_of, spread_G=spread_G)
     elif like is not None:
         budget = f"{SelectionView(like).tokens} tokens"
     sources = view.sources
@@ -88,10 +97,12 @@ def choose(
             f"selection.budget: {config.budget!r} is enough for {count:,} examples, but "
             f"{config.selector} ranked {view.ranked:,}; give the budget in examples"
         )
+    weights_G = None if spread is None else weights_of(sizes, quotas)
     reasons = [selector.reason(group, source) for group, source in enumerate(sources)]
     parts, by_source, num_tokens = write_subset(
-        store, quotas, histogram, order, groups, corpus, tokens, folder, clustered, reasons
-    )
+        store, quotas, histogram, order, groups, corpus, tokens, folder, clustered, reasons,
+        weights_G,
+    )  # fmt: skip
     info = {
         "selector": config.selector,
         "budget": config.budget,
@@ -109,6 +120,9 @@ def choose(
             "examples": int(counts_G.sum()),
             "by_cluster": counts_G.tolist(),
         }
+    if weights_G is not None:
+        info["weights"] = weights_G.tolist()
+        info["effective_examples"] = float((quotas @ weights_G) ** 2 / (quotas @ weights_G**2))
     text = json.dumps(info, indent=1, ensure_ascii=False)
     told = store.write_beside(text.encode(), folder, "selection.json")
     return store.commit(folder, fingerprint, parts, info, [told])

@@ -15,7 +15,7 @@ from s2l_ray.execution.parts import fold_parts
 from s2l_ray.selection.exports.formats import FORMATS, rows_of, typed
 from s2l_ray.selection.exports.rows import export_row
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
+from s2l_ray.store.schemas import EXAMPLES, completed, completed_subset
 
 if TYPE_CHECKING:
     import ray.data
@@ -57,12 +57,12 @@ def _ids(part: Part, store: Store, folder: str) -> np.ndarray:
 
 
 def _typed(part: Part, store: Store, folder: str, export: str) -> pa.Table:
-    return typed(rows_of(completed(store.read_part(folder, part), SUBSET), export), export)
+    return typed(rows_of(completed_subset(store.read_part(folder, part)), export), export)
 
 
 def _read_chosen(batch: pa.Table, store: Store, folder: str) -> Iterator[pa.Table]:
     for text in batch["part"].to_pylist():
-        table = completed(store.read_part(folder, Part.from_json(json.loads(text))), SUBSET)
+        table = completed_subset(store.read_part(folder, Part.from_json(json.loads(text))))
         said = _messages(table)
         kept = {name: table[name] for name in table.column_names if name not in ("turns", "tools")}
         yield pa.table(kept | said)
@@ -74,6 +74,7 @@ def training_dataset(store: Store, examples: Manifest, tokens: Manifest) -> ray.
     tokens: the examples tokenized (corpus.tokenization.tokenize). Rows have:
 
     - example_id, source
+    - weight, of the example's losses, if the selector gives weights
     - input_ids, labels: the tokens, and the same with NO_LABEL where a token is not learned
     - messages, tools: as selection.exports has them; tools is None if there are none
 
@@ -115,6 +116,7 @@ def _rows(examples: pa.Table, tokens: pa.Table) -> pa.Table:
             "source": examples["source"],
             "input_ids": pa.ListArray.from_arrays(offsets, flat),
             "labels": pa.ListArray.from_arrays(offsets, labels),
+            **({"weight": tokens["weight"]} if "weight" in tokens.column_names else {}),
             **_messages(examples),
         }
     )

@@ -155,6 +155,10 @@ class Cluster(Selector):
     init: ClassVar[str | None] = None  # of k-means, whatever clusters.init says
     # Clusters whose mean loss falls by less than this share over the checkpoints give nothing.
     least_fall: ClassVar[float] = 0.0
+    # A signal in `details["early"]` whose root mean square in each cluster `quotas` takes as
+    # spread_G. The chosen examples then get training weights, so that each cluster counts as it
+    # does among the candidates.
+    spread: ClassVar[str] = ""
     # The budget goes to clusters in proportion to their sizes to this power: selector NAME@ALPHA.
     alpha: float = 0.0
 
@@ -165,6 +169,11 @@ class Cluster(Selector):
 
     def reason(self, group: int, source: str | None) -> str:
         return f"cluster {group}, draw"
+
+
+def gives_weights(selector: Selector) -> bool:
+    """Whether the chosen examples have training weights."""
+    return isinstance(selector, Cluster) and bool(selector.spread)
 
 
 class Cover(Selector):

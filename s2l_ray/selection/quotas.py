@@ -32,8 +32,12 @@ def even(sizes: np.ndarray, budget: int) -> np.ndarray:
     return quotas
 
 
-def in_shares(sizes: np.ndarray, budget: int, weight_G: np.ndarray) -> np.ndarray:
+def in_shares(
+    sizes: np.ndarray, budget: int, weight_G: np.ndarray, *, least: int = 0
+) -> np.ndarray:
     """Divide the budget in proportion to weights; a group smaller than its share gives all it has.
+
+    least: what each group gives at least, or all it has; the budget must be enough for that.
 
     The counts are Webster's: they never shrink as the budget grows, and they equal the weights if
     the budget is their sum. What the groups with a weight cannot give comes from the others in even
@@ -44,7 +48,8 @@ def in_shares(sizes: np.ndarray, budget: int, weight_G: np.ndarray) -> np.ndarra
         return even(sizes, budget)
 
     def rounded(seats: float) -> np.ndarray:
-        return np.minimum(sizes, np.floor(weight_G * seats + 0.5).astype(np.int64))
+        shares = np.minimum(np.floor(weight_G * seats + 0.5), sizes)  # before int64 overflows
+        return np.maximum(shares.astype(np.int64), np.minimum(sizes, least))
 
     low, high = 0.0, (float(sizes.max()) + 1) / float(weight_G[weight_G > 0].min())
     for _ in range(100):
@@ -58,6 +63,31 @@ def in_shares(sizes: np.ndarray, budget: int, weight_G: np.ndarray) -> np.ndarra
             return quotas + even(sizes - quotas, budget - int(quotas.sum()))
         quotas[next_G.argmax()] += 1
     return quotas
+
+
+def neyman(sizes: np.ndarray, budget: int, weight_G: np.ndarray) -> np.ndarray:
+    """Divide the budget in proportion to weights, at least one to each group.
+
+    A group without any could not be weighted up in training. If the budget is smaller than the
+    number of groups, those with the largest weights give one each. The quotas never shrink as the
+    budget grows.
+    """
+    budget = min(budget, int(sizes.sum()))
+    some = np.flatnonzero(sizes)
+    if budget >= len(some):
+        return in_shares(sizes, budget, weight_G.astype(np.float64), least=1)
+    quotas = np.zeros_like(sizes)
+    quotas[some[np.argsort(-weight_G[some], kind="stable")][:budget]] = 1
+    return quotas
+
+
+def weights(sizes: np.ndarray, quotas: np.ndarray) -> np.ndarray:
+    """Return how many examples of its group each chosen one stands for, float64 [G]; 0 for groups
+    that none is chosen from.
+
+    With these weights in training, groups count as they do among the candidates.
+    """
+    return np.where(quotas > 0, sizes, 0) / np.maximum(quotas, 1)
 
 
 def toward(sizes: np.ndarray, budget: int, counts_G: np.ndarray, share: float) -> np.ndarray:

@@ -20,7 +20,7 @@ from s2l_ray.execution.shuffle import gather, scatter
 from s2l_ray.selection import histogram as bins
 from s2l_ray.selection.histogram import Histogram, Order, lengths_in, rows_in
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
+from s2l_ray.store.schemas import EXAMPLES, SUBSET, WEIGHTED, completed
 
 MOST_PARTS = 500  # of a subset; larger subsets have larger parts
 PIECES = 20_000  # tables between the two waves, about
@@ -41,9 +41,13 @@ def write_subset(
     folder: str,
     clustered: bool,
     reasons: list[str],
+    weights_G: np.ndarray | None = None,
 ) -> tuple[list[Part], dict[str, int], int]:
     """Write the first `quotas` examples of each group in rank order: by place within their group,
-    then by group. Return the parts, examples by source, and the sum of their tokens."""
+    then by group. Return the parts, examples by source, and the sum of their tokens.
+
+    weights_G: training weights of each group's examples, if they have any.
+    """
     count = int(quotas.sum())
     ends_SG = ends_of(quotas, np.append(np.arange(0, count, part_rows(count)), count))
     cells = _owners(histogram, quotas, ends_SG)
@@ -55,7 +59,7 @@ def write_subset(
         for mine, tables in zip(pieces, found, strict=True):
             mine += tables
     parts, by_source, num_tokens = [], Counter[str](), 0
-    args = store, folder, order, histogram.counts_GX, ends_SG, clustered, reasons
+    args = store, folder, order, histogram.counts_GX, ends_SG, clustered, reasons, weights_G
     for part, sources, length in gather(_write_part, pieces, *args):
         parts.append(part)
         by_source.update(sources)
@@ -174,6 +178,7 @@ def _write_part(
     ends_SG: np.ndarray,
     clustered: bool,
     reasons: list[str],
+    weights_G: np.ndarray | None,
 ) -> tuple[Part, dict[str, int], int]:
     table = pa.concat_tables(tables)
     ids, group, score = (table[name].to_numpy() for name in ("example_id", "group", "score"))
@@ -197,7 +202,11 @@ def _write_part(
         table["group"] if clustered else pa.nulls(len(rows), pa.int32()),
         pa.array(why, pa.string()),
     ]
-    subset = pa.Table.from_arrays(columns, schema=SUBSET).combine_chunks()
+    schema = SUBSET
+    if weights_G is not None:
+        columns.append(pa.array(weights_G[group].astype(np.float32)))
+        schema = WEIGHTED
+    subset = pa.Table.from_arrays(columns, schema=schema).combine_chunks()
     part = store.write_part(subset, folder, f"subset/part-{number:05d}", suffix="parquet")
     sources = Counter(subset["source"].to_pylist())
     return part, sources, int(table["length"].to_numpy().sum())

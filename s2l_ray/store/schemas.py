@@ -156,6 +156,13 @@ SUBSET = pa.schema(
     ]
 )
 
+WEIGHTED = SUBSET.append(pa.field("weight", pa.float32()))  # of the example in training
+
+
+def completed_subset(examples: pa.Table) -> pa.Table:
+    """Complete a part of a subset, with its weights if it has any."""
+    return completed(examples, WEIGHTED if "weight" in examples.schema.names else SUBSET)
+
 
 # A sum of gradients, a row per weight of the model.
 GRADIENT_SUM = pa.schema([("gradient", pa.float32())])

@@ -152,6 +152,11 @@ class TokensView(View):
     labels = _Key[str]("")  # a sentence on how chats got their labels
 
     @property
+    def weighted(self) -> bool:
+        """Whether the examples have training weights."""
+        return any("weight" in part.stats for part in self.manifest.parts)
+
+    @property
     def refused_first(self) -> tuple[str, int, str] | None:
         """File, row and reason of the first refused example."""
         return self._first("refused_first")
@@ -244,6 +249,8 @@ class RaceView(View):
 
     winner = _Key[str]()
     told = _Key[str]()
+    weights = _Key[list[float] | None](None)  # in training, by cluster id; None: all examples alike
+    effective_examples = _Key[float | None](None)  # (sum of weights)^2 / sum of their squares
 
 
 class PurposeView(View):

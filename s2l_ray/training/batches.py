@@ -39,6 +39,9 @@ class GlobalBatch(Sequence[Example]):
         self.places = list(chain(*(zip(repeat(w), rows.tolist()) for w, rows in pieces)))
         self.lengths_B = np.concatenate([window.lengths[rows] for window, rows in pieces])
         self.labels_B = np.concatenate([window.labels[rows] for window, rows in pieces])
+        self.weights_B = None  # all are 1
+        if len(pieces[0][0].weights):
+            self.weights_B = np.concatenate([window.weights[rows] for window, rows in pieces])
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> GlobalBatch:

@@ -25,7 +25,8 @@ class NodeWindows:
 
     def __init__(self, training: str, tokens: Manifest, seed: int) -> None:
         files = [part.file for part in tokens.parts]  # their names have checksums
-        self.key = checksum_of(json.dumps([training, tokens.folder, files, seed]).encode())
+        what = [training, tokens.folder, files, seed, Window._fields]  # another version has others
+        self.key = checksum_of(json.dumps(what).encode())
         self.known: list[str] = []
         self.closed = False
 

@@ -26,18 +26,26 @@ CPU = torch.device("cpu")
 
 
 class MicroBatch(NamedTuple):
-    """The arguments of a forward pass, see models.loss.LabelLoss."""
+    """The arguments of a forward pass, see models.loss.LabelLoss, and weights of its losses."""
 
     input_ids_BL: Tensor
     loss_mask_BL: Tensor
     position_ids_BL: Tensor | None  # of packed examples
     num_labels: int  # known here, so that the device need not be asked
+    weight_M: Tensor | None = None  # fp32, of each label token; None: all 1
 
     @classmethod
     def of(
-        cls, input_ids_BL: Tensor, loss_mask_BL: Tensor, position_ids_BL: Tensor | None = None
+        cls,
+        input_ids_BL: Tensor,
+        loss_mask_BL: Tensor,
+        position_ids_BL: Tensor | None = None,
+        weight_M: np.ndarray | None = None,
     ) -> MicroBatch:
-        return cls(input_ids_BL, loss_mask_BL, position_ids_BL, int(loss_mask_BL[:, 1:].sum()))
+        labels = int(loss_mask_BL[:, 1:].sum())
+        weights = None if weight_M is None else torch.from_numpy(weight_M)
+        assert weights is None or len(weights) == labels
+        return cls(input_ids_BL, loss_mask_BL, position_ids_BL, labels, weights)
 
     def pinned(self) -> MicroBatch:
         """Return it in memory that a GPU copies from without waiting."""
@@ -47,11 +55,12 @@ class MicroBatch(NamedTuple):
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
-        positions = self.position_ids_BL
+        positions, weights = self.position_ids_BL, self.weight_M
         return self._replace(
             input_ids_BL=change(self.input_ids_BL),
             loss_mask_BL=change(self.loss_mask_BL),
             position_ids_BL=None if positions is None else change(positions),
+            weight_M=None if weights is None else change(weights),
         )
 
 
@@ -59,7 +68,7 @@ class StepBatch(NamedTuple):
     """What one worker needs for a step: its share of the global batch, and counts of all of it."""
 
     micro_batches: list[MicroBatch]  # of this worker, in CPU memory
-    labels: int  # label tokens of the global batch
+    labels: float  # label tokens of the global batch, each with its example's weight
     tokens: int  # of the global batch
     longest: int  # tokens of the longest example of the global batch
 
@@ -70,7 +79,7 @@ class StepBatch(NamedTuple):
 class StepResult(NamedTuple):
     """One optimizer step over all workers."""
 
-    loss: float  # summed over the label tokens of the batch, divided by their number
+    loss: float  # the mean over the label tokens of the batch, weighted if examples have weights
     norm: float  # of the gradient, before clipping
     tokens: int
     padded_tokens: int
@@ -98,16 +107,30 @@ def share_of(
     batch = examples if isinstance(examples, GlobalBatch) else GlobalBatch.of(examples)
     order = np.argsort(batch.lengths_B, kind="stable")
     mine = order[rank::world].tolist()
+
+    def weights(rows: list[int]) -> np.ndarray | None:
+        if batch.weights_B is None:
+            return None
+        return np.repeat(batch.weights_B[rows], batch.labels_B[rows])
+
     if tokens_per_row is None:
         cuts = [slice(i, i + micro_batch_size) for i in range(0, len(mine), micro_batch_size)]
-        made = [MicroBatch.of(*pad([batch[i] for i in mine[cut]], CPU)) for cut in cuts]
+        made = [
+            MicroBatch.of(*pad([batch[i] for i in mine[cut]], CPU), weight_M=weights(mine[cut]))
+            for cut in cuts
+        ]
     else:
         last = np.arange(world - 1, len(order) + world - 1, world).clip(max=len(order) - 1)
         cuts = rows_to_pack(batch.lengths_B[order[last]], tokens_per_row)  # by the longest share
-        made = [MicroBatch.of(*pack([batch[i] for i in mine[cut]])) for cut in cuts if mine[cut]]
+        made = [
+            MicroBatch.of(*pack([batch[i] for i in mine[cut]]), weight_M=weights(mine[cut]))
+            for cut in cuts
+            if mine[cut]
+        ]
+    labels_B = batch.labels_B
     return StepBatch(
         made,
-        labels=int(batch.labels_B.sum()),
+        labels=float(labels_B.sum() if batch.weights_B is None else labels_B @ batch.weights_B),
         tokens=int(batch.lengths_B.sum()),
         longest=int(batch.lengths_B.max()),
     )
@@ -135,7 +158,10 @@ def train_step(
         last = number == len(batch.micro_batches) - 1
         padded += micro_batch.input_ids_BL.numel()
         with engine.micro_batch(last):
-            losses_M = engine.forward(*micro_batch.to(device))
+            *inputs, weight_M = micro_batch.to(device)
+            losses_M = engine.forward(*inputs)
+            if weight_M is not None:
+                losses_M = losses_M * weight_M
             # Engines average gradients over workers; the factor W turns the mean into a sum.
             engine.backward(losses_M.sum() * (world / batch.labels))
         total += losses_M.detach().sum()

@@ -19,6 +19,7 @@ class Window(NamedTuple):
     starts: np.ndarray  # int64 [N]
     lengths: np.ndarray  # int64 [N]
     labels: np.ndarray  # int32 [N]: label tokens of each example
+    weights: np.ndarray  # float32 [N]: of each example's losses; empty if all are 1
 
     def example(self, row: int) -> Example:
         span = slice(start := self.starts[row], start + self.lengths[row])
@@ -30,7 +31,8 @@ class Window(NamedTuple):
         lengths = np.array([len(mask) for mask in masks])
         labels = np.array([mask.sum() for mask in masks])
         starts = np.cumsum(lengths) - lengths
-        return cls(np.concatenate(ids), np.concatenate(masks), starts, lengths, labels)
+        none = np.empty(0, np.float32)
+        return cls(np.concatenate(ids), np.concatenate(masks), starts, lengths, labels, none)
 
 
 def read_window(read: Callable[[int], pa.Table], rows_by_part: dict[int, int]) -> Window:
@@ -51,7 +53,10 @@ def read_window(read: Callable[[int], pa.Table], rows_by_part: dict[int, int]) -
                 f"part {index}: found {len(rows)} trainable examples, expected {expected}"
             )
         lengths = np.diff(offsets)[rows]
-        windows.append(Window(ids, mask, start + offsets[rows], lengths, labels[rows]))
+        weights = np.empty(0, np.float32)
+        if "weight" in table.column_names:
+            weights = table["weight"].to_numpy()[rows]
+        windows.append(Window(ids, mask, start + offsets[rows], lengths, labels[rows], weights))
         start += len(ids)
     return Window(*map(np.concatenate, zip(*windows, strict=True)))
 

@@ -96,7 +96,7 @@ def test_workers_make_the_same_number_of_rows(count):
     assert len({*numbers[count % 4 :]}) == 1
     packed = []
     for share in shares:
-        for ids, mask, positions, num_labels in share.micro_batches:
+        for ids, mask, positions, num_labels, _ in share.micro_batches:
             assert num_labels == mask.sum()
             assert ids.shape == mask.shape == positions.shape and 0 < ids.shape[1] <= 45
             starts = [*torch.flatten(positions[0] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]

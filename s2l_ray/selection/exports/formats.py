@@ -28,7 +28,8 @@ class Format:
     that are lists of JSON objects. suffix: of the data files; parquet for objects that `datasets`
     is to read, because it guesses the types of JSON lines from the first rows of the first file and
     fails at a later one that has more keys. reader: for README.md, what reads it and how. beside:
-    more files, by name, from the export's address.
+    more files, by name, from the export's address. trainer: the program that the format is for; it
+    has no place for weights of examples.
     """
 
     row: Callable[[Example], dict[str, Any]]
@@ -36,6 +37,7 @@ class Format:
     objects: tuple[str, ...] = ()
     suffix: Literal["jsonl", "parquet"] = "jsonl"
     beside: Callable[[str], dict[str, str]] = lambda address: {}
+    trainer: Literal["", "TRL", "LLaMA-Factory", "Axolotl"] = ""
 
 
 def _info(name: str) -> Callable[[str], dict[str, str]]:
@@ -59,26 +61,35 @@ FORMATS = {
         "learned too",
         ("messages", "tools"),
         "parquet",
+        trainer="TRL",
     ),
     "trl_prompt_completion": Format(
-        trl.prompt_completion, "TRL: `SFTTrainer`; it learns the completion"
+        trl.prompt_completion, "TRL: `SFTTrainer`; it learns the completion", trainer="TRL"
     ),
     "trl_prompt_completion_messages": Format(
         trl.prompt_completion_messages,
         "TRL: `SFTTrainer`; it learns the completion",
         ("prompt", "completion", "tools"),
         "parquet",
+        trainer="TRL",
     ),
     "llamafactory_alpaca": Format(
-        llamafactory.alpaca, FACTORY, beside=_info("llamafactory_alpaca")
+        llamafactory.alpaca,
+        FACTORY,
+        beside=_info("llamafactory_alpaca"),
+        trainer="LLaMA-Factory",
     ),
     "llamafactory_sharegpt": Format(
-        llamafactory.sharegpt, FACTORY, beside=_info("llamafactory_sharegpt")
+        llamafactory.sharegpt,
+        FACTORY,
+        beside=_info("llamafactory_sharegpt"),
+        trainer="LLaMA-Factory",
     ),
     "axolotl": Format(
         axolotl.chat_template,
         "Axolotl: the block in dataset.yaml",
         beside=lambda address: {"dataset.yaml": axolotl.dataset_block(address)},
+        trainer="Axolotl",
     ),
 }
 
@@ -90,7 +101,7 @@ def formatted(row: dict[str, Any], name: str) -> dict[str, Any]:
     """
     found = FORMATS[name].row(Example(row["turns"], row["tools"]))
     origin = {"example_id": str(row["example_id"])} | {key: row[key] for key in ORIGIN}
-    return found | origin
+    return found | origin | ({"weight": row["weight"]} if "weight" in row else {})
 
 
 def rows_of(examples: pa.Table, name: str) -> list[dict[str, Any]]:

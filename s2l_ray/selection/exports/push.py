@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from s2l_ray.execution.hub import http_error
 from s2l_ray.selection.exports.formats import rows_of, typed
 from s2l_ray.store import Manifest, Store
-from s2l_ray.store.schemas import SUBSET, completed
+from s2l_ray.store.schemas import completed_subset
 
 TARGET = re.compile(r"hf://([\w.-]+/[\w.-]+)")
 RECORD = "selection.json"  # in the repository; its mark, too
@@ -60,7 +60,7 @@ def push(store: Store, subset: Manifest, target: str, *, card: str, public: bool
         for number, part in enumerate(subset.parts):
             names.append(f"data/part-{number:05d}.parquet")
             file = Path(folder, f"{number}.parquet")
-            pq.write_table(_rows(completed(store.read_part(subset.folder, part), SUBSET)), file)
+            pq.write_table(_rows(completed_subset(store.read_part(subset.folder, part))), file)
             changes.append(CommitOperationAdd(names[-1], file))
         old = [each for each in found or () if OWN.fullmatch(each) and each not in names]
         changes += [CommitOperationDelete(each) for each in old]

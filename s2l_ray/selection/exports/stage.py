@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,10 @@ from s2l_ray.corpus.rows import Example
 from s2l_ray.execution.parts import StageParts, fold_parts, make_parts
 from s2l_ray.selection.exports.formats import FORMATS, formatted, table_of
 from s2l_ray.store import Manifest, Part, Store
-from s2l_ray.store.schemas import EXAMPLES, SUBSET, completed
+from s2l_ray.store.schemas import EXAMPLES, completed, completed_subset
+from s2l_ray.store.views import SelectionView
+
+logger = logging.getLogger(__name__)
 
 DATA = "data"  # the folder of the data files alone, for programs that read all of a folder
 README = """\
@@ -29,6 +33,11 @@ configs:
 - `datasets.load_dataset` reads this folder.
 - `example_id` is the run's id of the example; `source`, `file` and `row` say where it comes from.
 """
+WEIGHTS = """\
+- `weight` is how many examples of the corpus a row stands for, and the factor of its loss in
+  training: divide the weighted sum of a batch's losses by the weighted number of its labels.
+"""
+IGNORED = "{trainer} does not read the column `weight`, and trains as if all examples were equal"
 
 
 class Unfit(NamedTuple):
@@ -58,7 +67,7 @@ def export(store: Store, subset: Manifest, name: str, *, folder: str, fingerprin
         "README.md": README.format(
             data=f"{DATA}/*.{form.suffix}", name=name, rows=subset.rows, reader=form.reader,
             selector=subset.info["selector"],
-        )
+        ) + _weights_told(subset, name)
     }  # fmt: skip
     manifest = store.commit(
         folder,
@@ -75,12 +84,25 @@ def export(store: Store, subset: Manifest, name: str, *, folder: str, fingerprin
     return manifest
 
 
+def _weights_told(subset: Manifest, name: str) -> str:
+    """Say what the weights of a subset are, and warn if the format's reader ignores them."""
+    if SelectionView(subset).weights is None:
+        return ""
+    if not (trainer := FORMATS[name].trainer):
+        return WEIGHTS
+    ignored = IGNORED.format(trainer=trainer)
+    logger.warning(
+        f"export {name}: {ignored}; train with target.train or the built-in loop to use weights"
+    )
+    return f"{WEIGHTS}- **{ignored}.**\n"
+
+
 class _Export:
     def __init__(self, store: Store, folder: str, name: str) -> None:
         self.store, self.folder, self.name = store, folder, name
 
     def __call__(self, unit: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        examples = completed(self.store.read_part(self.folder, unit["part"]), SUBSET)
+        examples = completed_subset(self.store.read_part(self.folder, unit["part"]))
         try:
             return table_of(examples, self.name), {}
         except ValueError as error:
