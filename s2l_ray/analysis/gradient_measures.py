@@ -153,7 +153,8 @@ def sentences(rows: list[dict[str, Any]]) -> list[str]:
             f"uniform subset of this size is expected to differ by {row['uniform']:.1%}."
         )
         if other := by_cluster.get(row["of"]):
-            text += f" With weights |C_k|/|S_k| the difference is {_apart(other)}."
+            text += f" With weights |C_k|/|S_k| the difference is {_apart(other)}"
+            text += f"{_nearer(other, row)}."
         found.append(text)
     return found
 
@@ -166,6 +167,17 @@ def _plus_minus(row: dict[str, Any], name: str) -> str:
 def _apart(row: dict[str, Any]) -> str:
     error = row["distance_error"]
     return f"{row['distance']:.1%}" + ("" if error is None else f" ± {error:.1%}")
+
+
+def _nearer(weighted: dict[str, Any], plain: dict[str, Any]) -> str:
+    """Say whether weights bring the gradient nearer; nothing for one draw, which has no error."""
+    errors = weighted["distance_error"], plain["distance_error"]
+    if None in errors:
+        return ""
+    gap = weighted["distance"] - plain["distance"]
+    if abs(gap) <= 2 * math.hypot(*errors):
+        return ", not distinguishable from that without them"
+    return f", {'nearer than' if gap < 0 else 'farther than'} without them"
 
 
 def _within(

@@ -21,7 +21,7 @@ from s2l_ray.analysis.gradient_parts import Weighted
 from s2l_ray.analysis.gradients import compute_gradients
 from s2l_ray.config import WorkersConfig, fingerprint
 from s2l_ray.store import Manifest, Store
-from s2l_ray.store.views import ClustersView
+from s2l_ray.store.views import ClustersView, SelectionView
 
 VERSION = 1  # of what a stage of this module holds: part of its fingerprint
 
@@ -90,8 +90,12 @@ def _identity(subset: Subset) -> list[str | None]:
 
 
 def weighted(store: Store, subset: Subset) -> Weighted:
-    """Read the examples of a selection, with weights |C_k|/|S_k|, or 1 if there are no clusters."""
-    columns = ["example_id"] + (["cluster_id"] if subset.clusters else [])
+    """Read the examples of a selection, with weights |C_k|/|S_k|, or 1 if there are no clusters.
+
+    A selection with training weights has these, which are the same but for rounding.
+    """
+    own = SelectionView(subset.selection).weights is not None
+    columns = ["example_id"] + (["weight" if own else "cluster_id"] if subset.clusters else [])
     tables = [
         store.read_part(subset.selection.folder, part, columns) for part in subset.selection.parts
     ]
@@ -99,6 +103,8 @@ def weighted(store: Store, subset: Subset) -> Weighted:
     example_id = table["example_id"].to_numpy()
     if subset.clusters is None:
         return Weighted(example_id, np.ones(len(example_id)))
+    if own:
+        return Weighted(example_id, table["weight"].to_numpy().astype(np.float64))
     cluster_id = table["cluster_id"].to_numpy()
     sizes_K = np.asarray(ClustersView(subset.clusters).sizes, np.float64)
     chosen_K = np.bincount(cluster_id, minlength=len(sizes_K))

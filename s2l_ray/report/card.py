@@ -59,7 +59,8 @@ are the subset of n examples.
 | `example_id` | a hash of source and content |
 | `source` | where the example comes from |
 | `rank`, `reason` | its place, and the group that it was drawn from |
-"""
+{weight}"""
+WEIGHT = "| `weight` | the factor of its loss in training: how many examples it stands for |\n"
 SECTIONS = ("corpus", "prompt", "proxy", "trajectories", "losses", "clusters", "selection")
 NONE = "Not measured: the run has no comparison with these settings."
 
@@ -123,6 +124,7 @@ def card(store: Store, config: RunConfig, subset: Manifest, target: str) -> str:
         alarms="".join(f"\n**Warning:** {each}.\n" for each in _alarms(store)),
         sources="\n".join(f"| {_cell(key)} | {n:,} |" for key, n in view.by_source.items()),
         verdict=_verdict(store, config, subset),
+        weight="" if view.weights is None else WEIGHT,
         command=f"s2l-ray select CONFIG.yaml selection.selector={view.selector} "
         f"selection.budget={view.budget!r} selection.seed={view.seed}",
     )

@@ -164,6 +164,7 @@ class ReportData:
     inertia: float | None = None  # of k-means: sum of squared distances
     n_iter: int | None = None  # of k-means
     share_above_quota: float | None = None  # share 0..1 of clusters
+    weights: Sequence[str] = ()  # sentences on the weights of a weighted subset
     purpose: Sequence[str] = ()  # sentences on the examples of selection.toward
     near_duplicates: Sequence[str] = ()  # sentences on their groups, and on what copies cost
     adjusted_rand: float | None = None  # index with the clusters of another k-means seed

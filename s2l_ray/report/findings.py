@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def findings(data: ReportData) -> list[str]:
     """Return one finding per sentence or two. What was not measured is left out."""
-    given = [*data.purpose, *data.near_duplicates]
+    given = [*data.weights, *data.purpose, *data.near_duplicates]
     return given + [text for check in (_trajectories, _partition) for text in check(data)]
 
 

@@ -133,6 +133,7 @@ def gather(run: Run, selection: Selection, arms: Sequence[Record] = ()) -> Repor
             # The centers are losses.
             clustered["explained_variance_level"] = partition.level_share
             clustered["centers_KT"] = clustering.read_centers(run.store, clusters)
+    clustered["weights"] = _of_weights(chosen_by)
     clustered["purpose"] = _of_purpose(run, chosen_by, clustered.get("cluster_sizes", ()))
     others = _others(run)
     clustered["near_duplicates"] = copies_told(run, selection.manifest, *others.values())
@@ -273,6 +274,19 @@ def _rule(name: str, chosen_by: SelectionView) -> str:
     selector = selector_named(name)
     found = f"{selector.rule} ({selector.source})" if selector.source else selector.rule
     return f"{found}. {chosen_by.race['told']}" if chosen_by.race else found
+
+
+def _of_weights(chosen_by: SelectionView) -> list[str]:
+    """Say that the subset is weighted, and what that costs; nothing if it is not."""
+    if chosen_by.weights is None or chosen_by.effective_examples is None:
+        return []
+    used = [weight for weight in chosen_by.weights if weight]
+    return [
+        f"The subset is weighted: in training the loss of an example counts {min(used):.3g} "
+        f"to {max(used):.3g} times, as often as it stands for examples of its cluster.",
+        f"Its {chosen_by.examples:,} examples have an effective sample size of "
+        f"{chosen_by.effective_examples:,.0f}, (sum of weights)² / sum of squared weights.",
+    ]
 
 
 def _of_purpose(run: Run, chosen_by: SelectionView, sizes: Sequence[int]) -> list[str]:

@@ -137,6 +137,22 @@ def test_distance_and_cosine_by_hand():
 
 
 @pytest.mark.parametrize(
+    ("distance", "reading"),
+    [(0.4, "40.0% ± 5.0%, nearer than without them."),
+     (0.95, "95.0% ± 5.0%, farther than without them."),
+     (0.6, "60.0% ± 5.0%, not distinguishable from that without them.")],  # 2 hypot(.1, .05): .22
+)  # fmt: skip
+def test_whether_weights_bring_the_gradient_nearer_is_said(distance, reading):
+    row = {
+        "measure": "mean gradient", "of": "neyman", "weighted": False, "examples": 10, "draws": 5,
+        "distance": 0.7, "distance_error": 0.1, "cosine": 0.7, "uniform": 0.6,
+    }  # fmt: skip
+    weighted = row | {"weighted": True, "distance": distance, "distance_error": 0.05}
+    _, text = sentences([*similarity(sample_of(*planted())), row, weighted])
+    assert text.endswith(f"With weights |C_k|/|S_k| the difference is {reading}")
+
+
+@pytest.mark.parametrize(
     ("cosines", "reading"),
     [((0.5, 0.1), "more alike than"), ((0.1, 0.5), "less alike than"),
      ((0.30, 0.35), "not distinguishably more or less alike than")],

@@ -34,6 +34,12 @@ def test_weights_are_the_sizes_of_clusters_over_what_was_chosen_of_them(store):
     assert found.example_id.tolist() == [7, 3, 9, 5]
     assert found.weight.tolist() == [40, 2, 2, 2]
     assert weighted(store, Subset(selection)).weight.tolist() == [1, 1, 1, 1]
+    # Those that a selection trains with, if it has any.
+    table = pa.table({"example_id": [7, 3], "weight": pa.array([40.0, 2.5], pa.float32())})
+    part = store.write_part(table, "selections/n", "subset/part-00000", suffix="parquet")
+    own = store.commit("selections/n", "n", [part], {"weights": [40.0, 0.0, 2.5]})
+    assert weighted(store, Subset(own, clusters)).weight.tolist() == [40, 2.5]
+    assert weighted(store, Subset(own)).weight.tolist() == [1, 1]
 
 
 def measure(store, tokens, clusters, subsets, **changes):
