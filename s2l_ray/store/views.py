@@ -236,6 +236,8 @@ class SelectionView(View):
     by_cluster = _Key[list[int] | None]()  # by cluster id; None if it draws from no clusters
     groups_above_quota = _Key[float]()  # share
     toward = _Key[dict[str, Any] | None](None)  # share, examples and by_cluster of the purpose
+    weights = _Key[list[float] | None](None)  # in training, by cluster id; None: all examples alike
+    effective_examples = _Key[float | None](None)  # (sum of weights)^2 / sum of their squares
     race = _Key[dict[str, Any] | None](None)  # of the selector race: see RaceView
 
     @property
@@ -249,8 +251,6 @@ class RaceView(View):
 
     winner = _Key[str]()
     told = _Key[str]()
-    weights = _Key[list[float] | None](None)  # in training, by cluster id; None: all examples alike
-    effective_examples = _Key[float | None](None)  # (sum of weights)^2 / sum of their squares
 
 
 class PurposeView(View):
