@@ -60,7 +60,7 @@ def _target(
 
         where["tokenizer_folder"] = TokensView(found).tokenizer
         if TokensView(found).weighted:
-            logger.info(
+            logger.warning(
                 f"target {name}: its examples have weights, in the column `weight`; target.train "
                 "must multiply their losses with them"
             )
