@@ -148,6 +148,7 @@ def test_places_are_by_id_and_the_manifest_counts(store, made):
     ]
 
 
+@pytest.mark.slow
 def test_the_number_of_parts_and_of_pieces_changes_nothing(local_ray, tmp_path, monkeypatch):
     texts, found = copied(120), []
     for name, num_parts, group_bytes in (("one", 1, 2**28), ("seven", 7, 2**28), ("many", 7, 4096)):

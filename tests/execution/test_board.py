@@ -1,5 +1,6 @@
 """What a training worker writes on the board, and the driver reads: in one process here."""
 
+import pytest
 import ray
 
 from s2l_ray.execution import board
@@ -47,6 +48,9 @@ def test_a_board_that_was_given_back_is_used_again_empty(local_ray):
     assert again._actor_id == first._actor_id != other._actor_id
     assert board._read(again) == (0, "", [], 0)
     ray.kill(again)
+    with pytest.raises(ray.exceptions.RayActorError):
+        while True:  # until it has died
+            ray.get(again.clear.remote())
     board.give_back(again)
     new = board.make_board()  # that one has died
     assert new._actor_id != again._actor_id and board.step_on(new) == 0

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 import ray
-from support.runs import MARK, corpus, rows_of, settings
+from support.runs import MARK, architecture, corpus, rows_of, settings
 
 from s2l_ray import evaluation
 from s2l_ray.analysis.measures import metrics_of, value_of
@@ -84,6 +84,11 @@ def test_targets_write_programs_and_texts(copy, start, tmp_path):
         evaluation__few_shot_examples=1,
         evaluation__answer_with="program_or_text",
         evaluation__max_new_tokens=6,
+        # Room for two questions, the words after them, and an answer.
+        target__model={
+            "architecture": architecture("llama") | {"max_position_embeddings": 160},
+            "tokenizer_vocab": 320,
+        },
     )
     run = start(config)
     selection = pipeline.select(corpus(), run.config, run=run)

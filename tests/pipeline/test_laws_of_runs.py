@@ -165,6 +165,7 @@ def subset(store, corpus, choice, group, quotas):
     info = {
         "selector": choice.selector, "budget": BUDGET, "seed": choice.seed, "examples": BUDGET,
         "by_cluster": quotas.tolist() if choice.selector == "s2l" else None, "by_source": {},
+        "candidates": N,
     }  # fmt: skip
     return store.commit(folder, choice.selector, [part], info), set(ids.tolist())
 

@@ -64,10 +64,11 @@ def ranking_of(store, corpus, distinct):
     return store.commit("rankings/t", "t", parts, {"sources": [None], "edges": edges})
 
 
-def sorted_at_once(store, groups, quotas, seed):
+def read_groups(store, groups, seed):
+    """Ids, groups and scores of all examples."""
     order = Order.of(groups, seed)
     read = [order.read(store, part) for part in groups.parts]
-    return cut(*(np.concatenate(each) for each in zip(*read, strict=True)), quotas, seed)
+    return [np.concatenate(each) for each in zip(*read, strict=True)]
 
 
 def read_subset(store, chosen):
@@ -93,7 +94,7 @@ def test_a_subset_of_many_parts_is_the_sort_of_everything(
     config = SelectionConfig(selector=selector, budget=300, seed=2)
     chosen = choose(store, config, corpus=corpus, tokens=tokens, groups=groups,
                     folder="selections/x", fingerprint="x")  # fmt: skip
-    found, wanted = read_subset(store, chosen), sorted_at_once(store, groups, quotas, 2)
+    found, wanted = read_subset(store, chosen), cut(*read_groups(store, groups, 2), quotas, 2)
     assert [part.rows for part in chosen.parts] == [7] * 42 + [6]
     assert found["example_id"].to_pylist() == wanted.example_id.tolist()
     assert found["rank"].to_pylist() == list(range(300))
@@ -113,9 +114,10 @@ def test_a_budget_in_tokens_is_the_most_that_fits(
     groups = clusters_of(store, corpus)
     sizes = sizes_of(store, groups)
 
+    everything = read_groups(store, groups, 3)
+
     def needed(count):
-        chosen = sorted_at_once(store, groups, even(sizes, count), 3)
-        return LENGTHS[chosen.example_id % 10].sum()
+        return LENGTHS[cut(*everything, even(sizes, count), 3).example_id % 10].sum()
 
     fitting = [count for count in range(601) if needed(count) <= tokens_wanted]
     config = SelectionConfig(selector="s2l", budget=f"{tokens_wanted} tokens", seed=3)
